@@ -1,0 +1,50 @@
+"""Bayesian neural network compression on Pyro: from a declared prior to a file that really is that small.
+
+The public names, each imported when it is first used: `import pyro_compress` alone loads no torch.
+"""
+
+from typing import TYPE_CHECKING
+
+from pyro_compress._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from pyro_compress import analysis, data, errors, inference, models
+    from pyro_compress.artifact.artifact import Artifact, load
+    from pyro_compress.data import DataSet
+    from pyro_compress.inference.fit import fit
+    from pyro_compress.models.bayesian import BayesianNetwork
+    from pyro_compress.pipeline.steps import compress
+    from pyro_compress.posterior import Posterior
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "analysis": "pyro_compress.analysis",
+    "data": "pyro_compress.data",
+    "errors": "pyro_compress.errors",
+    "inference": "pyro_compress.inference",
+    "models": "pyro_compress.models",
+    "Artifact": "pyro_compress.artifact.artifact",
+    "load": "pyro_compress.artifact.artifact",
+    "DataSet": "pyro_compress.data",
+    "fit": "pyro_compress.inference.fit",
+    "BayesianNetwork": "pyro_compress.models.bayesian",
+    "compress": "pyro_compress.pipeline.steps",
+    "Posterior": "pyro_compress.posterior",
+}
+__all__ = [
+    "Artifact",
+    "BayesianNetwork",
+    "DataSet",
+    "Posterior",
+    "__version__",
+    "analysis",
+    "compress",
+    "data",
+    "errors",
+    "fit",
+    "inference",
+    "load",
+    "models",
+]
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)

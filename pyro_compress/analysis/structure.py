@@ -1,0 +1,230 @@
+"""Structured removal: from a decision that zeroes weights to a smaller dense network that computes the same.
+
+What is not live (`analysis/liveness.py`) is removed: rows and bias of the layer that makes it, columns of the layer
+that reads it, with constants folded into that layer's bias, b' = b + Σ W·c.  Where entries cannot be removed at
+their source (the network's input, some positions of a channel that is flattened) a `Select` layer picks those
+that are kept.
+
+What stays although one might think it dead:
+
+* A constant c ≠ 0 under zero padding: at the border the convolution sees zeros in place of c, so W·c is no bias,
+  and the channel stays.  Average pooling with padding breaks a constant likewise; max pooling does not.
+* Channels of a grouped convolution: its groups have equal sizes, so all its inputs and outputs stay (outputs that
+  nobody reads become zeros, cut by a `Select` behind it).  Depthwise convolutions (groups = inputs = outputs)
+  lose channels like everything else.
+* One entry, with zero weights, where a layer would be left with none, so that every shape stays valid.
+
+Exactness: a reduced network differs from the masked one by float rounding, and by at most half a grid step in each
+bias that takes a fold, because that bias is rounded to its own grid again.  A bias in front of a batch norm goes
+into the affine shift in float32 and is not rounded.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pyro_compress.analysis.decision import Decision, SiteDecision
+from pyro_compress.analysis.liveness import Numbers, Signal, Weighted, groups_of, is_depthwise, outputs_of, signals
+from pyro_compress.architecture import (
+    Architecture,
+    BatchNorm,
+    ChannelAffine,
+    Conv2d,
+    Flatten,
+    Layer,
+    Linear,
+    Select,
+    describe,
+)
+from pyro_compress.errors import DecisionError
+from pyro_compress.stored import STEP_EXPONENTS, StoredNetwork, StoredTensor
+
+# From here on float32 cannot tell neighbouring integers apart.
+_INTEGER_LIMIT = 2**24
+
+
+def remove_dead(architecture: Architecture, decision: Decision) -> StoredNetwork:
+    """The smaller network that computes what `architecture` does with the numbers that `decision` stores.
+
+    Args:
+        architecture: as traced, so without `Select` and `ChannelAffine`.
+        decision: one site for each of its weights, biases, batch-norm weights and biases; its `buffers` hold
+            NAME.running_mean and NAME.running_var of every batch norm.
+
+    Returns:
+        A network for the same input shape and with the same outputs.  Weights and biases whose site has a step
+        are integers on that grid, all others float32.  A batch norm has become a `ChannelAffine` with
+        scale = γ / √(var + ε), shift = β - mean·scale (+ scale·bias of the layer in front of it), float32.
+        A layer whose biases are all zero has none; one without biases gains them (float32) if a fold needs it.
+
+    Raises:
+        DecisionError: a site or buffer is missing, superfluous, of another shape or not finite, or a grid is
+            too fine for its numbers.
+    """
+    _check(architecture, decision)
+    builder = _Builder(architecture, decision)
+    for position in range(len(architecture.layers)):
+        builder.add(position)
+    return StoredNetwork(Architecture(architecture.input_shape, tuple(builder.layers)), builder.tensors)
+
+
+def architecture_left(network: StoredNetwork) -> list[int]:
+    """The sizes left in the notation of the published tables: filters of a convolution, inputs of a dense layer.
+
+    LeNet-300-100 gives the inputs of fc1, fc2 and fc3 (311, 86, 14); LeNet-5 the filters of conv1 and conv2, then
+    the inputs of fc1 and fc2 (5, 10, 76, 16).
+    """
+    layers = network.architecture.weighted()
+    return [layer.in_features if isinstance(layer, Linear) else layer.out_channels for layer in layers]
+
+
+def format_architecture(sizes: Sequence[int]) -> str:
+    """`[5, 10, 76, 16]` as `5-10-76-16`."""
+    return "-".join(str(size) for size in sizes)
+
+
+class _Builder:
+    """Adds the reduced layers one by one; `present` says which original entries flow at the moment."""
+
+    def __init__(self, architecture: Architecture, decision: Decision) -> None:
+        self._original = architecture.layers
+        self._sites = decision.sites
+        self._numbers = Numbers(decision)
+        self._signals = signals(architecture, self._numbers)
+        self._present = np.ones(architecture.input_shape[0], dtype=bool)
+        self._bias_for_norm: np.ndarray | None = None
+        self.layers: list[Layer] = []
+        self.tensors: dict[str, StoredTensor] = {}
+
+    def add(self, position: int) -> None:
+        layer, before, after = self._original[position], self._signals[position], self._signals[position + 1]
+        if not np.array_equal(self._present, before.kept):
+            self.layers.append(Select(tuple(np.flatnonzero(before.kept[self._present]).tolist())))
+            self._present = before.kept
+        if isinstance(layer, Linear | Conv2d):
+            norm_follows = position + 1 < len(self._original) and isinstance(self._original[position + 1], BatchNorm)
+            self._add_weighted(layer, before, after, norm_follows)
+        elif isinstance(layer, BatchNorm):
+            self._add_norm(layer)
+        else:
+            if isinstance(layer, Flatten):
+                self._present = np.repeat(self._present, after.kept.size // before.kept.size)
+            self.layers.append(layer)
+
+    def _add_norm(self, layer: BatchNorm) -> None:
+        scale, shift = self._numbers.affine(layer)
+        if self._bias_for_norm is not None:
+            shift = shift + scale * self._bias_for_norm
+            self._bias_for_norm = None
+        self.layers.append(ChannelAffine(layer.name, int(self._present.sum())))
+        self.tensors[f"{layer.name}.scale"] = StoredTensor(floats=scale[self._present].astype(np.float32))
+        self.tensors[f"{layer.name}.shift"] = StoredTensor(floats=shift[self._present].astype(np.float32))
+
+    def _add_weighted(self, layer: Weighted, before: Signal, after: Signal, norm_follows: bool) -> None:
+        bias = self._numbers.bias(layer)
+        rows, columns = after.kept, before.kept
+        alive = after.live[:, None]
+        if groups_of(layer) == 1:
+            folded = np.isfinite(before.constant) & ~before.live
+            bias = bias + self._numbers.gains(layer) @ np.where(folded, before.constant, 0)
+            alive = alive & before.live
+        else:
+            columns = np.ones(1 if is_depthwise(layer) else before.kept.size // groups_of(layer), dtype=bool)
+            if not is_depthwise(layer):
+                rows = np.ones(outputs_of(layer), dtype=bool)
+        bias = np.where(after.live, bias, 0)
+        self._add_weight(layer, rows, columns, alive)
+        if norm_follows:
+            self._bias_for_norm, stored = bias, None
+        else:
+            stored = _stored_bias(bias[rows], self._sites.get(f"{layer.name}.bias"))
+        if stored is not None:
+            self.tensors[f"{layer.name}.bias"] = stored
+        self.layers.append(_resized(layer, int(rows.sum()), int(before.kept.sum()), stored is not None))
+        self._present = rows
+
+    def _add_weight(self, layer: Weighted, rows: np.ndarray, columns: np.ndarray, alive: np.ndarray) -> None:
+        """Store the kept rows and columns, with zeros where `alive` (outputs, inputs per group or 1) is false."""
+        name = f"{layer.name}.weight"
+        site = self._sites[name]
+        mask = alive.reshape(*alive.shape, *(1,) * (site.value.ndim - 2))
+        if site.step is None:
+            self.tensors[name] = StoredTensor(floats=(site.stored() * mask)[rows][:, columns].astype(np.float32))
+        else:
+            integers = (site.integers() * mask)[rows][:, columns].astype(np.int32)
+            self.tensors[name] = StoredTensor(integers, _exponent(site.step))
+
+
+def _resized(layer: Weighted, outputs: int, inputs: int, bias: bool) -> Weighted:
+    if isinstance(layer, Linear):
+        return replace(layer, in_features=inputs, out_features=outputs, bias=bias)
+    groups = inputs if is_depthwise(layer) else layer.groups
+    return replace(layer, in_channels=inputs, out_channels=outputs, groups=groups, bias=bias)
+
+
+def _stored_bias(bias: np.ndarray, site: SiteDecision | None) -> StoredTensor | None:
+    """The bias on its own grid, in float32 if it has none or a fold outgrew it; None if nothing is left of it."""
+    integers = np.rint(bias / site.step) if site is not None and site.step is not None else None
+    if site is not None and site.step is not None and integers is not None and np.abs(integers).max() < _INTEGER_LIMIT:
+        stored = StoredTensor(integers.astype(np.int32), _exponent(site.step))
+    else:
+        stored = StoredTensor(floats=bias.astype(np.float32))
+    return stored if stored.dense().any() else None
+
+
+def _exponent(step: float) -> int:
+    return round(float(np.log2(step)))
+
+
+def _check(architecture: Architecture, decision: Decision) -> None:
+    sites, buffers = _expected(architecture)
+    found = {name: site.value.shape for name, site in decision.sites.items()}
+    _check_shapes("site", sites, found, "make the decision from a posterior of this network")
+    statistics = {name: buffer.shape for name, buffer in decision.buffers.items() if name in buffers}
+    _check_shapes("buffer", buffers, statistics, "put the batch norm's running statistics into decision.buffers")
+    for name, site in decision.sites.items():
+        if not np.isfinite(site.stored()).all():
+            raise DecisionError(f"the decision on {name} stores NaN or infinite values")
+        if site.step is None:
+            continue
+        if _exponent(site.step) not in STEP_EXPONENTS:
+            raise DecisionError(f"the grid step of {name} is {site.step}, expected 2**-64 to 2**63")
+        if np.abs(site.integers().astype(np.int64)).max(initial=0) >= _INTEGER_LIMIT:
+            raise DecisionError(f"the grid step {site.step} of {name} is too fine: its integers exceed 24 bits")
+    for name in buffers:
+        if not np.isfinite(decision.buffers[name]).all():
+            raise DecisionError(f"buffer {name} holds NaN or infinite values")
+
+
+def _expected(architecture: Architecture) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Names and shapes of the parameters and of the buffers that a traced architecture speaks of."""
+    sites: dict[str, tuple[int, ...]] = {}
+    buffers: dict[str, tuple[int, ...]] = {}
+    for layer in architecture.layers:
+        if isinstance(layer, Select | ChannelAffine):
+            raise DecisionError(f"{describe(layer)} occurs in compressed networks only: decide on the original network")
+        if isinstance(layer, Linear):
+            sites[f"{layer.name}.weight"] = (layer.out_features, layer.in_features)
+        elif isinstance(layer, Conv2d):
+            shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
+            sites[f"{layer.name}.weight"] = shape
+        if isinstance(layer, Linear | Conv2d) and layer.bias:
+            sites[f"{layer.name}.bias"] = (outputs_of(layer),)
+        if isinstance(layer, BatchNorm):
+            channels = (layer.channels,)
+            buffers |= {f"{layer.name}.running_mean": channels, f"{layer.name}.running_var": channels}
+            if layer.affine:
+                sites |= {f"{layer.name}.weight": channels, f"{layer.name}.bias": channels}
+    return sites, buffers
+
+
+def _check_shapes(
+    kind: str, expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], advice: str
+) -> None:
+    for name in sorted(set(expected) ^ set(found)):
+        where = "no parameter of the network" if name in found else "missing from the decision"
+        raise DecisionError(f"{kind} {name} is {where}: {advice}")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise DecisionError(f"{kind} {name} has shape {found[name]} in the decision, {shape} in the network")

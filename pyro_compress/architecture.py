@@ -1,0 +1,184 @@
+"""What a network computes, as plain data: a chain of layers over one example's input shape.
+
+This is the one description that tracing (`models/tracing.py`), structured removal (`analysis/structure.py`),
+the file format (`artifact/`) and the runtimes share.  It imports the standard library only, so that a decoder
+on a small device can read it.  Layers that hold numbers carry the dotted name of the module they came from;
+their tensors are named `NAME.weight`, `NAME.bias` (for `ChannelAffine`: `NAME.scale`, `NAME.shift`).
+"""
+
+from dataclasses import dataclass, fields
+from typing import Union
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y = x Wᵀ + b over the last axis, W of shape (out_features, in_features)."""
+
+    name: str
+    in_features: int
+    out_features: int
+    bias: bool
+
+
+@dataclass(frozen=True)
+class Conv2d:
+    """Cross-correlation with zero padding, W of shape (out_channels, in_channels / groups, *kernel_size)."""
+
+    name: str
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+    bias: bool
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """Batch normalisation over axis 1; tensors NAME.weight, .bias, .running_mean, .running_var.
+
+    Appears in traced networks only: structured removal turns it into a `ChannelAffine`.
+    """
+
+    name: str
+    channels: int
+    eps: float
+    affine: bool
+
+
+@dataclass(frozen=True)
+class ChannelAffine:
+    """y[:, c] = scale[c] · x[:, c] + shift[c]: a batch normalisation at inference time."""
+
+    name: str
+    channels: int
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise function: one of `ACTIVATIONS`; `slope` is used by leaky_relu and elu (its alpha)."""
+
+    kind: str
+    slope: float = 0.0
+
+
+@dataclass(frozen=True)
+class MaxPool2d:
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair
+
+
+@dataclass(frozen=True)
+class AvgPool2d:
+    """Mean over windows; padded zeros count."""
+
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair
+
+
+@dataclass(frozen=True)
+class AdaptiveAvgPool2d:
+    output_size: Pair
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """(C, H, W) → (C·H·W), row major."""
+
+
+@dataclass(frozen=True)
+class Select:
+    """Keep entries `indices` (strictly increasing) of axis 1: the inputs that pruning left.
+
+    It lets a smaller network accept the original input shape.
+    """
+
+    indices: tuple[int, ...]
+
+
+Layer = Union[
+    Linear, Conv2d, BatchNorm, ChannelAffine, Activation, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Flatten, Select
+]
+
+ACTIVATIONS = ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "softplus", "gelu", "silu")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A chain of layers and the shape of one example (no batch axis) that it accepts."""
+
+    input_shape: tuple[int, ...]
+    layers: tuple[Layer, ...]
+
+    def weighted(self) -> tuple[Linear | Conv2d, ...]:
+        """The dense and convolution layers in order."""
+        return tuple(layer for layer in self.layers if isinstance(layer, Linear | Conv2d))
+
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of one example before each layer, and after the last: len(layers) + 1 entries.
+
+        Raises:
+            ValueError: a layer does not accept the shape that reaches it; says which, and both shapes.
+        """
+        shapes = [self.input_shape]
+        for position, layer in enumerate(self.layers):
+            shapes.append(_output_shape(layer, shapes[-1], position))
+        return tuple(shapes)
+
+
+def _output_shape(layer: Layer, shape: tuple[int, ...], position: int) -> tuple[int, ...]:
+    def expect(good: bool, wanted: str) -> None:
+        if not good:
+            raise ValueError(f"layer {position} ({describe(layer)}) expects {wanted}, but {shape} reaches it")
+
+    if isinstance(layer, Linear):
+        expect(len(shape) == 1 and shape[0] == layer.in_features, f"a vector of {layer.in_features}")
+        return (layer.out_features,)
+    if isinstance(layer, Conv2d):
+        expect(len(shape) == 3 and shape[0] == layer.in_channels, f"(channels={layer.in_channels}, height, width)")
+        size = _window(shape[1:], layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        expect(min(size) > 0, "an input at least as large as its kernel")
+        return (layer.out_channels, *size)
+    if isinstance(layer, MaxPool2d | AvgPool2d):
+        expect(len(shape) == 3, "(channels, height, width)")
+        size = _window(shape[1:], layer.kernel_size, layer.stride, layer.padding, (1, 1))
+        expect(min(size) > 0, "an input at least as large as its window")
+        return (shape[0], *size)
+    if isinstance(layer, AdaptiveAvgPool2d):
+        expect(len(shape) == 3, "(channels, height, width)")
+        return (shape[0], *layer.output_size)
+    if isinstance(layer, BatchNorm | ChannelAffine):
+        expect(len(shape) in (1, 3) and shape[0] == layer.channels, f"{layer.channels} channels")
+        return shape
+    if isinstance(layer, Flatten):
+        size_all = 1
+        for extent in shape:
+            size_all *= extent
+        return (size_all,)
+    if isinstance(layer, Select):
+        least = max(layer.indices, default=-1) + 1
+        expect(least <= shape[0], f"at least {least} entries")
+        return (len(layer.indices), *shape[1:])
+    return shape
+
+
+def _window(size: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
+    out = [
+        (extent + 2 * pad - dil * (k - 1) - 1) // step + 1
+        for extent, k, step, pad, dil in zip(size, kernel, stride, padding, dilation, strict=True)
+    ]
+    return (out[0], out[1])
+
+
+def describe(layer: Layer) -> str:
+    """One layer as a short line for people: its type and fields."""
+    if isinstance(layer, Select):
+        return f"Select({len(layer.indices)} indices)"
+    inside = ", ".join(f"{field.name}={getattr(layer, field.name)}" for field in fields(layer))
+    return f"{type(layer).__name__}({inside})"

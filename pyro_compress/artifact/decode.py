@@ -1,0 +1,158 @@
+"""Bytes → stored network, as `FORMAT.md` specifies.
+
+Needs numpy, constriction and the standard library only, never torch.  Whatever is wrong with the bytes ends in an
+`ArtifactError` with a sentence; nothing in a file is ever executed.
+"""
+
+import zlib
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from pyro_compress.architecture import Architecture
+from pyro_compress.artifact.header import ALL_ZERO, MAGIC, MAX_LENGTH_BYTES, VERSION, Header
+from pyro_compress.artifact.header_reader import HeaderReader
+from pyro_compress.artifact.layout import tensor_columns
+from pyro_compress.artifact.stream import RangeReader, code_selections, code_tensor
+from pyro_compress.errors import ArtifactError
+from pyro_compress.stored import StoredNetwork, StoredTensor, tensor_shapes
+
+CHECKSUM_BYTES = 4
+SLACK_BYTES = 16
+NUMBERS_PER_BYTE_BITS = 19
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one part of a file costs.
+
+    Attributes:
+        name: "container", "header", "selections" or a tensor's name.
+        shape: the tensor's shape; () for the other parts.
+        nonzero: how many of its numbers are not zero.
+        distinct: how many different numbers it holds.
+        file_bytes: its share of the file, fractions included; all sections sum to the file's length.
+        entropy_bytes: order-0 entropy of its integers, the size of an ideal coder that knows their histogram and
+            nothing else; 4 bytes per number for float32; the same as file_bytes for parts without numbers.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    nonzero: int
+    distinct: int
+    file_bytes: float
+    entropy_bytes: float
+
+
+def decode(data: bytes) -> StoredNetwork:
+    """The network that a compressed file holds.
+
+    Raises:
+        ArtifactError: `data` is not a complete and intact file of this format and version.
+    """
+    return decode_sections(data)[0]
+
+
+def decode_sections(data: bytes) -> tuple[StoredNetwork, list[Section]]:
+    """The network, and what each part of the file costs."""
+    body = unwrap(data)
+    reader = HeaderReader(body)
+    header = reader.header()
+    tensors, start = _floats(header, body, reader.position)
+    _check_plausible(header, len(body) - start)
+    coder = RangeReader(body[start:])
+    try:
+        architecture = Architecture(header.input_shape, code_selections(coder, header, None))
+        sections = [Section("selections", (), 0, 0, coder.used_bits() / 8, coder.used_bits() / 8)]
+        columns = tensor_columns(architecture, header.image_side)
+        for name, shape in tensor_shapes(architecture).items():
+            code, before = header.codes[name], coder.used_bits()
+            if code.step_exponent is not None:
+                rows = shape[0]
+                numbers = code_tensor(coder, code, columns[name], rows, None).reshape(shape)
+                tensors[name] = StoredTensor(numbers, code.step_exponent)
+            sections.append(_section(name, tensors[name], (coder.used_bits() - before) / 8))
+        coder.check_end()
+        network = StoredNetwork(architecture, {name: tensors[name] for name in header.codes})
+    except (ValueError, MemoryError) as error:
+        raise ArtifactError(f"the file does not hold a network that fits together: {error}") from error
+    rest = len(data) - reader.position - sum(section.file_bytes for section in sections)
+    parts = [("container", rest), ("header", float(reader.position))]
+    return network, [Section(name, (), 0, 0, size, size) for name, size in parts] + sections
+
+
+def unwrap(data: bytes) -> bytes:
+    """The body of a file: what stands between magic, version and length, and the checksum."""
+    if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
+        raise ArtifactError(f"not a compressed network: the file starts with {data[:4]!r}, {MAGIC!r} was expected")
+    if len(data) > len(MAGIC) and data[len(MAGIC)] != VERSION:
+        raise ArtifactError(
+            f"the file has format version {data[len(MAGIC)]}, this program reads version {VERSION}: update it"
+        )
+    length, start = _length(data)
+    expected = start + length + CHECKSUM_BYTES
+    if len(data) < expected:
+        raise ArtifactError(f"the file is truncated: {len(data)} of {expected} bytes are there; fetch it again")
+    if len(data) > expected:
+        raise ArtifactError(f"{len(data) - expected} bytes stand behind the end of the compressed network")
+    found, stated = zlib.crc32(data[:-CHECKSUM_BYTES]), int.from_bytes(data[-CHECKSUM_BYTES:], "little")
+    if found != stated:
+        raise ArtifactError(
+            f"the file is damaged: its checksum is {found:08x}, {stated:08x} was expected; fetch it again"
+        )
+    return data[start:-CHECKSUM_BYTES]
+
+
+def _length(data: bytes) -> tuple[int, int]:
+    """Length of the body, and where it starts."""
+    value, start = 0, len(MAGIC) + 1
+    for position, byte in enumerate(data[start : start + MAX_LENGTH_BYTES]):
+        value |= (byte & 127) << 7 * position
+        if byte < 128:
+            if not byte and position:
+                break
+            return value, start + position + 1
+    else:
+        if len(data) < start + MAX_LENGTH_BYTES:
+            raise ArtifactError(
+                f"the file is truncated: it ends after {len(data)} bytes, inside its length; fetch it again"
+            )
+    raise ArtifactError("the length at the start of the file is not written as the format asks")
+
+
+def _floats(header: Header, body: bytes, start: int) -> tuple[dict[str, StoredTensor], int]:
+    """The float32 tensors that follow the header, and where the stream starts."""
+    tensors: dict[str, StoredTensor] = {}
+    for name, shape in header.shapes.items():
+        if header.codes[name].step_exponent is not None:
+            continue
+        size = 4 * prod(shape)
+        if start + size > len(body):
+            raise ArtifactError(f"the file ends inside tensor {name}: {size} bytes expected, {len(body) - start} left")
+        floats = np.frombuffer(body, "<f4", prod(shape), start).astype(np.float32)
+        tensors[name] = StoredTensor(floats=floats.reshape(shape))
+        start += size
+    return tensors, start
+
+
+def _check_plausible(header: Header, stream_bytes: int) -> None:
+    """Refuse early what the stream cannot hold: a number costs at least −log₂(1 − 2⁻¹⁶) bits, over 2⁻¹⁶."""
+    shapes, codes = header.shapes, header.codes
+    numbers = sum(prod(shapes[name]) for name, code in codes.items() if code.density != ALL_ZERO)
+    if numbers > (stream_bytes + SLACK_BYTES) << NUMBERS_PER_BYTE_BITS:
+        raise ArtifactError(f"the file declares {numbers} coded numbers, more than its {stream_bytes} bytes can hold")
+
+
+def _section(name: str, tensor: StoredTensor, stream_bytes: float) -> Section:
+    if tensor.integers is None:
+        size = 4.0 * prod(tensor.shape)
+        assert tensor.floats is not None
+        return Section(
+            name, tensor.shape, int(np.count_nonzero(tensor.floats)), len(np.unique(tensor.floats)), size, size
+        )
+    counts = np.unique(tensor.integers, return_counts=True)[1]
+    share = counts / max(1, counts.sum())
+    entropy_bytes = float(-(counts * np.log2(share)).sum() / 8)
+    nonzero = int(np.count_nonzero(tensor.integers))
+    return Section(name, tensor.shape, nonzero, len(counts), stream_bytes, entropy_bytes)

@@ -1,0 +1,134 @@
+"""Stored network → bytes, as `FORMAT.md` specifies; the same network always gives the same bytes."""
+
+import zlib
+from dataclasses import replace
+from math import isqrt
+
+import numpy as np
+
+from pyro_compress.architecture import Select, describe
+from pyro_compress.artifact.coding import DENSITIES, FALLS, LARGEST, STRENGTHS, UNIT, density, split
+from pyro_compress.artifact.header import MAGIC, VERSION, Header, HeaderWriter, TensorCode
+from pyro_compress.artifact.header_reader import HeaderReader
+from pyro_compress.artifact.layout import Columns, tensor_columns
+from pyro_compress.artifact.stream import RangeWriter, code_selections, code_tensor
+from pyro_compress.errors import ArtifactError
+from pyro_compress.stored import StoredNetwork, StoredTensor
+
+MANY_NONZERO = 4096
+TRIAL_NUMBERS = 1 << 19
+TYPICAL_FALL = FALLS.index(13)
+
+
+def encode(network: StoredNetwork) -> bytes:
+    """The compressed file of a network.
+
+    Raises:
+        ArtifactError: the format cannot hold the network; the sentence says which part and why.
+    """
+    _check(network)
+    sides = _image_sides(network.architecture.input_shape)
+    files = [_encode(network, side) for side in sides]
+    return min(files, key=len)
+
+
+def _encode(network: StoredNetwork, image_side: int) -> bytes:
+    architecture = network.architecture
+    columns = tensor_columns(architecture, image_side)
+    header = Header(architecture.input_shape, image_side, list(architecture.layers))
+    for position, layer in enumerate(architecture.layers):
+        if isinstance(layer, Select):
+            header.selected[position] = len(layer.indices)
+    header.codes = {name: _choose(network.tensors[name], columns[name]) for name in columns}
+    written = _write_header(header)
+    coder = RangeWriter()
+    code_selections(coder, header, architecture.layers)
+    floats = bytearray()
+    for name, code in header.codes.items():
+        tensor = network.tensors[name]
+        if tensor.integers is not None:
+            code_tensor(coder, code, columns[name], len(tensor.integers), _matrix(tensor.integers, columns[name]))
+        elif tensor.floats is not None:
+            floats += tensor.floats.astype("<f4").tobytes()
+    body = written + bytes(floats) + coder.finish()
+    writer = HeaderWriter()
+    writer.varint(len(body))
+    data = MAGIC + bytes([VERSION]) + bytes(writer.out) + body
+    return data + zlib.crc32(data).to_bytes(4, "little")
+
+
+def _matrix(integers: np.ndarray, columns: Columns) -> np.ndarray:
+    return integers.reshape(len(integers), len(columns))
+
+
+def _image_sides(shape: tuple[int, ...]) -> list[int]:
+    """Readings of the input worth trying: no images (0), and for a flat input one or three square channels."""
+    sides = [0]
+    if len(shape) == 1:
+        for channels in (1, 3):
+            side = isqrt(shape[0] // channels)
+            if side > 1 and channels * side * side == shape[0]:
+                sides.append(side)
+    return sides
+
+
+def _choose(tensor: StoredTensor, columns: Columns) -> TensorCode:
+    """The settings under which a tensor, or the first rows of a large one, takes the fewest bits.
+
+    Strengths are tried, then falls, which matter for few numbers only.
+    """
+    if tensor.integers is None:
+        return TensorCode(None)
+    nonzero = int(np.count_nonzero(tensor.integers))
+    if not nonzero:
+        return TensorCode(tensor.step_exponent)
+    matrix = _matrix(tensor.integers, columns)
+    size = tensor.integers.size
+    start = min(range(DENSITIES), key=lambda index: abs(density(index) * size - nonzero * UNIT))
+    top = int(split(np.abs(matrix).max(keepdims=True).ravel() - 1)[0][0])
+    code = TensorCode(tensor.step_exponent, start, 0, top, TYPICAL_FALL)
+
+    trial = matrix[: max(1, TRIAL_NUMBERS // len(columns))]
+
+    def bits(code: TensorCode) -> int:
+        coder = RangeWriter()
+        code_tensor(coder, code, columns, len(trial), trial)
+        return coder.used_bits()
+
+    code = min((replace(code, strength=index) for index in range(len(STRENGTHS))), key=bits)
+    if top and nonzero <= MANY_NONZERO:
+        code = min((replace(code, fall=index) for index in range(len(FALLS))), key=bits)
+    return code if top else replace(code, fall=0)
+
+
+def _check(network: StoredNetwork) -> None:
+    """Refuse what neither the header nor the models can hold."""
+    try:
+        shapes = network.architecture.shapes()
+    except ValueError as error:
+        raise ArtifactError(f"the network does not fit together: {error}") from error
+    for layer, shape in zip(network.architecture.layers, shapes, strict=False):
+        if isinstance(layer, Select):
+            edges = np.array([-1, *layer.indices, shape[0]])
+            if not (np.diff(edges) > 0).all():
+                raise ArtifactError(f"a selection's indices must increase strictly from 0 on and stay below {shape[0]}")
+    for name, tensor in network.tensors.items():
+        if tensor.integers is not None and np.abs(tensor.integers.astype(np.int64)).max(initial=0) > LARGEST:
+            raise ArtifactError(f"tensor {name} holds integers beyond ±{LARGEST}: use a larger grid step or float32")
+        if tensor.integers is None and tensor.step_exponent:
+            raise ArtifactError(
+                f"tensor {name} is float32 and has a step exponent, {tensor.step_exponent}; 0 is expected"
+            )
+
+
+def _write_header(header: Header) -> bytes:
+    """The header's bytes, after checking that a reader finds the same in them."""
+    try:
+        written = HeaderWriter().header(header)
+        layers = HeaderReader(written).header().layers
+    except (ArtifactError, ValueError) as error:
+        raise ArtifactError(f"the format cannot hold this network: {error}") from error
+    for layer, found in zip(header.layers, layers, strict=True):
+        if layer != found and not isinstance(layer, Select):
+            raise ArtifactError(f"the format cannot hold {describe(layer)}: it would come back as {describe(found)}")
+    return written

@@ -1,0 +1,225 @@
+"""The part of a compressed file that is not entropy-coded: layers, names and the settings of each tensor's model.
+
+`FORMAT.md`, part 2, is the specification.  This file holds what both sides share, and the writer.  The reader
+(`header_reader.py`) accepts exactly what the writer writes, so a network has one header per choice of settings.
+"""
+
+import struct
+from dataclasses import dataclass, field
+from math import prod
+
+from pyro_compress.architecture import (
+    ACTIVATIONS,
+    Activation,
+    AdaptiveAvgPool2d,
+    Architecture,
+    AvgPool2d,
+    ChannelAffine,
+    Conv2d,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool2d,
+    Pair,
+    Select,
+    describe,
+)
+from pyro_compress.errors import ArtifactError, unknown_name
+from pyro_compress.stored import STEP_EXPONENTS, tensor_shapes
+
+MAGIC = b"PYR"
+VERSION = 1
+MAX_LENGTH_BYTES = 5
+
+MAX_LAYERS = 1024
+MAX_RANK = 8
+MAX_EXTENT = 1 << 22
+MAX_NUMBERS = 1 << 27
+MAX_NAME_BYTES = 255
+MAX_NUMBER_IN_NAME = 1 << 32
+
+CODES: tuple[type, ...] = (
+    Linear,
+    Conv2d,
+    ChannelAffine,
+    MaxPool2d,
+    AvgPool2d,
+    AdaptiveAvgPool2d,
+    Flatten,
+    Select,
+)
+DEFAULT_SLOPES = {"leaky_relu": 0.01, "elu": 1.0}
+SHORT_NAME = 64
+SHORT_NUMBERS = 6
+STEMS = ("", "fc", "conv", "bn", "features.", "classifier.", "layers.", "net.", "linear", "layer")
+ALL_ZERO = 31
+FLOATS = 30
+NEW_STEP = 128
+
+
+@dataclass(frozen=True)
+class TensorCode:
+    """How one tensor is coded: float32 (`step_exponent` None), or integers with the settings of their model."""
+
+    step_exponent: int | None
+    density: int = ALL_ZERO
+    strength: int = 0
+    top_token: int = 0
+    fall: int = 0
+
+
+@dataclass
+class Header:
+    """What the header says.
+
+    The indices of `Select` layers are in the stream, so a header that was read holds `Select(())`; `selected` gives
+    the number of indices by the layer's position.
+    """
+
+    input_shape: tuple[int, ...]
+    image_side: int = 0
+    layers: list[Layer] = field(default_factory=list)
+    selected: dict[int, int] = field(default_factory=dict)
+    codes: dict[str, TensorCode] = field(default_factory=dict)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor in storage order."""
+        return tensor_shapes(Architecture(self.input_shape, tuple(self.layers)))
+
+
+def shape_after(layer: Layer, shape: tuple[int, ...], selected: int | None) -> tuple[int, ...]:
+    """Shape of one example after a layer; ArtifactError if it does not fit or is too large for the format."""
+    try:
+        after = Architecture(shape, (layer,)).shapes()[1] if selected is None else (selected, *shape[1:])
+    except ValueError as error:
+        raise ArtifactError(f"the network does not fit together: {error}") from error
+    if isinstance(layer, Flatten | Linear) and prod(after) > MAX_EXTENT:
+        raise ArtifactError(f"{describe(layer)} gives {prod(after)} features, more than {MAX_EXTENT}")
+    return after
+
+
+class HeaderWriter:
+    """Header → bytes."""
+
+    def __init__(self) -> None:
+        self.out = bytearray()
+        self._stem, self._number = "", -1
+        self._steps = {True: 0, False: 0}
+
+    def header(self, header: Header) -> bytes:
+        self.varint(len(header.input_shape))
+        for extent in header.input_shape:
+            self.varint(extent)
+        if len(header.input_shape) == 1:
+            self.varint(header.image_side)
+        self.varint(len(header.layers))
+        for position, layer in enumerate(header.layers):
+            self.layer(layer, header.selected.get(position, 0))
+            for name in tensor_names(layer):
+                self.tensor(name, header.codes[name])
+        return bytes(self.out)
+
+    def varint(self, value: int) -> None:
+        while value > 127:
+            self.out.append(value & 127 | 128)
+            value >>= 7
+        self.out.append(value)
+
+    def pair(self, value: Pair) -> None:
+        self.varint(2 * value[0] + (value[0] != value[1]))
+        if value[0] != value[1]:
+            self.varint(value[1])
+
+    def layer(self, layer: Layer, selected: int) -> None:
+        flags, optional = self._flags(layer)
+        if isinstance(layer, Activation):
+            if layer.kind not in ACTIVATIONS:
+                raise ArtifactError(unknown_name("activation", layer.kind, ACTIVATIONS))
+            code = len(CODES) + ACTIVATIONS.index(layer.kind)
+        else:
+            code = CODES.index(type(layer))
+        self.out.append(code | sum(1 << bit for bit, flag in enumerate(flags) if flag) << 4)
+        match layer:
+            case Linear():
+                self.varint(layer.out_features)
+            case Conv2d():
+                self.varint(layer.out_channels)
+                self.pair(layer.kernel_size)
+            case MaxPool2d() | AvgPool2d():
+                self.pair(layer.kernel_size)
+            case AdaptiveAvgPool2d():
+                self.pair(layer.output_size)
+            case Select():
+                self.varint(selected)
+        for flag, values in zip(flags, optional, strict=True):
+            for value in values if flag else ():
+                if isinstance(value, float):
+                    self.out += struct.pack("<d", value)
+                elif isinstance(value, tuple):
+                    self.pair(value)
+                else:
+                    self.varint(value)
+        if isinstance(layer, Linear | Conv2d | ChannelAffine):
+            self.name(layer.name)
+
+    def _flags(self, layer: Layer) -> tuple[list[bool], list[tuple[Pair | int | float, ...]]]:
+        """Which optional parts of a layer differ from their defaults, and the values of each part."""
+        match layer:
+            case Linear():
+                return [layer.bias], [()]
+            case Conv2d():
+                rare = layer.dilation != (1, 1) or layer.groups != 1
+                flags = [layer.bias, layer.stride != (1, 1), layer.padding != (0, 0), rare]
+                return flags, [(), (layer.stride,), (layer.padding,), (layer.dilation, layer.groups)]
+            case MaxPool2d() | AvgPool2d():
+                flags = [layer.stride != layer.kernel_size, layer.padding != (0, 0)]
+                return flags, [(layer.stride,), (layer.padding,)]
+            case Activation():
+                return [layer.slope != DEFAULT_SLOPES.get(layer.kind, 0.0)], [(float(layer.slope),)]
+        return [], []
+
+    def name(self, name: str) -> None:
+        stem, number = split_name(name)
+        step = number - self._number if stem == self._stem else 0
+        self._stem, self._number = stem, number
+        if 0 < step < SHORT_NAME:
+            self.varint(step)
+        elif stem in STEMS and number + 1 < SHORT_NUMBERS:
+            self.varint(SHORT_NAME + STEMS.index(stem) * SHORT_NUMBERS + number + 1)
+        else:
+            raw = stem.encode()
+            self.varint(0)
+            self.varint(len(raw))
+            self.out += raw
+            self.varint(number + 1)
+
+    def tensor(self, name: str, code: TensorCode) -> None:
+        if code.step_exponent is None:
+            self.out.append(FLOATS)
+            return
+        new = code.step_exponent != self._steps[role(name)]
+        self.out.append(code.density | code.strength << 5 | NEW_STEP * new)
+        if new:
+            self.out.append(code.step_exponent - STEP_EXPONENTS.start)
+            self._steps[role(name)] = code.step_exponent
+        if code.density != ALL_ZERO:
+            self.out.append(code.top_token | code.fall << 6)
+
+
+def role(tensor: str) -> bool:
+    """Weights share one memory of the last step, all other tensors another."""
+    return tensor.endswith(".weight")
+
+
+def split_name(name: str) -> tuple[str, int]:
+    """A name as stem and the decimal number at its end, −1 if it has none that prints back the same."""
+    digits = len(name) - len(name.rstrip("0123456789"))
+    while digits and ((name[-digits] == "0" and digits > 1) or int(name[-digits:]) >= MAX_NUMBER_IN_NAME - 1):
+        digits -= 1
+    return (name[:-digits], int(name[-digits:])) if digits else (name, -1)
+
+
+def tensor_names(layer: Layer) -> list[str]:
+    """Names of a layer's tensors in storage order."""
+    return list(tensor_shapes(Architecture((), (layer,))))

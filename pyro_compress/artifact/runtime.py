@@ -1,0 +1,106 @@
+"""Stored network → torch module: the smaller dense network, ready to run or to be trained further."""
+
+import torch
+from torch import Tensor, nn
+
+from pyro_compress import architecture as arch
+from pyro_compress.errors import ArtifactError
+from pyro_compress.stored import StoredNetwork, StoredTensor, tensor_shapes
+
+
+class Select(nn.Module):
+    """Keeps entries of axis 1: x (batch, n, ...) → x[:, indices] (batch, len(indices), ...)."""
+
+    indices: Tensor
+
+    def __init__(self, indices: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("indices", torch.tensor(indices, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.index_select(1, self.indices)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.indices)} indices"
+
+
+class ChannelAffine(nn.Module):
+    """y[:, c] = scale[c] · x[:, c] + shift[c] over axis 1, what a batch normalisation computes at inference time."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (1, -1, *(1 for _ in range(x.dim() - 2)))
+        return x * self.scale.view(shape) + self.shift.view(shape)
+
+
+def to_torch(network: StoredNetwork) -> nn.Sequential:
+    """The network as `nn.Sequential` in evaluation mode: (batch, *input_shape) → (batch, *output shape), float32.
+
+    Raises:
+        ArtifactError: a layer that has no module.
+    """
+    modules = [_module(layer) for layer in network.architecture.layers]
+    for layer, module in zip(network.architecture.layers, modules, strict=True):
+        for name in tensor_shapes(arch.Architecture((), (layer,))):
+            parameter = module.get_parameter(name.rpartition(".")[2])
+            parameter.data.copy_(_tensor(network.tensors[name]))
+    return nn.Sequential(*modules).eval()
+
+
+def _tensor(stored: StoredTensor) -> Tensor:
+    return torch.from_numpy(stored.dense().copy())
+
+
+def _module(layer: arch.Layer) -> nn.Module:
+    match layer:
+        case arch.Linear():
+            return nn.utils.skip_init(nn.Linear, layer.in_features, layer.out_features, layer.bias)
+        case arch.Conv2d():
+            return nn.utils.skip_init(
+                nn.Conv2d,
+                layer.in_channels,
+                layer.out_channels,
+                layer.kernel_size,
+                stride=layer.stride,
+                padding=layer.padding,
+                dilation=layer.dilation,
+                groups=layer.groups,
+                bias=layer.bias,
+            )
+        case arch.ChannelAffine():
+            return ChannelAffine(layer.channels)
+        case arch.MaxPool2d():
+            return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding)
+        case arch.AvgPool2d():
+            return nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding)
+        case arch.AdaptiveAvgPool2d():
+            return nn.AdaptiveAvgPool2d(layer.output_size)
+        case arch.Flatten():
+            return nn.Flatten()
+        case arch.Select():
+            return Select(layer.indices)
+        case arch.Activation():
+            return _activation(layer)
+    raise ArtifactError(f"there is no module for {arch.describe(layer)}")
+
+
+def _activation(layer: arch.Activation) -> nn.Module:
+    if layer.kind == "leaky_relu":
+        return nn.LeakyReLU(layer.slope)
+    if layer.kind == "elu":
+        return nn.ELU(layer.slope)
+    plain = {
+        "relu": nn.ReLU,
+        "tanh": nn.Tanh,
+        "sigmoid": nn.Sigmoid,
+        "softplus": nn.Softplus,
+        "gelu": nn.GELU,
+        "silu": nn.SiLU,
+    }
+    if layer.kind not in plain:
+        raise ArtifactError(f"there is no module for the activation '{layer.kind}'")
+    return plain[layer.kind]()

@@ -1,0 +1,166 @@
+"""The entropy-coded part of a compressed file: the range coder, and the order in which tensors go through it.
+
+`FORMAT.md`, part 3, is the specification.  The coder is constriction's: 32-bit words, 64-bit state, 24-bit
+frequencies.  Its models are built from frequencies that are integers already, so that rounding inside the
+library has nothing to do: a table of n frequencies f is passed as the numbers f − 1, which sum to 2²⁴ − n.
+"""
+
+import constriction
+import numpy as np
+
+from pyro_compress.architecture import Layer, Select
+from pyro_compress.artifact import layout
+from pyro_compress.artifact.coding import (
+    FALLS,
+    STRENGTHS,
+    TOTAL,
+    TOTAL_BITS,
+    UNIT,
+    UNIT_BITS,
+    Coder,
+    Pattern,
+    Values,
+    code_matrix,
+    density,
+)
+from pyro_compress.artifact.header import ALL_ZERO, Header, TensorCode, shape_after
+from pyro_compress.errors import ArtifactError
+
+WORD_BYTES = 4
+SELECT_STRENGTH = 1
+
+
+def _family() -> constriction.stream.model.Model:
+    return constriction.stream.model.Categorical(lazy=True, perfect=False)
+
+
+def _binary_tables(ones: np.ndarray) -> np.ndarray:
+    scaled = ones << (TOTAL_BITS - UNIT_BITS)
+    tables = np.empty((len(ones), 2), np.float32)
+    tables[:, 0] = TOTAL - 1 - scaled
+    tables[:, 1] = scaled - 1
+    return tables
+
+
+class RangeWriter:
+    """The encoder's side of a `Coder`."""
+
+    def __init__(self) -> None:
+        self._encoder = constriction.stream.queue.RangeEncoder()
+        self._model = _family()
+
+    def bits(self, ones: np.ndarray, symbols: np.ndarray | None) -> np.ndarray:
+        assert symbols is not None
+        if len(symbols):
+            self._encoder.encode(symbols.astype(np.int32), self._model, _binary_tables(ones))
+        return symbols
+
+    def tokens(self, tables: np.ndarray, levels: np.ndarray, symbols: np.ndarray | None) -> np.ndarray:
+        assert symbols is not None
+        self._encoder.encode(symbols.astype(np.int32), self._model, (tables - 1).astype(np.float32)[levels])
+        return symbols
+
+    def used_bits(self) -> int:
+        """Information written so far, in bits rounded up; integer arithmetic, so all machines agree."""
+        words, (_, width) = self._encoder.pos()
+        return 32 * words + 65 - int(width).bit_length()
+
+    def finish(self) -> bytes:
+        """The stream: big-endian words, the last one as round as its interval allows, its zero bytes left out."""
+        words = self._encoder.get_compressed().copy()
+        position, (lower, width) = self._encoder.pos()
+        if len(words) == position + 1 and lower + width <= 1 << 64:
+            for kept in (8, 16, 24, 32):
+                point = -(-lower >> (64 - kept)) << (64 - kept)
+                if point < lower + width:
+                    words[-1] = point >> 32
+                    break
+        stream = words.astype(">u4").tobytes()
+        for _ in range(WORD_BYTES - 1):
+            stream = stream.removesuffix(b"\0")
+        return stream
+
+
+class RangeReader:
+    """The decoder's side of a `Coder`.
+
+    It encodes again what it decodes: a stream is accepted only if it is the one that the encoder would have written.
+    """
+
+    def __init__(self, stream: bytes) -> None:
+        self._stream = stream
+        padded = stream + bytes(-len(stream) % WORD_BYTES)
+        self._decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
+        self._model = _family()
+        self._again = RangeWriter()
+
+    def bits(self, ones: np.ndarray, symbols: np.ndarray | None) -> np.ndarray:
+        if not len(ones):
+            return np.zeros(0, bool)
+        return self._again.bits(ones, self._decode(_binary_tables(ones)).astype(bool))
+
+    def tokens(self, tables: np.ndarray, levels: np.ndarray, symbols: np.ndarray | None) -> np.ndarray:
+        return self._again.tokens(
+            tables, levels, self._decode((tables - 1).astype(np.float32)[levels]).astype(np.int64)
+        )
+
+    def used_bits(self) -> int:
+        """Information read so far, in bits rounded up."""
+        return self._again.used_bits()
+
+    def check_end(self) -> None:
+        """Raise unless the stream held what was decoded and nothing else."""
+        if self._again.finish() != self._stream:
+            raise ArtifactError("the stream of weights holds other or more bytes than its numbers need")
+
+    def _decode(self, parameters: np.ndarray) -> np.ndarray:
+        try:
+            return self._decoder.decode(self._model, parameters)
+        except AssertionError as error:
+            raise ArtifactError(f"the stream of weights cannot be decoded: {error}") from error
+
+
+def code_tensor(
+    coder: Coder, code: TensorCode, columns: layout.Columns, rows: int, given: np.ndarray | None
+) -> np.ndarray:
+    """Code one tensor of integers as a matrix, int32 (rows, columns)."""
+    if code.density == ALL_ZERO or not rows * len(columns):
+        return np.zeros((rows, len(columns)), np.int32)
+    pattern = Pattern(columns, density(code.density), STRENGTHS[code.strength])
+    return code_matrix(coder, rows, columns, pattern, Values(code.top_token, FALLS[code.fall]), given)
+
+
+def code_selection(
+    coder: Coder, features: layout.Columns, count: int, given: tuple[int, ...] | None
+) -> tuple[int, ...]:
+    """Code which `count` of the features a `Select` layer keeps."""
+    total = len(features)
+    if count in (0, total):
+        return tuple(range(count))
+    rows, columns = layout.selection_matrix(features)
+    wanted = None
+    if given is not None:
+        flags = np.zeros(total, np.int32)
+        flags[list(given)] = 1
+        wanted = flags.reshape(rows, len(columns))
+    pattern = Pattern(columns, min(max(count * UNIT // total, 1), UNIT - 1), SELECT_STRENGTH)
+    kept = np.flatnonzero(code_matrix(coder, rows, columns, pattern, None, wanted))
+    if len(kept) != count:
+        raise ArtifactError(f"a selection holds {len(kept)} entries where the header says {count}")
+    return tuple(kept.tolist())
+
+
+def code_selections(coder: Coder, header: Header, given: tuple[Layer, ...] | None) -> tuple[Layer, ...]:
+    """Code the indices of all `Select` layers; returns the header's layers with their indices filled in."""
+    features, shape = layout.input_features(header.input_shape, header.image_side), header.input_shape
+    layers: list[Layer] = []
+    for position, layer in enumerate(header.layers):
+        if isinstance(layer, Select):
+            places = layout.flat(shape[0]) if features is None else features
+            known = given[position] if given is not None else None
+            wanted = known.indices if isinstance(known, Select) else None
+            layer = Select(code_selection(coder, places, header.selected[position], wanted))
+        layers.append(layer)
+        features = layout.features_after(layer, features, shape)
+        shape = shape_after(layer, shape, header.selected.get(position))
+    return tuple(layers)

@@ -1,0 +1,57 @@
+"""Arguments and options that more than one command takes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EntryArgument = Annotated[str | None, typer.Argument(help="Zoo entry, e.g. lenet-300-100/group-horseshoe.")]
+NetworkOption = Annotated[str | None, typer.Option("--network", help="Registered network, or module:factory.")]
+WeightsOption = Annotated[
+    Path | None, typer.Option("--weights", help="Parameters to start from: .safetensors or a torch state dict.")
+]
+PriorOption = Annotated[str | None, typer.Option("--prior", help="Registered prior.")]
+MethodOption = Annotated[
+    str | None, typer.Option("--inference", help="Inference method: svi, map, sgld, nuts, ...; a wrong one lists all.")
+]
+LikelihoodOption = Annotated[
+    str | None, typer.Option("--likelihood", help="categorical, gaussian, bernoulli, poisson.")
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data", help="digits, mnist, fashion-mnist, cifar10, or module:factory; by default the network's usual."
+    ),
+]
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where data files lie; PYRO_COMPRESS_DATA if not given.")
+]
+EpochsOption = Annotated[int | None, typer.Option("--epochs", min=1, help="Passes of posterior fitting.")]
+PretrainOption = Annotated[
+    int | None, typer.Option("--pretrain-epochs", min=0, help="Passes of plain maximum likelihood before that.")
+]
+KlWeightOption = Annotated[float | None, typer.Option("--kl-weight", min=0, help="β, weight of the KL term.")]
+ChainsOption = Annotated[int | None, typer.Option("--chains", help="Chains of a sampler, moved side by side.")]
+DrawsOption = Annotated[int | None, typer.Option("--draws", help="Draws of a sampler that are kept per chain.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Of initialisation, batches and noise.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Torch threads.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Run directory; runs/NAME-seedSEED if not given.")]
+ResumeOption = Annotated[Path | None, typer.Option("--resume", help="Go on with an interrupted run directory.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON instead of a table.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.NAME=VALUE",
+        help="Any other setting of prior, method, likelihood or decision: prior.tau=1e-4, "
+        "method.learning_rate=5e-4, decision.fine_tune_epochs=4. May be given again.",
+    ),
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
+SitesOption = Annotated[
+    list[str] | None,
+    typer.Option("--sites", help="Name or pattern of what to look at, e.g. 'fc1.*'. May be given again."),
+]
+LogLikelihoodOption = Annotated[
+    bool, typer.Option("--log-likelihood", help="Also score training examples one by one, for LOO.")
+]

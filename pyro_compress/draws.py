@@ -1,0 +1,184 @@
+"""Draws of a model's latent sites: arrays (chain, draw, *shape) with their weights and sample statistics.
+
+Draws may be larger than memory.  They lie in one array (chain, draw, D) on disk or in memory, of which every site
+is a slice; moments read it in pieces.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pyro_compress.errors import InferenceError
+
+# draws that are read at once when moments are taken
+PIECE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Draws of every latent site, in the space in which the model declares it.
+
+    Attributes:
+        flat: float32 or float64, (chain, draw, D), all sites side by side; may be memory-mapped.
+        shapes: shape of every site by name, in the order in which they lie in `flat`.
+        log_weight: (chain, draw), logarithms of importance weights up to a constant; None if all count the same.
+        statistics: what the sampler noted per draw, (chain, draw), by ArviZ's names: 'lp' (log joint in nats),
+            'acceptance_rate', 'step_size', 'tree_depth', 'n_steps', 'diverging', 'energy'.
+        derived: names of sites that follow from the others, such as w = z·w̃, or are point-estimated on the way.
+    """
+
+    flat: np.ndarray
+    shapes: Mapping[str, tuple[int, ...]]
+    log_weight: np.ndarray | None = None
+    statistics: Mapping[str, np.ndarray] = field(default_factory=dict)
+    derived: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        width = sum(math.prod(shape) for shape in self.shapes.values())
+        if self.flat.ndim != 3 or self.flat.shape[2] != width:
+            raise InferenceError(
+                f"draws have the shape {self.flat.shape}, expected (chain, draw, {width}) for the sites "
+                f"{', '.join(self.shapes)}"
+            )
+        for name, values in {"log_weight": self.log_weight, **self.statistics}.items():
+            if values is not None and values.shape != self.flat.shape[:2]:
+                raise InferenceError(
+                    f"'{name}' has the shape {values.shape}, expected (chain, draw) = {self.flat.shape[:2]}"
+                )
+
+    @property
+    def chains(self) -> int:
+        """Number of chains."""
+        return self.flat.shape[0]
+
+    @property
+    def count(self) -> int:
+        """Draws per chain."""
+        return self.flat.shape[1]
+
+    def slices(self) -> Iterator[tuple[str, slice]]:
+        """(name, where it lies along the last axis) of every site."""
+        start = 0
+        for name, shape in self.shapes.items():
+            end = start + math.prod(shape)
+            yield name, slice(start, end)
+            start = end
+
+    def site(self, name: str) -> np.ndarray:
+        """(chain, draw, *shape) of one site, a view.
+
+        Raises:
+            InferenceError: there is no such site; lists those there are.
+        """
+        for known, where in self.slices():
+            if known == name:
+                return self.flat[:, :, where].reshape(self.chains, self.count, *self.shapes[name])
+        raise InferenceError(f"there are no draws of '{name}': the sites are {', '.join(self.shapes)}")
+
+    def weights(self) -> np.ndarray:
+        """float64, (chain, draw): weights that sum to one over all chains and draws."""
+        if self.log_weight is None:
+            return np.full((self.chains, self.count), 1.0 / (self.chains * self.count))
+        raised = np.exp(self.log_weight.astype(np.float64) - self.log_weight.max())
+        return raised / raised.sum()
+
+    def effective_count(self) -> float:
+        """1 / Σ w², the number of equally weighted draws that would know as much (Kong 1992)."""
+        return float(1.0 / np.square(self.weights()).sum())
+
+    def select(self, chain: int) -> "Draws":
+        """One chain of these."""
+        if not 0 <= chain < self.chains:
+            raise InferenceError(f"there is no chain {chain}: chains are 0 to {self.chains - 1}")
+        one = slice(chain, chain + 1)
+        return Draws(
+            self.flat[one],
+            self.shapes,
+            None if self.log_weight is None else self.log_weight[one],
+            {name: values[one] for name, values in self.statistics.items()},
+            self.derived,
+        )
+
+    def rows(self) -> Iterator[tuple[float, dict[str, np.ndarray]]]:
+        """(weight, values by site) of every draw, chain by chain; reads one draw at a time."""
+        weights = self.weights()
+        for chain in range(self.chains):
+            for draw in range(self.count):
+                row = np.asarray(self.flat[chain, draw])
+                values = {name: row[where].reshape(self.shapes[name]) for name, where in self.slices()}
+                yield float(weights[chain, draw]), values
+
+    def moments(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """(weighted mean, weighted variance) of every site over all chains, float64 of the site's shape.
+
+        The variance is Σ w (x − m)², without a correction for few draws.  Reads a piece of the draws at a time.
+        """
+        weights, width = self.weights(), self.flat.shape[2]
+        per_piece = max(1, PIECE_BYTES // max(1, 8 * width))
+        pieces = (
+            (weights[chain, start : start + per_piece], self.flat[chain, start : start + per_piece])
+            for chain in range(self.chains)
+            for start in range(0, self.count, per_piece)
+        )
+        _, mean, variance = moments_of(pieces, width)
+        shaped = {name: (mean[where], variance[where]) for name, where in self.slices()}
+        return {name: (m.reshape(self.shapes[name]), v.reshape(self.shapes[name])) for name, (m, v) in shaped.items()}
+
+    def save(self, folder: Path) -> None:
+        """Write draws.npy (unless the draws lie there already) and draws.json, each through a temporary file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "draws.npy"
+        if Path(getattr(self.flat, "filename", None) or "") != path:
+            partial = folder / "draws.npy.partial"
+            with partial.open("wb") as file:
+                np.save(file, self.flat)
+            partial.replace(path)
+        per_draw = dict(self.statistics) | ({} if self.log_weight is None else {"log_weight": self.log_weight})
+        with (folder / "draw_statistics.npz.partial").open("wb") as file:
+            np.savez(file, **per_draw)  # type: ignore[arg-type]
+        (folder / "draw_statistics.npz.partial").replace(folder / "draw_statistics.npz")
+        shapes = {name: list(shape) for name, shape in self.shapes.items()}
+        text = json.dumps({"shapes": shapes, "derived": list(self.derived)})
+        (folder / "draws.json.partial").write_text(text + "\n")
+        (folder / "draws.json.partial").replace(folder / "draws.json")
+
+    @staticmethod
+    def load(folder: Path) -> "Draws":
+        """Read what `save` wrote; the draws stay on disk until they are looked at.
+
+        Raises:
+            InferenceError: a file is missing or damaged.
+        """
+        try:
+            flat = np.load(folder / "draws.npy", mmap_mode="r")
+            with np.load(folder / "draw_statistics.npz") as held:
+                statistics = {name: held[name] for name in held.files}
+            described = json.loads((folder / "draws.json").read_text())
+            shapes = {name: tuple(shape) for name, shape in described["shapes"].items()}
+            return Draws(flat, shapes, statistics.pop("log_weight", None), statistics, tuple(described["derived"]))
+        except (OSError, ValueError, KeyError, InferenceError) as error:
+            raise InferenceError(f"{folder} does not hold draws ({error}): run `pyro-compress fit` first") from error
+
+
+def moments_of(pieces: Iterable[tuple[np.ndarray, np.ndarray]], width: int) -> tuple[float, np.ndarray, np.ndarray]:
+    """(total weight, weighted mean, weighted variance) of rows that come in pieces: weights (n,), values (n, width).
+
+    The variance is Σ w (x − m)² / Σ w; both are float64, (width,), and zero where no row has any weight.
+    """
+    total, mean, spread = 0.0, np.zeros(width), np.zeros(width)
+    for share, rows in pieces:
+        piece = np.asarray(rows, dtype=np.float64)
+        here = float(share.sum())
+        if here == 0.0:
+            continue
+        # pieces are merged as Chan et al. (1979) do: no difference of two large sums
+        local = share @ piece / here
+        change = local - mean
+        spread += share @ np.square(piece - local) + np.square(change) * total * here / (total + here)
+        mean += change * here / (total + here)
+        total += here
+    return total, mean, spread / total if total else spread

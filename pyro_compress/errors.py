@@ -1,0 +1,48 @@
+"""The exceptions that a user of this package can meet, each carrying one clear sentence.
+
+Every message says what was wrong, where, what was expected, what was found and what to do.  The command
+line prints that sentence and leaves with status 1; nobody sees a traceback for a mistake of their own.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class PyroCompressError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class DataError(PyroCompressError):
+    """A data set is missing, truncated, corrupt or of the wrong shape."""
+
+
+class NetworkError(PyroCompressError):
+    """A network holds something that this package cannot treat."""
+
+
+class PriorError(PyroCompressError):
+    """A prior rule matches nothing, two match one parameter, or an improper prior was asked to be proper."""
+
+
+class InferenceError(PyroCompressError):
+    """An inference run cannot go on: non-finite loss, mismatched state, a method asked for what it cannot do."""
+
+
+class DecisionError(PyroCompressError):
+    """Two decisions do not fit together, or a decision does not fit its network."""
+
+
+class ArtifactError(PyroCompressError):
+    """Bytes that are not a valid compressed network, or a network that the format cannot hold."""
+
+
+class RunError(PyroCompressError):
+    """A run directory or a command's options are not what the command needs."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """The sentence for a name that is not registered: lists the known ones and the nearest match."""
+    names = sorted(known)
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+    return f"unknown {kind} '{name}': known are {', '.join(names)}.{hint}"

@@ -1,0 +1,67 @@
+"""Bayes by Backprop (Blundell et al. 2015): the complexity is sampled too, and spread over an epoch's batches.
+
+    F_i = π_i (log q(w) − log p(w)) − Σ_{j in batch i} log p(y_j | x_j, w),   w ~ q, one for the whole batch,
+
+with Σ_i π_i = 1 over the M batches of an epoch, so that Σ_i F_i estimates the negative ELBO whatever π is.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from pyro_compress.errors import InferenceError, unknown_name
+from pyro_compress.inference.contract import Batch
+from pyro_compress.inference.elbo import ElboTerms, elbo_terms, sampled
+from pyro_compress.inference.variational import VariationalMethod, VariationalState
+
+
+def blundell(batch: int, batches: int) -> float:
+    """π_i = 2^{M−i} / (2^M − 1) of batch i = 1…M: the first batches carry the prior, the last ones the data.
+
+    Computed as 2^{−i} / (1 − 2^{−M}), since 2^M is too large for M in the hundreds.
+    """
+    return math.ldexp(1.0, -batch) / (1.0 - math.ldexp(1.0, -batches))
+
+
+def uniform(batch: int, batches: int) -> float:
+    """π_i = 1/M (Graves 2011)."""
+    return 1.0 / batches
+
+
+COSTS: Mapping[str, Callable[[int, int], float]] = {"blundell": blundell, "uniform": uniform}
+
+
+@dataclass(frozen=True)
+class BayesByBackprop(VariationalMethod):
+    """Bayes by Backprop: Monte Carlo KL, one weight sample per batch, minibatch weights of the complexity.
+
+    A step descends M F_i, on the scale of SVI's objective, so the mean over an epoch is the tempered negative ELBO.
+
+    Args:
+        epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
+        rates, kl_weight, kl_warmup, particles: see `VariationalMethod`.
+        complexity_cost: π: 'blundell', halved from batch to batch, or 'uniform', 1/M.
+    """
+
+    kl_warmup: float = 0.0
+    complexity_cost: str = "blundell"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.complexity_cost not in COSTS:
+            raise InferenceError(unknown_name("complexity cost", self.complexity_cost, COSTS))
+
+    def terms(self, state: VariationalState, batch: Batch) -> ElboTerms:
+        """The ELBO's terms at one weight sample: log q − log p stands for the complexity."""
+        return elbo_terms(state.model.forward, state.guide.forward, None, *batch, size=state.size, divergence=sampled)
+
+    def objective(self, state: VariationalState, batch: Batch, terms: ElboTerms, beta: float) -> torch.Tensor:
+        """M F_i, with β before the complexity."""
+        batches = math.ceil(state.held / self.batch_size)
+        share = COSTS[self.complexity_cost](1 + state.steps_done % batches, batches)
+        complexity = batches * share * terms.complexity
+        # `terms.data` is N/n Σ log p: a smaller last batch counts as the examples that it has
+        data = batches * len(batch[0]) / state.held * terms.data
+        return beta * complexity - data

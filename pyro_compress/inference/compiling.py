@@ -1,0 +1,32 @@
+"""Traced functions by inductor, where there is a C++ compiler: a few fused kernels for many small operations."""
+
+import shutil
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx
+
+Function = Callable[..., tuple[Tensor, ...]]
+
+
+def compiled(graph: fx.GraphModule, examples: tuple[Tensor, ...]) -> Function:
+    """`graph` compiled for arguments like `examples`, or as it is, with a warning, where that cannot be done."""
+    if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        return _replayed(graph, "there is no C++ compiler")
+    # here, because it takes seconds to import
+    import torch._inductor as inductor
+
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            found: Function = inductor.compile(graph, list(examples))
+            found(*examples)
+    except Exception as error:
+        return _replayed(graph, f"the compiler failed: {str(error).strip().partition(chr(10))[0][:200]}")
+    return found
+
+
+def _replayed(graph: fx.GraphModule, reason: str) -> Function:
+    warnings.warn(f"gradients are replayed and not compiled, which is slower ({reason})", stacklevel=3)
+    return graph

@@ -1,0 +1,145 @@
+"""The one contract that every inference method keeps: init, step, draw, with a State that can be resumed.
+
+    state = method.init(model, size, seed, held)  # size = N; held = examples in memory, N if not given
+    info  = method.step(state, batch)             # advances the state; Info is what a human watches
+    posterior = method.draw(state)                # what the method believes now
+
+`rounds` and `batches` say what `fit` feeds it: epochs of shuffled batches, or all the data once per transition.
+
+Constructors bind hyper-parameters; a step takes the state and a batch and nothing else.  State is what the next
+step needs; `capture` and `restore` carry it through a file bit for bit.  docs/adding-a-method.md is the guide.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.program import Program
+from pyro_compress.posterior import Posterior
+
+if TYPE_CHECKING:
+    from pyro_compress.inference.feed import Feed
+
+Model = BayesianNetwork | Program
+Batch = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Info:
+    """What one step reports, in total nats over the data set.
+
+    Attributes:
+        data_nats: expected log-likelihood of the whole data set, estimated from the batch.
+        complexity_nats: KL(q ‖ p), or −log prior for a point estimate.
+        kl_weight: β that was in force.
+        learning_rate: base learning rate, or step size, that was in force.
+        extra: what else a sampler tells, such as 'acceptance_rate' and 'diverging'; means over chains.
+    """
+
+    data_nats: float
+    complexity_nats: float
+    kl_weight: float
+    learning_rate: float
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def elbo_nats(self) -> float:
+        """data − complexity, whatever β was: comparable between runs."""
+        return self.data_nats - self.complexity_nats
+
+
+class State(ABC):
+    """What the next step needs.
+
+    Attributes:
+        steps_done: steps taken so far.
+    """
+
+    steps_done: int
+
+    def keep_in(self, folder: Path) -> None:
+        """Told before the first step where large results may lie; `folder` outlives the process."""
+        return
+
+    @abstractmethod
+    def capture(self) -> dict[str, Any]:
+        """Copies of tensors, numbers and nested dicts of them: enough to go on bit for bit (weights_only reads it)."""
+
+    @abstractmethod
+    def restore(self, captured: dict[str, Any]) -> None:
+        """Take over what `capture` gave."""
+
+
+class Method(ABC):
+    """Base of all inference methods."""
+
+    round_name: ClassVar[str] = "epoch"
+    # what data − complexity is
+    objective_name: ClassVar[str] = "ELBO"
+
+    @property
+    @abstractmethod
+    def rounds(self) -> int:
+        """How often `fit` goes round: after each it validates, writes a checkpoint and tells its callbacks."""
+
+    @abstractmethod
+    def batches(self, feed: "Feed", seed: int, round: int) -> Iterator[Batch]:
+        """What one round feeds to `step`; depends on the arguments alone."""
+
+    @abstractmethod
+    def init(self, model: Any, size: int, seed: int, held: int | None = None) -> State:
+        """A fresh state, started at the network's present parameters.
+
+        Args:
+            model: a BayesianNetwork or, for methods that take any Pyro model, a `Program`; is trained in place where
+                it has point-estimated parameters or buffers; `fit` gives a copy.
+            size: N, number of examples that the likelihood is scaled to.
+            seed: of the run; `fit` has seeded torch's generator with it already.
+            held: number of examples that an epoch passes over where that is less than N.
+        """
+
+    @abstractmethod
+    def step(self, state: Any, batch: Batch) -> Info:
+        """One update from one batch.
+
+        Raises:
+            InferenceError: the objective is not finite; names the site.
+        """
+
+    @abstractmethod
+    def draw(self, state: Any) -> Posterior:
+        """The posterior as it stands."""
+
+    def look(self, state: Any) -> Posterior:
+        """What validation looks at after every round: `draw`, or something cheaper."""
+        return self.draw(state)
+
+
+@dataclass(frozen=True)
+class MinibatchMethod(Method):
+    """A method that sees a batch at a time; a round is an epoch.
+
+    Args:
+        epochs: passes over the training data.
+        batch_size: examples per step.
+    """
+
+    epochs: int = 60
+    batch_size: int = 128
+
+    @property
+    def rounds(self) -> int:
+        return self.epochs
+
+    def batches(self, feed: "Feed", seed: int, round: int) -> Iterator[Batch]:
+        return feed.batches(self.batch_size, seed, round)
+
+    def steps(self, examples: int) -> int:
+        """Steps of the whole run over that many examples."""
+        return self.epochs * max(1, math.ceil(examples / self.batch_size))

@@ -1,0 +1,78 @@
+"""What a fit runs over: tensors that are a model's arguments, in batches or as a whole."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pyro_compress.data import DataSet, as_data, generator_for
+from pyro_compress.errors import DataError, InferenceError
+from pyro_compress.inference.contract import Batch
+from pyro_compress.models.bayesian import BayesianNetwork
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The arguments of a model, all examples of them.
+
+    Attributes:
+        tensors: one per argument; a BayesianNetwork takes inputs and targets.
+        size: N, number of examples that the likelihood is scaled to.
+        name: of the data.
+        validation: inputs and targets held out, or None.
+    """
+
+    tensors: Batch
+    size: int
+    name: str
+    validation: Batch | None = None
+
+    @staticmethod
+    def of(model: Any, data: Any) -> "Feed":
+        """What `fit` was given, as a model takes it.
+
+        Args:
+            model: a BayesianNetwork, or any Pyro model.
+            data: for networks what `data.as_data` takes; for other models a DataSet or a tuple of their arguments.
+
+        Raises:
+            DataError: neither of those.
+        """
+        if isinstance(model, BayesianNetwork):
+            data = as_data(data)
+        if isinstance(data, DataSet):
+            held = (data.validation_x, data.validation_y) if len(data.validation_x) else None
+            return Feed((data.train_x, data.train_y), data.N, data.name, held)
+        arguments = () if data is None else tuple(data) if isinstance(data, tuple | list) else (data,)
+        if not all(isinstance(part, torch.Tensor) for part in arguments):
+            kinds = ", ".join(type(part).__name__ for part in arguments)
+            raise DataError(f"a Pyro model's data are its arguments, a tuple of tensors; found ({kinds})")
+        # without data N counts as 1, so that an objective per example is the whole one
+        return Feed(arguments, max(1, _examples(arguments)), "user data")
+
+    @property
+    def held(self) -> int:
+        """Number of examples in memory: those of an epoch."""
+        return _examples(self.tensors)
+
+    @property
+    def can_batch(self) -> bool:
+        """Whether all arguments have the same number of examples along their first axis."""
+        return bool(self.tensors) and all(part.ndim and len(part) == self.held for part in self.tensors)
+
+    def batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+        """One epoch of shuffled batches; the order depends on (seed, epoch) alone.
+
+        Arguments that are no examples side by side come as a whole, once.
+        """
+        if batch_size < 1:
+            raise InferenceError(f"the batch size is {batch_size}; it must be at least 1")
+        if not self.can_batch:
+            return iter((self.tensors,))
+        order = torch.randperm(self.held, generator=generator_for(seed, epoch))
+        return (tuple(part[chosen] for part in self.tensors) for chosen in order.split(batch_size))
+
+
+def _examples(tensors: Batch) -> int:
+    return len(tensors[0]) if tensors and tensors[0].ndim else 0

@@ -1,0 +1,124 @@
+"""What can be taken out of a traced graph before it is replayed thousands of times.
+
+A trace of a Pyro model is full of small operations on numbers that never change: a prior's scale is made, expanded,
+logged and squared at every call.  Everything that no input enters is worked out once.
+"""
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+_aten = torch.ops.aten
+# tensors of which only the shape depends on the input, and that is fixed within a graph
+_SHAPED = {_aten.ones_like.default, _aten.zeros_like.default, _aten.new_zeros.default, _aten.new_ones.default}
+_SMALL = 4096
+# x ∘ neutral = x
+_NEUTRAL = {_aten.sub.Tensor: 0.0, _aten.add.Tensor: 0.0, _aten.mul.Tensor: 1.0, _aten.div.Tensor: 1.0}
+
+
+def simplify(graph: fx.GraphModule) -> fx.GraphModule:
+    """Fold constants, leave out operations with neutral elements and what nothing reads; changes `graph`.
+
+    A sum a + c·b with a number c, such as the gradient of a likelihood and that of a normal prior, is one operation.
+
+    Operations that draw random numbers or write in place stay where they are.
+    """
+    known: dict[fx.Node, Any] = {}
+    for node in list(graph.graph.nodes):
+        if node.op == "get_attr":
+            known[node] = getattr(graph, node.target)
+        elif node.op == "call_function" and _is_pure(node) and all(one in known for one in node.all_input_nodes):
+            with torch.no_grad():
+                known[node] = node.target(*_values(node.args, known), **_values(node.kwargs, known))
+        elif node.target in _SHAPED and "val" in node.meta and node.meta["val"].numel() <= _SMALL:
+            shape, dtype = node.meta["val"].shape, node.meta["val"].dtype
+            is_one = node.target in (_aten.ones_like.default, _aten.new_ones.default)
+            known[node] = torch.full(shape, float(is_one), dtype=dtype)
+    for count, (node, value) in enumerate(list(known.items())):
+        if node.op == "get_attr" or not isinstance(value, Tensor) or all(user in known for user in node.users):
+            continue
+        name = f"_folded{count}"
+        graph.register_buffer(name, value)
+        with graph.graph.inserting_before(node):
+            replacement = graph.graph.get_attr(name)
+        replacement.meta = dict(node.meta)
+        node.replace_all_uses_with(replacement, delete_user_cb=lambda user: user not in known)
+        known[replacement] = value
+    for node in list(graph.graph.nodes):
+        same = _unchanged(node, known)
+        if same is not None:
+            node.replace_all_uses_with(same)
+    for node in list(graph.graph.nodes):
+        _fuse_scaled_sum(graph, node, known)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _is_pure(node: fx.Node) -> bool:
+    if node.target is operator.getitem:
+        return True
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return torch.Tag.nondeterministic_seeded not in node.target.tags and not node.target._schema.is_mutable
+
+
+def _values(arguments: Any, known: dict[fx.Node, Any]) -> Any:
+    return fx.map_arg(arguments, lambda node: known[node])
+
+
+def _unchanged(node: fx.Node, known: dict[fx.Node, Any]) -> fx.Node | None:
+    """The first argument, where the operation gives just that."""
+    if node.op != "call_function" or node.target not in _NEUTRAL or len(node.args) != 2 or node.kwargs:
+        return None
+    first, second = node.args
+    number = _number(second, known)
+    if not isinstance(first, fx.Node) or number is None or number != _NEUTRAL[node.target]:
+        return None
+    before, after = first.meta.get("val", known.get(first)), node.meta.get("val")
+    if before is None or after is None or before.dtype != after.dtype or before.shape != after.shape:
+        return None
+    return first
+
+
+def _fuse_scaled_sum(graph: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> None:
+    """a + view(b · c) becomes torch.add(a, view(b), alpha=c): one pass over the numbers, where there were two."""
+    if node.op != "call_function" or node.target is not _aten.add.Tensor or node.kwargs or len(node.args) != 2:
+        return
+    for scaled, other in ((node.args[0], node.args[1]), (node.args[1], node.args[0])):
+        if not isinstance(scaled, fx.Node) or not isinstance(other, fx.Node):
+            continue
+        is_view = scaled.target is _aten.view.default and len(scaled.users) == 1
+        product = scaled.args[0] if is_view else scaled
+        if not isinstance(product, fx.Node) or product.target is not _aten.mul.Tensor or len(product.users) != 1:
+            continue
+        factor, number = product.args[0], _number(product.args[1], known)
+        if number is None or not isinstance(factor, fx.Node) or not _alike((factor, product), (scaled, other, node)):
+            continue
+        with graph.graph.inserting_before(node):
+            if is_view:
+                factor = graph.graph.call_function(_aten.view.default, (factor, scaled.args[1]))
+                factor.meta = dict(scaled.meta)
+            fused = graph.graph.call_function(_aten.add.Tensor, (other, factor), {"alpha": number})
+        fused.meta = dict(node.meta)
+        node.replace_all_uses_with(fused)
+        return
+
+
+def _number(argument: Any, known: dict[fx.Node, Any]) -> float | None:
+    """What a real scalar argument is, where that is known."""
+    value = known.get(argument) if isinstance(argument, fx.Node) else argument
+    if isinstance(value, Tensor):
+        return float(value) if value.ndim == 0 and not value.is_complex() else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _alike(*groups: tuple[fx.Node, ...]) -> bool:
+    """Whether all are real numbers of one type, and the shape is the same within every group."""
+    values: list[list[Any]] = [[node.meta.get("val") for node in group] for group in groups]
+    if any(not isinstance(value, Tensor) or not value.is_floating_point() for group in values for value in group):
+        return False
+    same_shape = all(len({value.shape for value in group}) == 1 for group in values)
+    return same_shape and len({value.dtype for group in values for value in group}) == 1

@@ -1,0 +1,139 @@
+"""Fine-tuning on the grid: the values that a decision stores, re-fitted where they will be stored.
+
+    minimise over θ   −Σ_i log p(y_i | x_i, Q(θ)) + γ Σ_j ln(|θ_j| + Δ/2),    Q(θ) = Δ · round(θ / Δ)
+
+The second term is −ln p of the truncated log-uniform prior on a grid of step Δ, so this is the MAP estimate under
+that prior restricted to what the file can hold; γ trades nats of fit against code length.  Gradients pass straight
+through Q (Bengio et al. 2013).  Weights that the decision pruned stay zero.
+
+With a teacher, y_i is replaced by E[y | x_i, D] of the posterior predictive: the one network that is stored then learns
+what the whole posterior says, and not the training labels by heart (Korattikara et al. 2015).  With noise, the network
+is run at Q(θ) + σ ε, so that weights stay where the data leave them room.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pyro_compress import data as data_module
+from pyro_compress.data import DataSet
+from pyro_compress.inference.optimisation import linear, refuse_non_finite
+from pyro_compress.models.likelihoods import Likelihood
+
+
+@dataclass(frozen=True, eq=False)
+class GridSite:
+    """One parameter tensor of shape S on its grid.
+
+    Attributes:
+        value: float, S: where fine-tuning starts.
+        kept: bool, S: False stays zero for ever.
+        step: Δ, or None for a tensor that is stored as float32.
+        noise: float, S: σ of the noise that training adds to what is kept, or None.
+    """
+
+    value: torch.Tensor
+    kept: torch.Tensor
+    step: float | None
+    noise: torch.Tensor | None = None
+
+    def quantised(self, value: torch.Tensor) -> torch.Tensor:
+        """Q(value), zero where not kept."""
+        rounded = value if self.step is None else torch.round(value / self.step) * self.step
+        return rounded * self.kept
+
+    def noisy(self, value: torch.Tensor) -> torch.Tensor:
+        """Q(value) + σ ε, zero where not kept."""
+        quantised = self.quantised(value)
+        return quantised if self.noise is None else quantised + self.noise * torch.randn_like(value) * self.kept
+
+
+def fine_tune(
+    network: nn.Module,
+    sites: Mapping[str, GridSite],
+    data: DataSet,
+    likelihood: Likelihood,
+    *,
+    epochs: int,
+    rate_weight: float,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    teacher: torch.Tensor | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Fine-tune every site on its grid.
+
+    Args:
+        network: module whose parameters are overwritten during the call; give a copy.
+        sites: by dotted parameter name; parameters not named stay as they are.
+        data: training part only is used.
+        likelihood: p(y | output).
+        epochs: passes over the training data; the learning rate falls linearly to zero.
+        rate_weight: γ, in nats of the whole data set per nat of code.
+        batch_size, learning_rate: of Adam.
+        seed: decides the batches, the noise of dropout layers and that of the sites.
+        teacher: means of y to learn in place of the targets, (training examples, ...); of the posterior predictive.
+        progress: called with the number of finished epochs.
+
+    Raises:
+        InferenceError: the loss is not finite; says the epoch.
+
+    Returns:
+        The fine-tuned values before rounding, by name; round them with the site's grid.
+    """
+    parameters = dict(network.named_parameters())
+    hidden = {name: (site.value.clone() * site.kept).float() for name, site in sites.items()}
+    optimizer = torch.optim.Adam(hidden.values(), lr=learning_rate, fused=True)
+    steps = epochs * -(-len(data.train_x) // batch_size)
+    done = 0
+    network.train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # the network may have dropout
+        targets = data.train_y if teacher is None else teacher
+        for epoch in range(epochs):
+            for x, y in data_module.batches(data.train_x, targets, batch_size, seed + 7919, epoch):
+                _place(parameters, {name: site.noisy(hidden[name]) for name, site in sites.items()})
+                network.zero_grad(set_to_none=True)
+                output = network(x)
+                loss = _loss(likelihood, output, y) if teacher is None else likelihood.cross_entropy(output, y).mean()
+                refuse_non_finite(loss, f"fine-tuning on the grid, epoch {epoch}", {})
+                loss.backward()
+                _pass_gradients(parameters, sites, hidden, rate_weight / data.N)
+                optimizer.param_groups[0]["lr"] = learning_rate * linear(done / steps)
+                optimizer.step()
+                done += 1
+            if progress is not None:
+                progress(epoch + 1)
+    _place(parameters, {name: site.quantised(hidden[name]) for name, site in sites.items()})
+    network.eval()
+    return {name: value * sites[name].kept for name, value in hidden.items()}
+
+
+def _loss(likelihood: Likelihood, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    likelihood.check(output, y)
+    return -likelihood.distribution(output).log_prob(y).sum() / len(y)
+
+
+def _place(parameters: Mapping[str, nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in values.items():
+            parameters[name].copy_(value)
+
+
+def _pass_gradients(
+    parameters: Mapping[str, nn.Parameter],
+    sites: Mapping[str, GridSite],
+    hidden: Mapping[str, torch.Tensor],
+    penalty: float,
+) -> None:
+    """Straight-through: θ takes the gradient of Q(θ), plus that of the code length, where it is kept."""
+    for name, site in sites.items():
+        gradient = parameters[name].grad
+        assert gradient is not None
+        value = hidden[name]
+        if site.step is not None and penalty > 0:
+            gradient.add_(torch.sign(value) / (value.abs() + site.step / 2), alpha=penalty)
+        hidden[name].grad = gradient.mul_(site.kept)

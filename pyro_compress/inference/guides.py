@@ -1,0 +1,99 @@
+"""The guide that a model's priors declare: one independent family per latent site, as a Pyro guide.
+
+`loc` and `log_variance` are module parameters, never entries of the global parameter store, so two fits in one
+process cannot touch each other.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import nn
+
+from pyro_compress.errors import InferenceError
+from pyro_compress.models.bayesian import BayesianNetwork, attribute_name
+from pyro_compress.models.kl import LOG_ALPHA_LIMIT
+from pyro_compress.models.priors.base import LatentSite, Moments
+from pyro_compress.models.program import Program
+
+FAMILIES = ("normal", "dropout", "lognormal", "transformed")
+
+
+class Guide(PyroModule):
+    """q(latents) = Π_site q(site), each family as the model's priors declare.
+
+    normal: N(loc, σ²); lognormal: ln x ~ N(loc, σ²); both with log σ² learned.
+    dropout: N(θ, αθ²) with log α learned or fixed, tied as declared.
+
+    Args:
+        model: whose latent sites it covers; starts from the network's present parameters.
+    """
+
+    def __init__(self, model: BayesianNetwork | Program) -> None:
+        super().__init__()
+        self.sites: dict[str, LatentSite] = {}
+        self.loc, self.log_variance = PyroModule("loc"), PyroModule("log_variance")
+        for site in model.latents():
+            self._add(site)
+
+    def _add(self, site: LatentSite) -> None:
+        if site.family not in FAMILIES:
+            raise InferenceError(f"site '{site.name}' asks for guide family '{site.family}': known are {FAMILIES}")
+        attribute = attribute_name(site.name)
+        self.sites[site.name] = site
+        start = site.loc.detach().expand(site.shape).clone()
+        if len(site.shape) == 4:
+            # filters in this layout make convolutions and pooling on CPUs a third faster
+            start = start.contiguous(memory_format=torch.channels_last)
+        setattr(self.loc, attribute, nn.Parameter(start))
+        shape = site.shape if site.tied is None else site.tied
+        spread = (
+            torch.full_like(start, float(site.log_variance))
+            if shape == site.shape
+            else torch.full(shape, float(site.log_variance))
+        )
+        if site.learned:
+            setattr(self.log_variance, attribute, nn.Parameter(spread))
+        else:
+            self.log_variance.register_buffer(attribute, spread)
+
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        """The sample statements; arguments are the model's and do not matter."""
+        for name, site in self.sites.items():
+            loc, scale = self.location_and_scale(name)
+            family = dist.LogNormal if site.family == "lognormal" else dist.Normal
+            pyro.sample(name, family(loc, scale, validate_args=False).to_event(len(site.shape)))
+
+    def location_and_scale(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """(loc, σ) of one site, of x or, for log-normals, of ln x."""
+        site, attribute = self.sites[name], attribute_name(name)
+        loc, spread = getattr(self.loc, attribute), getattr(self.log_variance, attribute)
+        if site.family == "dropout":
+            rate = spread.clamp(-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT)
+            return loc, torch.exp(0.5 * rate) * loc.abs() + 1e-12
+        if site.max_log_variance is not None:
+            spread = spread.clamp(max=site.max_log_variance)
+        return loc, torch.exp(0.5 * spread)
+
+    def moments(self) -> dict[str, Moments]:
+        """Mean and variance of every site, of x or, for log-normals, of ln x."""
+        with torch.no_grad():
+            pairs = {name: self.location_and_scale(name) for name in self.sites}
+        return {n: Moments(self.sites[n].family, loc.clone(), scale.square()) for n, (loc, scale) in pairs.items()}
+
+    def parameter_groups(self, rates: dict[str, float]) -> Iterator[dict[str, Any]]:
+        """Optimizer groups: every site's loc and log-variance with its rate multiplier.
+
+        Args:
+            rates: multipliers by role ('weight', 'scale', 'other') and for 'log_variance'.
+        """
+        for name, site in self.sites.items():
+            multiplier = rates.get(site.role, 1.0)
+            attribute = attribute_name(name)
+            yield {"params": [getattr(self.loc, attribute)], "multiplier": multiplier}
+            if site.learned:
+                spread = getattr(self.log_variance, attribute)
+                yield {"params": [spread], "multiplier": multiplier * rates.get("log_variance", 1.0)}

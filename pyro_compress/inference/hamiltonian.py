@@ -1,0 +1,292 @@
+"""What HMC and NUTS share: chains that walk by leapfrog steps, momenta, warm-up, statistics.
+
+A chain's walk is a generator that asks for leapfrog steps; `leapfrog.drive` serves all chains with one batched
+gradient.  Each chain has its own numpy generator, its own step size and its own mass matrix, so what it does depends
+on no other chain and on no batching.
+"""
+
+import json
+import math
+from abc import abstractmethod
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_compress.errors import InferenceError
+from pyro_compress.inference.adaptation import Adaptation
+from pyro_compress.inference.chains import ChainState, TransitionChains, info_of, refuse_non_finite, start_positions
+from pyro_compress.inference.contract import Batch, Info, Model
+from pyro_compress.inference.feed import Feed
+from pyro_compress.inference.leapfrog import MOMENTUM, POSITION, Leapfrog, Reply, Request, drive
+from pyro_compress.inference.log_joint import Evaluation, LogJoint
+
+# an energy error beyond it is a divergence, as in Stan
+MAX_ENERGY_ERROR = 1000.0
+# runs at least that long are worth the seconds that compiling takes
+COMPILE_FROM_TRANSITIONS = 4000
+MASSES = ("diagonal", "dense", "identity")
+PRECISIONS = {"single": torch.float32, "double": torch.float64}
+
+
+class Outcome(NamedTuple):
+    """Where a transition ended, and what it noted.
+
+    Attributes:
+        phase: (3, D); its momentum is spent.
+        log_joint: there.
+        energy: there, −log joint + kinetic, before the next momentum is drawn.
+        acceptance: mean acceptance probability over the steps.
+        steps: leapfrog steps taken.
+        diverging: whether the energy error grew beyond `MAX_ENERGY_ERROR`.
+        depth: of the tree; 0 without one.
+    """
+
+    phase: np.ndarray
+    log_joint: float
+    energy: float
+    acceptance: float
+    steps: int
+    diverging: bool
+    depth: int = 0
+
+
+Walk = Generator[Request, Reply, Outcome]
+
+
+@dataclass(frozen=True)
+class HamiltonianChains(TransitionChains):
+    """Base of HMC and NUTS.
+
+    Args:
+        chains, warmup, draws, thin, temperature, spread, memory_limit_bytes: see `TransitionChains`.
+        step_size: ε at the start; None looks for one.
+        target_acceptance: acceptance statistic that ε adapts to in the warm-up; 0 leaves ε as it is.
+        mass: what the warm-up learns of the posterior's shape: 'diagonal', 'dense' or 'identity' (nothing).
+        precision: of log joint and gradient, 'single' or 'double'; double where energies beyond 10⁶ nats meet.
+        compile: 'always', 'never', or 'auto': gradients are compiled by inductor in runs of at least
+            `COMPILE_FROM_TRANSITIONS` transitions, warm-up included.
+    """
+
+    step_size: float | None = None
+    target_acceptance: float = 0.8
+    mass: str = "diagonal"
+    precision: str = "single"
+    compile: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = type(self).__name__
+        if (self.step_size is not None and not self.step_size > 0) or not 0 <= self.target_acceptance < 1:
+            raise InferenceError(
+                f"{name} needs step_size > 0 and target_acceptance in [0, 1); found step_size={self.step_size}, "
+                f"target_acceptance={self.target_acceptance}"
+            )
+        for field, known in (
+            ("mass", MASSES),
+            ("precision", tuple(PRECISIONS)),
+            ("compile", ("auto", "always", "never")),
+        ):
+            if getattr(self, field) not in known:
+                raise InferenceError(f"{name}: {field} is one of {', '.join(known)}; found {getattr(self, field)!r}")
+
+    def batches(self, feed: Feed, seed: int, round: int) -> Iterator[Batch]:
+        """All the data once: a step is a block of `per_round` transitions, in which no chain waits for another."""
+        return iter([feed.tensors])
+
+    def init(self, model: Model, size: int, seed: int, held: int | None = None) -> "HamiltonianState":
+        log_joint = self.log_joint(model, size, PRECISIONS[self.precision])
+        return HamiltonianState(self, model, log_joint, start_positions(log_joint, self.chains, self.spread))
+
+    def step(self, state: "HamiltonianState", batch: Batch) -> Info:
+        """A block of transitions of every chain.
+
+        Raises:
+            InferenceError: the log joint is not finite where a chain starts, or no step size is small enough.
+        """
+        count = max(1, min(self.per_round, self.transitions - state.steps_done))
+        leapfrog = state.leapfrog(self, batch)
+        if state.phase is None:
+            state.begin(leapfrog)
+        block = _Block.of(state, count)
+        drive(leapfrog, {chain: self._walk(state, leapfrog, block, chain) for chain in range(self.chains)})
+        state.finish_block(torch.from_numpy(block.positions), block.statistics)
+        return block.info(leapfrog.evaluate(state.position))
+
+    def _walk(
+        self, state: "HamiltonianState", leapfrog: Leapfrog, block: "_Block", chain: int
+    ) -> Generator[Request, Reply, None]:
+        """One chain's transitions of the block."""
+        adaptation, random = state.adaptations[chain], state.randoms[chain]
+        phase, log_joint = state.phase[chain], state.present[chain]
+        for index in range(block.count):
+            if adaptation.search_due:
+                where = f"chain {chain}, transition {state.steps_done + index}"
+                found = yield from search_step_size(phase, log_joint, adaptation.step_size, random, where)
+                adaptation.found(found)
+            step_size = adaptation.step_size
+            outcome = yield from self.transition(phase, log_joint, step_size, random)
+            phase, log_joint = outcome.phase, outcome.log_joint
+            block.note(chain, index, outcome, step_size)
+            if adaptation.learn(outcome.acceptance, phase[POSITION]):
+                leapfrog.set_scale(chain, adaptation.scale)
+        state.phase[chain], state.present[chain] = phase, log_joint
+
+    @abstractmethod
+    def transition(self, phase: np.ndarray, log_joint: float, step_size: float, random: np.random.Generator) -> Walk:
+        """One transition from `phase`, which is not written to: asks for leapfrog steps, returns an `Outcome`."""
+
+
+class HamiltonianState(ChainState):
+    """Adds, per chain, gradient and log joint where it is, its adaptation and its random numbers."""
+
+    def __init__(self, method: HamiltonianChains, model: Model, log_joint: LogJoint, position: Tensor) -> None:
+        super().__init__(
+            model,
+            log_joint,
+            position,
+            warmup=method.warmup,
+            thin=method.thin,
+            capacity=method.draws,
+            noted=("lp", "acceptance_rate", "step_size", "n_steps", "diverging", "energy", "tree_depth"),
+            limit_bytes=method.memory_limit_bytes,
+        )
+        self.adaptations = [
+            Adaptation(log_joint.width, method.warmup, method.step_size, method.target_acceptance, method.mass)
+            for _ in range(method.chains)
+        ]
+        seeds = torch.randint(2**62, (method.chains,)).tolist()
+        self.randoms = [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]
+        self.phase: Any = None
+        self.present = np.zeros(method.chains)
+        self._leapfrog: Leapfrog | None = None
+
+    def leapfrog(self, method: HamiltonianChains, batch: Batch) -> Leapfrog:
+        """Made for the data that it first sees; all steps see the same."""
+        if self._leapfrog is None:
+            long = method.compile == "auto" and method.transitions >= COMPILE_FROM_TRANSITIONS
+            self._leapfrog = Leapfrog(
+                self.log_joint,
+                batch,
+                np.stack([adaptation.scale for adaptation in self.adaptations]),
+                compile_it=method.compile == "always" or long,
+            )
+        return self._leapfrog
+
+    def begin(self, leapfrog: Leapfrog) -> None:
+        """Log joint and gradient where the chains start."""
+        position = self.position.to(self.log_joint.dtype)
+        evaluation = leapfrog.evaluate(position)
+        refuse_non_finite(evaluation, "at the start", "start elsewhere, or look at the model's scales")
+        rows = torch.stack([position, torch.zeros_like(position), evaluation.gradient], 1)
+        self.phase, self.present = rows.numpy().copy(), evaluation.log_joint.double().numpy()
+
+    def capture(self) -> dict[str, Any]:
+        found = {
+            **super().capture(),
+            "adaptations": [adaptation.capture() for adaptation in self.adaptations],
+            # a generator's state holds integers of 128 bits
+            "randoms": [json.dumps(random.bit_generator.state) for random in self.randoms],
+        }
+        if self.phase is not None:
+            found["phase"] = torch.from_numpy(self.phase.copy())
+            found["present"] = torch.from_numpy(self.present.copy())
+        return found
+
+    def restore(self, captured: dict[str, Any]) -> None:
+        super().restore(captured)
+        for chain, adaptation in enumerate(self.adaptations):
+            adaptation.restore(captured["adaptations"][chain])
+            self.randoms[chain].bit_generator.state = json.loads(captured["randoms"][chain])
+            if self._leapfrog is not None:
+                self._leapfrog.set_scale(chain, adaptation.scale)
+        self.phase = captured["phase"].numpy().copy() if "phase" in captured else None
+        if self.phase is not None:
+            self.present = captured["present"].numpy().copy()
+
+
+@dataclass
+class _Block:
+    """What a block of transitions leaves behind.
+
+    Attributes:
+        count: transitions.
+        positions: (transition, chain, D).
+        statistics: (transition, chain) each, by ArviZ's names.
+    """
+
+    count: int
+    positions: np.ndarray
+    statistics: dict[str, np.ndarray]
+
+    @staticmethod
+    def of(state: HamiltonianState, count: int) -> "_Block":
+        chains = len(state.position)
+        positions = np.zeros((count, chains, state.log_joint.width), state.phase.dtype)
+        return _Block(count, positions, {name: np.zeros((count, chains)) for name in state.store.statistics})
+
+    def note(self, chain: int, index: int, outcome: Outcome, step_size: float) -> None:
+        self.positions[index, chain] = outcome.phase[POSITION]
+        for name, value in (
+            ("lp", outcome.log_joint),
+            ("acceptance_rate", outcome.acceptance),
+            ("step_size", step_size),
+            ("n_steps", outcome.steps),
+            ("diverging", outcome.diverging),
+            ("energy", outcome.energy),
+            ("tree_depth", outcome.depth),
+        ):
+            self.statistics[name][index, chain] = value
+
+    def info(self, last: Evaluation) -> Info:
+        """Means over the block; data and prior are those of its last positions."""
+        watched = ("acceptance_rate", "n_steps", "diverging")
+        extra = {name: float(self.statistics[name].mean()) for name in watched}
+        return info_of(last, float(self.statistics["step_size"][-1].mean()), **extra)
+
+
+def search_step_size(
+    phase: np.ndarray, log_joint: float, guess: float, random: np.random.Generator, where: str
+) -> Generator[Request, Reply, float]:
+    """A step size at which one step's acceptance probability crosses 0.8: doubled or halved until it does.
+
+    Hoffman & Gelman (2014), algorithm 4, with Stan's threshold and a fresh momentum every time.
+
+    Raises:
+        InferenceError: there is none.
+    """
+    size, direction = guess, 0
+    while True:
+        start, kinetic = with_momentum(phase, random)
+        _, reached, kinetic_there = yield start, size
+        change = (reached - kinetic_there) - (log_joint - kinetic)
+        wanted = 1 if change > math.log(0.8) else -1
+        if direction and wanted != direction:
+            return size
+        direction = wanted
+        size = size * 2.0**direction
+        if size > 1e7:
+            raise InferenceError(
+                f"{where}: the step size grew beyond 10⁷ and is still accepted: is the posterior proper?"
+            )
+        if size < 1e-12:
+            raise InferenceError(
+                f"{where}: no step size is small enough to be accepted: the gradient is wrong or not finite there, or "
+                "the log joint is not continuous"
+            )
+
+
+def with_momentum(phase: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, float]:
+    """(A copy of `phase` with a fresh momentum r ~ N(0, I), ½ rᵀr)."""
+    start = phase.copy()
+    momentum = random.standard_normal((start.shape[1],))
+    start[MOMENTUM] = momentum
+    return start, 0.5 * float(momentum.dot(momentum))
+
+
+def acceptance_of(change: float) -> float:
+    """min(1, exp(change)); 0 for NaN."""
+    return 1.0 if change >= 0.0 else math.exp(change) if change > -MAX_ENERGY_ERROR else 0.0

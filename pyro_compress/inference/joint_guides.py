@@ -1,0 +1,224 @@
+"""Guides over all latent sites at once: normal distributions in unconstrained space that know correlations.
+
+    u = μ + σ ∘ (I + T) ε            full rank: T strictly lower triangular, D²/2 numbers
+    u = μ + σ ∘ (ε + V ε′)           low rank plus diagonal: V is (D, rank)
+    u = μ + σ ∘ ε                    mean field: what any Pyro model has that declares no guide of its own
+
+with log-normal sites as x = exp(u), constrained ones transformed as Pyro does, and all others as x = u.  T and V have
+no unit, so one learning rate serves all.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import nn
+from torch.distributions import biject_to, constraints
+
+from pyro_compress.draws import Draws
+from pyro_compress.errors import InferenceError
+from pyro_compress.inference.contract import Model
+from pyro_compress.inference.elbo import sampled
+from pyro_compress.inference.from_draws import derived_shapes, derived_values
+from pyro_compress.inference.guides import Guide
+from pyro_compress.inference.iid_draws import independent_draws
+from pyro_compress.models.priors.base import LatentSite, Moments
+
+JOINT = "_joint"
+
+
+def sticking_the_landing(q: Any, p: Any, value: torch.Tensor) -> torch.Tensor:
+    """log q − log p with gradients through the value alone (Roeder et al. 2017); a `Divergence`.
+
+    What is left out has the mean zero.  The closer q is to the posterior, the less noise is left: none where it is the
+    posterior.
+    """
+    if p is not None:
+        return sampled(q, p, value)
+    if isinstance(q, dist.LowRankMultivariateNormal):
+        frozen = dist.LowRankMultivariateNormal(
+            q.loc.detach(), q.cov_factor.detach(), q.cov_diag.detach(), validate_args=False
+        )
+    elif isinstance(q, dist.Independent):
+        frozen = dist.Normal(q.base_dist.loc.detach(), q.base_dist.scale.detach(), validate_args=False).to_event(1)
+    else:
+        frozen = dist.MultivariateNormal(q.loc.detach(), scale_tril=q.scale_tril.detach(), validate_args=False)
+    return sampled(frozen, None, value)
+
+
+class JointGuide(PyroModule):
+    """q(u) = N(μ, Σ) over all sites side by side; starts where the declared guide starts.
+
+    Args:
+        model: whose latent sites it covers.
+
+    Raises:
+        InferenceError: the model has more latent numbers than the family can hold.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        declared = Guide(model)
+        self.sites: dict[str, LatentSite] = declared.sites
+        self.places: dict[str, slice] = {}
+        start = 0
+        for name, site in self.sites.items():
+            end = start + math.prod(site.shape)
+            self.places[name] = slice(start, end)
+            start = end
+        self.width = start
+        self.check()
+        moments = declared.moments().values()
+        self.loc, self.log_variance = PyroModule("loc"), PyroModule("log_variance")
+        self.loc.joint = nn.Parameter(torch.cat([site.mean.reshape(-1) for site in moments]))
+        # a dropout guide at a weight of zero has no variance to start from
+        spread = torch.cat([site.variance.reshape(-1) for site in moments]).log().clamp(min=-20.0)
+        self.log_variance.joint = nn.Parameter(spread)
+
+    def check(self) -> None:
+        """Refuse models that are too large."""
+        raise NotImplementedError
+
+    def distribution(self) -> Any:
+        """N(μ, Σ) as a Pyro distribution."""
+        raise NotImplementedError
+
+    def marginal_variance(self) -> torch.Tensor:
+        """Diagonal of Σ, (D,)."""
+        raise NotImplementedError
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """σ, (D,)."""
+        return torch.exp(0.5 * self.log_variance.joint)
+
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        """The sample statements; arguments are the model's and do not matter."""
+        joint = pyro.sample(JOINT, self.distribution(), infer={"is_auxiliary": True})
+        for name, site in self.sites.items():
+            u = joint[self.places[name]].reshape(site.shape)
+            value, jacobian = u, torch.zeros(())
+            if (transform := transform_of(site)) is not None:
+                value = transform(u)
+                jacobian = transform.log_abs_det_jacobian(u, value).sum()
+            pyro.sample(name, dist.Delta(value, log_density=-jacobian, event_dim=value.ndim, validate_args=False))
+
+    def moments(self) -> dict[str, Moments]:
+        """Mean and variance of every site's marginal, of x or, for log-normals, of ln x."""
+        with torch.no_grad():
+            mean, variance = self.loc.joint.clone(), self.marginal_variance()
+        return {
+            name: Moments(site.family, mean[place].reshape(site.shape), variance[place].reshape(site.shape))
+            for (name, site), place in zip(self.sites.items(), self.places.values(), strict=True)
+        }
+
+    def parameter_groups(self, rates: dict[str, float]) -> Iterator[dict[str, Any]]:
+        """Optimizer groups: μ at the rate of weights, everything else at that of log-variances."""
+        for name, parameter in self.named_parameters():
+            multiplier = rates["weight"] * (1.0 if name.startswith("loc.") else rates["log_variance"])
+            yield {"params": [parameter], "multiplier": multiplier}
+
+    def draws(self, model: Model, count: int, seed: int) -> Draws:
+        """Independent draws of every site, of what follows from them (w = z·w̃) and of the point estimates."""
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            joint = self.distribution().sample((count,))
+        values = {}
+        for name, site in self.sites.items():
+            u, transform = joint[:, self.places[name]].reshape(count, *site.shape), transform_of(site)
+            values[name] = u if transform is None else transform(u)
+        fixed = {name: value.detach()[None] for name, value in model.free_values().items()}
+        following: dict[str, torch.Tensor] = {}
+        if derived_shapes(model):
+            each = [derived_values(model, {name: v[index] for name, v in values.items()}) for index in range(count)]
+            following = {name: torch.stack([one[name] for one in each]) for name in each[0]}
+        return independent_draws(values | fixed | following, count, (*fixed, *following))
+
+
+def transform_of(site: LatentSite) -> Any:
+    """From u to the site's own space; None where they are the same."""
+    return biject_to(constraints.positive) if site.family == "lognormal" else site.transform
+
+
+class MeanField(JointGuide):
+    """Independent normals; 2 D numbers."""
+
+    name = "mean-field"
+
+    def check(self) -> None:
+        return
+
+    def distribution(self) -> Any:
+        return dist.Normal(self.loc.joint, self.scale, validate_args=False).to_event(1)
+
+    def marginal_variance(self) -> torch.Tensor:
+        return self.scale.square()
+
+
+class FullRank(JointGuide):
+    """Any covariance; D(D + 3)/2 numbers."""
+
+    name = "full-rank"
+    most: ClassVar[int] = 2000
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self.factor = nn.Parameter(torch.zeros(self.width, self.width))
+
+    def check(self) -> None:
+        if self.width > self.most:
+            raise InferenceError(
+                f"a full-rank guide over {self.width:,} latent numbers would learn {self.width**2 / 2:,.0f} "
+                f"covariances: it takes at most {self.most:,}; use guide='low-rank' or guide='declared'"
+            )
+
+    def cholesky(self) -> torch.Tensor:
+        """L with Σ = L Lᵀ, (D, D)."""
+        unit = torch.tril(self.factor, -1) + torch.eye(self.width)
+        return self.scale[:, None] * unit
+
+    def distribution(self) -> Any:
+        return dist.MultivariateNormal(self.loc.joint, scale_tril=self.cholesky(), validate_args=False)
+
+    def marginal_variance(self) -> torch.Tensor:
+        return self.cholesky().square().sum(1)
+
+
+class LowRank(JointGuide):
+    """Covariance of a few directions beside a diagonal; D (rank + 2) numbers.
+
+    Args:
+        model: whose latent sites it covers.
+        rank: directions.
+    """
+
+    name = "low-rank"
+    most: ClassVar[int] = 5_000_000
+
+    def __init__(self, model: Model, rank: int) -> None:
+        self.rank = rank
+        super().__init__(model)
+        # at V = 0 the gradient is zero
+        self.factor = nn.Parameter(0.1 / math.sqrt(rank) * torch.randn(self.width, rank))
+
+    def check(self) -> None:
+        if self.rank > self.width or self.rank * self.width > self.most:
+            raise InferenceError(
+                f"a low-rank guide over {self.width:,} latent numbers needs a rank of at most "
+                f"{max(1, min(self.width, self.most // max(1, self.width))):,}, found rank={self.rank}"
+            )
+
+    def distribution(self) -> Any:
+        scale = self.scale
+        return dist.LowRankMultivariateNormal(
+            self.loc.joint, scale[:, None] * self.factor, scale.square(), validate_args=False
+        )
+
+    def marginal_variance(self) -> torch.Tensor:
+        return self.scale.square() * (1 + self.factor.square().sum(1))

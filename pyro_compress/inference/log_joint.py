@@ -1,0 +1,304 @@
+"""The log joint of a Pyro model as a function of one flat vector: what every sampler here works on.
+
+    log p(y, u) = [ (N/n) Σ_i log p(y_i | x_i, θ(u)) + log p(θ(u)) ] / T + log |dθ/du|
+
+u holds every latent site in unconstrained space, as Pyro transforms it, then the network's parameters that no prior
+covers.  T is the temperature; the Jacobian belongs to the change of variables and is not tempered.  Everything is
+total nats over the data set.
+
+Running a Pyro model costs milliseconds of Python, so the gradient is traced once per batch shape into a graph of
+tensor operations and replayed from then on; several chains run as one batched graph (`torch.func.vmap`).
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import biject_to
+from torch.func import grad_and_value, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_compress.errors import InferenceError
+from pyro_compress.inference.contract import Batch
+from pyro_compress.inference.densities import compute_log_prob
+from pyro_compress.inference.graphs import simplify
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.program import Program, shape_of, transform_of
+
+
+@dataclass(frozen=True)
+class Site:
+    """One latent site, or one point-estimated parameter, and its place in the flat vector.
+
+    Attributes:
+        name: of the Pyro site or the parameter.
+        shape: in the space in which the model declares it.
+        unconstrained: shape there.
+        where: its slice of the flat vector.
+        transform: from unconstrained to declared space; None where they are the same.
+    """
+
+    name: str
+    shape: torch.Size
+    unconstrained: torch.Size
+    where: slice
+    transform: Any
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The log joint at one point per chain.
+
+    Attributes:
+        log_joint: (chain,), total nats, tempered, with the Jacobian.
+        gradient: (chain, D), of `log_joint`.
+        data: (chain,), (N/n) Σ log-likelihood, not tempered.
+        prior: (chain,), log prior, not tempered.
+    """
+
+    log_joint: Tensor
+    gradient: Tensor
+    data: Tensor
+    prior: Tensor
+
+
+class LogJoint:
+    """See the head of this module.
+
+    Args:
+        model: a `BayesianNetwork` or a `Program`.
+        size: N.
+        temperature: T; 1 is Bayes, below 1 a cold posterior.
+        replay: trace gradients into graphs; without, the Pyro model runs at every evaluation.
+        dtype: of positions, and of data with it, in which everything is computed.
+
+    Raises:
+        InferenceError: an improper prior, a discrete latent site, T ≤ 0.
+    """
+
+    def __init__(
+        self,
+        model: BayesianNetwork | Program,
+        size: int,
+        *,
+        temperature: float = 1.0,
+        replay: bool = True,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if not temperature > 0:
+            raise InferenceError(f"the temperature must be positive, found {temperature}")
+        self.model, self.size, self.temperature, self.dtype = model, size, temperature, dtype
+        self.sites, self.free = _sites(model)
+        self.width = self.free.stop
+        network = model.network if isinstance(model, BayesianNetwork) else None
+        # statistics of batch norm move as the network runs, which no graph and no batch of chains can do
+        self.has_buffers = network is not None and any(True for _ in network.buffers())
+        self.replay = replay and not self.has_buffers
+        self._graphs: dict[tuple[Any, ...], Callable[..., tuple[Tensor, ...]]] = {}
+
+    @property
+    def latents(self) -> slice:
+        """The part of the flat vector that has a prior; the rest is point-estimated."""
+        return slice(0, self.free.start)
+
+    # ---- values
+
+    def start(self) -> Tensor:
+        """(D,): the network's present parameters, or zero in unconstrained space, which is where `Program`s start."""
+        if not isinstance(self.model, BayesianNetwork):
+            return torch.zeros(self.width)
+        found = torch.zeros(self.width)
+        # a log-normal site's location is that of its logarithm, which is where the sampler works
+        locations = {s.name: s.loc.detach().expand(s.shape) for s in self.model.latents()} | self.model.free_values()
+        for site in self.sites:
+            found[site.where] = locations[site.name].detach().reshape(-1)
+        return found
+
+    def constrained(self, flat: Tensor) -> dict[str, Tensor]:
+        """Values by site of (..., D): each (..., *shape), in the space in which the model declares it."""
+        found = {}
+        for site in self.sites:
+            value = flat[..., site.where].reshape((*flat.shape[:-1], *site.unconstrained))
+            found[site.name] = value if site.transform is None else site.transform(value)
+        return found
+
+    def unconstrained(self, values: Mapping[str, Tensor]) -> Tensor:
+        """(D,) of values by site: the inverse of `constrained`."""
+        parts = []
+        for site in self.sites:
+            value = values[site.name]
+            parts.append((value if site.transform is None else site.transform.inv(value)).reshape(-1))
+        return torch.cat(parts)
+
+    # ---- the log joint
+
+    def terms(self, flat: Tensor, *batch: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(log joint, (data, prior)) at one point, (D,), as scalars that gradients flow through."""
+        return self._terms(self._parts(flat), *batch)
+
+    def _terms(self, parts: tuple[Tensor, ...], *batch: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        trace, jacobian = self._trace(parts, batch)
+        data = prior = torch.zeros(())
+        latent = {site.name for site in self.sites}
+        for name, node in trace.nodes.items():
+            if node["type"] != "sample" or type(node["fn"]).__name__ == "_Subsample":
+                continue
+            if name in latent:
+                prior = prior + node["log_prob_sum"]
+            else:
+                data = data + node["log_prob_sum"]
+        return (data + prior) / self.temperature + jacobian, (data, prior)
+
+    def _parts(self, flat: Tensor) -> tuple[Tensor, ...]:
+        """(D,) as one view per site, unconstrained; gradients of these need no tensor of zeros per site."""
+        return tuple(flat[site.where].reshape(site.unconstrained) for site in self.sites)
+
+    def pointwise(self, flat: Tensor, *batch: Tensor) -> Tensor:
+        """(n,): log p(y_i | x_i, θ) of every example of the batch, neither scaled nor tempered."""
+        return self.apart(flat, *batch)[0]
+
+    def apart(self, flat: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        """(`pointwise`, log p(θ) / T + log |dθ/du|): the log joint with every example's share to itself."""
+        trace, jacobian = self._trace(self._parts(flat), batch)
+        count, total = len(batch[0]), torch.zeros(())
+        for name in trace.observation_nodes:
+            node = trace.nodes[name]
+            frames = [frame for frame in node["cond_indep_stack"] if frame.size == self.size or frame.size == count]
+            if name in {site.name for site in self.sites}:
+                continue
+            if not frames:
+                raise InferenceError(
+                    f"observed site '{name}' is in no plate of the {count} examples, so it has no log-likelihood per "
+                    "example: put it in `pyro.plate('data', len(x))`"
+                )
+            log_prob = node["fn"].log_prob(node["value"]).movedim(frames[0].dim, 0)
+            total = total + log_prob.reshape(count, -1).sum(1)
+        prior = torch.zeros(())
+        for site in (site for site in self.sites if site.where.start < self.latents.stop):
+            prior = prior + trace.nodes[site.name]["log_prob_sum"]
+        return total, prior / self.temperature + jacobian
+
+    def _trace(self, parts: tuple[Tensor, ...], batch: tuple[Tensor, ...]) -> tuple[Any, Tensor]:
+        values, jacobian = {}, torch.zeros(())
+        for site, raw in zip(self.sites, parts, strict=True):
+            values[site.name] = raw if site.transform is None else site.transform(raw)
+            if site.transform is not None:
+                jacobian = jacobian + site.transform.log_abs_det_jacobian(raw, values[site.name]).sum()
+        keywords: dict[str, Any] = {}
+        if isinstance(self.model, BayesianNetwork):
+            keywords["free"] = {name: values.pop(name) for name in self.model.free_values()}
+        with pyro.validation_enabled(False), _default_dtype(self.dtype):
+            conditioned = poutine.condition(self.model.forward, data=values)
+            trace = poutine.trace(conditioned).get_trace(*batch, size=self.size, **keywords)
+            compute_log_prob(trace)
+        return trace, jacobian
+
+    # ---- with gradients, for several chains
+
+    def __call__(self, flat: Tensor, batch: Batch) -> Evaluation:
+        """The log joint and its gradient at one point per chain.
+
+        Args:
+            flat: (chain, D).
+            batch: the data, or n examples of it.
+        """
+        flat = flat.detach()
+        return Evaluation(*self.graph(flat, batch)(flat, *batch))
+
+    def graph(self, flat: Tensor, batch: Batch) -> Callable[..., tuple[Tensor, ...]]:
+        """(log joint, gradient, data, prior) as a function of (flat, *batch), made once per shape.
+
+        Anything that depends on a value and not on its shape alone cannot be traced: that runs eagerly, and says so.
+        """
+        key = (tuple(flat.shape), *((tuple(part.shape), part.dtype) for part in batch))
+        if key not in self._graphs:
+            self._graphs[key] = self._traced(self.evaluate, flat, batch) if self.replay else self.evaluate
+        return self._graphs[key]
+
+    def evaluate(self, flat: Tensor, *batch: Tensor) -> tuple[Tensor, ...]:
+        """(log joint, gradient, data, prior) at one point per chain, without a graph; what graphs are traced from."""
+        one_by_one = self.has_buffers or len(flat) == 1
+        return self._one_by_one(flat, *batch) if one_by_one else self._vectorised(flat, *batch)
+
+    def _traced(self, function: Callable[..., Any], flat: Tensor, batch: Batch) -> Callable[..., Any]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                graph = make_fx(function)(flat, *batch)
+        except Exception as error:
+            if isinstance(error, InferenceError):
+                raise
+            self.replay = False
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(f"the model cannot be traced and runs eagerly, which is slower ({reason})", stacklevel=2)
+            return function
+        return simplify(graph)
+
+    def _one(self, flat: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        gradients, (value, (data, prior)) = grad_and_value(self._terms, has_aux=True)(self._parts(flat), *batch)
+        return value, torch.cat([part.reshape(-1) for part in gradients]), data, prior
+
+    def _vectorised(self, flat: Tensor, *batch: Tensor) -> tuple[Tensor, ...]:
+        return vmap(self._one, in_dims=(0, *(None for _ in batch)), randomness="different")(flat, *batch)
+
+    def _one_by_one(self, flat: Tensor, *batch: Tensor) -> tuple[Tensor, ...]:
+        # a function transform refuses that statistics of batch norm move, plain automatic differentiation does not
+        one = self._eager if self.has_buffers else self._one
+        each = [one(row, *batch) for row in flat]
+        if len(each) == 1:
+            return tuple(column[None] for column in each[0])
+        return tuple(torch.stack(column) for column in zip(*each, strict=True))
+
+    def _eager(self, flat: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        leaves = tuple(part.detach().requires_grad_() for part in self._parts(flat))
+        value, (data, prior) = self._terms(leaves, *batch)
+        gradients = torch.autograd.grad(value, leaves)
+        gradient = torch.cat([part.reshape(-1) for part in gradients])
+        return value.detach(), gradient, data.detach(), prior.detach()
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Constants that a model makes while it runs are of that type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _sites(model: BayesianNetwork | Program) -> tuple[tuple[Site, ...], slice]:
+    """Every site in flat order, latent ones first, and the slice of the point-estimated ones."""
+    if isinstance(model, BayesianNetwork):
+        if not model.is_proper:
+            names = ", ".join(p.name for p, prior in model.parameters_covered if not prior.is_proper)
+            raise InferenceError(
+                f"the prior of {names} is improper, and sampling needs a proper one: give its bounds `low` and `high`"
+            )
+        declared = {site.name: (site.shape, _positive(site.family)) for site in model.latents()}
+        free = {name: value.shape for name, value in model.free_values().items()}
+    else:
+        declared = {name: (shape_of(fn), transform_of(name, fn)) for name, fn in model.sites.items()}
+        free = {}
+    found, start = [], 0
+    for name, (shape, transform) in declared.items():
+        raw = shape if transform is None else transform.inverse_shape(shape)
+        found.append(Site(name, shape, raw, slice(start, start + math.prod(raw)), transform))
+        start = found[-1].where.stop
+    latent = start
+    for name, shape in free.items():
+        found.append(Site(name, shape, shape, slice(start, start + math.prod(shape)), None))
+        start = found[-1].where.stop
+    return tuple(found), slice(latent, start)
+
+
+def _positive(family: str) -> Any:
+    return biject_to(torch.distributions.constraints.positive) if family == "lognormal" else None

@@ -1,0 +1,85 @@
+"""Stochastic variational inference with the guides that the priors declare.
+
+    minimise  −(N/n) Σ_i E_q log p(y_i | x_i, w) + β KL(q(w) ‖ p(w))
+
+β = 1 is Bayes; every result records the β that was used (Hoffman et al. 2013; Kingma & Welling 2014).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pyro.poutine.messenger import Messenger
+
+from pyro_compress.errors import InferenceError, unknown_name
+from pyro_compress.inference.contract import Batch, Model
+from pyro_compress.inference.elbo import ElboTerms, elbo_terms
+from pyro_compress.inference.flipout import Flipout
+from pyro_compress.inference.guides import Guide
+from pyro_compress.inference.joint_guides import FullRank, JointGuide, LowRank, sticking_the_landing
+from pyro_compress.inference.local_reparameterization import LocalReparameterization
+from pyro_compress.inference.score_function import Baseline, score_terms
+from pyro_compress.inference.variational import VariationalMethod, VariationalState
+
+# effect handler around the guide by the estimator's name; the score function has an ELBO of its own
+HANDLERS: Mapping[str, Callable[[], Messenger] | None] = {
+    "local": LocalReparameterization,
+    "shared": None,
+    "flipout": Flipout,
+    "score": None,
+}
+GUIDES = ("declared", "full-rank", "low-rank")
+
+
+@dataclass(frozen=True)
+class SVI(VariationalMethod):
+    """Stochastic variational inference.
+
+    Args:
+        epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
+        rates, kl_weight, kl_warmup, particles, draws: see `VariationalMethod`.
+        estimator: 'local' (local reparameterization), 'flipout' (one weight sample per batch, signs per example),
+            'shared' (one weight sample per batch) or 'score' (score function: no gradient through samples).  None
+            is 'local' with the declared guide and 'shared' with the others, which allow for that and 'score' alone.
+        baseline: with 'score', whether running means over the steps before are subtracted.
+        guide: 'declared' (what the priors declare, sites and weights independent), 'full-rank' or 'low-rank': one
+            normal over all latent numbers, log-normal sites on a log scale.  A model that is no `BayesianNetwork`
+            declares nothing: its sites are independent normals in unconstrained space.
+        rank: of 'low-rank'.
+    """
+
+    estimator: str | None = None
+    baseline: bool = True
+    guide: str = "declared"
+    rank: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.estimator is not None and self.estimator not in HANDLERS:
+            raise InferenceError(unknown_name("estimator", self.estimator, HANDLERS))
+        if self.guide not in GUIDES:
+            raise InferenceError(unknown_name("guide", self.guide, GUIDES))
+        if self.guide != "declared" and self.estimator in ("local", "flipout"):
+            raise InferenceError(
+                f"estimator '{self.estimator}' needs independent weights, which guide '{self.guide}' does not have: "
+                "use 'shared' or 'score'"
+            )
+        if self.rank < 1:
+            raise InferenceError(f"the rank of a low-rank guide must be at least 1, found rank={self.rank}")
+
+    def build_guide(self, model: Model) -> Guide | JointGuide:
+        if self.guide == "full-rank":
+            return FullRank(model)
+        return LowRank(model, self.rank) if self.guide == "low-rank" else super().build_guide(model)
+
+    def terms(self, state: VariationalState, batch: Batch) -> ElboTerms:
+        """One estimate of the ELBO's terms on a batch."""
+        # `.forward`, not a call: a PyroModule that is called registers its parameters in the global store
+        model, guide = state.model.forward, state.guide.forward
+        declared = isinstance(state.guide, Guide)
+        estimator = self.estimator or ("local" if declared else "shared")
+        if estimator == "score":
+            baseline = state.baseline if self.baseline else Baseline()
+            return score_terms(model, guide, baseline, *batch, size=state.size)
+        handler = HANDLERS[estimator]
+        divergence = None if declared else sticking_the_landing
+        return elbo_terms(model, guide, handler and handler(), *batch, size=state.size, divergence=divergence)

@@ -1,0 +1,200 @@
+"""What variational methods share: guide and optimizer, the KL weight and its warm-up, the step, the posterior."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+
+from pyro_compress.errors import InferenceError, unknown_name
+from pyro_compress.inference.contract import Batch, Info, Model
+from pyro_compress.inference.elbo import ElboTerms
+from pyro_compress.inference.from_draws import posterior_from_draws
+from pyro_compress.inference.guides import Guide
+from pyro_compress.inference.iid_draws import check_draws, number_of_draws
+from pyro_compress.inference.joint_guides import JointGuide, MeanField
+from pyro_compress.inference.optimisation import GradientMethod, GradientState, as_array, buffer_arrays, build_optimizer
+from pyro_compress.inference.score_function import Baseline, ScoreTerms
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.priors.base import GroupStatistic, Moments
+from pyro_compress.posterior import Groups, Latent, ParameterPosterior, Posterior
+
+MOMENTS = "exact marginals of the guide; of its draws where a value is transformed, or a product of sites"
+RATES: Mapping[str, float] = {"weight": 1.0, "scale": 5.0, "other": 1.0, "log_variance": 3.0, "free": 1.0}
+
+
+@dataclass(frozen=True)
+class VariationalMethod(GradientMethod):
+    """Descends the negative ELBO, with the guide that the priors declare unless a subclass builds another.
+
+    Args:
+        epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
+        rates: multipliers of the base rate for 'weight', 'scale', 'other', 'log_variance' and 'free' parameters;
+            those not named keep their default.
+        kl_weight: β.
+        kl_warmup: share of the run over which β rises linearly from 0.
+        particles: ELBO estimates averaged per step.
+        draws: with a guide over all sites at once, draws that the posterior carries; None is 1,000, or as many as
+            256 MiB hold.
+    """
+
+    rates: Mapping[str, float] = field(default_factory=dict)
+    kl_weight: float = 1.0
+    kl_warmup: float = 0.25
+    particles: int = 1
+    draws: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.rates:
+            if name not in RATES:
+                raise InferenceError(unknown_name("learning rate", name, RATES))
+        if self.kl_weight < 0 or self.kl_warmup < 0 or self.particles < 1:
+            raise InferenceError(
+                f"{type(self).__name__} needs kl_weight ≥ 0, kl_warmup ≥ 0 and at least 1 particle; found "
+                f"kl_weight={self.kl_weight}, kl_warmup={self.kl_warmup}, particles={self.particles}"
+            )
+
+        check_draws(self.draws, type(self).__name__)
+
+    def build_guide(self, model: Model) -> Guide | JointGuide:
+        """The guide of a fresh state: what the priors declare, or mean field for a model without such priors."""
+        return Guide(model) if isinstance(model, BayesianNetwork) else MeanField(model)
+
+    def init(self, model: Model, size: int, seed: int, held: int | None = None) -> "VariationalState":
+        guide, rates = self.build_guide(model), {**RATES, **self.rates}
+        groups = [*guide.parameter_groups(rates)]
+        free = list(model.free.parameters())
+        if free:
+            groups.append({"params": free, "multiplier": rates["free"]})
+        optimizer = build_optimizer(self.optimizer, groups, self.learning_rate)
+        held = size if held is None else held
+        return VariationalState(model, guide, optimizer, size, self.steps(held), held, seed)
+
+    def beta(self, state: "VariationalState") -> float:
+        """β of the next step."""
+        return self.kl_weight * (min(1.0, state.progress / self.kl_warmup) if self.kl_warmup > 0 else 1.0)
+
+    def objective(self, state: "VariationalState", batch: Batch, terms: ElboTerms, beta: float) -> torch.Tensor:
+        """What the next step descends, total nats; its mean over an epoch is the tempered negative ELBO."""
+        return terms.objective(beta)
+
+    def step(self, state: "VariationalState", batch: Batch) -> Info:
+        beta = self.beta(state)
+        rate = self.begin(state)
+        data = complexity = 0.0
+        for _ in range(self.particles):
+            terms = self.estimate(state, batch)
+            # per example, so that clipping and any optimizer see a scale that does not depend on N
+            loss = self.objective(state, batch, terms, beta) / (state.size * self.particles)
+            self.descend(state, loss, {**terms.by_site, "y": terms.data})
+            data += float(terms.data.detach()) / self.particles
+            complexity += float(terms.complexity.detach()) / self.particles
+            if isinstance(terms, ScoreTerms):
+                # after its gradient: a baseline must not know the sample that it is taken from
+                state.baseline = state.baseline.after(terms)
+        self.finish(state)
+        return Info(data, complexity, beta, rate)
+
+    @abstractmethod
+    def terms(self, state: "VariationalState", batch: Batch) -> ElboTerms:
+        """One estimate of the ELBO's terms on a batch."""
+
+    def draw(self, state: "VariationalState") -> Posterior:
+        model, guide = state.model, state.guide
+        if isinstance(guide, Guide):
+            assert isinstance(model, BayesianNetwork)
+            return posterior_from_guide(model, guide)
+        count = number_of_draws(self.draws, guide.width)
+        posterior = posterior_from_draws(model, guide.draws(model, count, state.seed), "iid")
+        # exact where a parameter is a site itself; what is made of sites keeps the moments of the draws
+        exact = _exact_moments(model, guide)
+        parameters = {name: exact.get(name, found) for name, found in posterior.parameters.items()}
+        return replace(posterior, parameters=parameters, provenance={"moments": MOMENTS})
+
+    def look(self, state: "VariationalState") -> Posterior:
+        if isinstance(state.guide, Guide):
+            return self.draw(state)
+        if isinstance(state.model, BayesianNetwork):
+            return Posterior(parameter_moments(state.model, state.guide.moments()), {}, buffer_arrays(state.model))
+        return Posterior(_exact_moments(state.model, state.guide))
+
+
+class VariationalState(GradientState):
+    """The guide and the model's point-estimated parameters are what is trained; the baseline is of score functions.
+
+    Args:
+        model, optimizer, size, steps_planned: see `GradientState`.
+        guide: of the model.
+        held: examples that an epoch passes over.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        guide: Guide | JointGuide,
+        optimizer: torch.optim.Optimizer,
+        size: int,
+        steps_planned: int,
+        held: int,
+        seed: int,
+    ) -> None:
+        super().__init__(model, {"guide": guide, "free": model.free}, optimizer, size, steps_planned)
+        self.guide, self.held, self.seed = guide, held, seed
+        self.baseline = Baseline()
+
+    def capture(self) -> dict[str, Any]:
+        return {**super().capture(), "baseline": asdict(self.baseline)}
+
+    def restore(self, captured: dict[str, Any]) -> None:
+        super().restore(captured)
+        self.baseline = Baseline(**captured["baseline"])
+
+
+def _exact_moments(model: Model, guide: JointGuide) -> dict[str, ParameterPosterior]:
+    """Of every parameter that is a site of the guide, in the space that the guide is normal in."""
+    moments = guide.moments()
+    if isinstance(model, BayesianNetwork):
+        return {name: found for name, found in parameter_moments(model, moments).items() if name in guide.sites}
+    return {
+        name: ParameterPosterior(as_array(found.mean), as_array(found.variance), "site")
+        for name, found in moments.items()
+        if guide.sites[name].transform is None
+    }
+
+
+def posterior_from_guide(model: BayesianNetwork, guide: Guide) -> Posterior:
+    """Closed-form posterior: the moments of every parameter and the guide of every site."""
+    with torch.no_grad():
+        sites = guide.moments()
+        parameters = parameter_moments(model, sites)
+    latents = {name: _latent(site) for name, site in sites.items()}
+    return Posterior(parameters, latents, buffer_arrays(model), kind="iid")
+
+
+def parameter_moments(model: BayesianNetwork, sites: Mapping[str, Moments]) -> dict[str, ParameterPosterior]:
+    """Moments of every parameter of the network, in its order, from those of the latent sites."""
+    parameters = {}
+    for parameter, prior in model.parameters_covered:
+        mean, variance = prior.weight_moments(parameter, sites)
+        groups = _groups(parameter.group_axis, prior.group_statistic(parameter, sites))
+        parameters[parameter.name] = ParameterPosterior(
+            as_array(mean), as_array(variance), type(prior).__name__, groups
+        )
+    for name, value in model.free_values().items():
+        value_array = as_array(value)
+        parameters[name] = ParameterPosterior(value_array, 0 * value_array, "point")
+    return {name: parameters[name] for name, _ in model.network.named_parameters()}
+
+
+def _latent(site: Moments) -> Latent:
+    family = "lognormal" if site.family == "lognormal" else "normal"
+    return Latent(family, as_array(site.mean), as_array(site.variance.sqrt()))
+
+
+def _groups(axis: int | None, statistic: GroupStatistic | None) -> Groups | None:
+    if statistic is None or axis is None:
+        return None
+    return Groups(axis, statistic.name, as_array(statistic.value), statistic.threshold, as_array(statistic.scale))

@@ -1,0 +1,80 @@
+"""What is believed: networks, priors, likelihoods and the Pyro model that they make."""
+
+from typing import TYPE_CHECKING
+
+from pyro_compress._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from pyro_compress.models import zoo
+    from pyro_compress.models.bayesian import BayesianNetwork
+    from pyro_compress.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson
+    from pyro_compress.models.networks import (
+        build,
+        digits_cnn,
+        digits_mlp,
+        lenet_5,
+        lenet_300_100,
+        load_network,
+        load_weights,
+        mlp_500_500,
+        vgg_16,
+    )
+    from pyro_compress.models.priors.base import Prior
+    from pyro_compress.models.priors.horseshoe import GroupHorseshoe
+    from pyro_compress.models.priors.log_uniform import LogUniform
+    from pyro_compress.models.priors.normal import Normal
+    from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
+    from pyro_compress.models.priors.scale_mixture import ScaleMixture
+    from pyro_compress.models.tracing import trace
+
+_LIKELIHOODS = ("Bernoulli", "Categorical", "Gaussian", "Likelihood", "Poisson")
+_NETWORKS = (
+    "build",
+    "digits_cnn",
+    "digits_mlp",
+    "lenet_5",
+    "lenet_300_100",
+    "load_network",
+    "load_weights",
+    "mlp_500_500",
+    "vgg_16",
+)
+_NAMES = {
+    "zoo": "pyro_compress.models.zoo",
+    "BayesianNetwork": "pyro_compress.models.bayesian",
+    **dict.fromkeys(_LIKELIHOODS, "pyro_compress.models.likelihoods"),
+    **dict.fromkeys(_NETWORKS, "pyro_compress.models.networks"),
+    "Prior": "pyro_compress.models.priors.base",
+    "GroupHorseshoe": "pyro_compress.models.priors.horseshoe",
+    "LogUniform": "pyro_compress.models.priors.log_uniform",
+    "Normal": "pyro_compress.models.priors.normal",
+    "GroupNormalJeffreys": "pyro_compress.models.priors.normal_jeffreys",
+    "ScaleMixture": "pyro_compress.models.priors.scale_mixture",
+    "trace": "pyro_compress.models.tracing",
+}
+__all__ = [
+    "BayesianNetwork",
+    "Bernoulli",
+    "Categorical",
+    "Gaussian",
+    "GroupHorseshoe",
+    "GroupNormalJeffreys",
+    "Likelihood",
+    "LogUniform",
+    "Normal",
+    "Poisson",
+    "Prior",
+    "ScaleMixture",
+    "build",
+    "digits_cnn",
+    "digits_mlp",
+    "lenet_5",
+    "lenet_300_100",
+    "load_network",
+    "load_weights",
+    "mlp_500_500",
+    "trace",
+    "vgg_16",
+    "zoo",
+]
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)

@@ -1,0 +1,186 @@
+"""A network, priors over its parameters and a likelihood: one Pyro model.
+
+    w_p ~ prior_p                      for every covered parameter p
+    y_i ~ likelihood(network(x_i; w))  for i in a plate of N examples, of which n are seen: scaled by N/n
+
+The plate is the one place where the data's scale enters, so every log joint is a total over the data set.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import nn
+
+from pyro_compress.errors import PriorError
+from pyro_compress.models.likelihoods import Categorical, Likelihood
+from pyro_compress.models.parameters import Parameter, parameters_of
+from pyro_compress.models.priors.base import LatentSite, Prior
+
+
+class BayesianNetwork(PyroModule):
+    """A Pyro model `model(x, y=None, size=None)` over a copy of `network`.
+
+    Parameters that no prior covers (biases, normalisation) are learned as point estimates: a flat prior.
+
+    Args:
+        network: any module; it is copied and not touched.
+        prior: one prior for all dense and convolution weights (and biases, if it is that kind of prior), or a
+            mapping from name patterns such as 'conv*.weight' to priors.
+        likelihood: p(y | output).
+
+    Raises:
+        PriorError: a pattern that matches no parameter, two patterns that match one, or a prior that cannot
+            cover what it matches.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        prior: Prior | Mapping[str, Prior],
+        likelihood: Likelihood | None = None,
+    ) -> None:
+        super().__init__()
+        # kept out of the module tree: its values are replaced at every call, `free` holds those that are learned
+        self._held = (copy.deepcopy(network),)
+        self.prior = prior
+        self.likelihood = likelihood or Categorical()
+        self.parameters_covered = assign_priors(self.network, prior)
+        covered = {parameter.name for parameter, _ in self.parameters_covered}
+        self.free = PyroModule("free")
+        self._free_names: dict[str, str] = {}
+        for name, tensor in self.network.named_parameters():
+            if name not in covered:
+                self._free_names[name] = attribute_name(name)
+                setattr(self.free, attribute_name(name), nn.Parameter(tensor.detach().clone()))
+        self._slots = {name: _slot(self.network, name) for name, _ in self.network.named_parameters()}
+
+    @property
+    def network(self) -> nn.Module:
+        """The private copy of the network; its own parameter values are the ones it was given."""
+        return self._held[0]
+
+    @property
+    def is_proper(self) -> bool:
+        """Whether every prior integrates to one."""
+        return all(prior.is_proper for _, prior in self.parameters_covered)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor | None = None,
+        size: int | None = None,
+        free: Mapping[str, Any] | None = None,
+    ) -> torch.Tensor:
+        """The generative program.
+
+        Args:
+            x: inputs, (n, *input shape).
+            y: targets, (n, ...), or None to draw them.
+            size: N, number of examples in the whole data set; n if not given.
+            free: values of the parameters that no prior covers; the present ones if not given.
+
+        Returns:
+            The network's output, (n, ...).
+        """
+        return self.observe(self.sample_weights(free), x, y, size)
+
+    def observe(
+        self, values: Mapping[str, Any], x: torch.Tensor, y: torch.Tensor | None = None, size: int | None = None
+    ) -> torch.Tensor:
+        """The second half of the program: y given the network's parameters; arguments as for `forward`."""
+        latent = self.likelihood.sample_latents()
+        output = self.call_network(values, x)
+        total = len(x) if size is None else size
+        # `subsample` is given: without it the plate would permute N indices at every call
+        with pyro.plate("data", total, subsample=torch.arange(len(x))):
+            self.likelihood.observe(output, y, latent)
+        return output
+
+    def sample_weights(self, free: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Run every prior's sample statements; adds the point-estimated parameters, or `free` in their place."""
+        values = {parameter.name: prior.sample(parameter) for parameter, prior in self.parameters_covered}
+        return values | (self.free_values() if free is None else dict(free))
+
+    def free_values(self) -> dict[str, torch.Tensor]:
+        """The point-estimated parameters by their dotted name."""
+        return {name: getattr(self.free, attribute) for name, attribute in self._free_names.items()}
+
+    def latents(self) -> tuple[LatentSite, ...]:
+        """Every latent site with its guide family, started at the network's present values."""
+        values = dict(self.network.named_parameters())
+        sites = [
+            site
+            for parameter, prior in self.parameters_covered
+            for site in prior.latents(parameter, values[parameter.name].detach())
+        ]
+        return (*sites, *self.likelihood.latents())
+
+    def call_network(self, values: Mapping[str, Any], x: torch.Tensor) -> torch.Tensor:
+        """The network's output with `values`, tensors or lazy values, in place of its parameters."""
+        with self._placed(values):
+            return self.network(x)
+
+    @contextmanager
+    def _placed(self, values: Mapping[str, Any]) -> Iterator[None]:
+        # torch.func.functional_call refuses lazy values; a module only looks its parameters up by attribute
+        taken = []
+        try:
+            for name, value in values.items():
+                module, local = self._slots[name]
+                taken.append((module, local, module._parameters.pop(local)))
+                module.__dict__[local] = value
+            yield
+        finally:
+            for module, local, parameter in taken:
+                del module.__dict__[local]
+                module._parameters[local] = parameter
+
+
+def attribute_name(dotted: str) -> str:
+    """A dotted parameter or site name as a module attribute."""
+    return dotted.replace(".", "__")
+
+
+def assign_priors(network: nn.Module, prior: Prior | Mapping[str, Prior]) -> tuple[tuple[Parameter, Prior], ...]:
+    """Which prior covers which parameter; see `BayesianNetwork` for the rules and errors."""
+    parameters = parameters_of(network)
+    if isinstance(prior, Prior):
+        chosen = [
+            (parameter, prior) for parameter in parameters if parameter.group_axis is not None or prior.covers_biases
+        ]
+        if not chosen:
+            raise PriorError(f"the network has no dense or convolution weight for {type(prior).__name__} to cover")
+    else:
+        chosen = _by_patterns(parameters, prior)
+    for parameter, rule in chosen:
+        rule.check(parameter)
+    return tuple(chosen)
+
+
+def _by_patterns(parameters: tuple[Parameter, ...], rules: Mapping[str, Prior]) -> list[tuple[Parameter, Prior]]:
+    names = [parameter.name for parameter in parameters]
+    for pattern in rules:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise PriorError(f"prior rule '{pattern}' matches no parameter: the network has {', '.join(names)}")
+    chosen = []
+    for parameter in parameters:
+        matching = [pattern for pattern in rules if fnmatchcase(parameter.name, pattern)]
+        if len(matching) > 1:
+            raise PriorError(
+                f"parameter '{parameter.name}' is matched by {len(matching)} prior rules "
+                f"({', '.join(matching)}): make the patterns disjoint"
+            )
+        if matching:
+            chosen.append((parameter, rules[matching[0]]))
+    return chosen
+
+
+def _slot(network: nn.Module, name: str) -> tuple[nn.Module, str]:
+    prefix, _, local = name.rpartition(".")
+    return network.get_submodule(prefix), local

@@ -1,0 +1,206 @@
+"""Networks: plain `torch.nn.Module`s by name, and the user's own by `module:factory` and a file of weights.
+
+Nothing here knows of priors or compression; any module that `models.tracing.trace` accepts does as well.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from pyro_compress.errors import NetworkError, unknown_name
+from pyro_compress.factories import call_factory
+
+
+def _mlp(*widths: int) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    for number, (inputs, outputs) in enumerate(pairwise(widths), start=1):
+        layers[f"fc{number}"] = nn.Linear(inputs, outputs)
+        if number < len(widths) - 1:
+            layers[f"relu{number}"] = nn.ReLU()
+    return nn.Sequential(layers)
+
+
+def lenet_300_100() -> nn.Sequential:
+    """LeNet-300-100 (LeCun et al. 1998): 784-300-100-10 with ReLU, 266,610 parameters; layers fc1, fc2, fc3."""
+    return _mlp(784, 300, 100, 10)
+
+
+def mlp_500_500() -> nn.Sequential:
+    """784-500-500-10 with ReLU, one of the networks of Bayes by Backprop (Blundell et al. 2015)."""
+    return _mlp(784, 500, 500, 10)
+
+
+def digits_mlp() -> nn.Sequential:
+    """64-100-50-10 with ReLU for the 8 × 8 digits that scikit-learn ships."""
+    return _mlp(64, 100, 50, 10)
+
+
+def lenet_5() -> nn.Sequential:
+    """LeNet-5 as in Caffe: 20 and 50 filters of 5 × 5, each max-pooled by 2, then 800-500-10; 431,080 parameters.
+
+    Caffe's definition has a ReLU after fc1 only.  Sparse Variational Dropout (Molchanov et al. 2017) and Bayesian
+    Compression (Louizos et al. 2017) put one after each convolution too, and so does this network.
+    """
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(1, 20, 5),
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(20, 50, 5),
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(800, 500),
+            relu3=nn.ReLU(),
+            fc2=nn.Linear(500, 10),
+        )
+    )
+
+
+def digits_cnn() -> nn.Sequential:
+    """A small CNN for the 8 × 8 digits: 16 and 32 filters of 3 × 3, then 128-64-10; 13,706 parameters."""
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(1, 16, 3, padding=1),
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(16, 32, 3),
+            relu2=nn.ReLU(),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(128, 64),
+            relu3=nn.ReLU(),
+            fc2=nn.Linear(64, 10),
+        )
+    )
+
+
+_VGG_16 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512, "pool")
+
+
+def vgg_16() -> nn.Sequential:
+    """VGG-16 for 3 × 32 × 32 images: 13 convolutions with batch norm, then 512-512-10 (Zagoruyko 2015).
+
+    The network of the Bayesian Compression paper, 15.0 million parameters.  Dropout is left out, since the
+    posterior brings its own noise; layers before a batch norm have no bias, since its shift is one.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    channels, number = 3, 0
+    for entry in _VGG_16:
+        if isinstance(entry, str):
+            layers[f"pool{number}"] = nn.MaxPool2d(2)
+            continue
+        number += 1
+        layers[f"conv{number}"] = nn.Conv2d(channels, entry, 3, padding=1, bias=False)
+        layers[f"norm{number}"] = nn.BatchNorm2d(entry)
+        layers[f"relu{number}"] = nn.ReLU()
+        channels = entry
+    layers.update(
+        flatten=nn.Flatten(),
+        fc1=nn.Linear(512, 512, bias=False),
+        norm14=nn.BatchNorm1d(512),
+        relu14=nn.ReLU(),
+        fc2=nn.Linear(512, 10),
+    )
+    return nn.Sequential(layers)
+
+
+@dataclass(frozen=True)
+class NetworkEntry:
+    """A registered network: how to build it, the shape of one example, the number of classes."""
+
+    factory: Callable[[], nn.Module]
+    input_shape: tuple[int, ...]
+    classes: int
+
+
+NETWORKS: dict[str, NetworkEntry] = {
+    "lenet-300-100": NetworkEntry(lenet_300_100, (1, 28, 28), 10),
+    "lenet-5": NetworkEntry(lenet_5, (1, 28, 28), 10),
+    "mlp-500-500": NetworkEntry(mlp_500_500, (1, 28, 28), 10),
+    "digits-cnn": NetworkEntry(digits_cnn, (1, 8, 8), 10),
+    "digits-mlp": NetworkEntry(digits_mlp, (1, 8, 8), 10),
+    "vgg-16": NetworkEntry(vgg_16, (3, 32, 32), 10),
+}
+
+
+def build(name: str) -> nn.Module:
+    """The registered network of this name, freshly initialised from torch's global generator.
+
+    Raises:
+        NetworkError: no such name; the sentence lists the known ones and the nearest match.
+    """
+    if name not in NETWORKS:
+        raise NetworkError(unknown_name("network", name, NETWORKS))
+    return NETWORKS[name].factory()
+
+
+def load_network(reference: str) -> nn.Module:
+    """The user's own network, from `module:factory`: a function or class that needs no arguments.
+
+    The module is looked for on the Python path and in the current folder.
+
+    Raises:
+        NetworkError: the module or the factory is not found, fails, or gives something else than a network.
+    """
+    network = call_factory(reference, "--network", NetworkError)
+    if not isinstance(network, nn.Module):
+        raise NetworkError(f"--network {reference} returned a {type(network).__name__}, expected a torch.nn.Module")
+    return network
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Copy a state dict from a `.safetensors` file, or from what `torch.save(network.state_dict(), path)` wrote.
+
+    Pickled code is never run (`weights_only=True`).  Either all numbers are taken over or none.
+
+    Raises:
+        NetworkError: the file is missing or holds no state dict, or a name, shape or value does not fit.
+    """
+    path = Path(path)
+    given = _read_state(path)
+    expected = network.state_dict()
+    # Counters of batches are no weights, and files from other tools often lack them.
+    missing = [name for name in expected if name not in given and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in given if name not in expected]
+    if missing or unexpected:
+        parts = [
+            f"{kind} {', '.join(names)}" for kind, names in (("lacks", missing), ("has unknown", unexpected)) if names
+        ]
+        raise NetworkError(f"weights {path} do not fit the network: the file {' and '.join(parts)}")
+    for name, tensor in given.items():
+        if tensor.shape != expected[name].shape:
+            raise NetworkError(
+                f"weights {path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise NetworkError(f"weights {path}: {name} holds NaN or infinite values")
+    with torch.no_grad():
+        for name, tensor in given.items():
+            expected[name].copy_(tensor)
+
+
+def _read_state(path: Path) -> Mapping[str, torch.Tensor]:
+    if not path.is_file():
+        raise NetworkError(f"there is no file of weights at {path}")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:
+        raise NetworkError(
+            f"weights {path} cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}; "
+            "expected a .safetensors file or torch.save(network.state_dict(), path)"
+        ) from error
+    if not isinstance(state, Mapping):
+        raise NetworkError(f"weights {path} hold a {type(state).__name__}, expected a state dict: names to tensors")
+    for name, tensor in state.items():
+        if not (isinstance(name, str) and isinstance(tensor, torch.Tensor)):
+            raise NetworkError(
+                f"weights {path}: entry '{name}' is a {type(tensor).__name__}, expected a state dict of tensors; "
+                "save network.state_dict() alone"
+            )
+    return state

@@ -1,0 +1,222 @@
+"""What each supported operation of a traced network means as layers: one small rule per operation.
+
+A rule takes the shape that reaches the operation (no batch axis) and the operation's own arguments, and returns
+the layers it stands for: none for an identity.  An argument that cannot be described exactly raises `RefusedError`
+with the rest of a sentence that begins with the operation's name.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pyro_compress.architecture import (
+    Activation,
+    AdaptiveAvgPool2d,
+    AvgPool2d,
+    BatchNorm,
+    Conv2d,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool2d,
+    Pair,
+)
+
+SUPPORTED = (
+    "Linear, Conv2d, BatchNorm1d, BatchNorm2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, Identity "
+    "and the activations ReLU, LeakyReLU, ELU, Tanh, Sigmoid, Softplus, GELU, SiLU, as modules or functions"
+)
+
+Layers = list[Layer]
+Shape = tuple[int, ...]
+
+
+class RefusedError(Exception):
+    """Why one operation cannot be described; `tracing.trace` adds where it stands."""
+
+
+def _pair(value: Any) -> Pair:
+    height, width = (value, value) if isinstance(value, int) else value if len(value) == 2 else value * 2
+    return int(height), int(width)
+
+
+def _linear(module: Any, name: str, before: Shape) -> Layers:
+    return [Linear(name, module.in_features, module.out_features, module.bias is not None)]
+
+
+def _conv(module: Any, name: str, before: Shape) -> Layers:
+    kernel, stride, dilation = _pair(module.kernel_size), _pair(module.stride), _pair(module.dilation)
+    if module.padding == "valid":
+        padding: Pair = (0, 0)
+    elif module.padding == "same":
+        total = [dil * (size - 1) for dil, size in zip(dilation, kernel, strict=True)]
+        if total[0] % 2 or total[1] % 2:
+            raise RefusedError(
+                f"has padding 'same' with kernel {kernel}, which pads one side more than the other: give numbers"
+            )
+        padding = total[0] // 2, total[1] // 2
+    else:
+        padding = _pair(module.padding)
+    if module.padding_mode != "zeros" and any(padding):
+        raise RefusedError(f"has padding_mode '{module.padding_mode}', supported is 'zeros'")
+    bias = module.bias is not None
+    return [
+        Conv2d(name, module.in_channels, module.out_channels, kernel, stride, padding, dilation, module.groups, bias)
+    ]
+
+
+def _batch_norm(module: Any, name: str, before: Shape) -> Layers:
+    if module.running_mean is None or module.running_var is None:
+        raise RefusedError("keeps no running statistics: set track_running_stats=True and train it")
+    return [BatchNorm(name, module.num_features, module.eps, module.affine)]
+
+
+def _max_pool(
+    before: Shape,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Layers:
+    if ceil_mode:
+        raise RefusedError("has ceil_mode=True, supported is False")
+    if _pair(dilation) != (1, 1):
+        raise RefusedError(f"has dilation {dilation}, supported is 1")
+    return [MaxPool2d(_pair(kernel_size), _pair(stride or kernel_size), _pair(padding))]
+
+
+def _avg_pool(
+    before: Shape,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Layers:
+    if ceil_mode:
+        raise RefusedError("has ceil_mode=True, supported is False")
+    if divisor_override is not None:
+        raise RefusedError(f"has divisor_override={divisor_override}, supported is None")
+    if not count_include_pad and any(_pair(padding)):
+        raise RefusedError("has count_include_pad=False with padding, supported is True")
+    return [AvgPool2d(_pair(kernel_size), _pair(stride or kernel_size), _pair(padding))]
+
+
+def _adaptive_pool(before: Shape, output_size: Any) -> Layers:
+    sizes = (output_size, output_size) if output_size is None or isinstance(output_size, int) else tuple(output_size)
+    height, width = (extent if size is None else int(size) for size, extent in zip(sizes, before[-2:], strict=True))
+    return [AdaptiveAvgPool2d((height, width))]
+
+
+def _mean(before: Shape, dim: Any = None, keepdim: bool = False) -> Layers:
+    axes = sorted(axis % 4 for axis in ((dim,) if isinstance(dim, int) else dim or ()))
+    if len(before) != 3 or axes != [2, 3]:
+        raise RefusedError("is supported over height and width only: mean(dim=(2, 3))")
+    return [AdaptiveAvgPool2d((1, 1))] if keepdim else [AdaptiveAvgPool2d((1, 1)), Flatten()]
+
+
+def reshape(before: Shape, after: Shape) -> Layers:
+    """View, reshape and flatten keep the order of the numbers, so only the shapes (with batch axis) must be right."""
+    if after == before:
+        return []
+    if after != (before[0], torch.Size(before[1:]).numel()):
+        raise RefusedError(
+            f"reshapes {before} to {after} (batch axis first), supported is flattening all but the batch axis"
+        )
+    return [Flatten()]
+
+
+def _simple(kind: str) -> Callable[..., Layers]:
+    return lambda before, inplace=False: [Activation(kind)]
+
+
+def _leaky_relu(before: Shape, negative_slope: float = 0.01, inplace: bool = False) -> Layers:
+    return [Activation("leaky_relu", float(negative_slope))]
+
+
+def _elu(before: Shape, alpha: float = 1.0, inplace: bool = False) -> Layers:
+    return [Activation("elu", float(alpha))]
+
+
+def _gelu(before: Shape, approximate: str = "none") -> Layers:
+    if approximate != "none":
+        raise RefusedError(f"has approximate='{approximate}', supported is 'none'")
+    return [Activation("gelu")]
+
+
+def _softplus(before: Shape, beta: float = 1.0, threshold: float = 20.0) -> Layers:
+    if beta != 1 or threshold != 20:
+        raise RefusedError(f"has beta={beta} and threshold={threshold}, supported are 1 and 20")
+    return [Activation("softplus")]
+
+
+def _dropout(before: Shape, p: float = 0.5, training: bool = True, inplace: bool = False) -> Layers:
+    if training:
+        raise RefusedError("drops units at inference too: pass training=self.training")
+    return []
+
+
+def _identity(before: Shape) -> Layers:
+    return []
+
+
+def _as_module(function: Callable[..., Layers], *fields: str) -> Callable[[Any, str, Shape], Layers]:
+    """A function's rule for the module of the same meaning, whose attributes `fields` are its arguments."""
+    return lambda module, name, before: function(before, **{field: getattr(module, field) for field in fields})
+
+
+_POOL = ("kernel_size", "stride", "padding", "ceil_mode")
+MODULES: dict[type[nn.Module], Callable[[Any, str, Shape], Layers]] = {
+    nn.Linear: _linear,
+    nn.Conv2d: _conv,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+    nn.MaxPool2d: _as_module(_max_pool, *_POOL, "dilation"),
+    nn.AvgPool2d: _as_module(_avg_pool, *_POOL, "count_include_pad", "divisor_override"),
+    nn.AdaptiveAvgPool2d: _as_module(_adaptive_pool, "output_size"),
+    nn.LeakyReLU: _as_module(_leaky_relu, "negative_slope"),
+    nn.ELU: _as_module(_elu, "alpha"),
+    nn.GELU: _as_module(_gelu, "approximate"),
+    nn.Softplus: _as_module(_softplus, "beta", "threshold"),
+    nn.ReLU: _as_module(_simple("relu")),
+    nn.Tanh: _as_module(_simple("tanh")),
+    nn.Sigmoid: _as_module(_simple("sigmoid")),
+    nn.SiLU: _as_module(_simple("silu")),
+    **dict.fromkeys(
+        (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+        _as_module(_identity),
+    ),
+}
+
+FUNCTIONS: dict[Any, Callable[..., Layers]] = {
+    **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"), _simple("relu")),
+    **dict.fromkeys((F.tanh, torch.tanh, torch.tanh_, "tanh", "tanh_"), _simple("tanh")),
+    **dict.fromkeys((F.sigmoid, torch.sigmoid, torch.sigmoid_, "sigmoid", "sigmoid_"), _simple("sigmoid")),
+    F.silu: _simple("silu"),
+    F.leaky_relu: _leaky_relu,
+    F.elu: _elu,
+    F.gelu: _gelu,
+    F.softplus: _softplus,
+    F.max_pool2d: _max_pool,
+    torch.max_pool2d: _max_pool,
+    F.avg_pool2d: _avg_pool,
+    F.adaptive_avg_pool2d: _adaptive_pool,
+    torch.mean: _mean,
+    "mean": _mean,
+    **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout), _dropout),
+    **dict.fromkeys(("contiguous", "float"), _identity),
+}
+
+# Their result is told by its shape alone.
+RESHAPES: frozenset[Any] = frozenset(
+    (nn.Flatten, torch.flatten, torch.reshape, torch.squeeze, "flatten", "reshape", "view", "squeeze")
+)
+SOFTMAXES: frozenset[Any] = frozenset(
+    (nn.Softmax, nn.LogSoftmax, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax", "log_softmax")
+)

@@ -1,0 +1,73 @@
+"""Where a network's parameters sit: their layer's kind and the axis along which a group prior ties them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import handle_torch_function, has_torch_function
+
+NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter tensor of a network.
+
+    Attributes:
+        name: dotted name, e.g. 'fc1.weight'.
+        shape: of the tensor.
+        kind: 'linear', 'conv', 'bias' or 'norm'.
+    """
+
+    name: str
+    shape: torch.Size
+    kind: str
+
+    @property
+    def group_axis(self) -> int | None:
+        """Input units of dense layers (axis 1), output filters of convolutions (axis 0); Louizos et al. 2017."""
+        return {"linear": 1, "conv": 0}.get(self.kind)
+
+    @property
+    def groups(self) -> int:
+        """Number of groups along `group_axis`."""
+        assert self.group_axis is not None
+        return self.shape[self.group_axis]
+
+
+def parameters_of(network: nn.Module) -> tuple[Parameter, ...]:
+    """All parameters of a network in registration order, each with its layer's kind."""
+    found = []
+    for prefix, module in network.named_modules():
+        for local, tensor in module.named_parameters(recurse=False):
+            name = f"{prefix}.{local}" if prefix else local
+            found.append(Parameter(name, tensor.shape, _kind(module, local, tensor)))
+    return tuple(found)
+
+
+def _kind(module: nn.Module, local: str, tensor: torch.Tensor) -> str:
+    if isinstance(module, NORMALISATION):
+        return "norm"
+    if local == "weight" and isinstance(module, nn.Linear):
+        return "linear"
+    if local == "weight" and tensor.ndim >= 3:
+        return "conv"
+    return "bias"
+
+
+def scale_groups(weight: Any, scale: Any, axis: int) -> Any:
+    """w = z·w̃: multiply slice i of `weight` along `axis` by `scale[i]`.
+
+    Stays symbolic under local reparameterization, where z is drawn per example.
+    """
+    if has_torch_function((weight, scale)):
+        return handle_torch_function(scale_groups, (weight, scale), weight, scale, axis)
+    return weight * along_axis(scale, weight.ndim, axis)
+
+
+def along_axis(vector: torch.Tensor, ndim: int, axis: int) -> torch.Tensor:
+    """View a vector as a tensor of `ndim` axes that broadcasts along `axis`."""
+    shape = [1] * ndim
+    shape[axis] = -1
+    return vector.reshape(shape)

@@ -1,0 +1,131 @@
+"""What a prior's file declares: its sample statements, the guide family of each latent site, its moments.
+
+`inference/guides.py` only interprets this, so a new prior is one file (see docs/adding-a-prior.md).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from pyro_compress.errors import PriorError
+from pyro_compress.models.parameters import Parameter
+
+
+@dataclass(frozen=True)
+class LatentSite:
+    """One latent sample site and the variational family that goes with it.
+
+    Attributes:
+        name: the Pyro site's name.
+        family: 'normal', 'dropout', 'lognormal' or 'transformed'.
+        shape: event shape of the site.
+        loc: initial location (for 'lognormal': of the logarithm), broadcast to `shape`.
+        log_variance: initial log σ² (for 'dropout': initial log α).
+        role: 'weight', 'scale' or 'other'; learning rates are given per role.
+        max_log_variance: upper clamp of log σ², or None.
+        tied: for 'dropout', the shape of α, broadcastable to `shape`; None ties nothing.
+        learned: for 'dropout', whether α is learned.
+        transform: for 'transformed', from the unconstrained space that `shape` and `loc` belong to into the site's own.
+    """
+
+    name: str
+    family: str
+    shape: torch.Size
+    loc: torch.Tensor
+    log_variance: float
+    role: str = "other"
+    max_log_variance: float | None = None
+    tied: torch.Size | None = None
+    learned: bool = True
+    transform: Any = None
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance of one site under the guide: of x for normals, of ln x for log-normals."""
+
+    family: str
+    mean: torch.Tensor
+    variance: torch.Tensor
+
+
+@dataclass(frozen=True)
+class GroupStatistic:
+    """What says whether a group is switched off: prune where `value` > `threshold`.
+
+    Attributes:
+        name: 'log_alpha' or 'variance_log_scale'.
+        value: float, (groups,).
+        threshold: the default cut.
+        scale: E[z] per group, (groups,), for the shrinkage κ = 1/(1 + z²).
+    """
+
+    name: str
+    value: torch.Tensor
+    threshold: float
+    scale: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Prior(ABC):
+    """A declarative, frozen prior over one parameter tensor.
+
+    Class attributes:
+        elementwise: whether it makes sense on any tensor; group priors need a weight matrix or filters.
+        covers_biases: whether a single prior given for a whole network covers biases and norm parameters too.
+    """
+
+    elementwise: ClassVar[bool] = True
+    covers_biases: ClassVar[bool] = False
+
+    @abstractmethod
+    def sample(self, parameter: Parameter) -> Any:
+        """Run the generative sample statements and return the weight; ordinary Pyro code."""
+
+    @abstractmethod
+    def latents(self, parameter: Parameter, value: torch.Tensor) -> tuple[LatentSite, ...]:
+        """The latent sites for guides, started at the network's present `value`."""
+
+    @abstractmethod
+    def weight_moments(self, parameter: Parameter, sites: Mapping[str, Moments]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and variance of the weight under the guide, each of the parameter's shape."""
+
+    def group_statistic(self, parameter: Parameter, sites: Mapping[str, Moments]) -> GroupStatistic | None:
+        """The statistic that decides which groups go; None for priors without groups."""
+        return None
+
+    def log_scale(self, parameter: Parameter, values: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """ln z per group, (..., groups), from one or more values of every site, (..., *shape); None without a scale."""
+        return None
+
+    @property
+    def is_proper(self) -> bool:
+        """Whether the prior integrates to one: needed for draws, MCMC and description lengths."""
+        return True
+
+    def check(self, parameter: Parameter) -> None:
+        """Refuse parameters that the prior cannot cover.
+
+        Raises:
+            PriorError: a group prior on a bias or a normalisation parameter.
+        """
+        if not self.elementwise and parameter.group_axis is None:
+            raise PriorError(
+                f"{type(self).__name__} ties groups of inputs or filters and cannot cover {parameter.kind} parameter "
+                f"'{parameter.name}' of shape {tuple(parameter.shape)}; give it Normal(...) or leave it out"
+            )
+
+
+def product_moments(
+    weight: Moments, scale_mean: torch.Tensor, scale_variance: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Moments of w = z·w̃ for independent z and w̃.
+
+    E w = E z · E w̃;  Var w = E[z]² Var w̃ + Var z · E[w̃]² + Var z · Var w̃  (Louizos et al. 2017, eq. 10).
+    """
+    mean = scale_mean * weight.mean
+    second = scale_mean.square() + scale_variance
+    return mean, second * weight.variance + scale_variance * weight.mean.square()

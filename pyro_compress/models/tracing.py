@@ -1,0 +1,241 @@
+"""Any `torch.nn.Module` whose forward pass is a chain of known layers, read as a plain `Architecture`.
+
+The module is traced symbolically (`torch.fx`) and run once on zeros, so sizes that the forward pass computes
+(`x.view(x.size(0), -1)`) are known numbers here.  What cannot be described exactly is refused by name.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from pyro_compress.architecture import Architecture, BatchNorm, Conv2d, Linear
+from pyro_compress.errors import NetworkError
+from pyro_compress.models.operations import (
+    FUNCTIONS,
+    MODULES,
+    RESHAPES,
+    SOFTMAXES,
+    SUPPORTED,
+    Layers,
+    RefusedError,
+    reshape,
+)
+
+# Not 1 and no usual size, so that a batch axis cannot be mistaken for another one.
+_BATCH = 7
+
+
+def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
+    """The chain of layers that `network` computes in evaluation mode on examples of `input_shape`.
+
+    Args:
+        network: left as it is, its training flags included. Float32 parameters, each used by one layer.
+        input_shape: shape of one example, without the batch axis.
+
+    Returns:
+        Layers in order, named by the dotted names of their modules; dropout and identities vanish.
+
+    Raises:
+        NetworkError: an operation is not in `operations.SUPPORTED`, or not in the supported form (branches, tied
+            weights, ceil_mode, ...), or the network does not accept the shape.  Says which operation and where.
+    """
+    _check_tensors(network)
+    with _evaluating(network):
+        graph = _graph(network)
+        values = _run(network, graph, input_shape)
+    layers, current = _chain(network, graph, values)
+    _check_all_used(network, layers)
+    architecture = Architecture(tuple(input_shape), tuple(layers))
+    try:
+        described = architecture.shapes()[-1]
+    except ValueError as error:
+        raise NetworkError(f"the network cannot be described: {error}") from error
+    found = tuple(values[current].shape[1:])
+    if described != found:
+        raise NetworkError(
+            f"the network returns shape {found} where its description says {described}: please report this"
+        )
+    return architecture
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        return _known_type(module) is not None or super().is_leaf_module(module, qualified_name)
+
+
+def _known_type(module: nn.Module) -> Any:
+    """The known type that a module is, or inherits its forward pass from."""
+    kinds: tuple[Any, ...] = (*MODULES, nn.Flatten, nn.Softmax, nn.LogSoftmax)
+    return next((kind for kind in kinds if isinstance(module, kind) and type(module).forward is kind.forward), None)
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    flags = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def _check_tensors(network: nn.Module) -> None:
+    buffers = ((name, buffer) for name, buffer in network.named_buffers() if buffer.is_floating_point())
+    for name, tensor in (*network.named_parameters(), *buffers):
+        if nn.parameter.is_lazy(tensor) or tensor.is_meta:
+            raise NetworkError(
+                f"parameter {name} is not initialised: run the network once on data before compressing it"
+            )
+        if tensor.dtype != torch.float32:
+            raise NetworkError(
+                f"parameter {name} is {tensor.dtype}, expected torch.float32: call network.float() first"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise NetworkError(f"parameter {name} holds NaN or infinite values")
+
+
+def _graph(network: nn.Module) -> fx.Graph:
+    try:
+        graph = _Tracer().trace(network)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NetworkError(
+            f"the forward pass of {type(network).__name__} cannot be traced: {reason}; "
+            "it must be a chain of layers without Python control flow on tensors"
+        ) from error
+    inputs = [node.name for node in graph.nodes if node.op == "placeholder"]
+    if len(inputs) != 1:
+        raise NetworkError(
+            f"forward takes the arguments {', '.join(inputs) or '(none)'}, expected one tensor of examples"
+        )
+    return graph
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and keeps every value; `at` is the node that ran last."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.values: dict[fx.Node, Any] = {}
+        self.at: fx.Node | None = None
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.at = n
+        self.values[n] = super().run_node(n)
+        return self.values[n]
+
+
+def _run(network: nn.Module, graph: fx.Graph, input_shape: tuple[int, ...]) -> dict[fx.Node, Any]:
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    recorder = _Recorder(fx.GraphModule(network, graph))
+    try:
+        with torch.no_grad():
+            recorder.run(torch.zeros(_BATCH, *input_shape, device=device))
+    except Exception as error:
+        where = _label(network, recorder.at) if recorder.at is not None else "the network"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NetworkError(
+            f"the network does not accept examples of shape {tuple(input_shape)}: {where}: {reason}"
+        ) from error
+    return recorder.values
+
+
+def _label(network: nn.Module, node: fx.Node) -> str:
+    """An operation for people: module name and type, or function name and the module that calls it."""
+    if node.op == "call_module":
+        return f"module '{node.target}' ({type(network.get_submodule(str(node.target))).__name__})"
+    function = re.sub(r"_\d+$", "", node.name)
+    stack = node.meta.get("nn_module_stack") or {}
+    owner = [path for path, _ in stack.values() if path]
+    return f"function '{function}' in the forward pass of " + (f"'{owner[-1]}'" if owner else type(network).__name__)
+
+
+def _chain(network: nn.Module, graph: fx.Graph, values: dict[fx.Node, Any]) -> tuple[Layers, fx.Node]:
+    """Walk the graph: every operation must take the result of the one before it, and nothing else."""
+    layers: Layers = []
+    current: fx.Node = next(iter(graph.nodes))
+    for node in graph.nodes:
+        if node is current or node.op == "get_attr" or _is_size(values[node]):
+            continue
+        label = _label(network, node)
+        if node.op == "output":
+            if node.args[0] is not current:
+                raise NetworkError(
+                    f"{type(network).__name__} must return the result of its last layer, one tensor of logits"
+                )
+            break
+        tensors = [source for source in node.all_input_nodes if not _is_size(values[source])]
+        direct = [str(source.target) for source in tensors if source.op == "get_attr"]
+        if direct:
+            raise NetworkError(f"{label} uses {', '.join(direct)} directly: supported are {SUPPORTED}")
+        if tensors != [current] or not (node.args and node.args[0] is current):
+            raise NetworkError(
+                f"{label} reuses or combines earlier results: branches and residual connections are not supported, "
+                "only a chain of layers"
+            )
+        try:
+            layers += _layers_of(network, node, values)
+        except RefusedError as reason:
+            raise NetworkError(f"{label} {reason}") from None
+        current = node
+    return layers, current
+
+
+def _is_size(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_size(part) for part in value)
+    return isinstance(value, int | float | str | torch.dtype | torch.device | slice) or value is None
+
+
+def _layers_of(network: nn.Module, node: fx.Node, values: dict[fx.Node, Any]) -> Layers:
+    source, result, target = node.args[0], values[node], node.target
+    if not isinstance(source, fx.Node) or not isinstance(result, torch.Tensor):
+        raise RefusedError(f"must take one tensor as its first argument and return one: supported are {SUPPORTED}")
+    before = tuple(values[source].shape)
+    kind = target if node.op != "call_module" else _known_type(network.get_submodule(str(target)))
+    if kind in RESHAPES:
+        return reshape(before, tuple(result.shape))
+    if kind in SOFTMAXES:
+        raise RefusedError(
+            "returns probabilities: let the network return the logits, the likelihood applies the softmax"
+        )
+    if node.op == "call_module" and kind in MODULES:
+        module = network.get_submodule(str(target))
+        _check_module(module)
+        return MODULES[kind](module, str(target), before[1:])
+    if kind in FUNCTIONS:
+        rest, named = fx.map_arg((node.args[1:], dict(node.kwargs)), lambda argument: values[argument])
+        return FUNCTIONS[kind](before[1:], *rest, **named)
+    raise RefusedError(f"is not supported: supported are {SUPPORTED}")
+
+
+def _check_module(module: nn.Module) -> None:
+    for name in ("weight", "bias"):
+        if isinstance(getattr(module, name, None), torch.Tensor) and name not in module._parameters:
+            raise RefusedError(
+                f"computes its {name} (parametrization, weight norm or torch pruning): make it permanent first"
+            )
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise RefusedError("has forward hooks, whose effect cannot be described: remove them first")
+
+
+def _check_all_used(network: nn.Module, layers: Layers) -> None:
+    owners: dict[int, str] = {}
+    for layer in layers:
+        if not isinstance(layer, Linear | Conv2d | BatchNorm):
+            continue
+        for kind, parameter in network.get_submodule(layer.name).named_parameters(recurse=False):
+            name, memory = f"{layer.name}.{kind}", parameter.data_ptr()
+            if memory in owners:
+                raise NetworkError(
+                    f"{owners[memory]} and {name} are tied (one tensor used twice): tied weights are not supported"
+                )
+            owners[memory] = name
+    for name, parameter in network.named_parameters():
+        if parameter.data_ptr() not in owners:
+            raise NetworkError(f"parameter {name} is not used by the forward pass: remove its module from the network")

@@ -1,0 +1,43 @@
+"""What a zoo entry is: registered names and keywords, and the published figures it is held against."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of a published table; rates are formulas, not file sizes, unless `file_bytes` is given."""
+
+    method: str
+    source: str
+    error_percent: float
+    pruning: float | None = None
+    fast_prediction: float | None = None
+    maximum_compression: float | None = None
+    architecture: str | None = None
+    file_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Network × prior × method × decision, as pure data.
+
+    Attributes:
+        name: 'network/prior', as `pyro-compress run` takes it.
+        network, prior, method, data: registered names.
+        prior_options, method_options, decision_options: keywords of each.
+        pretrain_epochs: epochs of plain maximum likelihood before the posterior is fitted.
+        published: what it is held against.
+    """
+
+    name: str
+    network: str
+    prior: str
+    data: str
+    method: str = "svi"
+    prior_options: Mapping[str, Any] = field(default_factory=dict)
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    decision_options: Mapping[str, Any] = field(default_factory=dict)
+    pretrain_epochs: int = 0
+    published: tuple[Published, ...] = ()

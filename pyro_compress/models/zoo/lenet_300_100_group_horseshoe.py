@@ -1,0 +1,13 @@
+"""LeNet-300-100 under the group horseshoe prior (BC-GHS)."""
+
+from pyro_compress.models.zoo.entry import Entry, Published
+
+ENTRY = Entry(
+    name="lenet-300-100/group-horseshoe",
+    network="lenet-300-100",
+    prior="group-horseshoe",
+    data="mnist",
+    method_options={"epochs": 30, "kl_weight": 0.1},
+    decision_options={"rate_weights": (0.1,), "tolerance_points": 0.2},
+    published=(Published("BC-GHS", "Louizos et al. 2017 (errors 1.8 to 2.0 %)", 1.9, 9, 23, 59, "311-86-14"),),
+)

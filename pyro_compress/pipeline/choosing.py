@@ -1,0 +1,121 @@
+"""From the command line's options to a run's settings and directory."""
+
+import ast
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pyro_compress.errors import RunError, unknown_name
+from pyro_compress.models import networks
+from pyro_compress.pipeline.settings import RunSettings, settings_from_entry
+
+SECTIONS = {section: f"{section}_options" for section in ("prior", "method", "likelihood", "decision")}
+# what a registered network is tried on where no data are named, by its input shape
+USUAL_DATA: Mapping[tuple[int, ...], str] = {(1, 8, 8): "digits", (1, 28, 28): "mnist", (3, 32, 32): "cifar10"}
+# options of the command line that are settings of the method
+METHOD_OPTIONS = ("epochs", "kl_weight", "chains", "draws")
+# files of a run that cost time, the last step's first
+PRODUCTS = ("results.json", "posterior.safetensors", "checkpoint.pt", "initial.safetensors")
+
+
+def choose_settings(
+    entry: str | None,
+    resume: Path | None,
+    out_dir: Path | None,
+    *,
+    options: Iterable[str] | None = None,
+    **given: Any,
+) -> tuple[RunSettings, Path]:
+    """Settings from a zoo entry or from --network and --prior, or those of a run that is resumed.
+
+    Args:
+        entry: zoo entry.
+        resume: run directory to go on with.
+        out_dir: run directory to make.
+        options: what --set was given.
+        given: the other options by their names; None where one was not given.
+
+    Raises:
+        RunError: options that contradict each other or leave something open, a directory that is taken, or an
+            unknown name.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    if resume is not None:
+        others = {"ENTRY": entry, "--out": out_dir, "--set": options or None}
+        changed = [name for name, value in others.items() if value is not None]
+        changed += ["--" + name.replace("_", "-") for name in given]
+        if changed:
+            raise RunError(f"--resume keeps the settings of {resume}: leave out {', '.join(changed)}")
+        return RunSettings.load(resume / "settings.json"), resume
+    settings = _new_settings(entry, parse_options(options or []), given)
+    directory = out_dir or Path("runs") / f"{_label(settings)}-seed{settings.seed}"
+    _refuse_taken(directory)
+    return settings, directory
+
+
+def _new_settings(entry: str | None, sections: dict[str, dict[str, Any]], given: dict[str, Any]) -> RunSettings:
+    method = sections["method_options"]
+    method |= {name: given.pop(name) for name in METHOD_OPTIONS if name in given}
+    if "inference" in given:
+        given["method"] = given.pop("inference")
+    if "weights" in given:
+        given["weights"] = str(Path(given["weights"]).resolve())
+        given.setdefault("pretrain_epochs", 0)  # they are trained already
+    if entry is not None:
+        if "network" in given or "prior" in given:
+            raise RunError(f"'{entry}' names its network and prior: leave out --network and --prior, or the entry")
+        return settings_from_entry(entry, **sections, **given)
+    for needed in ("network", "prior"):
+        if needed not in given:
+            raise RunError(f"give a zoo entry (see `pyro-compress zoo`) or --network and --prior; found no {needed}")
+    if "data" not in given:
+        known = networks.NETWORKS.get(given["network"])
+        if known is None and ":" in given["network"]:
+            raise RunError("a network of your own needs --data: the name of a data set, or module:factory")
+        # an unknown name is refused by the settings themselves
+        given["data"] = "" if known is None else USUAL_DATA[known.input_shape]
+    return RunSettings(**{**given, **sections})
+
+
+def _refuse_taken(directory: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise RunError(f"{directory} is a file: --out names the folder that a run makes")
+    found = next((name for name in PRODUCTS if (directory / name).exists()), None)
+    if found == "results.json":
+        raise RunError(f"{directory} holds a finished run: give another --out, or remove it")
+    if found is not None:
+        raise RunError(
+            f"{directory} holds an unfinished run ({found}): go on with `pyro-compress run --resume {directory}`, "
+            "give another --out, or remove it"
+        )
+
+
+def parse_options(options: Iterable[str]) -> dict[str, Any]:
+    """'section.key=value' strings as one mapping per section; values are Python literals or plain words.
+
+    Raises:
+        RunError: another form, or an unknown section.
+    """
+    found: dict[str, Any] = {section: {} for section in SECTIONS.values()}
+    for option in options:
+        key, equals, text = option.partition("=")
+        section, dot, name = key.partition(".")
+        if not (equals and dot and name):
+            raise RunError(f"--set takes section.name=value, for example decision.fine_tune_epochs=4; found '{option}'")
+        if section not in SECTIONS:
+            raise RunError(unknown_name("section of --set", section, SECTIONS))
+        found[SECTIONS[section]][name] = _literal(text)
+    return found
+
+
+def _literal(text: str) -> Any:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _label(settings: RunSettings) -> str:
+    label = settings.entry or f"{settings.network}/{settings.prior}"
+    return label.replace("/", "-").replace(":", "-")

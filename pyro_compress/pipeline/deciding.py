@@ -1,0 +1,221 @@
+"""From a posterior to a decision: prune, choose bit widths on validation, fine-tune on the grid.
+
+Everything is chosen on the validation split of the training data; the test set is never looked at here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from pyro_compress.analysis.bits import bit_widths
+from pyro_compress.analysis.decision import Decision
+from pyro_compress.analysis.moments import ALIGN_BY, MOMENTS
+from pyro_compress.analysis.pruning import prune
+from pyro_compress.data import DataSet
+from pyro_compress.errors import DecisionError
+from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.pipeline.fine_tuning import fine_tuned
+from pyro_compress.pipeline.judging import Judge, nothing_pruned, with_batch_norm
+from pyro_compress.pipeline.one_mode import STORED, how_of, stored_of, within_one_mode
+from pyro_compress.posterior import Posterior
+
+SNR_LADDER = (3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.0)
+C_LADDER = (1024.0, 256.0, 64.0, 16.0, 4.0, 1.0, 0.25, 1 / 16)
+
+
+@dataclass(frozen=True)
+class DecisionSettings:
+    """How a posterior is turned into a decision.
+
+    Args:
+        group_threshold, log_alpha, snr, remove_percent: cuts, see `analysis.pruning.prune`.  Where none of the
+            last three is given, the largest SNR cut of a ladder that validation allows is taken.
+        moments, align_by: of draws, see `analysis.moments.one_mode`; without draws they are not looked at.
+        stored: 'mean' or 'best-draw' of draws, or 'auto', the one with fewer validation errors.
+        c: share of the posterior variance that rounding may add; found on validation if None.
+        tolerance_points: rise of validation error, in percentage points, that the SNR cut, and then rounding,
+            may cost; fine-tuning wins most of it back.
+        fine_tune_epochs: epochs on the grid per stage; 0 stores rounded posterior means.
+        rate_weights: γ of each stage, rising; the last stage within `stage_tolerance_points` is kept.
+        stage_tolerance_points: rise of validation error over the posterior mean that a stage may cost.
+        fine_tune_batch_size, fine_tune_learning_rate: of the fine-tuning.
+        teacher_draws: fine-tuning learns the posterior predictive mean of that many draws; 0 takes the labels.
+        fine_tune_noise: sd of the noise on the weights in fine-tuning, in posterior sds.
+    """
+
+    group_threshold: float | None = None
+    log_alpha: float | None = None
+    snr: float | None = None
+    remove_percent: float | None = None
+    moments: str = "auto"
+    align_by: str = "auto"
+    stored: str = "auto"
+    c: float | None = None
+    tolerance_points: float = 0.2
+    fine_tune_epochs: int = 10
+    rate_weights: tuple[float, ...] = (0.5, 1.0, 2.0)
+    stage_tolerance_points: float = 0.1
+    fine_tune_batch_size: int = 128
+    fine_tune_learning_rate: float = 1e-3
+    teacher_draws: int = 0
+    fine_tune_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        words = {"moments": MOMENTS, "align_by": ALIGN_BY, "stored": STORED}
+        for name, known in words.items():
+            if getattr(self, name) not in known:
+                raise DecisionError(f"{name} is one of {', '.join(known)}, found '{getattr(self, name)}'")
+        if self.fine_tune_epochs < 0 or self.tolerance_points < 0 or self.stage_tolerance_points < 0:
+            raise DecisionError("fine_tune_epochs and tolerances must not be negative")
+        if self.teacher_draws < 0 or self.fine_tune_noise < 0:
+            raise DecisionError(
+                f"teacher_draws and fine_tune_noise must not be negative, found {self.teacher_draws} and "
+                f"{self.fine_tune_noise}"
+            )
+        if list(self.rate_weights) != sorted(self.rate_weights):
+            raise DecisionError(f"rate_weights must rise from stage to stage, found {self.rate_weights}")
+
+
+def decide(
+    posterior: Posterior,
+    network: nn.Module,
+    data: DataSet,
+    likelihood: Likelihood,
+    settings: DecisionSettings,
+    *,
+    teacher: torch.Tensor | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+) -> Decision:
+    """Prune, choose c on validation, fine-tune in stages.
+
+    Args:
+        posterior: what inference returned; draws are reduced to moments within one mode first.
+        network: a module of the original shape; not touched.
+        data: training part for fine-tuning and batch-norm statistics, validation part for choices.
+        likelihood: p(y | output).
+        settings: see `DecisionSettings`.
+        teacher: posterior predictive mean of every training example, to fine-tune by in place of the targets.
+        seed: of the fine-tuning's batches.
+        say: told one line per choice.
+    """
+    posterior = without_draws(posterior, network, data, likelihood, settings, say=say)
+    judge = Judge(network, data, likelihood)
+    reference = judge.errors(nothing_pruned(posterior))
+    say(f"{stored_of(posterior)}, nothing pruned: {100 * reference.mean():.2f} % validation error")
+    pruned = _choose_cut(posterior, judge, data, settings, reference)
+    kept, total = pruned.weights_left()
+    say(f"pruned to {100 * kept / total:.2f} % of the weights: {100 * judge.errors(pruned).mean():.2f} %")
+    decision = _choose_c(posterior, pruned, judge, data, settings, say)
+    if settings.fine_tune_epochs:
+        tune = partial(
+            fine_tuned,
+            network=judge.network,
+            data=data,
+            likelihood=likelihood,
+            epochs=settings.fine_tune_epochs,
+            batch_size=settings.fine_tune_batch_size,
+            learning_rate=settings.fine_tune_learning_rate,
+            noise=settings.fine_tune_noise,
+            teacher=teacher,
+            seed=seed,
+        )
+        decision = _fine_tune_stages(decision, judge, tune, settings, reference, say)
+    return decision.with_sites({}, **how_of(posterior))
+
+
+def without_draws(
+    posterior: Posterior,
+    network: nn.Module,
+    data: DataSet,
+    likelihood: Likelihood,
+    settings: DecisionSettings,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+) -> Posterior:
+    """Moments within one mode in place of draws, as the settings say; a posterior without draws as it is."""
+    if posterior.draws is None:
+        return posterior
+    return within_one_mode(
+        posterior,
+        Judge(network, data, likelihood),
+        data,
+        moments=settings.moments,
+        align_by=settings.align_by,
+        stored=settings.stored,
+        say=say,
+    )
+
+
+def _choose_cut(
+    posterior: Posterior, judge: Judge, data: DataSet, settings: DecisionSettings, reference: np.ndarray
+) -> Decision:
+    """The cuts that were given, or the largest SNR cut of a ladder that stays within the tolerance.
+
+    A log-uniform prior has a cut of its own, log α < 3, which is one on the SNR.
+    """
+    given = settings.log_alpha, settings.snr, settings.remove_percent
+    uncut = any(site.prior not in ("LogUniform", "point") for site in posterior.parameters.values())
+    candidates = SNR_LADDER if given == (None, None, None) and uncut else (settings.snr,)
+    for snr in candidates:
+        pruned = prune(
+            posterior,
+            group_threshold=settings.group_threshold,
+            log_alpha=settings.log_alpha,
+            snr=snr,
+            remove_percent=settings.remove_percent,
+        )
+        pruned = with_batch_norm(judge.network, pruned, data)
+        if judge.accepts(pruned, reference, settings.tolerance_points):
+            break
+    return pruned
+
+
+def _choose_c(
+    posterior: Posterior,
+    pruned: Decision,
+    judge: Judge,
+    data: DataSet,
+    settings: DecisionSettings,
+    say: Callable[[str], None],
+) -> Decision:
+    """The largest c of a ladder whose rounding stays within the tolerance, or the smallest there is."""
+    candidates = C_LADDER if settings.c is None else (settings.c,)
+    reference = judge.errors(pruned)
+    for c in candidates:
+        decision = with_batch_norm(judge.network, pruned & bit_widths(posterior, c=c, within=pruned), data)
+        rise, standard_error = judge.rise(decision, reference)
+        if rise <= max(settings.tolerance_points, standard_error):
+            break
+    say(f"rounding with c = {c:g} changes the error by {rise:+.2f} ± {standard_error:.2f} points")
+    return decision.with_sites({}, rounding_rise_points=rise)
+
+
+def _fine_tune_stages(
+    decision: Decision,
+    judge: Judge,
+    tune: Callable[..., Decision],
+    settings: DecisionSettings,
+    reference: np.ndarray,
+    say: Callable[[str], None],
+) -> Decision:
+    """Stages of rising rate weight, each from where the last one ended; stops at the first that costs too much."""
+    accepted = current = decision
+    for rate_weight in settings.rate_weights:
+        current = tune(current, rate_weight=rate_weight)
+        rise, standard_error = judge.rise(current, reference)
+        kept, total = current.weights_left()
+        good = rise <= max(settings.stage_tolerance_points, standard_error)
+        say(
+            f"on the grid with rate weight {rate_weight:g}: {100 * kept / total:.2f} % of the weights, error "
+            f"{rise:+.2f} ± {standard_error:.2f} points; {'kept' if good else 'refused'}"
+        )
+        if not good and accepted is not decision:
+            break
+        if good or judge.rise(accepted, reference)[0] > rise:
+            accepted = current
+    return accepted

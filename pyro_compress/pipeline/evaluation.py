@@ -1,0 +1,191 @@
+"""The last step: decode the file, run it on the test set, write results.json and the figures."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyro_compress.analysis.decision import Decision
+from pyro_compress.analysis.rates import description_length_bits, published_rates, two_part_code_bits
+from pyro_compress.analysis.structure import architecture_left, format_architecture, remove_dead
+from pyro_compress.architecture import Architecture
+from pyro_compress.artifact.artifact import load as load_artifact
+from pyro_compress.data import DataSet
+from pyro_compress.data import load as load_data
+from pyro_compress.errors import DataError, RunError
+from pyro_compress.models import zoo
+from pyro_compress.models.likelihoods import Categorical
+from pyro_compress.models.tracing import trace
+from pyro_compress.pipeline.judging import nothing_pruned, place
+from pyro_compress.pipeline.settings import RunSettings, likelihood_named
+from pyro_compress.pipeline.steps import RunDirectory, build_network, check_classes, prepare
+from pyro_compress.posterior import Posterior
+from pyro_compress.report.figures import RatePoint, save_all
+from pyro_compress.report.measure import Measurement, float32_bytes, mcnemar_p_value, measure, predict
+from pyro_compress.report.run_figures import figures_of_run
+
+
+def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dict[str, Any]:
+    """Measure the decoded file on the test set; write results.json and figures.
+
+    Raises:
+        PyroCompressError: an earlier step's file is missing or damaged; the sentence names the step to run.
+    """
+    prepare(settings)
+    rests_on = run.moments if run.moments.exists() else run.posterior
+    posterior, decision = Posterior.load(rests_on), Decision.load(run.decision)
+    if not run.file.exists():
+        raise RunError(f"{run.path} has no {run.file.name} yet: run `pyro-compress compress {run.path}`")
+    network, likelihood = build_network(settings, data), settings.build_likelihood()
+    architecture = trace(network, data.input_shape)
+    x, y = data.part("test")
+    given = predict(network, x, y, likelihood) if settings.weights is not None else None
+    place(network, nothing_pruned(posterior))
+    before = predict(network, x, y, likelihood)
+    measured = measure(run.file, x, y, likelihood, float32_bytes(network))
+    after = predict(load_artifact(run.file).to_torch(), x, y, likelihood)
+    results = {
+        **_headline(before.errors, measured, decision, architecture),
+        **_context(run, settings, posterior, data),
+        **_detail(measured, posterior, decision, architecture, settings, data),
+    }
+    if given is not None:
+        results["error_given_percent"] = 100 * float(given.errors.mean())
+    if data.classes is not None:
+        results["mcnemar_p_value"] = mcnemar_p_value(before.errors, after.errors)
+    run.results.write_text(json.dumps(results, indent=2) + "\n")
+    left = load_artifact(run.file).network.architecture
+    save_all(run.figures, figures_of_run(posterior, decision, architecture, left, _points(results)))
+    return results
+
+
+def evaluate_file(
+    path: Path, data: str, data_dir: Path | None = None, likelihood: str = "categorical"
+) -> dict[str, Any]:
+    """Error of one compressed file on a data set's test part.
+
+    Args:
+        path: the .pyrc file.
+        data: name of the data set, or module:factory.
+        data_dir: where its files lie.
+        likelihood: registered name; the file does not say what its outputs mean.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+        DataError: the data's shape is not what the file's network takes, or its targets don't go with the outputs.
+    """
+    artifact, chosen = load_artifact(path), likelihood_named(likelihood)
+    loaded = load_data(data, data_dir)
+    shapes = artifact.network.architecture.shapes()
+    if loaded.input_shape != shapes[0]:
+        raise DataError(f"{path} takes inputs of shape {shapes[0]}, data set {data} has {loaded.input_shape}")
+    if isinstance(chosen, Categorical):
+        check_classes(loaded, shapes[-1], str(path))
+    found = predict(artifact.to_torch(), *loaded.part("test"), chosen)
+    return {
+        "error_after_percent": 100 * float(found.errors.mean()),
+        "nll_nats_per_example": float(found.nll_nats.mean()),
+        "file_bytes": len(artifact),
+        "architecture_left": format_architecture(architecture_left(artifact.network)),
+    }
+
+
+def _headline(
+    before_errors: np.ndarray, measured: Measurement, decision: Decision, architecture: Architecture
+) -> dict[str, Any]:
+    """What others rely on at the top level of results.json, except where it comes from."""
+    stored = remove_dead(architecture, decision)
+    kept = sum(int(np.count_nonzero(s.stored())) for s in decision.sites.values() if s.value.ndim > 1)
+    _, total = decision.weights_left()
+    return {
+        "error_before_percent": 100 * float(before_errors.mean()),
+        "error_after_percent": measured.error_percent,
+        "error_standard_error_percent": measured.error_standard_error_percent,
+        "file_bytes": measured.file_bytes,
+        "file_rate": measured.file_rate,
+        "weights_left_percent": 100 * kept / total,
+        "architecture_left": format_architecture(architecture_left(stored)),
+    }
+
+
+def _context(run: RunDirectory, settings: RunSettings, posterior: Posterior, data: DataSet) -> dict[str, Any]:
+    seconds = run.seconds()
+    return {
+        "seed": settings.seed,
+        "wall_seconds": round(sum(seconds.values()), 1),
+        "seconds_per_step": {step: round(value, 1) for step, value in seconds.items()},
+        "kl_weight": posterior.provenance.get("kl_weight", 1.0),
+        "entry": settings.entry,
+        "network": settings.network,
+        "prior": settings.prior,
+        "method": settings.method,
+        "data": data.name,
+        "data_description": data.description,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _detail(
+    measured: Measurement,
+    posterior: Posterior,
+    decision: Decision,
+    architecture: Architecture,
+    settings: RunSettings,
+    data: DataSet,
+) -> dict[str, Any]:
+    bits = {name: int(site.bits.max(initial=0)) for name, site in decision.sites.items() if site.value.ndim > 1}
+    rates = asdict(published_rates(architecture, decision))
+    # a point estimate, or a draw, has a density at its value and no KL, so no description length either
+    complexity = posterior.statistics.get("complexity_nats", float("nan"))
+    known = settings.build_prior().is_proper and posterior.kind != "point" and math.isfinite(complexity)
+    shrinkage = {
+        name: [round(float(q), 6) for q in np.quantile(site.groups.shrinkage(), (0.0, 0.5, 1.0))]
+        for name, site in posterior.parameters.items()
+        if site.groups is not None and site.groups.statistic == "variance_log_scale"
+    }
+    return {
+        "original_bytes": measured.original_bytes,
+        "bits_per_layer": bits,
+        "steps_per_tensor": {name: site.step for name, site in decision.sites.items()},
+        "rates": rates,
+        "description_length_bits": description_length_bits(complexity, proper_prior=known),
+        "two_part_code_bits": two_part_code_bits(measured.file_bytes, measured.label_nats),
+        "nll_nats_per_example": measured.nll_nats_per_example,
+        "calibration_error": measured.calibration_error,
+        "brier_score": measured.brier_score,
+        "horseshoe_shrinkage_min_median_max": shrinkage,
+        "decision": dict(decision.made_by),
+        "published": published_rows(settings.entry, measured.original_bytes),
+    }
+
+
+def published_rows(entry: str | None, original_bytes: int) -> list[dict[str, Any]]:
+    """The published figures of a zoo entry as the results table takes them; sizes become file rates."""
+    if entry is None:
+        return []
+    rows = []
+    for published in zoo.entry(entry).published:
+        row = {key: value for key, value in asdict(published).items() if value is not None}
+        if published.file_bytes is not None:
+            row["file_rate"] = original_bytes / published.file_bytes
+        if published.architecture is not None:
+            row["architecture_left"] = row.pop("architecture")
+        rows.append(row)
+    return rows
+
+
+def _points(results: Mapping[str, Any]) -> list[RatePoint]:
+    error = results["error_after_percent"]
+    points = [RatePoint("this run", results["file_rate"], error, "file", ours=True)]
+    ours = results["rates"]["maximum_compression"]
+    points.append(RatePoint("this run", ours, error, "formula", ours=True))
+    for row in results["published"]:
+        for key, kind in (("file_rate", "file"), ("maximum_compression", "formula")):
+            if row.get(key):
+                points.append(RatePoint(row["method"], row[key], row["error_percent"], kind))
+    return points

@@ -1,0 +1,102 @@
+"""One stage of fine-tuning on the grid, from decision to decision."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from pyro_compress.analysis.bits import bits_for
+from pyro_compress.analysis.compaction import can_compact, compact
+from pyro_compress.analysis.decision import Decision, SiteDecision
+from pyro_compress.architecture import Architecture, Conv2d, Linear
+from pyro_compress.artifact.runtime import to_torch
+from pyro_compress.data import DataSet
+from pyro_compress.inference.grid import GridSite, fine_tune
+from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.models.tracing import trace
+from pyro_compress.pipeline.judging import place, with_batch_norm
+
+
+def fine_tuned(
+    decision: Decision,
+    network: nn.Module,
+    data: DataSet,
+    likelihood: Likelihood,
+    *,
+    epochs: int,
+    rate_weight: float,
+    batch_size: int,
+    learning_rate: float,
+    noise: float,
+    teacher: torch.Tensor | None,
+    seed: int,
+) -> Decision:
+    """One stage of `inference.grid.fine_tune`, from decision to decision.
+
+    Where the architecture allows, the units that are still read are trained as a smaller network.  `noise` is in
+    posterior sds; the other arguments are those of `fine_tune`.
+    """
+    architecture = trace(network, data.input_shape)
+    place(network, decision)
+    values = {name: site.value for name, site in decision.sites.items()}
+    kept = {name: site.kept() for name, site in decision.sites.items()}
+    noises = {name: (noise * np.sqrt(site.variance)).astype(np.float32) for name, site in decision.sites.items()}
+    names = {name: name for name in values}
+    trained = network
+    compaction = compact(architecture, decision) if can_compact(architecture) else None
+    if compaction is not None:
+        trained = to_torch(compaction.network)
+        names = _names_in(compaction.network.architecture)
+        values = {name: compaction.take(name, values[name]) for name in names}
+        kept = {name: compaction.take(name, kept[name]) for name in names}
+        noises = {name: compaction.take(name, noises[name]) for name in names}
+    sites = {
+        names[name]: GridSite(
+            torch.from_numpy(values[name]),
+            torch.from_numpy(kept[name]),
+            decision.sites[name].step,
+            torch.from_numpy(noises[name]) if noise > 0 else None,
+        )
+        for name in names
+    }
+    found = fine_tune(
+        trained,
+        sites,
+        data,
+        likelihood,
+        epochs=epochs,
+        rate_weight=rate_weight,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        teacher=teacher,
+    )
+    replaced = {}
+    for name, site in decision.sites.items():
+        value = found[names[name]].numpy()
+        if compaction is not None:
+            value = compaction.put_back(name, value, site.value.shape)
+        replaced[name] = _refitted(site, value)
+    tuned = decision.with_sites(replaced, rate_weight=rate_weight, fine_tune_epochs=epochs)
+    return with_batch_norm(network, tuned, data)
+
+
+def _names_in(architecture: Architecture) -> dict[str, str]:
+    """Parameter names of the module that `to_torch` builds, by original name."""
+    return {
+        f"{layer.name}.{kind}": f"{position}.{kind}"
+        for position, layer in enumerate(architecture.layers)
+        if isinstance(layer, Linear | Conv2d)
+        for kind in ("weight", "bias")
+        if kind == "weight" or layer.bias
+    }
+
+
+def _refitted(site: SiteDecision, value: np.ndarray) -> SiteDecision:
+    """The site with new values: what rounds to zero is pruned, and bits are what the largest integer needs."""
+    if site.step is None:
+        return replace(site, value=value)
+    integers = np.rint(value.astype(np.float64) / site.step)
+    bits = np.where(site.kept() & (integers != 0), bits_for(integers), 0).astype(np.uint8)
+    return replace(site, value=value, bits=bits)

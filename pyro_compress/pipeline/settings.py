@@ -1,0 +1,154 @@
+"""The settings of a run: everything that decides its outcome, kept beside it as JSON."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pyro_compress.errors import NetworkError, RunError, unknown_name
+from pyro_compress.inference.contract import Method
+from pyro_compress.inference.registry import method_named
+from pyro_compress.models import networks, zoo
+from pyro_compress.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson
+from pyro_compress.models.priors.base import Prior
+from pyro_compress.models.priors.registry import prior_named
+from pyro_compress.options import build
+from pyro_compress.pipeline.deciding import DecisionSettings
+
+LIKELIHOODS: Mapping[str, type[Likelihood]] = {
+    "categorical": Categorical,
+    "gaussian": Gaussian,
+    "bernoulli": Bernoulli,
+    "poisson": Poisson,
+}
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run directory's settings.json holds.
+
+    Attributes:
+        entry: zoo entry that it came from, or None.
+        network: registered name or 'module:factory'.
+        weights: file that the network's parameters were read from, or None.
+        prior, method, likelihood, data: registered names ('module:factory' for data).
+        prior_options, method_options, likelihood_options, decision_options: keywords of each.
+        pretrain_epochs: epochs of plain maximum likelihood before the posterior is fitted.
+        seed: of initialisation, batches and noise.
+        threads: torch threads; sums of floats depend on them, so a run keeps its number.
+    """
+
+    network: str
+    prior: str
+    data: str
+    entry: str | None = None
+    weights: str | None = None
+    method: str = "svi"
+    likelihood: str = "categorical"
+    prior_options: Mapping[str, Any] = field(default_factory=dict)
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    likelihood_options: Mapping[str, Any] = field(default_factory=dict)
+    decision_options: Mapping[str, Any] = field(default_factory=dict)
+    pretrain_epochs: int = 0
+    seed: int = 0
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        # build once: a misspelt name or option is said before hours of fitting, not after
+        self.build_prior(), self.build_method(), self.build_decision(), self.build_likelihood()
+        if ":" not in self.network and self.network not in networks.NETWORKS:
+            raise NetworkError(unknown_name("network", self.network, networks.NETWORKS))
+        for name, least in (("pretrain_epochs", 0), ("seed", 0), ("threads", 1)):
+            if getattr(self, name) < least:
+                raise RunError(f"{name} must be at least {least}, found {getattr(self, name)}")
+
+    def build_prior(self) -> Prior:
+        """The prior object."""
+        return prior_named(self.prior, self.prior_options)
+
+    def build_method(self) -> Method:
+        """The inference method."""
+        return method_named(self.method, self.method_options)
+
+    def build_likelihood(self) -> Likelihood:
+        """The likelihood."""
+        return likelihood_named(self.likelihood, self.likelihood_options)
+
+    def build_decision(self) -> DecisionSettings:
+        """The decision settings."""
+        return build(DecisionSettings, "the decision", self.decision_options, RunError)
+
+    def build_network(self) -> nn.Module:
+        """The network with its initial parameters: drawn under the global seed, or read from `weights`."""
+        network = networks.load_network(self.network) if ":" in self.network else networks.build(self.network)
+        if self.weights is not None:
+            networks.load_weights(network, Path(self.weights))
+        return network
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @staticmethod
+    def load(path: Path) -> "RunSettings":
+        """Read settings.json.
+
+        Raises:
+            RunError: missing, not JSON, or not holding a run's settings.
+        """
+        try:
+            found = json.loads(path.read_text())
+        except FileNotFoundError as error:
+            raise RunError(f"{path.parent} is not a run directory: it has no {path.name}; start with `fit`") from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read as JSON: {error}") from error
+        if not isinstance(found, dict):
+            raise RunError(f"{path} holds a {type(found).__name__}, expected the settings of a run by name")
+        known = {f.name for f in fields(RunSettings)}
+        for name in found:
+            if name not in known:
+                raise RunError(f"{path}: " + unknown_name("setting", name, known))
+        lacking = [name for name in ("network", "prior", "data") if name not in found]
+        if lacking:
+            raise RunError(f"{path} lacks {', '.join(lacking)}: start again with `pyro-compress fit`")
+        return RunSettings(**found)
+
+
+def likelihood_named(name: str, options: Mapping[str, Any] | None = None) -> Likelihood:
+    """Build a likelihood from its registered name and field values.
+
+    Raises:
+        RunError: unknown name (lists the known ones), an unknown field, or a value of another type.
+    """
+    if name not in LIKELIHOODS:
+        raise RunError(unknown_name("likelihood", name, LIKELIHOODS))
+    return build(LIKELIHOODS[name], f"likelihood '{name}'", options or {}, RunError)
+
+
+def settings_from_entry(name: str, **changes: Any) -> RunSettings:
+    """A zoo entry's settings with some replaced; option mappings are merged, None changes nothing.
+
+    Another method takes none of the options that the entry gives its own.
+    """
+    entry = zoo.entry(name)
+    same_method = changes.get("method") in (None, entry.method)
+    base: dict[str, Any] = {
+        "entry": entry.name,
+        "network": entry.network,
+        "prior": entry.prior,
+        "data": entry.data,
+        "method": entry.method,
+        "prior_options": dict(entry.prior_options),
+        "method_options": dict(entry.method_options) if same_method else {},
+        "decision_options": dict(entry.decision_options),
+        "pretrain_epochs": entry.pretrain_epochs,
+    }
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            base[key] = {**base[key], **value}
+        elif value is not None:
+            base[key] = value
+    return RunSettings(**base)

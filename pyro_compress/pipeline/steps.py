@@ -1,0 +1,241 @@
+"""The steps on a run directory: fit, analyse, compress, evaluate.  Each reads what the one before it wrote.
+
+settings.json  initial.safetensors  checkpoint.pt  posterior.safetensors
+moments.safetensors  decision.safetensors  network.pyrc  results.json  timings.json  figures/
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.numpy import save_file
+from torch import nn
+
+from pyro_compress.analysis.decision import Decision
+from pyro_compress.analysis.structure import remove_dead
+from pyro_compress.artifact.artifact import Artifact
+from pyro_compress.data import DataSet, load
+from pyro_compress.errors import DataError
+from pyro_compress.inference.fit import Callback, fit
+from pyro_compress.inference.point import MAP
+from pyro_compress.inference.predictive import predictive_mean
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.networks import load_weights
+from pyro_compress.models.tracing import trace
+from pyro_compress.pipeline.deciding import decide, without_draws
+from pyro_compress.pipeline.settings import RunSettings
+from pyro_compress.posterior import Posterior
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        return self.path / "settings.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def initial(self) -> Path:
+        return self.path / "initial.safetensors"
+
+    @property
+    def posterior(self) -> Path:
+        return self.path / "posterior.safetensors"
+
+    @property
+    def moments(self) -> Path:
+        return self.path / "moments.safetensors"
+
+    @property
+    def decision(self) -> Path:
+        return self.path / "decision.safetensors"
+
+    @property
+    def file(self) -> Path:
+        return self.path / "network.pyrc"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def diagnosis(self) -> Path:
+        return self.path / "diagnosis.json"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def timings(self) -> Path:
+        return self.path / "timings.json"
+
+    def note_seconds(self, step: str, seconds: float) -> None:
+        """Add to the wall time of a step; resumed steps add up."""
+        found = self.seconds()
+        found[step] = found.get(step, 0.0) + seconds
+        self.timings.write_text(json.dumps(found) + "\n")
+
+    def seconds(self) -> dict[str, float]:
+        """Wall seconds per step so far."""
+        return json.loads(self.timings.read_text()) if self.timings.exists() else {}
+
+
+def prepare(settings: RunSettings) -> None:
+    """Process-wide torch settings that a run relies on."""
+    torch.set_num_threads(settings.threads)
+    # dying weights become subnormal numbers, on which CPUs are many times slower
+    torch.set_flush_denormal(True)
+
+
+def load_data(settings: RunSettings, data_dir: Path | None) -> DataSet:
+    """The run's data set."""
+    return load(settings.data, data_dir)
+
+
+def build_network(settings: RunSettings, data: DataSet) -> nn.Module:
+    """The run's network with its initial parameters, checked against the shapes of the data."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        network = settings.build_network()
+    architecture = trace(network, data.input_shape)
+    if settings.likelihood == "categorical":
+        check_classes(data, architecture.shapes()[-1], f"network {settings.network}")
+    return network
+
+
+def check_classes(data: DataSet, output_shape: tuple[int, ...], what: str) -> None:
+    """Refuse data whose targets are no class labels, or have more classes than `what` has outputs.
+
+    Raises:
+        DataError: says both numbers.
+    """
+    if data.classes is None:
+        raise DataError(f"{data.name} has no class labels, which the categorical likelihood needs: give --likelihood")
+    if len(output_shape) != 1 or output_shape[0] < len(data.classes):
+        raise DataError(f"{what} returns outputs of shape {output_shape}, {data.name} has {len(data.classes)} classes")
+
+
+def fit_step(
+    run: RunDirectory,
+    settings: RunSettings,
+    data: DataSet,
+    *,
+    resume: bool,
+    callbacks: Iterable[Callback] = (),
+    pretrain_callbacks: Iterable[Callback] = (),
+) -> Posterior:
+    """Fit the posterior and write it; an interrupted fit goes on from its checkpoint, a finished one is read."""
+    if resume and run.posterior.exists():
+        return Posterior.load(run.posterior)
+    prepare(settings)
+    network = build_network(settings, data)
+    model = BayesianNetwork(network, settings.build_prior(), settings.build_likelihood())
+    run.path.mkdir(parents=True, exist_ok=True)
+    settings.save(run.settings)
+    if not resume:
+        run.timings.unlink(missing_ok=True)
+    if settings.pretrain_epochs:
+        pretrain(run, network, settings, data, pretrain_callbacks)
+        model = BayesianNetwork(network, settings.build_prior(), settings.build_likelihood())
+    started = time.perf_counter()
+    try:
+        posterior = fit(
+            model,
+            data,
+            settings.build_method(),
+            seed=settings.seed,
+            checkpoint=run.checkpoint,
+            resume=resume,
+            callbacks=callbacks,
+        )
+    finally:
+        run.note_seconds("fit", time.perf_counter() - started)
+    posterior.save(run.posterior)
+    run.checkpoint.unlink(missing_ok=True)
+    # the draws now lie beside the posterior
+    shutil.rmtree(run.checkpoint.with_suffix(".draws"), ignore_errors=True)
+    return Posterior.load(run.posterior)
+
+
+def pretrain(
+    run: RunDirectory, network: nn.Module, settings: RunSettings, data: DataSet, callbacks: Iterable[Callback] = ()
+) -> None:
+    """Plain maximum likelihood first: a deterministic epoch costs a fraction of a Bayesian one.
+
+    Writes the trained parameters to initial.safetensors; where that file is there already it is read instead.
+    """
+    if not run.initial.exists():
+        started = time.perf_counter()
+        # an empty rule set covers nothing: every parameter is a point estimate under a flat prior
+        model = BayesianNetwork(network, {}, settings.build_likelihood())
+        method = MAP(epochs=settings.pretrain_epochs, schedule="linear")
+        posterior = fit(model, data, method, seed=settings.seed, callbacks=callbacks)
+        partial = run.initial.with_name(run.initial.name + ".partial")
+        held = {name: site.mean for name, site in posterior.parameters.items()} | dict(posterior.buffers)
+        save_file(held, partial)
+        partial.replace(run.initial)
+        run.note_seconds("pretrain", time.perf_counter() - started)
+    load_weights(network, run.initial)
+
+
+def analyse_step(
+    run: RunDirectory, settings: RunSettings, data: DataSet, *, say: Callable[[str], None] = lambda line: None
+) -> Decision:
+    """Read the posterior from disk and write the decision; the same bytes in any process.
+
+    Where the posterior has draws, the moments within one mode that the decision rests on are written too.
+    What a former decision led to is removed, so that a run directory never holds parts of two.
+    """
+    prepare(settings)
+    started = time.perf_counter()
+    posterior = Posterior.load(run.posterior)
+    network = build_network(settings, data)
+    likelihood, how = settings.build_likelihood(), settings.build_decision()
+    teacher = None
+    if how.teacher_draws:
+        model = BayesianNetwork(network, settings.build_prior(), likelihood)
+        teacher = predictive_mean(model, posterior, data.train_x, draws=how.teacher_draws, seed=settings.seed)
+    run.moments.unlink(missing_ok=True)
+    if posterior.draws is not None:
+        posterior = without_draws(posterior, network, data, likelihood, how, say=say)
+        posterior.save(run.moments)
+    decision = decide(posterior, network, data, likelihood, how, teacher=teacher, seed=settings.seed, say=say)
+    decision.save(run.decision)
+    run.file.unlink(missing_ok=True)
+    run.results.unlink(missing_ok=True)
+    run.note_seconds("analyse", time.perf_counter() - started)
+    return decision
+
+
+def compress_step(run: RunDirectory, settings: RunSettings, data: DataSet) -> Artifact:
+    """Write the compressed file that the decision says."""
+    prepare(settings)
+    started = time.perf_counter()
+    decision = Decision.load(run.decision)
+    artifact = compress(build_network(settings, data), decision, data.input_shape)
+    artifact.save(run.file)
+    run.note_seconds("compress", time.perf_counter() - started)
+    return artifact
+
+
+def compress(network: nn.Module, decision: Decision, input_shape: tuple[int, ...]) -> Artifact:
+    """Structured removal, then encoding.
+
+    Args:
+        network: module of the original shape; only its structure is read.
+        decision: what to store.
+        input_shape: of one example.
+    """
+    return Artifact.of(remove_dead(trace(network, input_shape), decision))

@@ -1,0 +1,261 @@
+"""The step `uncertainty`: is the decoded file as sure as it is right, and the posterior it came from?
+
+Writes uncertainty.json and figures/uncertainty/*.png.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
+from rich.table import Table
+from torch import Tensor, nn
+
+from pyro_compress.artifact.artifact import load as load_artifact
+from pyro_compress.data import DataSet, generator_for
+from pyro_compress.data import load as load_named_data
+from pyro_compress.errors import DataError
+from pyro_compress.inference.predictive import posterior_predictive
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.pipeline.judging import nothing_pruned, place
+from pyro_compress.pipeline.settings import RunSettings
+from pyro_compress.pipeline.steps import RunDirectory, build_network, prepare
+from pyro_compress.posterior import Posterior
+from pyro_compress.report.figures import save_all
+from pyro_compress.report.measure import brier_score, expected_calibration_error, predict
+from pyro_compress.report.uncertainty import detection_auroc, rejection_curve, reliability
+from pyro_compress.report.uncertainty_figures import out_of_distribution_figure, rejection_figure, reliability_diagram
+
+NOISE = "noise"
+PREDICTIVE = "posterior predictive"
+ENTROPY, INFORMATION = "predictive entropy", "mutual information"
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """What one predictor says of the test examples; arrays are (examples, ...)."""
+
+    errors: np.ndarray
+    nll_nats: np.ndarray
+    probabilities: np.ndarray | None
+    entropy: np.ndarray | None
+    information: np.ndarray | None
+    epistemic: np.ndarray | None = None
+    aleatoric: np.ndarray | None = None
+
+    @property
+    def uncertainty(self) -> np.ndarray | None:
+        """What the most uncertain examples are rejected by: the entropy, or for real targets the variance."""
+        if self.entropy is not None or self.epistemic is None or self.aleatoric is None:
+            return self.entropy
+        return (self.epistemic + self.aleatoric).reshape(len(self.errors), -1).sum(1)
+
+
+def uncertainty_of_run(
+    run: RunDirectory,
+    settings: RunSettings,
+    data: DataSet,
+    *,
+    draws: int = 100,
+    other: str | None = None,
+    data_dir: Path | None = None,
+) -> dict[str, Any]:
+    """Measure on the test part: the decoded file where there is one, the posterior mean, the posterior predictive.
+
+    Args:
+        run: with a posterior.
+        settings, data: of the run.
+        draws: that the predictive averages.
+        other: data set of inputs of another kind, or 'noise'; None leaves that out.
+        data_dir: where its files lie.
+
+    Raises:
+        PyroCompressError: no posterior there, or other inputs of another shape.
+    """
+    prepare(settings)
+    posterior, likelihood = Posterior.load(run.posterior), settings.build_likelihood()
+    outside = None if other is None else other_inputs(other, data, data_dir, settings.seed)
+    model = BayesianNetwork(build_network(settings, data), settings.build_prior(), likelihood)
+    networks = {"posterior mean": build_network(settings, data)}
+    place(networks["posterior mean"], nothing_pruned(posterior))
+    if run.file.exists():
+        networks = {"decoded file": load_artifact(run.file).to_torch(), **networks}
+    x, y = data.part("test")
+    averaged = posterior_predictive(model, posterior, x, y, draws=draws, seed=settings.seed)
+    assert averaged.errors is not None and averaged.nll_nats is not None
+    found = {name: _of_network(network, x, y, likelihood) for name, network in networks.items()}
+    classes = None if data.classes is None else averaged.mean
+    found[PREDICTIVE] = Predicted(
+        averaged.errors,
+        averaged.nll_nats,
+        classes,
+        averaged.predictive_entropy,
+        averaged.mutual_information,
+        averaged.epistemic_variance,
+        averaged.aleatoric_variance,
+    )
+    results: dict[str, Any] = {
+        "data": data.name,
+        "examples": len(x),
+        "draws": averaged.draws,
+        "effective_draws": averaged.effective_draws,
+        "predictors": {name: _scores(predicted, y) for name, predicted in found.items()},
+    }
+    drawn = _figures(found, y)
+    if outside is not None and other is not None:
+        elsewhere = {name: _measures_of_network(network, outside, likelihood) for name, network in networks.items()}
+        far = posterior_predictive(model, posterior, outside, draws=draws, seed=settings.seed)
+        elsewhere[PREDICTIVE] = _measures(far.predictive_entropy, far.mutual_information)
+        inside = {name: _measures(predicted.entropy, predicted.information) for name, predicted in found.items()}
+        results["out_of_distribution"] = {
+            "data": other,
+            "examples": len(outside),
+            "auroc": {name: _aurocs(inside[name], elsewhere[name]) for name in found},
+        }
+        if inside[PREDICTIVE]:
+            names = (data.name, other)
+            drawn["out_of_distribution"] = out_of_distribution_figure(inside[PREDICTIVE], elsewhere[PREDICTIVE], names)
+    (run.path / "uncertainty.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+    save_all(run.figures / "uncertainty", drawn)
+    return results
+
+
+def other_inputs(name: str, data: DataSet, data_dir: Path | None, seed: int) -> Tensor:
+    """Inputs of another kind than the run's: the test part of a data set, or 'noise'.
+
+    Noise is uniform between the least and the largest value of the training inputs, as many as there are test examples.
+
+    Raises:
+        DataError: another shape than the run's inputs, or the run's own data.
+    """
+    if name == data.name:
+        raise DataError(f"--out-of-distribution {name}: that is what the run learned from; name another data set")
+    if name == NOISE:
+        shape = data.part("test")[0].shape
+        low, high = float(data.train_x.min()), float(data.train_x.max())
+        return low + (high - low) * torch.rand(shape, generator=generator_for(seed, len(data.train_x)))
+    x, _ = load_named_data(name, data_dir).part("test")
+    if tuple(x.shape[1:]) != data.input_shape:
+        raise DataError(
+            f"--out-of-distribution {name}: its inputs have the shape {tuple(x.shape[1:])}, the run's have "
+            f"{data.input_shape}: name a data set of that shape, or '{NOISE}'"
+        )
+    return x
+
+
+def _of_network(network: nn.Module, x: Tensor, y: Tensor, likelihood: Likelihood) -> Predicted:
+    found = predict(network, x, y, likelihood)
+    entropy = None
+    if found.probabilities is not None:
+        entropy = _array(likelihood.entropy(torch.from_numpy(found.probabilities)))
+    information = None if entropy is None else np.zeros_like(entropy)
+    return Predicted(found.errors, found.nll_nats, found.probabilities, entropy, information)
+
+
+def _measures_of_network(network: nn.Module, x: Tensor, likelihood: Likelihood) -> dict[str, np.ndarray]:
+    network.eval()
+    with torch.no_grad():
+        means = torch.cat([likelihood.mean(network(part).double()) for part in x.split(1000)])
+    return _measures(_array(likelihood.entropy(means)), None)
+
+
+def _measures(entropy: np.ndarray | None, information: np.ndarray | None) -> dict[str, np.ndarray]:
+    """What tells inputs apart: a network without weights to draw has no mutual information."""
+    named = {ENTROPY: entropy, INFORMATION: information}
+    return {name: values for name, values in named.items() if values is not None}
+
+
+def _array(values: Tensor | None) -> np.ndarray | None:
+    return None if values is None else values.numpy()
+
+
+def _aurocs(inside: Mapping[str, np.ndarray], outside: Mapping[str, np.ndarray]) -> dict[str, float]:
+    return {name: detection_auroc(inside[name], outside[name]) for name in outside}
+
+
+def _scores(found: Predicted, y: Tensor) -> dict[str, float | None]:
+    """One row of the table."""
+    labels, probabilities = y.numpy(), found.probabilities
+    spread = {"epistemic_sd": found.epistemic, "aleatoric_sd": found.aleatoric}
+    return {
+        "error_percent": 100 * float(found.errors.mean()),
+        "nll_nats_per_example": float(found.nll_nats.mean()),
+        "calibration_error": None if probabilities is None else expected_calibration_error(probabilities, labels),
+        "brier_score": None if probabilities is None else brier_score(probabilities, labels),
+        "predictive_entropy_nats": None if found.entropy is None else float(found.entropy.mean()),
+        "mutual_information_nats": None if found.information is None else float(found.information.mean()),
+        "rejection_error_percent": (
+            None if found.uncertainty is None else 100 * rejection_curve(found.uncertainty, found.errors).area
+        ),
+        **{name: None if values is None else float(np.sqrt(values.mean())) for name, values in spread.items()},
+    }
+
+
+def _figures(found: Mapping[str, Predicted], y: Tensor) -> dict[str, Figure]:
+    drawn = {}
+    labels = y.numpy()
+    held = {name: p.probabilities for name, p in found.items() if p.probabilities is not None}
+    if held:
+        bins = {name: reliability(p, labels) for name, p in held.items()}
+        errors = {name: expected_calibration_error(p, labels) for name, p in held.items()}
+        drawn["reliability"] = reliability_diagram(bins, errors)
+    curves = {name: rejection_curve(p.uncertainty, p.errors) for name, p in found.items() if p.uncertainty is not None}
+    if curves:
+        drawn["rejection"] = rejection_figure(curves, "%" if held else "the likelihood's error")
+    return drawn
+
+
+# ---- for people
+
+
+def describe(results: Mapping[str, Any]) -> list[RenderableType]:
+    """A row per predictor; rows of another table where inputs of another kind were given."""
+    rows = results["predictors"]
+    classes = any(row["calibration_error"] is not None for row in rows.values())
+    title = (
+        f"{results['examples']:,} test examples of {results['data']}; the predictive averages {results['draws']} draws"
+    )
+    parts: list[RenderableType] = [title, _table(CLASS_COLUMNS if classes else REAL_COLUMNS, rows)]
+    other = results.get("out_of_distribution")
+    if other is not None:
+        parts.append(f"AUROC of telling {results['data']} from {other['examples']:,} inputs of {other['data']}")
+        measures = tuple((name, name.replace(" ", "\n"), "{:.3f}", 1.0) for name in (ENTROPY, INFORMATION))
+        parts.append(_table(measures, other["auroc"]))
+    return parts
+
+
+Column = tuple[str, str, str, float]
+CLASS_COLUMNS: tuple[Column, ...] = (
+    ("error_percent", "error\n%", "{:.2f}", 1.0),
+    ("nll_nats_per_example", "NLL\nnats", "{:.4f}", 1.0),
+    ("calibration_error", "ECE\npoints", "{:.2f}", 100.0),
+    ("brier_score", "Brier", "{:.4f}", 1.0),
+    ("predictive_entropy_nats", "entropy\nnats", "{:.4f}", 1.0),
+    ("mutual_information_nats", "mutual\ninfo", "{:.4f}", 1.0),
+    ("rejection_error_percent", "AURC\n%", "{:.3f}", 1.0),
+)
+REAL_COLUMNS: tuple[Column, ...] = (
+    ("error_percent", "error\n%", "{:.4g}", 1.0),
+    ("nll_nats_per_example", "NLL\nnats", "{:.4f}", 1.0),
+    ("epistemic_sd", "epistemic\nsd", "{:.4g}", 1.0),
+    ("aleatoric_sd", "aleatoric\nsd", "{:.4g}", 1.0),
+    ("rejection_error_percent", "AURC\n%", "{:.4g}", 1.0),
+)
+
+
+def _table(columns: tuple[Column, ...], rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("", overflow="fold")
+    for _, heading, _, _ in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, row in rows.items():
+        cells = ((row.get(key), form, factor) for key, _, form, factor in columns)
+        table.add_row(name, *("–" if value is None else form.format(factor * value) for value, form, factor in cells))
+    return table

@@ -1,0 +1,85 @@
+"""Every figure of a run, from its posterior and its decision."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from pyro_compress.analysis.decision import Decision
+from pyro_compress.analysis.pruning import signal_to_noise
+from pyro_compress.architecture import Architecture, Linear
+from pyro_compress.posterior import ParameterPosterior, Posterior
+from pyro_compress.report.figures import (
+    RatePoint,
+    error_against_rate,
+    learning_curve,
+    pruned_architecture,
+    snr_histogram,
+    weight_matrices,
+)
+
+# As in `ParameterPosterior.kept`.
+LOG_UNIFORM_CUT = 3.0
+
+
+def figures_of_run(
+    posterior: Posterior,
+    decision: Decision,
+    original: Architecture,
+    left: Architecture,
+    points: Sequence[RatePoint],
+    error_unit: str = "%",
+) -> dict[str, Figure]:
+    """Every figure of a run by the name of its file; those that a point estimate has nothing to show for are left out.
+
+    Args:
+        posterior: with the fit's history in its provenance.
+        decision: what was stored of `original`.
+        original: the network before compression, as traced.
+        left: the network in the file.
+        points: for `error_against_rate`.
+        error_unit: see `learning_curve`.
+    """
+    weights = {name: site for name, site in posterior.parameters.items() if site.mean.ndim > 1}
+    figures = {}
+    history = posterior.provenance.get("history")
+    if isinstance(history, list) and history:
+        figures["learning_curve"] = learning_curve(history, error_unit)
+    figures["pruned_architecture"] = pruned_architecture(_sizes(original), _sizes(left))
+    stored = {name: decision.sites[name].stored() for name in weights}
+    figures["weight_matrices"] = weight_matrices({name: site.to_store for name, site in weights.items()}, stored)
+    uncertain = {name: site for name, site in weights.items() if not site.is_point}
+    if uncertain:
+        snr = np.concatenate([signal_to_noise(site).ravel() for site in uncertain.values()])
+        kept = np.concatenate([(stored[name] != 0).ravel() for name in uncertain])
+        cut, rule = cut_and_rule(list(uncertain.values()), decision)
+        figures["snr_histogram"] = snr_histogram(snr, kept, cut, rule)
+    figures["error_against_rate"] = error_against_rate(points)
+    return figures
+
+
+def cut_and_rule(sites: Sequence[ParameterPosterior], decision: Decision) -> tuple[float | None, str]:
+    """The signal-to-noise ratio below which weights were pruned, None if groups were judged, and the rule in words.
+
+    log α = log Var w − log (E w)², so that a cut on log α is one on the ratio: exp(−½ log α).
+    """
+    made_by = decision.made_by
+    rounded = ", or rounded to zero by their grid" if any(site.step for site in decision.sites.values()) else ""
+    snr = made_by.get("snr")
+    if isinstance(snr, int | float):
+        return float(snr), f"weights are pruned below the cut{rounded}"
+    groups = next((site.groups for site in sites if site.groups is not None), None)
+    if groups is not None:
+        threshold = made_by.get("group_threshold", groups.threshold)
+        statistic = {"log_alpha": "log α", "variance_log_scale": "Var(ln z)"}.get(groups.statistic, groups.statistic)
+        return None, f"weights are pruned in groups, {statistic} > {threshold}{rounded}"
+    log_alpha = made_by.get("log_alpha", LOG_UNIFORM_CUT if sites[0].prior == "LogUniform" else None)
+    if isinstance(log_alpha, int | float):
+        return math.exp(-0.5 * log_alpha), f"weights are pruned at log α ≥ {log_alpha:g}{rounded}"
+    return None, f"no weight is pruned{rounded}"
+
+
+def _sizes(architecture: Architecture) -> dict[str, int]:
+    layers = architecture.weighted()
+    return {layer.name: layer.in_features if isinstance(layer, Linear) else layer.out_channels for layer in layers}

@@ -1,0 +1,131 @@
+"""`results.json` as the table that a person reads at the end of a run.
+
+Formulas and files stand in columns and sections of their own: an estimate of bits is never printed as a size.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+MISSING = "–"
+
+
+def results_table(results: Mapping[str, Any]) -> Group:
+    """Two tables: this run, and this run beside the published figures.
+
+    Args:
+        results: the content of `results.json`.  A key that is missing or None is shown as '–', except that a
+            `description_length_bits` of None is 'undefined'.  `published` is a list of mappings with `method` and
+            any of `error_percent`, `weights_left_percent`, `pruning`, `fast_prediction`, `maximum_compression`,
+            `file_rate`, `architecture_left` and `source`.
+    """
+    parts = [_run_table(results)]
+    if results.get("published"):
+        parts.append(_comparison_table(results))
+    return Group(*parts)
+
+
+def print_results(results: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print `results_table`."""
+    (console or Console()).print(results_table(results))
+
+
+def _run_table(results: Mapping[str, Any]) -> Table:
+    title = " · ".join(str(results[key]) for key in ("network", "prior", "method", "data") if results.get(key))
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    table.add_column("this run", justify="right", overflow="fold")
+    rates = results.get("rates") or {}
+    if "error_given_percent" in results:
+        table.add_row("error of the weights given", _number(results, "error_given_percent", "{:.2f} %"))
+    table.add_row("error before compression", _number(results, "error_before_percent", "{:.2f} %"))
+    after = _number(results, "error_after_percent", "{:.2f} %")
+    table.add_row("error of the decoded file", after + _plus_minus(results))
+    table.add_row("file size", _number(results, "file_bytes", "{:,} bytes"))
+    rate = _number(results, "file_rate", "{:,.1f}×")
+    table.add_row("file rate (float32 bytes / file bytes)", Text(rate, style="bold"))
+    table.add_section()
+    table.add_row("weights left", _number(results, "weights_left_percent", "{:.2f} %"))
+    table.add_row("architecture left", _architecture(results.get("architecture_left")))
+    table.add_row("bits per layer (fixed point)", _bits(results.get("bits_per_layer")))
+    table.add_section()
+    for key, name in (
+        ("pruning", "pruning"),
+        ("fast_prediction", "fast prediction"),
+        ("maximum_compression", "maximum compression"),
+    ):
+        table.add_row(f"formula, no file: {name}", _number(rates, key, "{:,.1f}×"))
+    length = "undefined" if "description_length_bits" in results else MISSING
+    if isinstance(results.get("description_length_bits"), int | float):
+        length = f"{results['description_length_bits']:,.0f} bits"
+    table.add_row("formula, no file: description length", length)
+    table.add_section()
+    table.add_row("KL weight", _number(results, "kl_weight", "{:g}"))
+    table.add_row("seed", _number(results, "seed", "{}"))
+    table.add_row("time", _duration(results.get("wall_seconds")))
+    return table
+
+
+def _comparison_table(results: Mapping[str, Any]) -> Table:
+    title = "Beside the published figures (formulas count bits, a file rate counts bytes)"
+    table = Table(
+        title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, collapse_padding=True
+    )
+    table.add_column("method", overflow="fold")
+    for heading in ("error\n%", "left\n%", "pruning\nformula", "fast\nformula", "maximum\nformula", "rate\nfile"):
+        table.add_column(heading, justify="right")
+    table.add_column("layers\nleft", overflow="fold")
+    ours = {**(results.get("rates") or {}), **results, "method": "this run"}
+    ours["error_percent"] = results.get("error_after_percent")
+    table.add_row(*_comparison_row(ours), style="bold", end_section=True)
+    for published in results["published"]:
+        table.add_row(*_comparison_row(published))
+    sources = sorted({str(published["source"]) for published in results["published"] if published.get("source")})
+    if sources:
+        table.caption = Text("published: " + "; ".join(sources))
+        table.caption_justify = "left"
+    return table
+
+
+def _comparison_row(entry: Mapping[str, Any]) -> list[str]:
+    return [
+        str(entry["method"]),
+        _number(entry, "error_percent", "{:.2f}"),
+        _number(entry, "weights_left_percent", "{:.1f}"),
+        *(_number(entry, key, "{:,.0f}×") for key in ("pruning", "fast_prediction", "maximum_compression")),
+        _number(entry, "file_rate", "{:,.0f}×"),
+        _architecture(entry.get("architecture_left")),
+    ]
+
+
+def _number(values: Mapping[str, Any], key: str, form: str) -> str:
+    value = values.get(key)
+    return MISSING if value is None else form.format(value)
+
+
+def _plus_minus(results: Mapping[str, Any]) -> str:
+    return _number(results, "error_standard_error_percent", " ± {:.2f}").replace(MISSING, "")
+
+
+def _architecture(sizes: str | Sequence[int] | None) -> str:
+    if not sizes:
+        return MISSING
+    return sizes if isinstance(sizes, str) else "-".join(str(size) for size in sizes)
+
+
+def _bits(bits: Mapping[str, int] | Sequence[int] | None) -> str:
+    if not bits:
+        return MISSING
+    return "-".join(str(width) for width in (bits.values() if isinstance(bits, Mapping) else bits))
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return MISSING
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds:,.0f} s ({seconds / 60:.0f} min)"

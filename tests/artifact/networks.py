@@ -1,0 +1,83 @@
+"""Networks that the tests of the format share: made by arithmetic alone, so that golden files stay true for ever."""
+
+import numpy as np
+
+from pyro_compress.architecture import (
+    Activation,
+    AdaptiveAvgPool2d,
+    Architecture,
+    AvgPool2d,
+    ChannelAffine,
+    Conv2d,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool2d,
+    Select,
+)
+from pyro_compress.stored import StoredNetwork, StoredTensor, tensor_shapes
+
+
+def pattern(shape: tuple[int, ...], largest: int, share_percent: int, salt: int) -> np.ndarray:
+    """Integers of a fixed pseudo-random pattern: `share_percent` of them non-zero, up to `largest` in magnitude."""
+    index = np.arange(int(np.prod(shape)), dtype=np.uint64) + np.uint64(1000003 * salt)
+    mixed = (index * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)) >> np.uint64(33)
+    kept = mixed % 100 < share_percent
+    size = (mixed // 100) % largest + 1
+    sign = np.where(mixed // 100000 % 2, -1, 1)
+    return (kept * size.astype(np.int64) * sign).astype(np.int32).reshape(shape)
+
+
+def filled(input_shape: tuple[int, ...], layers: tuple[Layer, ...], floats: tuple[str, ...] = ()) -> StoredNetwork:
+    """A network with these layers; tensors named in `floats` are float32, biases of the last layer are zero."""
+    architecture = Architecture(input_shape, layers)
+    tensors = {}
+    for salt, (name, shape) in enumerate(tensor_shapes(architecture).items()):
+        weight = name.endswith(".weight")
+        integers = pattern(shape, 9 if weight else 200, 30 if weight else 90, salt)
+        if name in floats:
+            tensors[name] = StoredTensor(floats=(integers / np.float32(7)).astype(np.float32))
+        else:
+            tensors[name] = StoredTensor(integers, -4 if weight else -8)
+    return StoredNetwork(architecture, tensors)
+
+
+def dense() -> StoredNetwork:
+    """Image → selected pixels → two dense layers, the second float32 and without bias."""
+    kept = tuple(i for i in range(64) if (i * 37) % 64 > 12)
+    layers = (
+        Flatten(),
+        Select(kept),
+        Linear("fc1", len(kept), 20, True),
+        Activation("relu"),
+        Linear("fc2", 20, 5, False),
+    )
+    return filled((1, 8, 8), layers, floats=("fc2.weight",))
+
+
+def conv() -> StoredNetwork:
+    """Every kind of layer once at least, with options that differ from their defaults."""
+    layers = (
+        Select((0, 2)),
+        Conv2d("features.0", 2, 6, (3, 3), (1, 1), (1, 1), (1, 1), 1, False),
+        ChannelAffine("features.1", 6),
+        Activation("leaky_relu", 0.2),
+        MaxPool2d((2, 2), (2, 2), (0, 0)),
+        Conv2d("features.4", 6, 4, (3, 2), (2, 1), (0, 1), (2, 1), 2, True),
+        Activation("elu", 1.0),
+        AvgPool2d((2, 2), (1, 1), (1, 1)),
+        AdaptiveAvgPool2d((3, 2)),
+        Flatten(),
+        Select(tuple(range(1, 24, 2))),
+        Linear("größe", 12, 3, True),
+        Activation("softplus"),
+    )
+    return filled((3, 16, 12), layers)
+
+
+def assert_same(found: StoredNetwork, expected: StoredNetwork) -> None:
+    """Equal architecture and bit for bit equal tensors."""
+    assert found.architecture == expected.architecture
+    assert list(found.tensors) == list(tensor_shapes(expected.architecture))
+    for name, tensor in expected.tensors.items():
+        assert found.tensors[name].equals(tensor), name

@@ -1,0 +1,307 @@
+"""A second decoder that follows `FORMAT.md`: plain Python, one symbol at a time, no code of the package.
+
+It is slow and trusts the file.  That it agrees with `pyro_compress.artifact.decode` ties the specification to the code.
+"""
+
+import struct
+from dataclasses import dataclass, field
+from math import floor
+
+STEMS = ["", "fc", "conv", "bn", "features.", "classifier.", "layers.", "net.", "linear", "layer"]
+Place = tuple[int, int, int]
+
+
+def prod(shape: tuple[int, ...]) -> int:
+    size = 1
+    for extent in shape:
+        size *= extent
+    return size
+
+
+class Bytes:
+    """The header's fields."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+        self.stem, self.number, self.steps = "", -1, {True: 0, False: 0}
+
+    def byte(self) -> int:
+        self.at += 1
+        return self.data[self.at - 1]
+
+    def varint(self) -> int:
+        low = self.byte()
+        return low if low < 128 else low - 128 + 128 * self.varint()
+
+    def pair(self) -> tuple[int, int]:
+        code = self.varint()
+        return code // 2, self.varint() if code % 2 else code // 2
+
+    def take(self, count: int) -> bytes:
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def name(self) -> str:
+        code = self.varint()
+        if code >= 64:
+            self.stem, self.number = STEMS[(code - 64) // 6], (code - 64) % 6 - 1
+        elif code:
+            self.number += code
+        else:
+            self.stem = self.take(self.varint()).decode()
+            self.number = self.varint() - 1
+        return self.stem + (str(self.number) if self.number >= 0 else "")
+
+
+class Range:
+    """The range decoder of part 3.1."""
+
+    def __init__(self, stream: bytes) -> None:
+        self.words = (int.from_bytes(stream[i : i + 4].ljust(4, b"\0"), "big") for i in range(0, len(stream), 4))
+        self.lower, self.width = 0, 2**64 - 1
+        self.point = next(self.words, 0) * 2**32 + next(self.words, 0)
+
+    def symbol(self, frequencies: list[int]) -> int:
+        scale = self.width >> 24
+        quantile = (self.point - self.lower) % 2**64 // scale
+        symbol = start = 0
+        while start + frequencies[symbol] <= quantile:
+            start += frequencies[symbol]
+            symbol += 1
+        self.lower, self.width = (self.lower + scale * start) % 2**64, scale * frequencies[symbol]
+        if self.width < 2**32:
+            self.lower, self.width = self.lower * 2**32 % 2**64, self.width * 2**32
+            self.point = (self.point * 2**32 + next(self.words, 0)) % 2**64
+        return symbol
+
+    def bit(self, p: int) -> int:
+        return self.symbol([2**8 * (2**16 - p), 2**8 * p])
+
+
+def clipped(odds: float) -> int:
+    return min(max(floor(odds / (1.0 + odds) * 65536), 1), 65535)
+
+
+class Matrix:
+    """Parts 3.2 to 3.4 for one matrix; `top` is None for a selection."""
+
+    def __init__(self, places: list[Place], start: int, strength: int, top: int | None, fall: int) -> None:
+        self.places, self.start, self.a, self.top = places, start, strength * 65536, top
+        self.spatial = any(y or x for _, y, x in places)
+        phases = [y % 2 * 2 + x % 2 if self.spatial else j % 4 for j, (_, y, x) in enumerate(places)]
+        self.parts = [[j for j, phase in enumerate(phases) if phase == k] for k in range(4) if k in phases]
+        wide = max(x for _, _, x in places)
+        labels = [[c for c, _, _ in places], [y * (wide + 1) + x for _, y, x in places]]
+        labels.append([y // 4 * (wide // 4 + 1) + x // 4 for _, y, x in places])
+        self.labels = [label for label in labels if 1 < len(set(label)) < len(places)]
+        self.groups: dict[tuple[object, ...], list[int]] = {}
+        self.signs = [[0, 0] for _ in range(4)]
+        self.sizes = [[0] * ((top or 0) + 1) for _ in range(9)]
+        prior = [1.0]
+        while len(prior) <= (top or 0):
+            prior.append(prior[-1] * fall / 16)
+        total = 0.0
+        for weight in prior:
+            total += weight
+        self.prior = [weight / total for weight in prior]
+
+    def decode(self, coder: Range, rows: int) -> list[list[int]]:
+        self.out = [[0] * len(self.places) for _ in range(rows)]
+        start = 0
+        while start < rows:
+            stop = min(rows, start + min(max(1, start // 8), max(1, 2**17 // len(self.places))))
+            for part, columns in enumerate(self.parts):
+                self._part(coder, [(i, j) for i in range(start, stop) for j in columns], part)
+            start = stop
+        return self.out
+
+    def _part(self, coder: Range, elements: list[tuple[int, int]], part: int) -> None:
+        learnt: list[tuple[list[int], int, int]] = []
+        around = {element: self._around(*element) for element in elements}
+        found = []
+        for i, j in elements:
+            keys: list[tuple[object, ...]] = [("all",)]
+            keys += [(k, label[j]) for k, label in enumerate(self.labels)]
+            keys += [("column", j), ("row", i)]
+            if self.spatial and part:
+                keys.append(("around", part, sum(value != 0 for value in around[i, j])))
+            groups = [self.groups.setdefault(key, [0, 0, 0]) for key in keys]
+            gains = [self._gain(*group) for group in groups]
+            odds = self.start / (65536 - self.start)
+            for gain in gains:
+                odds *= gain
+            bit = coder.bit(clipped(odds))
+            learnt += [(group, bit, clipped(odds / gain)) for group, gain in zip(groups, gains, strict=True)]
+            found += [(i, j)] * bit
+        for group, bit, expected in learnt:
+            group[0], group[1], group[2] = group[0] + 1, group[1] + bit, group[2] + expected
+        if self.top is None:
+            for i, j in found:
+                self.out[i][j] = 1
+        elif found:
+            negative = self._signs(coder, [sum(around[element]) for element in found])
+            sizes = self._sizes(coder, [max(map(abs, around[element]), default=0) for element in found])
+            for (i, j), minus, size in zip(found, negative, sizes, strict=True):
+                self.out[i][j] = -1 - size if minus else 1 + size
+
+    def _gain(self, seen: int, ones: int, expected: int) -> float:
+        total, a = 65536 * seen, self.a
+        return ((65536 * ones + a) / (expected + a)) * ((total - expected + a) / (total - 65536 * ones + a))
+
+    def _around(self, i: int, j: int) -> list[int]:
+        if not self.spatial:
+            return []
+        c, y, x = self.places[j]
+        near = {(c, y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} - {(c, y, x)}
+        return [self.out[i][k] for k, place in enumerate(self.places) if place in near]
+
+    def _signs(self, coder: Range, leans: list[int]) -> list[bool]:
+        before = [((2 * t + 1) * 65536) // (2 * m + 2) for m, t in self.signs]
+        negative = []
+        for lean in leans:
+            level = min((abs(lean) + 1) // 2, 3)
+            against = coder.bit(min(max(before[level], 1), 65535))
+            self.signs[level][0] += 1
+            self.signs[level][1] += against
+            negative.append(bool(against) != (lean < 0))
+        return negative
+
+    def _sizes(self, coder: Range, largest: list[int]) -> list[int]:
+        if not self.top:
+            return [0] * len(largest)
+        count, every = sum(map(sum, self.sizes)), []
+        for t, weight in enumerate(self.prior):
+            every.append((sum(level[t] for level in self.sizes) + 16 * weight) / (count + 16))
+        tables = []
+        for level in self.sizes:
+            shares = [(n + 16 * e) / (sum(level) + 16) for n, e in zip(level, every, strict=True)]
+            table = [1 + floor(share * (2**24 - len(shares))) for share in shares]
+            table[0] += 2**24 - sum(table)
+            tables.append(table)
+        tokens = []
+        for most in largest:
+            tokens.append(coder.symbol(tables[min(most, 8)]))
+            self.sizes[min(most, 8)][tokens[-1]] += 1
+        octave = [4 + (t - 16) // 2 if t >= 16 else 1 for t in tokens]
+        sizes = [t if t < 16 else 2**b + t % 2 * 2 ** (b - 1) for t, b in zip(tokens, octave, strict=True)]
+        for position in range(max(octave) - 2, -1, -1):
+            for k, b in enumerate(octave):
+                if b - 1 > position:
+                    sizes[k] += coder.bit(2**15) << position
+        return sizes
+
+
+def grid(channels: int, height: int, width: int) -> list[Place]:
+    return [(c, y, x) for c in range(channels) for y in range(height) for x in range(width)]
+
+
+def selection(coder: Range, places: list[Place], kept: int) -> list[int]:
+    if kept in (0, len(places)):
+        return list(range(kept))
+    height, width = max(p[1] for p in places) + 1, max(p[2] for p in places) + 1
+    channels = len(places) // (height * width)
+    columns = [(0, 0, 0)]
+    if places == grid(channels, height, width):
+        columns = grid(1, height, width) if channels >= height else grid(1, 1, width)
+    start = min(max(kept * 65536 // len(places), 1), 65535)
+    rows = Matrix(columns, start, 1, None, 6).decode(coder, len(places) // len(columns))
+    return [k for k, bit in enumerate(bit for row in rows for bit in row) if bit]
+
+
+@dataclass
+class Read:
+    """What the header says of one layer."""
+
+    code: int
+    before: tuple[int, ...]
+    after: tuple[int, ...] = ()
+    columns: list[Place] | None = None
+    kept: int = 0
+    tensors: list[tuple[str, tuple[int, ...], list[int]]] = field(default_factory=list)
+
+
+def window(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def read_layer(header: Bytes, shape: tuple[int, ...]) -> Read:
+    head = header.byte()
+    code, flags = head & 15, [head >> bit & 1 for bit in range(4, 8)]
+    layer, parts = Read(code, shape, shape), []
+    if code == 0:
+        layer.after = (header.varint(),)
+        parts = [("weight", (*layer.after, *shape)), ("bias", layer.after)][: 1 + flags[0]]
+    elif code == 1:
+        out, kernel = header.varint(), header.pair()
+        stride = header.pair() if flags[1] else (1, 1)
+        padding = header.pair() if flags[2] else (0, 0)
+        dilation, groups = (header.pair(), header.varint()) if flags[3] else ((1, 1), 1)
+        layer.after = (out, *map(window, shape[1:], kernel, stride, padding, dilation))
+        layer.columns = grid(shape[0] // groups, *kernel)
+        parts = [("weight", (out, shape[0] // groups, *kernel)), ("bias", (out,))][: 1 + flags[0]]
+    elif code == 2:
+        parts = [("scale", shape[:1]), ("shift", shape[:1])]
+    elif code in (3, 4):
+        kernel = header.pair()
+        stride = header.pair() if flags[0] else kernel
+        padding = header.pair() if flags[1] else (0, 0)
+        layer.after = (shape[0], *map(window, shape[1:], kernel, stride, padding, (1, 1)))
+    elif code == 5:
+        layer.after = (shape[0], *header.pair())
+    elif code == 6:
+        layer.after = (prod(shape),)
+    elif code == 7:
+        layer.kept = header.varint()
+        layer.after = (layer.kept, *shape[1:])
+    elif flags[0]:
+        header.take(8)
+    name = header.name() if parts else ""
+    layer.tensors = [(f"{name}.{part}", extents, descriptor(header, part)) for part, extents in parts]
+    return layer
+
+
+def descriptor(header: Bytes, part: str) -> list[int]:
+    """[density, strength, step exponent, top token, fall]."""
+    head = header.byte()
+    if head & 128:
+        header.steps[part == "weight"] = header.byte() - 64
+    sizes = header.byte() if head & 31 < 30 else 0
+    return [head & 31, head >> 5 & 3, header.steps[part == "weight"], sizes & 63, sizes >> 6]
+
+
+def decode(data: bytes) -> tuple[list[list[int]], dict[str, list[float]]]:
+    """Indices of every Select, and the numbers of every tensor, row major."""
+    file = Bytes(data)
+    file.take(4)
+    header = Bytes(file.take(file.varint()))
+    shape = tuple(header.varint() for _ in range(header.varint()))
+    side = header.varint() if len(shape) == 1 else 0
+    features = (grid(shape[0] // side**2, side, side) if side else grid(shape[0], 1, 1)) if len(shape) == 1 else None
+    layers: list[Read] = []
+    for _ in range(header.varint()):
+        layers.append(read_layer(header, layers[-1].after if layers else shape))
+    numbers: dict[str, list[float]] = {}
+    for name, extents, settings in (tensor for layer in layers for tensor in layer.tensors):
+        if settings[0] == 30:
+            numbers[name] = list(struct.unpack(f"<{prod(extents)}f", header.take(4 * prod(extents))))
+    coder, selections = Range(header.data[header.at :]), []
+    for layer in layers:
+        layer.columns = features if layer.code == 0 else layer.columns
+        if layer.code == 7:
+            kept = selection(coder, features or grid(layer.before[0], 1, 1), layer.kept)
+            selections.append(kept)
+            features = [features[k] for k in kept] if features is not None else None
+        if layer.code in (0, 6) and not (layer.code == 6 and features is not None):
+            features = grid(*layer.before) if layer.code == 6 and len(layer.before) == 3 else grid(layer.after[0], 1, 1)
+    for layer in layers:
+        for name, extents, (density, strength, step, top, fall) in layer.tensors:
+            if density == 30:
+                continue
+            places = layer.columns if name.endswith(".weight") else [(0, 0, 0)]
+            rows: list[list[int]] = [[0] * prod(extents)]
+            if density != 31 and prod(extents) and places:
+                start = (5 if density % 2 else 7) * 2**13 >> density // 2
+                matrix = Matrix(places, start, (1, 4, 16, 64)[strength], top, (6, 10, 13, 15)[fall])
+                rows = matrix.decode(coder, extents[0])
+            numbers[name] = [value * 2.0**step for row in rows for value in row]
+    return selections, numbers

@@ -1,0 +1,162 @@
+"""encode → decode gives the same network, encode again the same bytes; golden files decode for ever."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyro_compress.architecture import (
+    ACTIVATIONS,
+    Activation,
+    Architecture,
+    AvgPool2d,
+    ChannelAffine,
+    Conv2d,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool2d,
+    Select,
+)
+from pyro_compress.artifact.decode import decode, decode_sections
+from pyro_compress.artifact.encode import encode
+from pyro_compress.artifact.header import split_name
+from pyro_compress.stored import StoredNetwork, StoredTensor, tensor_shapes
+from tests.artifact import networks, specified
+
+GOLDEN = Path(__file__).parent / "golden"
+NAMES = st.text(max_size=12) | st.sampled_from(["0", "fc1", "a.00", "x007", "9" * 30, "conv4294967295", "7²"])
+
+
+@st.composite
+def layers_on(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[Layer, ...]:
+    """A chain of layers that accepts `shape`."""
+    names = iter(draw(st.lists(NAMES, min_size=6, max_size=6, unique=True)))
+    layers: list[Layer] = []
+    for _ in range(draw(st.integers(0, 5))):
+        kinds = ["activation", "affine", "select", "flatten"]
+        kinds += ["linear", "linear"] if len(shape) == 1 else ["conv", "conv", "pool"]
+        kind = draw(st.sampled_from(kinds))
+        if kind == "linear":
+            layer: Layer = Linear(next(names), shape[0], draw(st.integers(0, 9)), draw(st.booleans()))
+        elif kind == "conv":
+            layer = draw(convolution(next(names), shape[0]))
+        elif kind == "pool":
+            stride, padding = draw(st.sampled_from([(2, 2), (1, 2)])), draw(st.sampled_from([(0, 0), (1, 0)]))
+            pools: list[Layer] = [MaxPool2d((2, 2), stride, padding), AvgPool2d((2, 2), stride, padding)]
+            layer = draw(st.sampled_from(pools))
+        elif kind == "affine":
+            layer = ChannelAffine(next(names), shape[0])
+        elif kind == "select":
+            kept = draw(st.sets(st.integers(0, shape[0] - 1))) if shape[0] else set()
+            layer = Select(tuple(sorted(kept)))
+        elif kind == "flatten":
+            layer = Flatten()
+        else:
+            layer = Activation(draw(st.sampled_from(ACTIVATIONS)), draw(st.sampled_from([0.0, 0.01, 1.0, 0.3])))
+        try:
+            shape = Architecture(shape, (layer,)).shapes()[1]
+        except ValueError:
+            break
+        layers.append(layer)
+    return tuple(layers)
+
+
+@st.composite
+def convolution(draw: st.DrawFn, name: str, channels: int) -> Conv2d:
+    groups = channels if channels and draw(st.booleans()) else 1
+    out = groups * draw(st.integers(1, 4))
+    small = st.tuples(st.integers(1, 3), st.integers(1, 3))
+    padding = (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
+    return Conv2d(name, channels, out, draw(small), draw(small), padding, draw(small), groups, draw(st.booleans()))
+
+
+@st.composite
+def stored_networks(draw: st.DrawFn) -> StoredNetwork:
+    shape = draw(st.sampled_from([(5,), (16,), (12,), (2, 6, 5), (1, 9, 9), (3, 1, 1)]))
+    architecture = Architecture(shape, draw(layers_on(shape)))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    tensors = {}
+    for name, extents in tensor_shapes(architecture).items():
+        if draw(st.integers(0, 4)) == 0:
+            tensors[name] = StoredTensor(floats=random.normal(size=extents).astype(np.float32))
+            continue
+        largest = draw(st.sampled_from([0, 1, 3, 40, 1000, 2**24]))
+        kept = random.random(extents) < draw(st.sampled_from([0.02, 0.3, 1.0]))
+        integers = random.integers(-largest, largest, extents, np.int32, endpoint=True) * kept
+        tensors[name] = StoredTensor(integers.astype(np.int32), draw(st.sampled_from([-64, -8, -4, 0, 63])))
+    return StoredNetwork(architecture, tensors)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(stored_networks())
+def test_random_networks_come_back_and_encode_to_the_same_bytes(network: StoredNetwork) -> None:
+    data = encode(network)
+    found = decode(data)
+    networks.assert_same(found, network)
+    assert encode(found) == data
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(NAMES)
+def test_a_name_is_its_stem_and_its_number(name: str) -> None:
+    stem, number = split_name(name)
+    assert stem + (str(number) if number >= 0 else "") == name
+    assert number < 2**32 - 1
+
+
+@pytest.mark.parametrize("name", ["dense", "conv"])
+def test_golden_files_hold_the_same_network_for_ever(name: str) -> None:
+    data = (GOLDEN / f"v1-{name}.pyrc").read_bytes()
+    network = getattr(networks, name)()
+    networks.assert_same(decode(data), network)
+    assert encode(network) == data
+
+
+def assert_specified(network: StoredNetwork, data: bytes) -> None:
+    selections, numbers = specified.decode(data)
+    selects = [layer for layer in network.architecture.layers if isinstance(layer, Select)]
+    assert selections == [list(layer.indices) for layer in selects]
+    assert sorted(numbers) == sorted(network.tensors)
+    for name, tensor in network.tensors.items():
+        exact = np.array(numbers[name]).reshape(tensor.shape)
+        np.testing.assert_array_equal(exact.astype(np.float32), tensor.dense(), strict=True)
+
+
+@pytest.mark.parametrize("name", ["dense", "conv"])
+def test_a_second_decoder_that_follows_the_specification_agrees_on_golden_files(name: str) -> None:
+    assert_specified(getattr(networks, name)(), (GOLDEN / f"v1-{name}.pyrc").read_bytes())
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(stored_networks())
+def test_a_second_decoder_that_follows_the_specification_agrees(network: StoredNetwork) -> None:
+    assert_specified(network, encode(network))
+
+
+def test_every_part_is_accounted_for() -> None:
+    data = encode(networks.conv())
+    network, sections = decode_sections(data)
+    assert sum(section.file_bytes for section in sections) == pytest.approx(len(data))
+    assert [section.name for section in sections[:3]] == ["container", "header", "selections"]
+    assert [section.name for section in sections[3:]] == list(network.tensors)
+    weight = next(section for section in sections if section.name == "features.0.weight")
+    integers = network.tensors["features.0.weight"].integers
+    assert integers is not None
+    share = np.unique(integers, return_counts=True)[1] / integers.size
+    assert weight.entropy_bytes == pytest.approx(-integers.size * (share * np.log2(share)).sum() / 8)
+    assert weight.nonzero == np.count_nonzero(integers)
+
+
+def test_decoding_needs_no_torch() -> None:
+    golden = GOLDEN / "v1-dense.pyrc"
+    program = (
+        "import sys; from pathlib import Path; from pyro_compress.artifact.decode import decode; "
+        f"decode(Path({str(golden)!r}).read_bytes()); "
+        "assert not {'torch', 'pyro', 'safetensors'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,115 @@
+"""Every zoo entry, from one table: it builds all that it names, and is named by it."""
+
+import pkgutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pyro_compress.analysis.structure import format_architecture
+from pyro_compress.data import NAMES, load
+from pyro_compress.inference.svi import SVI
+from pyro_compress.models import zoo
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.networks import NETWORKS, vgg_16
+from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
+from pyro_compress.models.priors.registry import PRIORS
+from pyro_compress.models.tracing import trace
+from pyro_compress.models.zoo.entry import Entry
+from pyro_compress.pipeline.evaluation import published_rows
+from pyro_compress.pipeline.settings import settings_from_entry
+
+RELIED_ON = {
+    f"{network}/{prior}"
+    for network in ("lenet-300-100", "lenet-5")
+    for prior in ("log-uniform", "group-normal-jeffreys", "group-horseshoe")
+} | {"mlp-500-500/scale-mixture", "digits-cnn/group-horseshoe"}
+
+entries = pytest.mark.parametrize("entry", zoo.entries().values(), ids=zoo.entries().keys())
+
+
+def test_entries_that_others_rely_on_are_there() -> None:
+    assert set(zoo.entries()) >= RELIED_ON
+
+
+def test_each_entry_has_a_file_named_after_it() -> None:
+    files = {module.name for module in pkgutil.iter_modules(zoo.__path__)} - {"entry"}
+    assert files == {name.replace("-", "_").replace("/", "_") for name in zoo.entries()}
+
+
+@entries
+def test_an_entry_names_registered_things(entry: Entry) -> None:
+    assert entry.name == f"{entry.network}/{entry.prior}"
+    assert entry.network in NETWORKS
+    assert entry.prior in PRIORS
+    assert entry.data in NAMES
+    with pytest.raises(AttributeError, match="cannot assign to field 'name'"):
+        entry.name = "another"  # type: ignore[misc]
+
+
+@entries
+def test_an_entry_builds_everything(entry: Entry) -> None:
+    settings = settings_from_entry(entry.name, seed=3, method_options={"epochs": 2})
+    assert (settings.entry, settings.seed) == (entry.name, 3)
+    method = settings.build_method()
+    assert getattr(method, "epochs") == 2  # noqa: B009 - not every method has epochs
+    for option, value in entry.method_options.items():
+        if option != "epochs":
+            assert getattr(method, option) == value
+    for option, value in entry.decision_options.items():
+        assert getattr(settings.build_decision(), option) == (tuple(value) if isinstance(value, list) else value)
+    for option, value in entry.prior_options.items():
+        assert getattr(settings.build_prior(), option) == value
+    network, registered = settings.build_network(), NETWORKS[entry.network]
+    assert trace(network, registered.input_shape).shapes()[-1] == (registered.classes,)
+    model = BayesianNetwork(network, settings.build_prior(), settings.build_likelihood())
+    weights = {name for name, parameter in network.named_parameters() if parameter.ndim > 1}
+    assert {parameter.name for parameter, _ in model.parameters_covered} >= weights
+
+
+@entries
+def test_an_entrys_published_figures_have_a_source_and_a_row(entry: Entry) -> None:
+    rows = published_rows(entry.name, original_bytes=1_000_000)
+    assert len(rows) == len(entry.published)
+    for published, row in zip(entry.published, rows, strict=True):
+        assert published.source and 0 < published.error_percent < 100
+        if published.file_bytes is not None:
+            assert row["file_rate"] == 1_000_000 / published.file_bytes
+        if published.architecture is not None:
+            sizes = [int(size) for size in published.architecture.split("-")]
+            assert row["architecture_left"] == published.architecture == format_architecture(tuple(sizes))
+
+
+def test_entries_are_held_against_the_figures_of_the_papers() -> None:
+    rates = {name: entry.published[0].maximum_compression for name, entry in zoo.entries().items() if entry.published}
+    assert rates == {
+        "lenet-300-100/group-horseshoe": 59,
+        "lenet-300-100/group-normal-jeffreys": 58,
+        "lenet-300-100/log-uniform": 113,
+        "lenet-5/group-horseshoe": 771,
+        "lenet-5/group-normal-jeffreys": 573,
+        "lenet-5/log-uniform": 365,
+        "mlp-500-500/scale-mixture": None,
+    }
+
+
+def test_the_demonstration_runs_on_what_is_embedded() -> None:
+    entry = zoo.entry("digits-cnn/group-horseshoe")
+    assert load(entry.data).input_shape == NETWORKS[entry.network].input_shape
+
+
+def test_vgg_16_takes_a_step() -> None:
+    torch.manual_seed(0)
+    network = vgg_16()
+    assert trace(network, (3, 32, 32)).shapes()[-1] == (10,)
+    model = BayesianNetwork(network, GroupNormalJeffreys())
+    method = replace(SVI(epochs=1, batch_size=2), kl_warmup=0.0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        state = method.init(model, 2, seed=0)
+        loc = next(state.guide.loc.parameters())
+        before = loc.detach().clone()
+        info = method.step(state, (torch.rand(2, 3, 32, 32), torch.tensor([3, 7])))
+    assert info.data_nats < 0 < info.complexity_nats < float("inf")
+    assert state.steps_done == 1
+    assert bool(torch.isfinite(loc).all()) and not torch.equal(before, loc.detach())

@@ -1,0 +1,24 @@
+"""Fixtures that more than one test file needs."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pyro_compress.data_files import ENVIRONMENT_VARIABLE, MNIST_FILES
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> Path:
+    """The data folder that holds MNIST; without it the test is skipped, or fails where MNIST is required."""
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    if named:
+        raw = Path(named) / "MNIST" / "raw"
+        if all((raw / name).is_file() or (raw / f"{name}.gz").is_file() for name in MNIST_FILES):
+            return Path(named)
+        reason = f"the four MNIST files are not in {raw}"
+    else:
+        reason = f"{ENVIRONMENT_VARIABLE} doesn't name a folder that holds MNIST/raw"
+    if os.environ.get("PYRO_COMPRESS_REQUIRE_MNIST"):
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -1,0 +1,131 @@
+"""What HMC and NUTS share: resume, independent chains, fall-backs, refusals, agreement with random walks."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+from pyro_compress.errors import InferenceError
+from pyro_compress.inference.fit import EpochRecord, fit
+from pyro_compress.inference.hmc import HMC
+from pyro_compress.inference.nuts import NUTS
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.likelihoods import Gaussian
+from pyro_compress.models.priors.normal import Normal
+from pyro_compress.models.program import Program
+from tests.inference.chain_targets import (
+    X,
+    Y,
+    conjugate,
+    gaussian,
+)
+
+
+class InterruptedByTestError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stopped", [0, 2], ids=["in the warm-up", "after it"])
+@pytest.mark.parametrize("method", [HMC(warmup=80, draws=90, chains=2), NUTS(warmup=80, draws=90, chains=2)])
+def test_resumed_runs_are_bit_identical(method: HMC, stopped: int, tmp_path: Path) -> None:
+    def stop(record: EpochRecord, state: Any) -> None:
+        if record.epoch == stopped:
+            raise InterruptedByTestError
+
+    straight = fit(gaussian, None, method, seed=4).draws
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(InterruptedByTestError):
+        fit(gaussian, None, method, seed=4, checkpoint=path, callbacks=[stop])
+    torch.manual_seed(77)
+    resumed = fit(gaussian, None, method, seed=4, checkpoint=path, resume=True).draws
+    assert straight is not None and resumed is not None
+    np.testing.assert_array_equal(straight.flat, resumed.flat)
+    for name, values in straight.statistics.items():
+        np.testing.assert_array_equal(values, resumed.statistics[name])
+
+
+@pytest.mark.parametrize("method", [HMC(warmup=60, draws=60, chains=2), NUTS(warmup=60, draws=60, chains=2)])
+def test_captured_states_are_copies(method: HMC) -> None:
+    model, batch = Program(conjugate, (X, Y)), (X, Y)
+    state = method.init(model, 20, 0)
+    fresh = state.capture()
+    method.step(state, batch)
+    captured = state.capture()
+    method.step(state, batch)
+    ahead = state.capture()
+    for taken, steps in ((captured, 1), (fresh, 2)):
+        state.restore(taken)
+        for _ in range(steps):
+            method.step(state, batch)
+        again = state.capture()
+        assert torch.equal(again["phase"], ahead["phase"]) and again["randoms"] == ahead["randoms"]
+        assert again["steps_done"] == 100
+
+
+def test_chains_do_not_depend_on_each_other() -> None:
+    # the third chain's neighbours differ, its numbers do not
+    walked = []
+    for chains in (3, 4):
+        method = HMC(warmup=30, draws=50, chains=chains, precision="double", step_size=0.5)
+        state = method.init(Program(gaussian, ()), 0, 0)
+        for chain in range(3):
+            state.position[chain] = torch.tensor([1.0, -2.0 + chain, 3.0])
+            state.randoms[chain] = np.random.Generator(np.random.PCG64(chain))
+        method.step(state, ())
+        walked.append(state.phase[2])
+    np.testing.assert_allclose(walked[0], walked[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", [HMC, NUTS])
+def test_networks_with_moving_statistics_fall_back(method: Any) -> None:
+    torch.manual_seed(0)
+    modules = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
+    model = BayesianNetwork(modules, {"*.weight": Normal(), "*.bias": Normal()}, Gaussian(noise=0.5))
+    found = fit(model, (X, Y[:, None]), method(warmup=4, draws=3, chains=2)).draws
+    assert found is not None and np.isfinite(found.flat).all()
+
+
+def infinite() -> None:
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    pyro.factor("never", x - math.inf)
+
+
+def flat() -> None:
+    pyro.sample("x", dist.Normal(0.0, 1e30))
+
+
+def without_gradient() -> None:
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    pyro.factor("zero", (0.0 * x).sqrt())
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "text"),
+    [
+        (gaussian, lambda: HMC(chains=0), "HMC needs at least 1 chain and 1 draw; found chains=0"),
+        (gaussian, lambda: HMC(step_size=0.0), "HMC needs step_size > 0"),
+        (gaussian, lambda: NUTS(target_acceptance=1.0), r"NUTS needs .*target_acceptance in \[0, 1\)"),
+        (gaussian, lambda: HMC(mass="full"), "HMC: mass is one of diagonal, dense, identity; found 'full'"),
+        (gaussian, lambda: HMC(jitter=1.0), r"trajectory_length > 0 and jitter in \[0, 1\)"),
+        (gaussian, lambda: HMC(leapfrog_steps=0), "leapfrog_steps and max_steps of at least 1"),
+        (gaussian, lambda: NUTS(max_tree_depth=0), "max_tree_depth of at least 1, found 0"),
+        (infinite, lambda: HMC(draws=5), "at the start: the log joint of chain 0 is -inf"),
+        (flat, lambda: HMC(draws=5), r"transition 0: the step size grew beyond 10⁷ .*is the posterior proper"),
+        (without_gradient, lambda: HMC(draws=5), "no step size is small enough to be accepted"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(model: Any, method: Any, text: str) -> None:
+    with pytest.raises(InferenceError, match=text):
+        fit(model, None, method())
+
+
+def test_parameters_without_a_prior_are_refused() -> None:
+    model = BayesianNetwork(nn.Linear(3, 1), {"weight": Normal()}, Gaussian(noise=0.5))
+    with pytest.raises(InferenceError, match="HMC samples every parameter, and bias has no prior"):
+        fit(model, (X, Y[:, None]), HMC())

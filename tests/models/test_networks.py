@@ -1,0 +1,153 @@
+"""Registered networks, and the user's own networks and weights."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from pyro_compress.architecture import Conv2d, Linear
+from pyro_compress.errors import NetworkError
+from pyro_compress.models.networks import NETWORKS, build, lenet_300_100, load_network, load_weights
+from pyro_compress.models.tracing import trace
+
+PARAMETERS = {
+    "lenet-300-100": 784 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10,
+    "lenet-5": 20 * 25 + 20 + 50 * 20 * 25 + 50 + 800 * 500 + 500 + 500 * 10 + 10,
+    "mlp-500-500": 784 * 500 + 500 + 500 * 500 + 500 + 500 * 10 + 10,
+    "digits-cnn": 13_706,
+    "digits-mlp": 64 * 100 + 100 + 100 * 50 + 50 + 50 * 10 + 10,
+    "vgg-16": 14_987_210,
+}
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_registered_networks_trace_and_take_a_gradient_step(name: str) -> None:
+    entry, network = NETWORKS[name], build(name)
+    assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[name]
+    assert trace(network, entry.input_shape).shapes()[-1] == (entry.classes,)
+    outputs = network(torch.randn(2, *entry.input_shape))
+    nn.functional.cross_entropy(outputs, torch.tensor([0, entry.classes - 1])).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_layers_have_the_published_sizes() -> None:
+    sizes = {}
+    for name in NETWORKS:
+        layers = trace(build(name), NETWORKS[name].input_shape).weighted()
+        sizes[name] = [layer.out_features if isinstance(layer, Linear) else layer.out_channels for layer in layers]
+    assert sizes["lenet-300-100"] == [300, 100, 10]
+    assert sizes["lenet-5"] == [20, 50, 500, 10]
+    assert sizes["vgg-16"] == [64, 64, 128, 128, *[256] * 3, *[512] * 6, 512, 10]
+    lenet = trace(build("lenet-5"), (1, 28, 28)).weighted()
+    assert [layer.name for layer in lenet] == ["conv1", "conv2", "fc1", "fc2"]
+    assert [layer.kernel_size for layer in lenet if isinstance(layer, Conv2d)] == [(5, 5), (5, 5)]
+    assert [layer.in_features for layer in lenet if isinstance(layer, Linear)] == [800, 500]
+
+
+def test_float32_bytes_match_the_published_comparison() -> None:
+    assert 4 * PARAMETERS["lenet-300-100"] == 1_066_440
+    assert 4 * PARAMETERS["lenet-5"] == 1_724_320
+
+
+def test_unknown_name_gives_the_nearest() -> None:
+    with pytest.raises(NetworkError, match=r"unknown network 'lenet5': known are .*Did you mean 'lenet-5'\?"):
+        build("lenet5")
+
+
+USER_CODE = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Linear(2, 3))
+
+def number():
+    return 3
+
+def broken():
+    raise RuntimeError("no such luck")
+"""
+
+
+class TestLoadNetwork:
+    @pytest.fixture(autouse=True)
+    def user_module(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "user_nets_for_test.py").write_text(USER_CODE)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.path", ["/nowhere", *__import__("sys").path])
+
+    def test_factory_in_the_current_folder(self) -> None:
+        network = load_network("user_nets_for_test:make")
+        assert [tuple(p.shape) for p in network.parameters()] == [(3, 2), (3,)]
+
+    @pytest.mark.parametrize(
+        ("reference", "sentence"),
+        [
+            ("user_nets_for_test", "module:factory"),
+            ("user_nets_for_tset:make", "user_nets_for_tset"),
+            ("user_nets_for_test:mkae", "mkae"),
+            ("user_nets_for_test:number", "returned a int, expected a torch.nn.Module"),
+            ("user_nets_for_test:broken", "RuntimeError: no such luck"),
+        ],
+    )
+    def test_refusals(self, reference: str, sentence: str) -> None:
+        with pytest.raises(NetworkError, match=re.escape(sentence)):
+            load_network(reference)
+
+
+class TestLoadWeights:
+    @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+    def test_round_trip(self, tmp_path: Path, suffix: str) -> None:
+        source, target, path = lenet_300_100(), lenet_300_100(), tmp_path / f"weights{suffix}"
+        save = save_file if suffix == ".safetensors" else torch.save
+        save(source.state_dict(), path)
+        load_weights(target, path)
+        for name, tensor in source.state_dict().items():
+            assert torch.equal(target.state_dict()[name], tensor)
+
+    def refused(self, path: Path, sentence: str) -> None:
+        network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+        before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        with pytest.raises(NetworkError, match=sentence):
+            load_weights(network, path)
+        assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+    def good(self) -> dict[str, torch.Tensor]:
+        return {n: t.clone() + 1 for n, t in nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).state_dict().items()}
+
+    def test_batch_counters_may_be_missing(self, tmp_path: Path) -> None:
+        state = self.good()
+        del state["1.num_batches_tracked"]
+        save_file(state, tmp_path / "w.safetensors")
+        network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+        load_weights(network, tmp_path / "w.safetensors")
+        assert torch.equal(network.state_dict()["1.running_mean"], torch.ones(3))
+
+    def test_names_that_do_not_fit(self, tmp_path: Path) -> None:
+        state = self.good()
+        state["fc.bias"] = state.pop("0.bias")
+        save_file(state, tmp_path / "w.safetensors")
+        self.refused(tmp_path / "w.safetensors", "the file lacks 0.bias and has unknown fc.bias")
+
+    def test_shapes_that_do_not_fit(self, tmp_path: Path) -> None:
+        save_file(self.good() | {"0.weight": torch.zeros(2, 3)}, tmp_path / "w.safetensors")
+        self.refused(tmp_path / "w.safetensors", r"0.weight has shape \(2, 3\), expected \(3, 2\)")
+
+    def test_values_that_are_not_finite(self, tmp_path: Path) -> None:
+        torch.save(self.good() | {"0.bias": torch.tensor([0.0, float("nan"), 0.0])}, tmp_path / "w.pt")
+        self.refused(tmp_path / "w.pt", "0.bias holds NaN or infinite values")
+
+    def test_files_that_are_no_state_dict(self, tmp_path: Path) -> None:
+        self.refused(tmp_path / "none.pt", "there is no file of weights at .*none.pt")
+        (tmp_path / "junk.safetensors").write_bytes(b"junk")
+        self.refused(tmp_path / "junk.safetensors", "junk.safetensors cannot be read: .* expected a .safetensors file")
+        torch.save([1, 2], tmp_path / "list.pt")
+        self.refused(tmp_path / "list.pt", "hold a list, expected a state dict")
+        torch.save({"epoch": 3, "state_dict": self.good()}, tmp_path / "nested.pt")
+        self.refused(tmp_path / "nested.pt", "entry 'epoch' is a int, .* save network.state_dict\\(\\) alone")
+
+    def test_pickled_code_is_not_run(self, tmp_path: Path) -> None:
+        torch.save(nn.Linear(2, 3), tmp_path / "module.pt")
+        self.refused(tmp_path / "module.pt", "module.pt cannot be read: .*expected a .safetensors file")

@@ -1,0 +1,241 @@
+"""Tracing: what is described is exactly what the module computes, and everything else is refused by name."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+from pyro_compress.architecture import (
+    Activation,
+    AdaptiveAvgPool2d,
+    AvgPool2d,
+    BatchNorm,
+    Conv2d,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool2d,
+)
+from pyro_compress.errors import NetworkError
+from pyro_compress.models.tracing import trace
+
+IMAGE = (2, 8, 8)
+
+
+class Forward(nn.Module):
+    """A convolution `conv` (2 to 4 channels, 8 × 8 kept), then whatever the function does."""
+
+    def __init__(self, rest: Callable[[Any, Any], Any], **modules: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.rest = rest
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.rest(self, self.conv(x))
+
+
+CONV = Conv2d("conv", 2, 4, (3, 3), (1, 1), (1, 1), (1, 1), 1, True)
+
+
+@pytest.mark.parametrize(
+    ("module", "layers"),
+    [
+        (nn.Conv2d(2, 4, (3, 2), 2, (1, 0), bias=False), [Conv2d("0", 2, 4, (3, 2), (2, 2), (1, 0), (1, 1), 1, False)]),
+        (nn.Conv2d(2, 4, 3, groups=2, dilation=2), [Conv2d("0", 2, 4, (3, 3), (1, 1), (0, 0), (2, 2), 2, True)]),
+        (nn.Conv2d(2, 4, (3, 5), padding="same"), [Conv2d("0", 2, 4, (3, 5), (1, 1), (1, 2), (1, 1), 1, True)]),
+        (nn.Conv2d(2, 4, 4, padding="valid"), [Conv2d("0", 2, 4, (4, 4), (1, 1), (0, 0), (1, 1), 1, True)]),
+        (nn.Conv2d(2, 4, 1, padding_mode="circular"), [Conv2d("0", 2, 4, (1, 1), (1, 1), (0, 0), (1, 1), 1, True)]),
+        (nn.BatchNorm2d(2, eps=0.25), [BatchNorm("0", 2, 0.25, True)]),
+        (nn.BatchNorm2d(2, affine=False), [BatchNorm("0", 2, 1e-5, False)]),
+        (nn.MaxPool2d((2, 3), padding=(0, 1)), [MaxPool2d((2, 3), (2, 3), (0, 1))]),
+        (nn.MaxPool2d(3, stride=1), [MaxPool2d((3, 3), (1, 1), (0, 0))]),
+        (nn.AvgPool2d(2, padding=1), [AvgPool2d((2, 2), (2, 2), (1, 1))]),
+        (nn.AdaptiveAvgPool2d((None, 3)), [AdaptiveAvgPool2d((8, 3))]),
+        (nn.Flatten(), [Flatten()]),
+        (nn.Dropout2d(0.3), []),
+        (nn.Identity(), []),
+        (nn.ReLU(), [Activation("relu")]),
+        (nn.LeakyReLU(0.25), [Activation("leaky_relu", 0.25)]),
+        (nn.ELU(0.5), [Activation("elu", 0.5)]),
+        (nn.Tanh(), [Activation("tanh")]),
+        (nn.Sigmoid(), [Activation("sigmoid")]),
+        (nn.Softplus(), [Activation("softplus")]),
+        (nn.GELU(), [Activation("gelu")]),
+        (nn.SiLU(), [Activation("silu")]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_modules(module: nn.Module, layers: list[Layer]) -> None:
+    assert trace(nn.Sequential(module), IMAGE).layers == tuple(layers)
+
+
+@pytest.mark.parametrize(
+    ("rest", "layers"),
+    [
+        (lambda m, x: F.relu(x), [Activation("relu")]),
+        (lambda m, x: torch.relu(x), [Activation("relu")]),
+        (lambda m, x: x.relu(), [Activation("relu")]),
+        (lambda m, x: F.leaky_relu(x, 0.25), [Activation("leaky_relu", 0.25)]),
+        (lambda m, x: F.elu(x, alpha=0.5), [Activation("elu", 0.5)]),
+        (lambda m, x: torch.sigmoid(x).tanh(), [Activation("sigmoid"), Activation("tanh")]),
+        (lambda m, x: F.gelu(F.silu(F.softplus(x))), [Activation("softplus"), Activation("silu"), Activation("gelu")]),
+        (lambda m, x: F.max_pool2d(x, 2), [MaxPool2d((2, 2), (2, 2), (0, 0))]),
+        (lambda m, x: F.max_pool2d(x, 3, stride=2, padding=1), [MaxPool2d((3, 3), (2, 2), (1, 1))]),
+        (lambda m, x: F.avg_pool2d(x, x.size()[2:]), [AvgPool2d((8, 8), (8, 8), (0, 0))]),
+        (lambda m, x: F.adaptive_avg_pool2d(x, 1), [AdaptiveAvgPool2d((1, 1))]),
+        (lambda m, x: x.mean((-2, -1)), [AdaptiveAvgPool2d((1, 1)), Flatten()]),
+        (lambda m, x: torch.flatten(x, 1), [Flatten()]),
+        (lambda m, x: x.flatten(1), [Flatten()]),
+        (lambda m, x: x.view(x.size(0), -1), [Flatten()]),
+        (lambda m, x: x.view(-1, 4 * 8 * 8), [Flatten()]),
+        (lambda m, x: x.reshape(x.shape[0], -1), [Flatten()]),
+        (lambda m, x: F.dropout(x, 0.5, m.training), []),
+    ],
+)
+def test_functions(rest: Callable[[Any, Any], Any], layers: list[Layer]) -> None:
+    assert trace(Forward(rest), IMAGE).layers == (CONV, *layers)
+
+
+def test_nested_modules_keep_their_dotted_names_and_flags() -> None:
+    norm = nn.BatchNorm1d(5)
+    tail = nn.Sequential(nn.Linear(5, 2))
+    network = nn.Sequential(nn.Sequential(nn.Linear(6, 5), norm, nn.ReLU()), tail)
+    norm.eval()
+    assert trace(network, (6,)).layers == (
+        Linear("0.0", 6, 5, True),
+        BatchNorm("0.1", 5, 1e-5, True),
+        Activation("relu"),
+        Linear("1.0", 5, 2, True),
+    )
+    assert network.training and tail.training and not norm.training
+
+
+def test_one_activation_module_may_be_used_twice() -> None:
+    relu = nn.ReLU()
+    network = nn.Sequential(nn.Linear(2, 3), relu, nn.Linear(3, 1), relu)
+    assert [type(layer) for layer in trace(network, (2,)).layers] == [Linear, Activation, Linear, Activation]
+
+
+def test_subclass_without_a_forward_of_its_own_counts_as_its_base() -> None:
+    class Mine(nn.Linear):
+        pass
+
+    assert trace(nn.Sequential(Mine(2, 3)), (2,)).layers == (Linear("0", 2, 3, True),)
+
+
+class Half(nn.Linear):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) / 2
+
+
+def _hooked() -> nn.Module:
+    module = nn.Linear(2, 3)
+    module.register_forward_hook(lambda module, arguments, output: output * 2)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "sentence"),
+    [
+        (nn.GroupNorm(1, 2), IMAGE, "module '0' (GroupNorm) is not supported: supported are Linear, Conv2d,"),
+        (nn.Conv1d(2, 4, 3), (2, 8), "module '0' (Conv1d) is not supported"),
+        (nn.MaxPool3d(1), (2, 8, 8, 8), "module '0' (MaxPool3d) is not supported"),
+        (nn.ReLU6(), IMAGE, "module '0' (ReLU6) is not supported"),
+        (nn.LSTM(8, 8), (8, 8), "module '0' (LSTM)"),
+        (nn.BatchNorm2d(2, track_running_stats=False), IMAGE, "module '0' (BatchNorm2d) keeps no running statistics"),
+        (nn.MaxPool2d(3, ceil_mode=True), IMAGE, "module '0' (MaxPool2d) has ceil_mode=True"),
+        (nn.AvgPool2d(3, ceil_mode=True), IMAGE, "module '0' (AvgPool2d) has ceil_mode=True"),
+        (nn.MaxPool2d(2, dilation=2), IMAGE, "module '0' (MaxPool2d) has dilation 2"),
+        (nn.AvgPool2d(2, padding=1, count_include_pad=False), IMAGE, "has count_include_pad=False with padding"),
+        (nn.AvgPool2d(2, divisor_override=3), IMAGE, "has divisor_override=3"),
+        (nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"), IMAGE, "has padding_mode 'reflect'"),
+        pytest.param(
+            nn.Conv2d(2, 4, 2, padding="same"),
+            IMAGE,
+            "has padding 'same' with kernel (2, 2)",
+            marks=pytest.mark.filterwarnings("ignore:Using padding='same'"),
+        ),
+        (nn.GELU(approximate="tanh"), IMAGE, "has approximate='tanh'"),
+        (nn.Softplus(beta=2), IMAGE, "has beta=2"),
+        (nn.LogSoftmax(1), (3,), "module '0' (LogSoftmax) returns probabilities: let the network return the logits"),
+        (nn.Unflatten(1, (1, 2)), (2,), "module '0' (Unflatten) is not supported"),
+        (nn.Linear(8, 3), IMAGE, "layer 0 (Linear(name=0, in_features=8, out_features=3, bias=True)) expects a vector"),
+        (nn.Linear(3, 3), (4,), "does not accept examples of shape (4,): module '0' (Linear)"),
+        (
+            nn.Linear(2, 3).half(),
+            (2,),
+            "parameter 0.weight is torch.float16, expected torch.float32: call network.float",
+        ),
+        (nn.LazyLinear(3), (2,), "parameter 0.weight is not initialised"),
+        (nn.Linear(2, 3, device="meta"), (2,), "parameter 0.weight is not initialised"),
+        (parametrizations.weight_norm(nn.Linear(2, 3)), (2,), "computes its weight (parametrization, weight norm"),
+        (prune.random_unstructured(nn.Linear(2, 3), "weight", 0.5), (2,), "computes its weight (parametrization,"),
+        (_hooked(), (2,), "module '0' (Linear) has forward hooks"),
+        (Half(2, 3), (2,), "function 'linear' in the forward pass of '0' uses 0.weight, 0.bias directly"),
+    ],
+)
+def test_refused_modules(module: nn.Module, shape: tuple[int, ...], sentence: str) -> None:
+    with pytest.raises(NetworkError, match=re.escape(sentence)):
+        trace(nn.Sequential(module), shape)
+
+
+@pytest.mark.parametrize(
+    ("rest", "sentence"),
+    [
+        (
+            lambda m, x: x + m.conv2(x),
+            "function 'add' in the forward pass of Forward reuses or combines earlier results",
+        ),
+        (lambda m, x: torch.cat([x, x.relu()], 1), "function 'cat' in the forward pass of Forward reuses or combines"),
+        (
+            lambda m, x: F.log_softmax(x, 1),
+            "function 'log_softmax' in the forward pass of Forward returns probabilities",
+        ),
+        (lambda m, x: x * 2, "function 'mul' in the forward pass of Forward is not supported"),
+        (lambda m, x: x.mean(1), "is supported over height and width only"),
+        (lambda m, x: x.view(-1, 8, 8), "reshapes (7, 4, 8, 8) to (28, 8, 8)"),
+        (lambda m, x: x.view(-1, 128), "reshapes (7, 4, 8, 8) to (14, 128)"),
+        (lambda m, x: F.dropout(x), "drops units at inference too"),
+        (lambda m, x: F.max_pool2d(x, 3, ceil_mode=True), "has ceil_mode=True"),
+        (lambda m, x: x if x.sum() > 0 else -x, "forward pass of Forward cannot be traced"),
+        (lambda m, x: (x, x), "must return the result of its last layer"),
+        (lambda m, x: (F.relu(x, inplace=True), x)[1], "must return the result of its last layer"),
+        (lambda m, x: x.chunk(2, 1)[0], "function 'chunk' in the forward pass of Forward must take one tensor"),
+        (lambda m, x: m.conv2(m.conv2(x)), "conv2.weight and conv2.weight are tied"),
+        (lambda m, x: x, "parameter conv2.weight is not used by the forward pass"),
+    ],
+)
+def test_refused_forward_passes(rest: Callable[[Any, Any], Any], sentence: str) -> None:
+    with pytest.raises(NetworkError, match=re.escape(sentence)):
+        trace(Forward(rest, conv2=nn.Conv2d(4, 4, 3, padding=1)), IMAGE)
+
+
+def test_tied_weights_are_refused_by_both_names() -> None:
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
+    network = nn.Sequential(first, nn.ReLU(), second)
+    with pytest.raises(NetworkError, match=r"0.weight and 2.weight are tied \(one tensor used twice\)"):
+        trace(network, (3,))
+
+
+def test_numbers_that_are_not_finite_are_refused() -> None:
+    network = nn.Sequential(nn.Linear(3, 3))
+    network.state_dict()["0.bias"][1] = float("inf")
+    with pytest.raises(NetworkError, match=r"parameter 0.bias holds NaN or infinite values"):
+        trace(network, (3,))
+
+
+def test_two_inputs_are_refused() -> None:
+    class Two(nn.Module):
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return x
+
+    with pytest.raises(NetworkError, match="forward takes the arguments x, mask, expected one tensor"):
+        trace(Two(), (3,))

@@ -1,0 +1,158 @@
+"""`decide` on draws: moments within one mode, what to store chosen on validation, notes in the decision."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pyro_compress.analysis.alignment import rename_all
+from pyro_compress.analysis.decision import Decision
+from pyro_compress.analysis.symmetries import hidden_spaces
+from pyro_compress.data import DataSet, as_data
+from pyro_compress.draws import Draws
+from pyro_compress.errors import DecisionError
+from pyro_compress.models.likelihoods import Categorical
+from pyro_compress.models.tracing import trace
+from pyro_compress.pipeline.deciding import DecisionSettings, decide, without_draws
+from pyro_compress.pipeline.judging import Judge, nothing_pruned
+from pyro_compress.posterior import ParameterPosterior, Posterior
+from tests.analysis.symmetric_networks import any_renamings
+
+COUNT = 24
+SETTINGS = {"snr": 2.0, "c": 1.0, "fine_tune_epochs": 0}
+
+
+def classes(norm: bool = False) -> tuple[nn.Module, DataSet]:
+    """A network whose weights are right for three linear classes, and the data."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        layers: list[tuple[str, nn.Module]] = [("a", nn.Linear(6, 10)), *([("n", nn.BatchNorm1d(10))] if norm else [])]
+        network = nn.Sequential(OrderedDict([*layers, ("f", nn.ReLU()), ("b", nn.Linear(10, 3))]))
+        x = torch.randn(700, 6)
+        y = x[:, :3].argmax(1)
+        optimizer = torch.optim.Adam(network.parameters(), 0.03)
+        for _ in range(150):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(x[:400]), y[:400]).backward()
+            optimizer.step()
+    parts = ((x[:400], y[:400]), (x[400:550], y[400:550]), (x[550:], y[550:]))
+    return network.eval(), as_data(parts[0], validation=parts[1], test=parts[2], name="thirds", classes=3)
+
+
+def sampled(network: nn.Module, chains: list[np.ndarray], lp: np.ndarray) -> Posterior:
+    names = {name: tuple(p.shape) for name, p in network.named_parameters()}
+    draws = Draws(np.stack(chains).astype(np.float32), names, None, {"lp": lp})
+    sites = {
+        n: ParameterPosterior(m.astype(np.float32), v.astype(np.float32), "Normal")
+        for n, (m, v) in draws.moments().items()
+    }
+    buffers = {n: b.numpy().copy() for n, b in network.named_buffers() if b.is_floating_point()}
+    return Posterior(sites, {}, buffers, "chains", {"method": "SGLD()"}, draws=draws)
+
+
+def centre_of(network: nn.Module) -> np.ndarray:
+    return np.concatenate([p.detach().numpy().ravel() for p in network.parameters()]).astype(np.float64)
+
+
+def chain_of(network: nn.Module, spread: float = 0.05, seed: int = 0) -> np.ndarray:
+    centre = centre_of(network)
+    return centre + spread * np.random.default_rng(seed).standard_normal((COUNT, centre.size))
+
+
+def copy_of(network: nn.Module, chain: np.ndarray, data: DataSet, seed: int) -> np.ndarray:
+    """The chain with its units renamed."""
+    architecture = trace(network, data.input_shape)
+    spaces, generator = hidden_spaces(architecture), np.random.default_rng(seed)
+    names = any_renamings(architecture, generator)
+    shapes = [(name, tuple(p.shape)) for name, p in network.named_parameters()]
+
+    def renamed(row: np.ndarray) -> np.ndarray:
+        parts = np.split(row, np.cumsum([int(np.prod(shape)) for _, shape in shapes])[:-1])
+        tensors: Mapping[str, np.ndarray] = {n: part.reshape(s) for (n, s), part in zip(shapes, parts, strict=True)}
+        return np.concatenate([array.ravel() for array in rename_all(spaces, names, tensors).values()])
+
+    return np.stack([renamed(row) for row in chain])
+
+
+def saved(decision: Decision, path: Path) -> bytes:
+    decision.save(path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("norm", [False, True], ids=["dense", "batch norm"])
+def test_renamed_copies_of_a_chain_give_one_decision(norm: bool, tmp_path: Path) -> None:
+    network, data = classes(norm)
+    chain, lp = chain_of(network), np.random.default_rng(1).standard_normal(COUNT)
+    found = []
+    for chains in ([chain] * 3, [copy_of(network, chain, data, seed) for seed in (1, 2, 3)]):
+        posterior = sampled(network, chains, np.stack([lp] * 3))
+        decision = decide(posterior, network, data, Categorical(), DecisionSettings(**SETTINGS))  # type: ignore[arg-type]
+        found.append(saved(decision, tmp_path / "decision.safetensors"))
+        errors = Judge(network, data, Categorical()).errors(decision)
+        assert errors.mean() < 0.1
+        assert {k: decision.made_by[k] for k in ("moments", "aligned_by")} == {
+            "moments": "aligned",
+            "aligned_by": "chain",
+        }
+    assert found[0] == found[1]
+
+
+def test_the_mean_is_stored_where_the_best_draw_has_more_errors_and_the_other_way_round() -> None:
+    network, data = classes()
+    good, bad = chain_of(network), chain_of(network)
+    bad[5] = np.random.default_rng(3).standard_normal(bad.shape[1])
+    lp = np.zeros((1, COUNT))
+    lp[0, 5] = 1.0
+    lines: list[str] = []
+    mean = without_draws(
+        sampled(network, [bad], lp), network, data, Categorical(), DecisionSettings(), say=lines.append
+    )
+    assert mean.provenance["moments"]["stored"] == "mean"  # type: ignore[index]
+    assert lines[0] == "moments of draws: all chains, units aligned by chain"
+    assert "stored is the mean" in lines[1]
+    # the other draws are spread so far that their mean is no good
+    wide = chain_of(network, spread=20.0)
+    wide[5] = good[5]
+    best = without_draws(sampled(network, [wide], lp), network, data, Categorical(), DecisionSettings(align_by="chain"))
+    assert best.provenance["moments"]["stored"] == "best draw"  # type: ignore[index]
+    judge = Judge(network, data, Categorical())
+    assert judge.errors(nothing_pruned(best)).mean() < 0.1
+    decision = decide(best, network, data, Categorical(), DecisionSettings(snr=0.0, c=1e-7, fine_tune_epochs=0))
+    assert decision.made_by["stored"] == "best draw"
+    assert judge.errors(decision).mean() < 0.1
+    assert decision.sites["b.bias"].value == pytest.approx(good[5][-3:], abs=1e-6)
+
+
+def test_what_is_stored_and_how_it_is_aligned_can_be_given() -> None:
+    network, data = classes()
+    chain = chain_of(network)
+    posterior = sampled(network, [chain, chain[::-1]], np.stack([np.arange(COUNT), np.arange(COUNT)]) * 1.0)
+    settings = DecisionSettings(stored="best-draw", moments="one-chain", align_by="draw")
+    found = without_draws(posterior, network, data, Categorical(), settings)
+    noted = found.provenance["moments"]
+    assert isinstance(noted, dict)
+    assert (noted["moments"], noted["aligned_by"], noted["stored"]) == ("one-chain", "draw", "best draw")
+    np.testing.assert_allclose(found.parameters["b.bias"].to_store, chain[-1, -3:], rtol=1e-6)
+    without = Posterior(posterior.parameters, kind="iid", draws=Draws(posterior.draws.flat, posterior.draws.shapes))  # type: ignore[union-attr]
+    with pytest.raises(DecisionError, match="noted no log joint, so no draw is the best one"):
+        without_draws(without, network, data, Categorical(), settings)
+    with pytest.raises(DecisionError, match="stored is one of auto, mean, best-draw, found 'median'"):
+        DecisionSettings(stored="median")
+
+
+def test_batch_norm_statistics_are_gathered_again() -> None:
+    network, data = classes(norm=True)
+    posterior = sampled(network, [copy_of(network, chain_of(network), data, 4)], np.zeros((1, COUNT)))
+    found = without_draws(posterior, network, data, Categorical(), DecisionSettings())
+    assert not np.allclose(found.buffers["n.running_mean"], posterior.buffers["n.running_mean"], atol=0.05)
+    assert Judge(network, data, Categorical()).errors(nothing_pruned(found)).mean() < 0.1
+
+
+def test_a_posterior_without_draws_is_left_as_it_is() -> None:
+    network, data = classes()
+    posterior = Posterior(sampled(network, [chain_of(network)], np.zeros((1, COUNT))).parameters)
+    assert without_draws(posterior, network, data, Categorical(), DecisionSettings()) is posterior

@@ -1,0 +1,88 @@
+"""Ctrl-C leaves a run that goes on as if nothing had happened."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyro_compress.pipeline import progress, steps
+from pyro_compress.posterior import Posterior
+from tests.pipeline.conftest import SETTINGS, Cli
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, phase: str, epoch: int) -> None:
+    """Press Ctrl-C when this epoch of this phase has ended."""
+
+    @contextmanager
+    def bars(console: Any, *, quiet: bool = False) -> Iterator[Callable[[str, int], Any]]:
+        def bar(name: str, epochs: int) -> Any:
+            def move(record: Any, state: Any) -> None:
+                if (name, record.epoch) == (phase, epoch):
+                    raise KeyboardInterrupt
+
+            return move
+
+        yield bar
+
+    monkeypatch.setattr(progress, "epoch_bars", bars)
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize(
+    ("phase", "epoch", "kept"), [("epoch", 0, "checkpoint.pt"), ("pretraining epoch", 0, "settings.json")]
+)
+def test_a_resumed_run_is_the_same_run(
+    cli: Cli, digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, epoch: int, kept: str
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        interrupt(patched, phase, epoch)
+        stopped = cli("run", *SETTINGS, "--out", run)
+    assert stopped.code == 130
+    assert stopped.err.splitlines()[-1] == (
+        f"stopped; finished epochs are kept: go on with  pyro-compress run --resume {run}"
+    )
+    assert (run / kept).exists() and not (run / "posterior.safetensors").exists()
+    assert cli("run", "--resume", run).code == 0
+    assert (run / "network.pyrc").read_bytes() == (digits_run / "network.pyrc").read_bytes()
+    assert not (run / "checkpoint.pt").exists()
+
+
+def test_fit_says_how_to_go_on_with_fit(cli: Cli, user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("--network", "mine:net", "--prior", "normal", "--data", "mine:data", "--epochs", "4")
+    with monkeypatch.context() as patched:
+        interrupt(patched, "epoch", 2)
+        stopped = cli("fit", *arguments, "--threads", "1", "--out", "stopped")
+    assert stopped.code == 130
+    assert "go on with  pyro-compress fit --resume stopped" in stopped.err
+    taken = cli("fit", *arguments, "--out", "stopped")
+    assert taken.code == 1
+    assert "stopped holds an unfinished run (checkpoint.pt): go on with `pyro-compress run --resume" in taken.err
+    resumed = cli("fit", "--resume", "stopped")
+    assert resumed.code == 0, resumed.err
+    assert resumed.err.startswith("epoch 4/4") and resumed.err.count("\n") == 1
+    assert cli("fit", *arguments, "--threads", "1", "--out", "whole").code == 0
+    posteriors = [Posterior.load(user / name / "posterior.safetensors") for name in ("stopped", "whole")]
+    for name, site in posteriors[0].parameters.items():
+        assert (site.mean == posteriors[1].parameters[name].mean).all()
+        assert (site.variance == posteriors[1].parameters[name].variance).all()
+    again = cli("fit", "--resume", "stopped")
+    assert again.code == 0 and again.err == ""  # there is nothing left to fit
+
+
+def test_interrupted_before_anything_was_written(cli: Cli, user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_data(settings: Any, data_dir: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "load_data", load_data)
+    stopped = cli("run", "--network", "digits-mlp", "--prior", "normal", "--out", "run")
+    assert (stopped.code, stopped.err.strip()) == (130, "stopped; give the command again to go on")
+    assert not (user / "run").exists()
+
+
+def test_a_resumed_run_keeps_its_settings(cli: Cli, digits_run: Path) -> None:
+    found = cli("run", "--resume", digits_run, "--seed", "0", "--epochs", "4", "--set", "decision.c=1")
+    assert found.code == 1
+    assert f"--resume keeps the settings of {digits_run}: leave out --set, --epochs, --seed" in found.err
