@@ -1,15 +1,21 @@
-"""What a network computes, as plain data: a chain of layers over one example's input shape.
+"""What a network computes, as plain data: layers in order, over one example's input shape.
 
 This is the one description that tracing (`models/tracing.py`), structured removal (`analysis/structure.py`),
 the file format (`artifact/`) and the runtimes share.  It imports the standard library only, so that a decoder
 on a small device can read it.  Layers that hold numbers carry the dotted name of the module they came from;
 their tensors are named `NAME.weight`, `NAME.bias` (for `ChannelAffine`: `NAME.scale`, `NAME.shift`).
+
+Each layer takes the output of the one before it.  Output 0 is the input, output i what the i-th layer gives (from 1
+on), and two layers refer back to an earlier output by that number: `Add` and `Recall`.  With them a residual network is
+a sequence too; `walk` carries any value through it, and every walk over layers is one.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Union
+from typing import TypeVar, Union
 
 Pair = tuple[int, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,10 @@ class ChannelAffine:
 
 @dataclass(frozen=True)
 class Activation:
-    """An elementwise function: one of `ACTIVATIONS`; `slope` is used by leaky_relu and elu (its alpha)."""
+    """An elementwise function: one of `ACTIVATIONS`; `slope` is used by leaky_relu and elu (its alpha).
+
+    relu6 is min(max(x, 0), 6).
+    """
 
     kind: str
     slope: float = 0.0
@@ -102,16 +111,41 @@ class Select:
     indices: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Add:
+    """Add output number `source`, of the same shape, to the output before this layer."""
+
+    source: int
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Give output number `source` again: a branch begins there, and what came in between waits for an `Add`."""
+
+    source: int
+
+
 Layer = Union[
-    Linear, Conv2d, BatchNorm, ChannelAffine, Activation, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Flatten, Select
+    Linear,
+    Conv2d,
+    BatchNorm,
+    ChannelAffine,
+    Activation,
+    MaxPool2d,
+    AvgPool2d,
+    AdaptiveAvgPool2d,
+    Flatten,
+    Select,
+    Add,
+    Recall,
 ]
 
-ACTIVATIONS = ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "softplus", "gelu", "silu")
+ACTIVATIONS = ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "softplus", "gelu", "silu", "relu6")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A chain of layers and the shape of one example (no batch axis) that it accepts."""
+    """Layers in order and the shape of one example (no batch axis) that they accept."""
 
     input_shape: tuple[int, ...]
     layers: tuple[Layer, ...]
@@ -127,16 +161,55 @@ class Architecture:
             ValueError: a layer does not accept the shape that reaches it; says which, and both shapes.
         """
         shapes = [self.input_shape]
-        for position, layer in enumerate(self.layers):
-            shapes.append(_output_shape(layer, shapes[-1], position))
+        for layer in self.layers:
+            shapes.append(output_shape(layer, shapes))
         return tuple(shapes)
 
 
-def _output_shape(layer: Layer, shape: tuple[int, ...], position: int) -> tuple[int, ...]:
+def last_references(layers: Sequence[Layer]) -> dict[int, int]:
+    """Which outputs are referred back to: number of the output → position of the last layer that does."""
+    return {layer.source: position for position, layer in enumerate(layers) if isinstance(layer, Add | Recall)}
+
+
+def walk(layers: Sequence[Layer], start: T, after: Callable[[Layer, T, T | None], T]) -> Iterator[T]:
+    """Carry a value through the layers: gives what reaches each of them, then what leaves the last.
+
+    Outputs that are referred back to are kept until the last reference, all others are let go.
+
+    Args:
+        layers: whose references point backwards, as `Architecture.shapes` checks.
+        start: the value of the input.
+        after: (layer, value before it, value of the output that it refers to or None) → value after it.
+    """
+    last, value = last_references(layers), start
+    held: dict[int, T] = {}
+    for position, layer in enumerate(layers):
+        yield value
+        if position in last:
+            held[position] = value
+        value = after(layer, value, held[layer.source] if isinstance(layer, Add | Recall) else None)
+        if isinstance(layer, Add | Recall) and last[layer.source] == position:
+            del held[layer.source]
+    yield value
+
+
+def output_shape(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Shape of one example after a layer, given those of all outputs so far, the input first.
+
+    Raises:
+        ValueError: the layer does not accept the shape that reaches it, or refers to an output that is not there.
+    """
+    shape, position = shapes[-1], len(shapes) - 1
+
     def expect(good: bool, wanted: str) -> None:
         if not good:
             raise ValueError(f"layer {position} ({describe(layer)}) expects {wanted}, but {shape} reaches it")
 
+    if isinstance(layer, Add | Recall):
+        if not 0 <= layer.source < position:
+            raise ValueError(f"layer {position} ({describe(layer)}) refers to no output before output {position}")
+        expect(isinstance(layer, Recall) or shapes[layer.source] == shape, f"the shape {shapes[layer.source]}")
+        return shapes[layer.source]
     if isinstance(layer, Linear):
         expect(len(shape) == 1 and shape[0] == layer.in_features, f"a vector of {layer.in_features}")
         return (layer.out_features,)

@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 
 from pyro_compress.architecture import Architecture
-from pyro_compress.artifact.header import ALL_ZERO, MAGIC, MAX_LENGTH_BYTES, VERSION, Header
+from pyro_compress.artifact.header import ALL_ZERO, MAGIC, MAX_LENGTH_BYTES, VERSIONS, Header
 from pyro_compress.artifact.header_reader import HeaderReader
 from pyro_compress.artifact.layout import tensor_columns
 from pyro_compress.artifact.stream import RangeReader, code_selections, code_tensor
@@ -57,7 +57,7 @@ def decode(data: bytes) -> StoredNetwork:
 def decode_sections(data: bytes) -> tuple[StoredNetwork, list[Section]]:
     """The network, and what each part of the file costs."""
     body = unwrap(data)
-    reader = HeaderReader(body)
+    reader = HeaderReader(body, data[len(MAGIC)])
     header = reader.header()
     tensors, start = _floats(header, body, reader.position)
     _check_plausible(header, len(body) - start)
@@ -86,10 +86,9 @@ def unwrap(data: bytes) -> bytes:
     """The body of a file: what stands between magic, version and length, and the checksum."""
     if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
         raise ArtifactError(f"not a compressed network: the file starts with {data[:4]!r}, {MAGIC!r} was expected")
-    if len(data) > len(MAGIC) and data[len(MAGIC)] != VERSION:
-        raise ArtifactError(
-            f"the file has format version {data[len(MAGIC)]}, this program reads version {VERSION}: update it"
-        )
+    if len(data) > len(MAGIC) and data[len(MAGIC)] not in VERSIONS:
+        read = " and ".join(map(str, VERSIONS))
+        raise ArtifactError(f"the file has format version {data[len(MAGIC)]}, this program reads {read}: update it")
     length, start = _length(data)
     expected = start + length + CHECKSUM_BYTES
     if len(data) < expected:

@@ -8,7 +8,7 @@ import numpy as np
 
 from pyro_compress.architecture import Select, describe
 from pyro_compress.artifact.coding import DENSITIES, FALLS, LARGEST, STRENGTHS, UNIT, density, split
-from pyro_compress.artifact.header import MAGIC, VERSION, Header, HeaderWriter, TensorCode
+from pyro_compress.artifact.header import MAGIC, Header, HeaderWriter, TensorCode
 from pyro_compress.artifact.header_reader import HeaderReader
 from pyro_compress.artifact.layout import Columns, tensor_columns
 from pyro_compress.artifact.stream import RangeWriter, code_selections, code_tensor
@@ -53,7 +53,7 @@ def _encode(network: StoredNetwork, image_side: int) -> bytes:
     body = written + bytes(floats) + coder.finish()
     writer = HeaderWriter()
     writer.varint(len(body))
-    data = MAGIC + bytes([VERSION]) + bytes(writer.out) + body
+    data = MAGIC + bytes([header.version]) + bytes(writer.out) + body
     return data + zlib.crc32(data).to_bytes(4, "little")
 
 
@@ -125,7 +125,7 @@ def _write_header(header: Header) -> bytes:
     """The header's bytes, after checking that a reader finds the same in them."""
     try:
         written = HeaderWriter().header(header)
-        layers = HeaderReader(written).header().layers
+        layers = HeaderReader(written, header.version).header().layers
     except (ArtifactError, ValueError) as error:
         raise ArtifactError(f"the format cannot hold this network: {error}") from error
     for layer, found in zip(header.layers, layers, strict=True):

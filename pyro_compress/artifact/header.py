@@ -5,6 +5,7 @@
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -12,6 +13,7 @@ from pyro_compress.architecture import (
     ACTIVATIONS,
     Activation,
     AdaptiveAvgPool2d,
+    Add,
     Architecture,
     AvgPool2d,
     ChannelAffine,
@@ -21,19 +23,23 @@ from pyro_compress.architecture import (
     Linear,
     MaxPool2d,
     Pair,
+    Recall,
     Select,
     describe,
+    last_references,
+    output_shape,
 )
 from pyro_compress.errors import ArtifactError, unknown_name
 from pyro_compress.stored import STEP_EXPONENTS, tensor_shapes
 
 MAGIC = b"PYR"
-VERSION = 1
+VERSIONS = (1, 2)
 MAX_LENGTH_BYTES = 5
 
 MAX_LAYERS = 1024
 MAX_RANK = 8
 MAX_EXTENT = 1 << 22
+MAX_KEPT = 1 << 24
 MAX_NUMBERS = 1 << 27
 MAX_NAME_BYTES = 255
 MAX_NUMBER_IN_NAME = 1 << 32
@@ -48,6 +54,10 @@ CODES: tuple[type, ...] = (
     Flatten,
     Select,
 )
+# What the upper half of the byte of code 6 says; version 1 has the first only.
+EXTENDED = ("Flatten", "Add", "Recall", "relu6")
+CODED_ACTIVATIONS = ACTIVATIONS[: 16 - len(CODES)]
+KNOWN_FLAGS = 0
 DEFAULT_SLOPES = {"leaky_relu": 0.01, "elu": 1.0}
 SHORT_NAME = 64
 SHORT_NUMBERS = 6
@@ -81,22 +91,49 @@ class Header:
     layers: list[Layer] = field(default_factory=list)
     selected: dict[int, int] = field(default_factory=dict)
     codes: dict[str, TensorCode] = field(default_factory=dict)
+    flags: int = 0
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor in storage order."""
         return tensor_shapes(Architecture(self.input_shape, tuple(self.layers)))
 
+    @property
+    def version(self) -> int:
+        """The lowest version of the format that can say all this."""
+        return 2 if self.flags or any(extended(layer) for layer in self.layers) else 1
 
-def shape_after(layer: Layer, shape: tuple[int, ...], selected: int | None) -> tuple[int, ...]:
-    """Shape of one example after a layer; ArtifactError if it does not fit or is too large for the format."""
+
+def extended(layer: Layer) -> int:
+    """Number of a layer among those that share a code (0 is Flatten), 0 for all others."""
+    name = layer.kind if isinstance(layer, Activation) else type(layer).__name__
+    return EXTENDED.index(name) if name in EXTENDED else 0
+
+
+def shape_after(layer: Layer, shapes: Sequence[tuple[int, ...]], selected: int | None) -> tuple[int, ...]:
+    """Shape of one example after a layer, given those of all outputs so far.
+
+    Raises:
+        ArtifactError: the layer does not fit, or gives more than the format allows.
+    """
     try:
-        after = Architecture(shape, (layer,)).shapes()[1] if selected is None else (selected, *shape[1:])
+        after = output_shape(layer, shapes) if selected is None else (selected, *shapes[-1][1:])
     except ValueError as error:
         raise ArtifactError(f"the network does not fit together: {error}") from error
     if isinstance(layer, Flatten | Linear) and prod(after) > MAX_EXTENT:
         raise ArtifactError(f"{describe(layer)} gives {prod(after)} features, more than {MAX_EXTENT}")
     return after
+
+
+def check_kept(layers: Sequence[Layer], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Refuse a network that keeps more than `MAX_KEPT` numbers at once for layers that refer back to them."""
+    last, kept = last_references(layers), 0
+    for position, layer in enumerate(layers):
+        kept += prod(shapes[position]) if position in last else 0
+        if kept > MAX_KEPT:
+            raise ArtifactError(f"the network keeps {kept} numbers of earlier layers at once, limit {MAX_KEPT}")
+        if isinstance(layer, Add | Recall) and last[layer.source] == position:
+            kept -= prod(shapes[layer.source])
 
 
 class HeaderWriter:
@@ -108,6 +145,8 @@ class HeaderWriter:
         self._steps = {True: 0, False: 0}
 
     def header(self, header: Header) -> bytes:
+        if header.version > 1:
+            self.out.append(header.flags)
         self.varint(len(header.input_shape))
         for extent in header.input_shape:
             self.varint(extent)
@@ -115,7 +154,7 @@ class HeaderWriter:
             self.varint(header.image_side)
         self.varint(len(header.layers))
         for position, layer in enumerate(header.layers):
-            self.layer(layer, header.selected.get(position, 0))
+            self.layer(layer, position, header.selected.get(position, 0))
             for name in tensor_names(layer):
                 self.tensor(name, header.codes[name])
         return bytes(self.out)
@@ -131,15 +170,9 @@ class HeaderWriter:
         if value[0] != value[1]:
             self.varint(value[1])
 
-    def layer(self, layer: Layer, selected: int) -> None:
+    def layer(self, layer: Layer, position: int, selected: int) -> None:
         flags, optional = self._flags(layer)
-        if isinstance(layer, Activation):
-            if layer.kind not in ACTIVATIONS:
-                raise ArtifactError(unknown_name("activation", layer.kind, ACTIVATIONS))
-            code = len(CODES) + ACTIVATIONS.index(layer.kind)
-        else:
-            code = CODES.index(type(layer))
-        self.out.append(code | sum(1 << bit for bit, flag in enumerate(flags) if flag) << 4)
+        self.out.append(_code(layer) | sum(1 << bit for bit, flag in enumerate(flags) if flag) << 4)
         match layer:
             case Linear():
                 self.varint(layer.out_features)
@@ -152,6 +185,8 @@ class HeaderWriter:
                 self.pair(layer.output_size)
             case Select():
                 self.varint(selected)
+            case Add() | Recall():
+                self.varint(position - layer.source)
         for flag, values in zip(flags, optional, strict=True):
             for value in values if flag else ():
                 if isinstance(value, float):
@@ -175,7 +210,7 @@ class HeaderWriter:
             case MaxPool2d() | AvgPool2d():
                 flags = [layer.stride != layer.kernel_size, layer.padding != (0, 0)]
                 return flags, [(layer.stride,), (layer.padding,)]
-            case Activation():
+            case Activation() if not extended(layer):
                 return [layer.slope != DEFAULT_SLOPES.get(layer.kind, 0.0)], [(float(layer.slope),)]
         return [], []
 
@@ -223,3 +258,14 @@ def split_name(name: str) -> tuple[str, int]:
 def tensor_names(layer: Layer) -> list[str]:
     """Names of a layer's tensors in storage order."""
     return list(tensor_shapes(Architecture((), (layer,))))
+
+
+def _code(layer: Layer) -> int:
+    """A layer's first byte without its flags."""
+    if extended(layer):
+        return CODES.index(Flatten) | extended(layer) << 4
+    if not isinstance(layer, Activation):
+        return CODES.index(type(layer))
+    if layer.kind not in CODED_ACTIVATIONS:
+        raise ArtifactError(unknown_name("activation", layer.kind, ACTIVATIONS))
+    return len(CODES) + CODED_ACTIVATIONS.index(layer.kind)

@@ -5,9 +5,9 @@ from dataclasses import replace
 from math import isfinite, prod
 
 from pyro_compress.architecture import (
-    ACTIVATIONS,
     Activation,
     AdaptiveAvgPool2d,
+    Add,
     Architecture,
     AvgPool2d,
     ChannelAffine,
@@ -17,14 +17,18 @@ from pyro_compress.architecture import (
     Linear,
     MaxPool2d,
     Pair,
+    Recall,
     Select,
 )
 from pyro_compress.artifact.coding import TOKENS
 from pyro_compress.artifact.header import (
     ALL_ZERO,
+    CODED_ACTIVATIONS,
     CODES,
     DEFAULT_SLOPES,
+    EXTENDED,
     FLOATS,
+    KNOWN_FLAGS,
     MAX_EXTENT,
     MAX_LAYERS,
     MAX_NAME_BYTES,
@@ -38,6 +42,7 @@ from pyro_compress.artifact.header import (
     Header,
     HeaderWriter,
     TensorCode,
+    check_kept,
     role,
     shape_after,
 )
@@ -48,30 +53,33 @@ from pyro_compress.stored import STEP_EXPONENTS, tensor_shapes
 class HeaderReader:
     """Bytes → header; every count is checked before anything is allocated."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
+    def __init__(self, data: bytes, version: int) -> None:
+        self._data, self._version = data, version
         self.position = 0
         self._stem, self._number = "", -1
         self._steps = {True: 0, False: 0}
 
     def header(self) -> Header:
         """Read the header at the start of the data; `position` is then where it ends."""
-        header = Header(
-            tuple(self.varint("input extent", MAX_EXTENT) for _ in range(self.varint("input rank", MAX_RANK)))
-        )
+        flags = self.byte("its flags") if self._version > 1 else 0
+        if flags & ~KNOWN_FLAGS:
+            raise ArtifactError(f"the header has flags {flags:08b}, known are {KNOWN_FLAGS:08b}: update this program")
+        rank = self.varint("input rank", MAX_RANK)
+        header = Header(tuple(self.varint("input extent", MAX_EXTENT) for _ in range(rank)), flags=flags)
         if prod(header.input_shape) > MAX_EXTENT:
             raise ArtifactError(f"the file declares an input of {prod(header.input_shape)} numbers, limit {MAX_EXTENT}")
         if len(header.input_shape) == 1:
             header.image_side = self.varint("image side", MAX_EXTENT)
             if header.image_side and header.input_shape[0] % header.image_side**2:
                 raise ArtifactError(f"{header.input_shape[0]} inputs are not square images of side {header.image_side}")
-        shape, numbers, names = header.input_shape, 0, set()
+        shapes, numbers, names = [header.input_shape], 0, set()
         for position in range(self.varint("number of layers", MAX_LAYERS)):
-            layer = self.layer(shape)
+            shape = shapes[-1]
+            layer = self.layer(shape, position)
             if isinstance(layer, Select):
                 numbers += shape[0]
                 header.selected[position] = self.varint("number of selected entries", shape[0])
-            shape = shape_after(layer, shape, header.selected.get(position))
+            shapes.append(shape_after(layer, shapes, header.selected.get(position)))
             if isinstance(layer, Linear | Conv2d | ChannelAffine):
                 if layer.name in names:
                     raise ArtifactError(f"the file holds two layers named '{layer.name}'")
@@ -83,6 +91,9 @@ class HeaderReader:
             if numbers > MAX_NUMBERS:
                 raise ArtifactError(f"the file declares at least {numbers} numbers, limit {MAX_NUMBERS}")
             header.layers.append(layer)
+        check_kept(header.layers, shapes)
+        if header.version != self._version:
+            raise ArtifactError(f"the file has format version {self._version}, but uses nothing that needs it")
         if HeaderWriter().header(header) != self._data[: self.position]:
             raise ArtifactError("the header is not written in its one canonical form")
         return header
@@ -117,11 +128,11 @@ class HeaderReader:
         code = self.varint(what, 2 * MAX_EXTENT, 2 * least)
         return (code // 2, self.varint(what, MAX_EXTENT, least) if code % 2 else code // 2)
 
-    def layer(self, shape: tuple[int, ...]) -> Layer:
+    def layer(self, shape: tuple[int, ...], position: int) -> Layer:
         head = self.byte("a layer")
         code, flags = head & 15, [bool(head >> bit & 1) for bit in range(4, 8)]
         if code >= len(CODES):
-            kind = ACTIVATIONS[code - len(CODES)]
+            kind = CODED_ACTIVATIONS[code - len(CODES)]
             slope = struct.unpack("<d", self.raw(8, "a slope"))[0] if flags[0] else DEFAULT_SLOPES.get(kind, 0.0)
             if not isfinite(slope):
                 raise ArtifactError(f"the slope of a {kind} layer is {slope}")
@@ -145,7 +156,19 @@ class HeaderReader:
                 if not shape:
                     raise ArtifactError("the file selects entries of an input without axes")
                 return Select(())
-        return Flatten()
+        return self._extended(head >> 4, position)
+
+    def _extended(self, number: int, position: int) -> Layer:
+        if number >= (len(EXTENDED) if self._version > 1 else 1):
+            raise ArtifactError(f"layer {position} has unknown kind {number} of code {CODES.index(Flatten)}")
+        match EXTENDED[number]:
+            case "Add":
+                return Add(position - self.varint("a reference", position, 1))
+            case "Recall":
+                return Recall(position - self.varint("a reference", position, 1))
+            case "Flatten":
+                return Flatten()
+        return Activation(EXTENDED[number])
 
     def _conv(self, channels: int, flags: list[bool]) -> Conv2d:
         out, kernel = self.varint("out_channels", MAX_EXTENT), self.pair("kernel size", 1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyro_compress.architecture import Architecture, Conv2d, Flatten, Layer, Linear, Select
+from pyro_compress.architecture import Architecture, Conv2d, Flatten, Layer, Linear, Recall, Select, walk
 from pyro_compress.stored import tensor_shapes
 
 PARITY = 2
@@ -83,8 +83,15 @@ def input_features(shape: tuple[int, ...], image_side: int) -> Columns | None:
     return grid(shape[0] // image_side**2, image_side, image_side) if image_side else flat(shape[0])
 
 
-def features_after(layer: Layer, features: Columns | None, shape: tuple[int, ...]) -> Columns | None:
-    """Places of the features after a layer that is given one example of `shape`; None while it is not flat."""
+def features_after(
+    layer: Layer, features: Columns | None, shape: tuple[int, ...], earlier: Columns | None
+) -> Columns | None:
+    """Places of the features after a layer that is given one example of `shape`; None while it is not flat.
+
+    `earlier` are those of the output that the layer refers to.
+    """
+    if isinstance(layer, Recall):
+        return earlier
     if isinstance(layer, Flatten) and len(shape) == 3:
         return grid(*shape)
     if isinstance(layer, Select) and features is not None:
@@ -98,15 +105,19 @@ def features_after(layer: Layer, features: Columns | None, shape: tuple[int, ...
 
 def tensor_columns(architecture: Architecture, image_side: int) -> dict[str, Columns]:
     """The columns of every tensor's matrix by name; biases, scales and shifts have one column."""
-    features = input_features(architecture.input_shape, image_side)
+    shapes = iter(architecture.shapes())
+    places = walk(
+        architecture.layers,
+        input_features(architecture.input_shape, image_side),
+        lambda layer, features, earlier: features_after(layer, features, next(shapes), earlier),
+    )
     columns: dict[str, Columns] = {}
-    for layer, shape in zip(architecture.layers, architecture.shapes(), strict=False):
+    for layer, features in zip(architecture.layers, places, strict=False):
         for name in tensor_shapes(Architecture((), (layer,))):
             if isinstance(layer, Linear | Conv2d) and name.endswith(".weight"):
                 columns[name] = weight_columns(layer, features)
             else:
                 columns[name] = flat(1)
-        features = features_after(layer, features, shape)
     return columns
 
 

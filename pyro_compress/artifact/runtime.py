@@ -1,5 +1,7 @@
 """Stored network → torch module: the smaller dense network, ready to run or to be trained further."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -37,18 +39,54 @@ class ChannelAffine(nn.Module):
         return x * self.scale.view(shape) + self.shift.view(shape)
 
 
+class Add(nn.Module):
+    """The sum of what reaches it and an earlier result of the same shape."""
+
+    def forward(self, x: Tensor, earlier: Tensor) -> Tensor:
+        return x + earlier
+
+
+class Recall(nn.Module):
+    """An earlier result in place of what reaches it."""
+
+    def forward(self, x: Tensor, earlier: Tensor) -> Tensor:
+        return earlier
+
+
+class Residual(nn.Sequential):
+    """Modules in order, of which `Add` and `Recall` refer back to the result of an earlier one."""
+
+    def __init__(self, modules: Sequence[nn.Module], layers: Sequence[arch.Layer]) -> None:
+        super().__init__(*modules)
+        self._layers = tuple(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        modules = iter(self)
+
+        def after(_: arch.Layer, value: Tensor, earlier: Tensor | None) -> Tensor:
+            module = next(modules)
+            result: Tensor = module(value) if earlier is None else module(value, earlier)
+            return result
+
+        for value in arch.walk(self._layers, x, after):  # noqa: B007 (the last one counts)
+            pass
+        return value
+
+
 def to_torch(network: StoredNetwork) -> nn.Sequential:
     """The network as `nn.Sequential` in evaluation mode: (batch, *input_shape) → (batch, *output shape), float32.
 
     Raises:
         ArtifactError: a layer that has no module.
     """
-    modules = [_module(layer) for layer in network.architecture.layers]
-    for layer, module in zip(network.architecture.layers, modules, strict=True):
+    layers = network.architecture.layers
+    modules = [_module(layer) for layer in layers]
+    for layer, module in zip(layers, modules, strict=True):
         for name in tensor_shapes(arch.Architecture((), (layer,))):
             parameter = module.get_parameter(name.rpartition(".")[2])
             parameter.data.copy_(_tensor(network.tensors[name]))
-    return nn.Sequential(*modules).eval()
+    refers = any(isinstance(layer, arch.Add | arch.Recall) for layer in layers)
+    return (Residual(modules, layers) if refers else nn.Sequential(*modules)).eval()
 
 
 def _tensor(stored: StoredTensor) -> Tensor:
@@ -83,6 +121,10 @@ def _module(layer: arch.Layer) -> nn.Module:
             return nn.Flatten()
         case arch.Select():
             return Select(layer.indices)
+        case arch.Add():
+            return Add()
+        case arch.Recall():
+            return Recall()
         case arch.Activation():
             return _activation(layer)
     raise ArtifactError(f"there is no module for {arch.describe(layer)}")
@@ -100,6 +142,7 @@ def _activation(layer: arch.Activation) -> nn.Module:
         "softplus": nn.Softplus,
         "gelu": nn.GELU,
         "silu": nn.SiLU,
+        "relu6": nn.ReLU6,
     }
     if layer.kind not in plain:
         raise ArtifactError(f"there is no module for the activation '{layer.kind}'")

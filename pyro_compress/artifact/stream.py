@@ -8,7 +8,7 @@ library has nothing to do: a table of n frequencies f is passed as the numbers f
 import constriction
 import numpy as np
 
-from pyro_compress.architecture import Layer, Select
+from pyro_compress.architecture import Layer, Select, walk
 from pyro_compress.artifact import layout
 from pyro_compress.artifact.coding import (
     FALLS,
@@ -152,15 +152,19 @@ def code_selection(
 
 def code_selections(coder: Coder, header: Header, given: tuple[Layer, ...] | None) -> tuple[Layer, ...]:
     """Code the indices of all `Select` layers; returns the header's layers with their indices filled in."""
-    features, shape = layout.input_features(header.input_shape, header.image_side), header.input_shape
-    layers: list[Layer] = []
-    for position, layer in enumerate(header.layers):
+    shapes, layers = [header.input_shape], list[Layer]()
+
+    def after(layer: Layer, features: layout.Columns | None, earlier: layout.Columns | None) -> layout.Columns | None:
+        position, shape = len(layers), shapes[-1]
         if isinstance(layer, Select):
             places = layout.flat(shape[0]) if features is None else features
             known = given[position] if given is not None else None
             wanted = known.indices if isinstance(known, Select) else None
             layer = Select(code_selection(coder, places, header.selected[position], wanted))
         layers.append(layer)
-        features = layout.features_after(layer, features, shape)
-        shape = shape_after(layer, shape, header.selected.get(position))
+        shapes.append(shape_after(layer, shapes, header.selected.get(position)))
+        return layout.features_after(layer, features, shape, earlier)
+
+    for _ in walk(header.layers, layout.input_features(header.input_shape, header.image_side), after):
+        pass
     return tuple(layers)

@@ -86,8 +86,8 @@ def test_wrong_magic(valid: bytes) -> None:
 
 
 def test_newer_version(valid: bytes) -> None:
-    with pytest.raises(ArtifactError, match="format version 2, this program reads version 1"):
-        decode(valid[:3] + b"\2" + valid[4:])
+    with pytest.raises(ArtifactError, match="format version 3, this program reads 1 and 2"):
+        decode(valid[:3] + b"\3" + valid[4:])
 
 
 def test_damaged_checksum(valid: bytes) -> None:
