@@ -21,6 +21,7 @@ from pyro_compress.cli_options import (
     DrawsOption,
     EntryArgument,
     EpochsOption,
+    ExamplesOption,
     JsonOption,
     KlWeightOption,
     LikelihoodOption,
@@ -132,6 +133,7 @@ def run(
     likelihood: LikelihoodOption = None,
     data: DataOption = None,
     data_dir: DataDirOption = None,
+    examples: ExamplesOption = None,
     epochs: EpochsOption = None,
     pretrain_epochs: PretrainOption = None,
     kl_weight: KlWeightOption = None,
@@ -149,8 +151,8 @@ def run(
 
     settings, directory = _settings(
         entry, resume, out_dir, network=network, weights=weights, prior=prior, inference=inference,
-        likelihood=likelihood, data=data, epochs=epochs, pretrain_epochs=pretrain_epochs, kl_weight=kl_weight,
-        chains=chains, draws=draws, seed=seed, threads=threads, options=options,
+        likelihood=likelihood, data=data, examples=examples, epochs=epochs, pretrain_epochs=pretrain_epochs,
+        kl_weight=kl_weight, chains=chains, draws=draws, seed=seed, threads=threads, options=options,
     )  # fmt: skip
     run_directory = steps.RunDirectory(directory)
     with _resumable(run_directory, "run"):
@@ -172,6 +174,7 @@ def fit(
     likelihood: LikelihoodOption = None,
     data: DataOption = None,
     data_dir: DataDirOption = None,
+    examples: ExamplesOption = None,
     epochs: EpochsOption = None,
     pretrain_epochs: PretrainOption = None,
     kl_weight: KlWeightOption = None,
@@ -188,8 +191,8 @@ def fit(
 
     settings, directory = _settings(
         entry, resume, out_dir, network=network, weights=weights, prior=prior, inference=inference,
-        likelihood=likelihood, data=data, epochs=epochs, pretrain_epochs=pretrain_epochs, kl_weight=kl_weight,
-        chains=chains, draws=draws, seed=seed, threads=threads, options=options,
+        likelihood=likelihood, data=data, examples=examples, epochs=epochs, pretrain_epochs=pretrain_epochs,
+        kl_weight=kl_weight, chains=chains, draws=draws, seed=seed, threads=threads, options=options,
     )  # fmt: skip
     run_directory = steps.RunDirectory(directory)
     with _resumable(run_directory, "fit"):

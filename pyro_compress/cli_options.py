@@ -26,6 +26,12 @@ DataOption = Annotated[
 DataDirOption = Annotated[
     Path | None, typer.Option("--data-dir", help="Where data files lie; PYRO_COMPRESS_DATA if not given.")
 ]
+ExamplesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--examples", help="Training examples that are taken, each class its share; all if not given. N counts these."
+    ),
+]
 EpochsOption = Annotated[int | None, typer.Option("--epochs", min=1, help="Passes of posterior fitting.")]
 PretrainOption = Annotated[
     int | None, typer.Option("--pretrain-epochs", min=0, help="Passes of plain maximum likelihood before that.")

@@ -23,6 +23,10 @@ from pyro_compress.inference.log_joint import LogJoint
 from pyro_compress.inference.proposals import Proposer
 from pyro_compress.posterior import Posterior
 
+# proposals from which the search for the bound starts, and by which a hopeless run is known
+PILOT = 100
+# the best of all proposals would have to lie that far below the bound
+HOPELESS_NATS = 100.0
 # what a bound that was found is raised by: the search ends near a maximum, not on it
 SLACK_NATS = 0.01
 
@@ -72,20 +76,34 @@ class RejectionSampling(Method):
         """Propose until another hundred draws have been accepted.
 
         Raises:
-            InferenceError: the limit of tries is reached, or a proposal exceeds the bound that was given.
+            InferenceError: the limit of tries is reached or will be without one draw, or a proposal exceeds the bound
+                that was given.
         """
         if state.log_bound is None:
             state.log_bound = self.log_bound
             if state.log_bound is None:
-                state.log_bound = SLACK_NATS + largest_log_likelihood(state, batch, self.starts)
+                state.log_bound = SLACK_NATS + largest_log_likelihood(state, batch, self.starts, self.tries)
+                self._refuse_hopeless(state)
         wanted = min(self.draws, self.per_round * (state.steps_done + 1))
         while state.accepted < wanted:
             if state.proposed >= self.tries:
                 raise InferenceError(self._gave_up(state))
             self._propose(state, batch, min(self.at_once, self.tries - state.proposed))
+            self._refuse_hopeless(state)
         state.steps_done += 1
         data, prior = float(state.log_likelihood.mean()), float(state.log_prior.mean())
         return Info(data, -prior, 1.0, 0.0, {"acceptance_rate": state.acceptance_rate})
+
+    def _refuse_hopeless(self, state: "RejectionState") -> None:
+        assert state.log_bound is not None
+        if state.accepted or state.log_bound <= state.hopeless_bound(self.tries):
+            return
+        raise InferenceError(
+            f"rejection sampling is hopeless here and stops after {state.seen:,} proposals from the prior: the best of "
+            f"them has a log-likelihood of {state.best:,.0f} nats, the bound is {state.log_bound:,.0f} or more, and "
+            f"over {state.width:,} latent numbers {self.tries:,} proposals would not come near enough for one draw; "
+            "use NUTS(...), or SVI(...)"
+        )
 
     def _propose(self, state: "RejectionState", batch: Batch, count: int) -> None:
         assert state.log_bound is not None
@@ -103,6 +121,7 @@ class RejectionSampling(Method):
         parts = [found.values[name].reshape(count, -1)[taken].float() for name in state.shapes]
         state.add(torch.cat(parts, 1), log_likelihood[taken], found.log_prior[taken])
         state.proposed += count
+        state.saw(count, top)
 
     def draw(self, state: "RejectionState") -> Posterior:
         """The first `draws` accepted ones."""
@@ -155,7 +174,8 @@ class RejectionState(State):
         self.log_likelihood = torch.zeros(0, dtype=torch.float64)
         self.log_prior = torch.zeros(0, dtype=torch.float64)
         self.log_bound: float | None = None
-        self.steps_done = self.proposed = self.times_raised = 0
+        self.steps_done = self.proposed = self.times_raised = self.seen = 0
+        self.best = -math.inf
 
     @property
     def accepted(self) -> int:
@@ -166,6 +186,24 @@ class RejectionState(State):
     def acceptance_rate(self) -> float:
         """Share of the proposals that were accepted."""
         return self.accepted / max(1, self.proposed)
+
+    @property
+    def width(self) -> int:
+        """D, latent numbers."""
+        return sum(math.prod(self.shapes[name]) for name in self.proposer.latents)
+
+    def saw(self, count: int, best: float) -> None:
+        """Note the largest log-likelihood of so many proposals."""
+        self.seen, self.best = self.seen + count, max(self.best, best)
+
+    def hopeless_bound(self, tries: int) -> float:
+        """ln M from which on not one of `tries` proposals will be accepted.
+
+        The nearest of n points to a mode is n^(−1/D) away, so what it lacks in log-likelihood falls as n^(−2/D).
+        """
+        if not math.isfinite(self.best):
+            return math.inf
+        return self.best + HOPELESS_NATS * max(1.0, tries / self.seen) ** (2 / self.width)
 
     def add(self, flat: torch.Tensor, log_likelihood: torch.Tensor, log_prior: torch.Tensor) -> None:
         """Append draws, (count, D) and (count,)."""
@@ -183,16 +221,19 @@ class RejectionState(State):
 
     def capture(self) -> dict[str, Any]:
         held = {"flat": self.flat, "log_likelihood": self.log_likelihood, "log_prior": self.log_prior}
-        counts = {"steps_done": self.steps_done, "proposed": self.proposed, "times_raised": self.times_raised}
-        return {**{name: value.clone() for name, value in held.items()}, **counts, "log_bound": self.log_bound}
+        counts = {name: getattr(self, name) for name in ("steps_done", "proposed", "times_raised", "seen")}
+        tensors = {name: value.clone() for name, value in held.items()}
+        return {**tensors, **counts, "best": self.best, "log_bound": self.log_bound}
 
     def restore(self, captured: dict[str, Any]) -> None:
         for name, value in captured.items():
             setattr(self, name, value.clone() if isinstance(value, torch.Tensor) else value)
 
 
-def largest_log_likelihood(state: RejectionState, batch: Batch, starts: int) -> float:
+def largest_log_likelihood(state: RejectionState, batch: Batch, starts: int, tries: int) -> float:
     """max_θ log p(y | θ) in nats by L-BFGS in unconstrained space, the largest of several starts.
+
+    The search ends early where it has become hopeless that one of `tries` proposals is accepted.
 
     Raises:
         InferenceError: a discrete site, or no start that ends at a finite value.
@@ -203,19 +244,22 @@ def largest_log_likelihood(state: RejectionState, batch: Batch, starts: int) -> 
             "where all observations are discrete)"
         )
     log_joint = LogJoint(state.model, state.size, replay=False)
-    proposed = state.proposer.draw(starts, batch).values
-    found = -math.inf
+    proposed = state.proposer.draw(max(starts, PILOT), batch)
+    state.saw(len(proposed.log_likelihood), float(torch.nan_to_num(proposed.log_likelihood, nan=-math.inf).max()))
+    found, enough = -math.inf, state.hopeless_bound(tries)
     for index in range(starts):
-        position = log_joint.unconstrained({site.name: proposed[site.name][index] for site in log_joint.sites})
-        found = max(found, _climb(log_joint, position, batch))
+        start = {site.name: proposed.values[site.name][index] for site in log_joint.sites}
+        found = max(found, _climb(log_joint, log_joint.unconstrained(start), batch, enough))
+        if found > enough:
+            break
     if not math.isfinite(found):
         raise InferenceError(f"no maximum of the likelihood was found from {starts} starts: give log_bound")
     return found
 
 
-def _climb(log_joint: LogJoint, position: torch.Tensor, batch: Batch) -> float:
+def _climb(log_joint: LogJoint, position: torch.Tensor, batch: Batch, enough: float) -> float:
     leaf = position.detach().clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([leaf], max_iter=200, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([leaf], max_iter=20, line_search_fn="strong_wolfe")
     best = -math.inf
 
     def loss() -> torch.Tensor:
@@ -230,5 +274,9 @@ def _climb(log_joint: LogJoint, position: torch.Tensor, batch: Batch) -> float:
             (-data).backward()
         return -data
 
-    optimizer.step(loss)
+    for _ in range(10):
+        before = best
+        optimizer.step(loss)
+        if best > enough or not best > before:
+            break
     return best

@@ -17,12 +17,12 @@ from pyro_compress.errors import NetworkError, unknown_name
 from pyro_compress.factories import call_factory
 
 
-def _mlp(*widths: int) -> nn.Sequential:
+def _mlp(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for number, (inputs, outputs) in enumerate(pairwise(widths), start=1):
         layers[f"fc{number}"] = nn.Linear(inputs, outputs)
         if number < len(widths) - 1:
-            layers[f"relu{number}"] = nn.ReLU()
+            layers[f"{activation.__name__.lower()}{number}"] = activation()
     return nn.Sequential(layers)
 
 
@@ -39,6 +39,26 @@ def mlp_500_500() -> nn.Sequential:
 def digits_mlp() -> nn.Sequential:
     """64-100-50-10 with ReLU for the 8 × 8 digits that scikit-learn ships."""
     return _mlp(64, 100, 50, 10)
+
+
+def digits_softmax() -> nn.Sequential:
+    """Softmax regression for the digits, 64-10, 650 parameters: its log posterior has one mode."""
+    return _mlp(64, 10)
+
+
+def digits_tanh() -> nn.Sequential:
+    """64-16-10 with tanh for the digits, 1,210 parameters: small and smooth, as samplers on all the data like it."""
+    return _mlp(64, 16, 10, activation=nn.Tanh)
+
+
+def mnist_softmax() -> nn.Sequential:
+    """Softmax regression for 28 × 28 images, 784-10, 7,850 parameters."""
+    return _mlp(784, 10)
+
+
+def mnist_tanh() -> nn.Sequential:
+    """784-16-10 with tanh, 12,730 parameters."""
+    return _mlp(784, 16, 10, activation=nn.Tanh)
 
 
 def lenet_5() -> nn.Sequential:
@@ -125,6 +145,10 @@ NETWORKS: dict[str, NetworkEntry] = {
     "mlp-500-500": NetworkEntry(mlp_500_500, (1, 28, 28), 10),
     "digits-cnn": NetworkEntry(digits_cnn, (1, 8, 8), 10),
     "digits-mlp": NetworkEntry(digits_mlp, (1, 8, 8), 10),
+    "digits-softmax": NetworkEntry(digits_softmax, (1, 8, 8), 10),
+    "digits-tanh": NetworkEntry(digits_tanh, (1, 8, 8), 10),
+    "mnist-softmax": NetworkEntry(mnist_softmax, (1, 28, 28), 10),
+    "mnist-tanh": NetworkEntry(mnist_tanh, (1, 28, 28), 10),
     "vgg-16": NetworkEntry(vgg_16, (3, 32, 32), 10),
 }
 

@@ -5,6 +5,7 @@ the layers it stands for: none for an identity.  An argument that cannot be desc
 with the rest of a sentence that begins with the operation's name.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,8 @@ from pyro_compress.architecture import (
 
 SUPPORTED = (
     "Linear, Conv2d, BatchNorm1d, BatchNorm2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, Identity "
-    "and the activations ReLU, LeakyReLU, ELU, Tanh, Sigmoid, Softplus, GELU, SiLU, as modules or functions"
+    "and the activations ReLU, ReLU6, LeakyReLU, ELU, Tanh, Sigmoid, Softplus, GELU, SiLU, as modules or functions, "
+    "and the sum of two results"
 )
 
 Layers = list[Layer]
@@ -185,6 +187,7 @@ MODULES: dict[type[nn.Module], Callable[[Any, str, Shape], Layers]] = {
     nn.GELU: _as_module(_gelu, "approximate"),
     nn.Softplus: _as_module(_softplus, "beta", "threshold"),
     nn.ReLU: _as_module(_simple("relu")),
+    nn.ReLU6: _as_module(_simple("relu6")),
     nn.Tanh: _as_module(_simple("tanh")),
     nn.Sigmoid: _as_module(_simple("sigmoid")),
     nn.SiLU: _as_module(_simple("silu")),
@@ -199,6 +202,7 @@ FUNCTIONS: dict[Any, Callable[..., Layers]] = {
     **dict.fromkeys((F.tanh, torch.tanh, torch.tanh_, "tanh", "tanh_"), _simple("tanh")),
     **dict.fromkeys((F.sigmoid, torch.sigmoid, torch.sigmoid_, "sigmoid", "sigmoid_"), _simple("sigmoid")),
     F.silu: _simple("silu"),
+    F.relu6: _simple("relu6"),
     F.leaky_relu: _leaky_relu,
     F.elu: _elu,
     F.gelu: _gelu,
@@ -213,6 +217,7 @@ FUNCTIONS: dict[Any, Callable[..., Layers]] = {
     **dict.fromkeys(("contiguous", "float"), _identity),
 }
 
+ADDITIONS: frozenset[Any] = frozenset((operator.add, operator.iadd, torch.add, "add", "add_"))
 # Their result is told by its shape alone.
 RESHAPES: frozenset[Any] = frozenset(
     (nn.Flatten, torch.flatten, torch.reshape, torch.squeeze, "flatten", "reshape", "view", "squeeze")

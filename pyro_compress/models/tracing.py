@@ -1,4 +1,4 @@
-"""Any `torch.nn.Module` whose forward pass is a chain of known layers, read as a plain `Architecture`.
+"""Any `torch.nn.Module` whose forward pass is made of known layers and sums, read as a plain `Architecture`.
 
 The module is traced symbolically (`torch.fx`) and run once on zeros, so sizes that the forward pass computes
 (`x.view(x.size(0), -1)`) are known numbers here.  What cannot be described exactly is refused by name.
@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from pyro_compress.architecture import Architecture, BatchNorm, Conv2d, Linear
+from pyro_compress.architecture import Add, Architecture, BatchNorm, Conv2d, Linear, Recall
 from pyro_compress.errors import NetworkError
 from pyro_compress.models.operations import (
+    ADDITIONS,
     FUNCTIONS,
     MODULES,
     RESHAPES,
@@ -30,31 +31,33 @@ _BATCH = 7
 
 
 def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
-    """The chain of layers that `network` computes in evaluation mode on examples of `input_shape`.
+    """The layers that `network` computes in evaluation mode on examples of `input_shape`.
+
+    Results may be used by several layers, and two of one shape may be added: residual connections.
 
     Args:
         network: left as it is, its training flags included. Float32 parameters, each used by one layer.
         input_shape: shape of one example, without the batch axis.
 
     Returns:
-        Layers in order, named by the dotted names of their modules; dropout and identities vanish.
+        Layers in order of execution, named by the dotted names of their modules; dropout and identities vanish.
 
     Raises:
-        NetworkError: an operation is not in `operations.SUPPORTED`, or not in the supported form (branches, tied
-            weights, ceil_mode, ...), or the network does not accept the shape.  Says which operation and where.
+        NetworkError: an operation is not in `operations.SUPPORTED`, or not in the supported form (concatenation,
+            tied weights, ceil_mode, ...), or the network does not accept the shape.  Says which operation and where.
     """
     _check_tensors(network)
     with _evaluating(network):
         graph = _graph(network)
         values = _run(network, graph, input_shape)
-    layers, current = _chain(network, graph, values)
+    layers, last = _sequence(network, graph, values)
     _check_all_used(network, layers)
     architecture = Architecture(tuple(input_shape), tuple(layers))
     try:
         described = architecture.shapes()[-1]
     except ValueError as error:
         raise NetworkError(f"the network cannot be described: {error}") from error
-    found = tuple(values[current].shape[1:])
+    found = tuple(values[last].shape[1:])
     if described != found:
         raise NetworkError(
             f"the network returns shape {found} where its description says {described}: please report this"
@@ -106,7 +109,7 @@ def _graph(network: nn.Module) -> fx.Graph:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NetworkError(
             f"the forward pass of {type(network).__name__} cannot be traced: {reason}; "
-            "it must be a chain of layers without Python control flow on tensors"
+            "it must be made of layers and sums without Python control flow on tensors"
         ) from error
     inputs = [node.name for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1:
@@ -117,17 +120,30 @@ def _graph(network: nn.Module) -> fx.Graph:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps every value; `at` is the node that ran last."""
+    """Runs a graph and keeps every value.
+
+    `at` is the node that ran last, `stale` the first one that uses a result after it was changed in place.
+    """
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.values: dict[fx.Node, Any] = {}
         self.at: fx.Node | None = None
+        self.stale: fx.Node | None = None
+        self._versions: dict[fx.Node, int] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         self.at = n
+        if any(_version(self.values[source]) != self._versions[source] for source in n.all_input_nodes):
+            self.stale = self.stale or n
         self.values[n] = super().run_node(n)
+        self._versions[n] = _version(self.values[n])
         return self.values[n]
+
+
+def _version(value: Any) -> int:
+    """How often a tensor, or what it is a view of, was changed in place."""
+    return value._version if isinstance(value, torch.Tensor) else 0
 
 
 def _run(network: nn.Module, graph: fx.Graph, input_shape: tuple[int, ...]) -> dict[fx.Node, Any]:
@@ -142,11 +158,18 @@ def _run(network: nn.Module, graph: fx.Graph, input_shape: tuple[int, ...]) -> d
         raise NetworkError(
             f"the network does not accept examples of shape {tuple(input_shape)}: {where}: {reason}"
         ) from error
+    if recorder.stale is not None:
+        raise NetworkError(
+            f"{_label(network, recorder.stale)} uses an earlier result after it was changed in place: give that "
+            "operation inplace=False, or use what it returns"
+        )
     return recorder.values
 
 
 def _label(network: nn.Module, node: fx.Node) -> str:
     """An operation for people: module name and type, or function name and the module that calls it."""
+    if node.op == "output":
+        return f"the result of {type(network).__name__}"
     if node.op == "call_module":
         return f"module '{node.target}' ({type(network.get_submodule(str(node.target))).__name__})"
     function = re.sub(r"_\d+$", "", node.name)
@@ -155,35 +178,72 @@ def _label(network: nn.Module, node: fx.Node) -> str:
     return f"function '{function}' in the forward pass of " + (f"'{owner[-1]}'" if owner else type(network).__name__)
 
 
-def _chain(network: nn.Module, graph: fx.Graph, values: dict[fx.Node, Any]) -> tuple[Layers, fx.Node]:
-    """Walk the graph: every operation must take the result of the one before it, and nothing else."""
+def _sequence(network: nn.Module, graph: fx.Graph, values: dict[fx.Node, Any]) -> tuple[Layers, fx.Node]:
+    """Put what the result depends on in a row, in order of execution; returns the node of the result too.
+
+    Where an operation takes another result than the last one, a `Recall` or the reference of an `Add` says which.
+    """
     layers: Layers = []
-    current: fx.Node = next(iter(graph.nodes))
+    number: dict[fx.Node, int] = {}  # which output of the layers a result is
+    needed = _needed(graph)
     for node in graph.nodes:
-        if node is current or node.op == "get_attr" or _is_size(values[node]):
+        if node not in needed or node.op == "get_attr" or _is_size(values[node]):
             continue
-        label = _label(network, node)
+        if node.op == "placeholder":
+            number[node] = 0
+            continue
         if node.op == "output":
-            if node.args[0] is not current:
-                raise NetworkError(
-                    f"{type(network).__name__} must return the result of its last layer, one tensor of logits"
-                )
-            break
-        tensors = [source for source in node.all_input_nodes if not _is_size(values[source])]
-        direct = [str(source.target) for source in tensors if source.op == "get_attr"]
-        if direct:
-            raise NetworkError(f"{label} uses {', '.join(direct)} directly: supported are {SUPPORTED}")
-        if tensors != [current] or not (node.args and node.args[0] is current):
-            raise NetworkError(
-                f"{label} reuses or combines earlier results: branches and residual connections are not supported, "
-                "only a chain of layers"
-            )
+            if number.get(node.args[0]) != len(layers):
+                break
+            return layers, node.args[0]
         try:
-            layers += _layers_of(network, node, values)
+            added = _describe(network, node, values, number, len(layers))
         except RefusedError as reason:
-            raise NetworkError(f"{label} {reason}") from None
-        current = node
-    return layers, current
+            raise NetworkError(f"{_label(network, node)} {reason}") from None
+        layers += added
+        number[node] = len(layers) if added else number[node.args[0]]
+    raise NetworkError(f"{type(network).__name__} must return the result of its last layer, one tensor of logits")
+
+
+def _needed(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that the result depends on, and the input and output themselves."""
+    found = {node for node in graph.nodes if node.op in ("placeholder", "output")}
+    for node in reversed(graph.nodes):
+        if node in found:
+            found.update(node.all_input_nodes)
+    return found
+
+
+def _describe(
+    network: nn.Module, node: fx.Node, values: dict[fx.Node, Any], number: dict[fx.Node, int], current: int
+) -> Layers:
+    """One operation as layers behind output number `current`."""
+    tensors = [source for source in node.all_input_nodes if not _is_size(values[source])]
+    direct = [str(source.target) for source in tensors if source.op == "get_attr"]
+    if direct:
+        raise RefusedError(f"uses {', '.join(direct)} directly: supported are {SUPPORTED}")
+    if node.target in ADDITIONS and node.op != "call_module":
+        return _sum(node, values, number, current)
+    if len(tensors) > 1:
+        raise RefusedError("combines earlier results: supported is the sum of two results of one shape")
+    added = _layers_of(network, node, values)
+    source = number[node.args[0]]  # _layers_of has checked that the first argument is the tensor
+    return [Recall(source), *added] if added and source != current else added
+
+
+def _sum(node: fx.Node, values: dict[fx.Node, Any], number: dict[fx.Node, int], current: int) -> Layers:
+    terms = [term for term in node.args if term in number]
+    shapes = [tuple(values[term].shape) for term in terms]
+    if (
+        len(terms) != 2
+        or len(node.args) != 2
+        or node.kwargs
+        or shapes[0] != shapes[1]
+        or number[terms[0]] == number[terms[1]]
+    ):
+        raise RefusedError("is no sum of two different results of one shape, the only one supported")
+    first, second = sorted(number[term] for term in terms)
+    return [Add(first)] if second == current else [Recall(second), Add(first)]
 
 
 def _is_size(value: Any) -> bool:

@@ -56,6 +56,8 @@ def choose_settings(
 def _new_settings(entry: str | None, sections: dict[str, dict[str, Any]], given: dict[str, Any]) -> RunSettings:
     method = sections["method_options"]
     method |= {name: given.pop(name) for name in METHOD_OPTIONS if name in given}
+    if isinstance(method.get("proposal"), str):
+        method["proposal"] = str(Path(method["proposal"]).resolve())
     if "inference" in given:
         given["method"] = given.pop("inference")
     if "weights" in given:

@@ -17,6 +17,7 @@ from pyro_compress.models.priors.base import Prior
 from pyro_compress.models.priors.registry import prior_named
 from pyro_compress.options import build
 from pyro_compress.pipeline.deciding import DecisionSettings
+from pyro_compress.posterior import Posterior
 
 LIKELIHOODS: Mapping[str, type[Likelihood]] = {
     "categorical": Categorical,
@@ -37,6 +38,7 @@ class RunSettings:
         prior, method, likelihood, data: registered names ('module:factory' for data).
         prior_options, method_options, likelihood_options, decision_options: keywords of each.
         pretrain_epochs: epochs of plain maximum likelihood before the posterior is fitted.
+        examples: training examples that are taken, each class its share; None for all of them.
         seed: of initialisation, batches and noise.
         threads: torch threads; sums of floats depend on them, so a run keeps its number.
     """
@@ -53,6 +55,7 @@ class RunSettings:
     likelihood_options: Mapping[str, Any] = field(default_factory=dict)
     decision_options: Mapping[str, Any] = field(default_factory=dict)
     pretrain_epochs: int = 0
+    examples: int | None = None
     seed: int = 0
     threads: int = 2
 
@@ -64,14 +67,19 @@ class RunSettings:
         for name, least in (("pretrain_epochs", 0), ("seed", 0), ("threads", 1)):
             if getattr(self, name) < least:
                 raise RunError(f"{name} must be at least {least}, found {getattr(self, name)}")
+        if self.examples is not None and self.examples < 1:
+            raise RunError(f"examples must be at least 1, found {self.examples}")
 
     def build_prior(self) -> Prior:
         """The prior object."""
         return prior_named(self.prior, self.prior_options)
 
     def build_method(self) -> Method:
-        """The inference method."""
-        return method_named(self.method, self.method_options)
+        """The inference method; a `proposal` among its options is the run directory whose posterior proposes."""
+        options = dict(self.method_options)
+        if isinstance(run := options.get("proposal"), str):
+            options["proposal"] = Posterior.load(Path(run) / "posterior.safetensors")
+        return method_named(self.method, options)
 
     def build_likelihood(self) -> Likelihood:
         """The likelihood."""
@@ -145,6 +153,7 @@ def settings_from_entry(name: str, **changes: Any) -> RunSettings:
         "method_options": dict(entry.method_options) if same_method else {},
         "decision_options": dict(entry.decision_options),
         "pretrain_epochs": entry.pretrain_epochs,
+        "examples": entry.examples,
     }
     for key, value in changes.items():
         if isinstance(value, Mapping) and isinstance(base.get(key), dict):

@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from torch import nn
 from pyro_compress.analysis.decision import Decision
 from pyro_compress.analysis.structure import remove_dead
 from pyro_compress.artifact.artifact import Artifact
-from pyro_compress.data import DataSet, load
+from pyro_compress.data import SPLIT_SEED, DataSet, load, stratified_split
 from pyro_compress.errors import DataError
 from pyro_compress.inference.fit import Callback, fit
 from pyro_compress.inference.point import MAP
@@ -100,8 +100,30 @@ def prepare(settings: RunSettings) -> None:
 
 
 def load_data(settings: RunSettings, data_dir: Path | None) -> DataSet:
-    """The run's data set."""
-    return load(settings.data, data_dir)
+    """The run's data set, with as many of its training examples as the settings say.
+
+    Raises:
+        DataError: it cannot be loaded, or has fewer than that.
+    """
+    data = load(settings.data, data_dir)
+    return data if settings.examples is None else with_examples(data, settings.examples)
+
+
+def with_examples(data: DataSet, count: int) -> DataSet:
+    """The same with `count` training examples, stratified by class: its posterior is that given these alone.
+
+    Which ones they are depends on no run's seed; validation and test parts stay whole.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    held = len(data.train_x)
+    if count > held:
+        raise DataError(f"{data.name} has {held:,} training examples: --examples takes at most that, found {count:,}")
+    if count == held:
+        return data
+    _, chosen = stratified_split(data.train_y, count, SPLIT_SEED)
+    return replace(data, train_x=data.train_x[chosen], train_y=data.train_y[chosen], size=None)
 
 
 def build_network(settings: RunSettings, data: DataSet) -> nn.Module:

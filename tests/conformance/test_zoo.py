@@ -23,7 +23,7 @@ RELIED_ON = {
     f"{network}/{prior}"
     for network in ("lenet-300-100", "lenet-5")
     for prior in ("log-uniform", "group-normal-jeffreys", "group-horseshoe")
-} | {"mlp-500-500/scale-mixture", "digits-cnn/group-horseshoe"}
+} | {"mlp-500-500/scale-mixture", "digits-cnn/group-horseshoe", "digits-tanh/normal", "mnist-softmax/normal"}
 
 entries = pytest.mark.parametrize("entry", zoo.entries().values(), ids=zoo.entries().keys())
 
@@ -49,12 +49,14 @@ def test_an_entry_names_registered_things(entry: Entry) -> None:
 
 @entries
 def test_an_entry_builds_everything(entry: Entry) -> None:
-    settings = settings_from_entry(entry.name, seed=3, method_options={"epochs": 2})
-    assert (settings.entry, settings.seed) == (entry.name, 3)
+    length = "draws" if entry.method == "nuts" else "epochs"
+    settings = settings_from_entry(entry.name, seed=3, method_options={length: 2})
+    assert (settings.entry, settings.seed, settings.method) == (entry.name, 3, entry.method)
+    assert (settings.examples, settings.pretrain_epochs) == (entry.examples, entry.pretrain_epochs)
     method = settings.build_method()
-    assert getattr(method, "epochs") == 2  # noqa: B009 - not every method has epochs
+    assert getattr(method, length) == 2
     for option, value in entry.method_options.items():
-        if option != "epochs":
+        if option != length:
             assert getattr(method, option) == value
     for option, value in entry.decision_options.items():
         assert getattr(settings.build_decision(), option) == (tuple(value) if isinstance(value, list) else value)

@@ -68,7 +68,7 @@ def test_draws_are_exact_and_independent(given: bool) -> None:
 
 
 def test_a_bound_that_was_found_too_low_is_raised_and_earlier_draws_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rejection, "largest_log_likelihood", lambda state, batch, starts: largest() - 3.0)
+    monkeypatch.setattr(rejection, "largest_log_likelihood", lambda state, batch, starts, tries: largest() - 3.0)
     found = fit(line(), (X, Y), RejectionSampling(draws=1500, at_once=20), seed=2)
     assert found.draws is not None
     assert "then raised" in str(found.provenance["bound"])
@@ -96,7 +96,27 @@ def test_it_gives_up_after_a_limit_of_tries_with_the_rate_seen() -> None:
     with pytest.raises(InferenceError, match=r"accepted \d+ of 2,000 proposals .* rate of 0\.00\d+, and 500 draws"):
         fit(line(), (X, Y), method, seed=4)
     with pytest.raises(InferenceError, match=r"accepted 0 of 1,500 proposals from the prior, none of them in fact"):
+        fit(line(), (X, Y), RejectionSampling(log_bound=largest() + 50.0, tries=1500))
+
+
+def test_it_stops_early_where_no_proposal_will_ever_be_accepted() -> None:
+    """By a bound that was given, and by one that a network's search reaches long before its maximum."""
+    with pytest.raises(InferenceError, match=r"stops after 1,000 proposals .* the bound is 1,000 or more, and over 1 "):
         fit(line(), (X, Y), RejectionSampling(log_bound=1000.0, tries=1500))
+    torch.manual_seed(0)
+    wide = BayesianNetwork(nn.Sequential(nn.Linear(5, 30), nn.Tanh(), nn.Linear(30, 1)), Normal(), Gaussian(noise=0.05))
+    x = torch.randn(200, 5)
+    with pytest.raises(InferenceError, match=r"hopeless here and stops after 100 proposals .* over 211 latent numbers"):
+        fit(wide, (x, x[:, :1]), RejectionSampling(draws=10))
+
+
+def test_a_narrow_posterior_of_few_dimensions_is_not_hopeless() -> None:
+    """One in some ten thousand proposals is accepted, and the best of the first hundred is thousands of nats away."""
+    x = torch.linspace(1.0, 2.0, 50)[:, None]
+    model = BayesianNetwork(nn.Linear(1, 1, bias=False), Normal(scale=10.0), Gaussian(noise=0.005))
+    found = fit(model, (x, 0.8 * x), RejectionSampling(draws=5, at_once=20_000), seed=3)
+    assert found.statistics["acceptance_rate"] < 1e-3
+    assert found.parameters["weight"].mean.item() == pytest.approx(0.8, abs=0.005)
 
 
 class Stopped(Exception):

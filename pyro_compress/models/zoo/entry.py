@@ -28,6 +28,7 @@ class Entry:
         network, prior, method, data: registered names.
         prior_options, method_options, decision_options: keywords of each.
         pretrain_epochs: epochs of plain maximum likelihood before the posterior is fitted.
+        examples: training examples that are taken, stratified; None for all of them.
         published: what it is held against.
     """
 
@@ -40,4 +41,5 @@ class Entry:
     method_options: Mapping[str, Any] = field(default_factory=dict)
     decision_options: Mapping[str, Any] = field(default_factory=dict)
     pretrain_epochs: int = 0
+    examples: int | None = None
     published: tuple[Published, ...] = ()
