@@ -26,8 +26,8 @@ from pyro_compress.inference.log_joint import Evaluation, LogJoint
 
 # an energy error beyond it is a divergence, as in Stan
 MAX_ENERGY_ERROR = 1000.0
-# runs at least that long are worth the seconds that compiling takes
-COMPILE_FROM_TRANSITIONS = 4000
+# so many leapfrog steps of all chains are worth the seconds that compiling takes
+COMPILE_FROM_STEPS = 50_000
 MASSES = ("diagonal", "dense", "identity")
 PRECISIONS = {"single": torch.float32, "double": torch.float64}
 
@@ -67,8 +67,8 @@ class HamiltonianChains(TransitionChains):
         target_acceptance: acceptance statistic that ε adapts to in the warm-up; 0 leaves ε as it is.
         mass: what the warm-up learns of the posterior's shape: 'diagonal', 'dense' or 'identity' (nothing).
         precision: of log joint and gradient, 'single' or 'double'; double where energies beyond 10⁶ nats meet.
-        compile: 'always', 'never', or 'auto': gradients are compiled by inductor in runs of at least
-            `COMPILE_FROM_TRANSITIONS` transitions, warm-up included.
+        compile: 'always', 'never', or 'auto': gradients are compiled by inductor as soon as the trajectories so far
+            say that at least `COMPILE_FROM_STEPS` steps are left.
     """
 
     step_size: float | None = None
@@ -108,13 +108,23 @@ class HamiltonianChains(TransitionChains):
             InferenceError: the log joint is not finite where a chain starts, or no step size is small enough.
         """
         count = max(1, min(self.per_round, self.transitions - state.steps_done))
-        leapfrog = state.leapfrog(self, batch)
+        state.compiled = state.compiled or self._worth_compiling(state)
+        leapfrog = state.leapfrog(batch)
         if state.phase is None:
             state.begin(leapfrog)
         block = _Block.of(state, count)
-        drive(leapfrog, {chain: self._walk(state, leapfrog, block, chain) for chain in range(self.chains)})
+        state.calls += drive(
+            leapfrog, {chain: self._walk(state, leapfrog, block, chain) for chain in range(self.chains)}
+        )
         state.finish_block(torch.from_numpy(block.positions), block.statistics)
         return block.info(leapfrog.evaluate(state.position))
+
+    def _worth_compiling(self, state: "HamiltonianState") -> bool:
+        """By counts and not by the clock, so that a run is the same wherever it runs and after an interruption."""
+        if self.compile != "auto" or not state.steps_done:
+            return self.compile == "always"
+        left = self.transitions - state.steps_done
+        return state.calls * left >= COMPILE_FROM_STEPS * state.steps_done
 
     def _walk(
         self, state: "HamiltonianState", leapfrog: Leapfrog, block: "_Block", chain: int
@@ -141,7 +151,12 @@ class HamiltonianChains(TransitionChains):
 
 
 class HamiltonianState(ChainState):
-    """Adds, per chain, gradient and log joint where it is, its adaptation and its random numbers."""
+    """Adds, per chain, gradient and log joint where it is, its adaptation and its random numbers.
+
+    Attributes:
+        calls: leapfrog steps of all chains together so far.
+        compiled: whether they are compiled.
+    """
 
     def __init__(self, method: HamiltonianChains, model: Model, log_joint: LogJoint, position: Tensor) -> None:
         super().__init__(
@@ -162,18 +177,16 @@ class HamiltonianState(ChainState):
         self.randoms = [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]
         self.phase: Any = None
         self.present = np.zeros(method.chains)
+        self.calls, self.compiled = 0, method.compile == "always"
         self._leapfrog: Leapfrog | None = None
+        self._leapfrog_compiled = False
 
-    def leapfrog(self, method: HamiltonianChains, batch: Batch) -> Leapfrog:
+    def leapfrog(self, batch: Batch) -> Leapfrog:
         """Made for the data that it first sees; all steps see the same."""
-        if self._leapfrog is None:
-            long = method.compile == "auto" and method.transitions >= COMPILE_FROM_TRANSITIONS
-            self._leapfrog = Leapfrog(
-                self.log_joint,
-                batch,
-                np.stack([adaptation.scale for adaptation in self.adaptations]),
-                compile_it=method.compile == "always" or long,
-            )
+        if self._leapfrog is None or self._leapfrog_compiled != self.compiled:
+            scales = np.stack([adaptation.scale for adaptation in self.adaptations])
+            self._leapfrog = Leapfrog(self.log_joint, batch, scales, compile_it=self.compiled)
+            self._leapfrog_compiled = self.compiled
         return self._leapfrog
 
     def begin(self, leapfrog: Leapfrog) -> None:
@@ -187,6 +200,8 @@ class HamiltonianState(ChainState):
     def capture(self) -> dict[str, Any]:
         found = {
             **super().capture(),
+            "calls": self.calls,
+            "compiled": self.compiled,
             "adaptations": [adaptation.capture() for adaptation in self.adaptations],
             # a generator's state holds integers of 128 bits
             "randoms": [json.dumps(random.bit_generator.state) for random in self.randoms],
@@ -198,6 +213,7 @@ class HamiltonianState(ChainState):
 
     def restore(self, captured: dict[str, Any]) -> None:
         super().restore(captured)
+        self.calls, self.compiled = captured["calls"], captured["compiled"]
         for chain, adaptation in enumerate(self.adaptations):
             adaptation.restore(captured["adaptations"][chain])
             self.randoms[chain].bit_generator.state = json.loads(captured["randoms"][chain])

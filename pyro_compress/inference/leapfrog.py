@@ -111,7 +111,7 @@ class Leapfrog:
         return compiled(graph, examples) if compile_it else graph
 
 
-def drive(leapfrog: Leapfrog, walks: dict[int, Generator[Request, Reply, None]]) -> None:
+def drive(leapfrog: Leapfrog, walks: dict[int, Generator[Request, Reply, None]]) -> int:
     """Run one generator per chain to its end; a step that several ask for is taken once, for all of them.
 
     No chain waits for another: one that has ended stays where it is while the rest go on.
@@ -119,6 +119,9 @@ def drive(leapfrog: Leapfrog, walks: dict[int, Generator[Request, Reply, None]])
     Args:
         leapfrog: takes the steps.
         walks: by chain.
+
+    Returns:
+        How often all chains stepped.
     """
     chains, width, dtype = leapfrog.chains, leapfrog.log_joint.width, leapfrog.log_joint.dtype
     phase = torch.zeros(chains, 3, width, dtype=dtype)
@@ -131,7 +134,9 @@ def drive(leapfrog: Leapfrog, walks: dict[int, Generator[Request, Reply, None]])
             raise ValueError("a chain's first step has nowhere to go on from")
         phases[chain] = start
         active.append((chain, walk))
+    calls = 0
     while active:
+        calls += 1
         after, energies = leapfrog(phase, step)
         reached, values = after.numpy(), energies.tolist()
         np.copyto(phases, reached)
@@ -148,3 +153,4 @@ def drive(leapfrog: Leapfrog, walks: dict[int, Generator[Request, Reply, None]])
                 phases[chain] = start
         if ended:
             active = [(chain, walk) for chain, walk in active if chain not in ended]
+    return calls

@@ -1,5 +1,6 @@
 """What HMC and NUTS share: resume, independent chains, fall-backs, refusals, agreement with random walks."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 from torch import nn
 
 from pyro_compress.errors import InferenceError
+from pyro_compress.inference import hamiltonian
 from pyro_compress.inference.fit import EpochRecord, fit
 from pyro_compress.inference.hmc import HMC
+from pyro_compress.inference.leapfrog import Leapfrog
 from pyro_compress.inference.nuts import NUTS
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Gaussian
@@ -48,6 +51,36 @@ def test_resumed_runs_are_bit_identical(method: HMC, stopped: int, tmp_path: Pat
     np.testing.assert_array_equal(straight.flat, resumed.flat)
     for name, values in straight.statistics.items():
         np.testing.assert_array_equal(values, resumed.statistics[name])
+
+
+def test_long_runs_are_compiled_on_the_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[bool] = []
+
+    def noted(log_joint: Any, batch: Any, scale: np.ndarray, *, compile_it: bool) -> Leapfrog:
+        asked.append(compile_it)
+        return Leapfrog(log_joint, batch, scale)
+
+    def stop(record: EpochRecord, state: Any) -> None:
+        raise InterruptedByTestError
+
+    monkeypatch.setattr(hamiltonian, "Leapfrog", noted)
+    # 150 transitions of 3 to 5 steps: the 100 left after the first block take at least 300
+    method = HMC(warmup=100, draws=50, chains=1, step_size=0.5, leapfrog_steps=4, target_acceptance=0.0)
+    monkeypatch.setattr(hamiltonian, "COMPILE_FROM_STEPS", 10_000)
+    fit(gaussian, None, method, seed=4)
+    assert asked == [False]
+    monkeypatch.setattr(hamiltonian, "COMPILE_FROM_STEPS", 200)
+    fit(gaussian, None, method, seed=4)
+    assert asked == [False, False, True]
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(InterruptedByTestError):
+        fit(gaussian, None, method, seed=4, checkpoint=path, callbacks=[stop])
+    del asked[:]
+    fit(gaussian, None, method, seed=4, checkpoint=path, resume=True)
+    assert asked == [True]
+    del asked[:]
+    fit(gaussian, None, dataclasses.replace(method, compile="never"), seed=4)
+    assert asked == [False]
 
 
 @pytest.mark.parametrize("method", [HMC(warmup=60, draws=60, chains=2), NUTS(warmup=60, draws=60, chains=2)])
