@@ -61,7 +61,7 @@ class Artifact:
         if target.suffix != EXTENSION:
             raise ArtifactError(f"compressed networks end in {EXTENSION}, '{target.name}' does not: rename it")
         try:
-            _write_atomically(target, self.data)
+            write_atomically(target, self.data)
         except OSError as error:
             raise ArtifactError(f"cannot write {target}: {error.strerror or error}") from error
         return target
@@ -81,7 +81,8 @@ def load(path: str | Path) -> Artifact:
         raise ArtifactError(f"{path}: {error}") from error
 
 
-def _write_atomically(target: Path, data: bytes) -> None:
+def write_atomically(target: Path, data: bytes) -> None:
+    """Write through a temporary file beside `target`; OSError if that fails, and the old file is still there."""
     handle, name = tempfile.mkstemp(prefix=target.name + ".", suffix=".partial", dir=target.parent)
     partial = Path(name)
     try:
