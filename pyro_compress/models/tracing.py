@@ -185,65 +185,57 @@ def _sequence(network: nn.Module, graph: fx.Graph, values: dict[fx.Node, Any]) -
     """
     layers: Layers = []
     number: dict[fx.Node, int] = {}  # which output of the layers a result is
-    needed = _needed(graph)
-    for node in graph.nodes:
-        if node not in needed or node.op == "get_attr" or _is_size(values[node]):
-            continue
+    last: Any = None
+    for node in _needed(graph, values):
         if node.op == "placeholder":
             number[node] = 0
-            continue
-        if node.op == "output":
-            if number.get(node.args[0]) != len(layers):
-                break
-            return layers, node.args[0]
-        try:
-            added = _describe(network, node, values, number, len(layers))
-        except RefusedError as reason:
-            raise NetworkError(f"{_label(network, node)} {reason}") from None
-        layers += added
-        number[node] = len(layers) if added else number[node.args[0]]
-    raise NetworkError(f"{type(network).__name__} must return the result of its last layer, one tensor of logits")
+        elif node.op == "output":
+            last = node.args[0]
+        else:
+            try:
+                added, source = _describe(network, node, values, number, len(layers))
+            except RefusedError as reason:
+                raise NetworkError(f"{_label(network, node)} {reason}") from None
+            layers += added
+            number[node] = len(layers) if added else number[source]
+    if not isinstance(last, fx.Node) or number.get(last) != len(layers):
+        raise NetworkError(f"{type(network).__name__} must return the result of its last layer, one tensor of logits")
+    return layers, last
 
 
-def _needed(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes that the result depends on, and the input and output themselves."""
+def _needed(graph: fx.Graph, values: dict[fx.Node, Any]) -> list[fx.Node]:
+    """What the result depends on in order of execution, without parameters and what is only a size."""
     found = {node for node in graph.nodes if node.op in ("placeholder", "output")}
     for node in reversed(graph.nodes):
         if node in found:
-            found.update(node.all_input_nodes)
-    return found
+            found.update(source for source in node.all_input_nodes if not _is_size(values[source]))
+    return [node for node in graph.nodes if node in found and node.op != "get_attr"]
 
 
 def _describe(
     network: nn.Module, node: fx.Node, values: dict[fx.Node, Any], number: dict[fx.Node, int], current: int
-) -> Layers:
-    """One operation as layers behind output number `current`."""
+) -> tuple[Layers, fx.Node]:
+    """One operation as layers behind output number `current`, and the result that it takes."""
     tensors = [source for source in node.all_input_nodes if not _is_size(values[source])]
     direct = [str(source.target) for source in tensors if source.op == "get_attr"]
     if direct:
         raise RefusedError(f"uses {', '.join(direct)} directly: supported are {SUPPORTED}")
     if node.target in ADDITIONS and node.op != "call_module":
-        return _sum(node, values, number, current)
+        return _sum(node, values, number, current), tensors[0]
     if len(tensors) > 1:
         raise RefusedError("combines earlier results: supported is the sum of two results of one shape")
     added = _layers_of(network, node, values)
-    source = number[node.args[0]]  # _layers_of has checked that the first argument is the tensor
-    return [Recall(source), *added] if added and source != current else added
+    recall = added and number[tensors[0]] != current
+    return [Recall(number[tensors[0]]), *added] if recall else added, tensors[0]
 
 
 def _sum(node: fx.Node, values: dict[fx.Node, Any], number: dict[fx.Node, int], current: int) -> Layers:
-    terms = [term for term in node.args if term in number]
-    shapes = [tuple(values[term].shape) for term in terms]
-    if (
-        len(terms) != 2
-        or len(node.args) != 2
-        or node.kwargs
-        or shapes[0] != shapes[1]
-        or number[terms[0]] == number[terms[1]]
-    ):
+    terms = [term for term in node.args if isinstance(term, fx.Node) and term in number]
+    shapes = {tuple(values[term].shape) for term in terms}
+    places = sorted({number[term] for term in terms})
+    if len(node.args) != 2 or len(places) != 2 or len(shapes) != 1 or node.kwargs:
         raise RefusedError("is no sum of two different results of one shape, the only one supported")
-    first, second = sorted(number[term] for term in terms)
-    return [Add(first)] if second == current else [Recall(second), Add(first)]
+    return [Add(places[0])] if places[1] == current else [Recall(places[1]), Add(places[0])]
 
 
 def _is_size(value: Any) -> bool:

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, prune
+from torchvision.models import mobilenet_v2, resnet18
 
 from pyro_compress.architecture import (
     Activation,
     AdaptiveAvgPool2d,
+    Add,
     AvgPool2d,
     BatchNorm,
     Conv2d,
@@ -20,6 +22,8 @@ from pyro_compress.architecture import (
     Layer,
     Linear,
     MaxPool2d,
+    Recall,
+    walk,
 )
 from pyro_compress.errors import NetworkError
 from pyro_compress.models.tracing import trace
@@ -42,6 +46,7 @@ class Forward(nn.Module):
 
 
 CONV = Conv2d("conv", 2, 4, (3, 3), (1, 1), (1, 1), (1, 1), 1, True)
+SAME = Conv2d("same", 4, 4, (3, 3), (1, 1), (1, 1), (1, 1), 1, True)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +67,7 @@ CONV = Conv2d("conv", 2, 4, (3, 3), (1, 1), (1, 1), (1, 1), 1, True)
         (nn.Dropout2d(0.3), []),
         (nn.Identity(), []),
         (nn.ReLU(), [Activation("relu")]),
+        (nn.ReLU6(), [Activation("relu6")]),
         (nn.LeakyReLU(0.25), [Activation("leaky_relu", 0.25)]),
         (nn.ELU(0.5), [Activation("elu", 0.5)]),
         (nn.Tanh(), [Activation("tanh")]),
@@ -82,6 +88,7 @@ def test_modules(module: nn.Module, layers: list[Layer]) -> None:
         (lambda m, x: F.relu(x), [Activation("relu")]),
         (lambda m, x: torch.relu(x), [Activation("relu")]),
         (lambda m, x: x.relu(), [Activation("relu")]),
+        (lambda m, x: F.relu6(x), [Activation("relu6")]),
         (lambda m, x: F.leaky_relu(x, 0.25), [Activation("leaky_relu", 0.25)]),
         (lambda m, x: F.elu(x, alpha=0.5), [Activation("elu", 0.5)]),
         (lambda m, x: torch.sigmoid(x).tanh(), [Activation("sigmoid"), Activation("tanh")]),
@@ -101,6 +108,63 @@ def test_modules(module: nn.Module, layers: list[Layer]) -> None:
 )
 def test_functions(rest: Callable[[Any, Any], Any], layers: list[Layer]) -> None:
     assert trace(Forward(rest), IMAGE).layers == (CONV, *layers)
+
+
+@pytest.mark.parametrize(
+    ("rest", "layers"),
+    [
+        (lambda m, x: x + m.same(x), [SAME, Add(1)]),
+        (lambda m, x: torch.add(m.same(x), x), [SAME, Add(1)]),
+        (lambda m, x: m.same(x).add_(x), [SAME, Add(1)]),
+        (lambda m, x: F.dropout(x, training=False) + m.same(x).relu(), [SAME, Activation("relu"), Add(1)]),
+        (
+            lambda m, x: m.same(x) + F.silu(x),
+            [SAME, Recall(1), Activation("silu"), Add(2)],
+        ),
+        (
+            lambda m, x: (x.relu() + x.tanh()) + m.same(x),
+            [Activation("relu"), Recall(1), Activation("tanh"), Add(2), Recall(1), SAME, Add(5)],
+        ),
+        (lambda m, x: (x.tanh(), m.same(x) + x)[1], [SAME, Add(1)]),
+    ],
+)
+def test_sums_refer_back(rest: Callable[[Any, Any], Any], layers: list[Layer]) -> None:
+    assert trace(Forward(rest, same=nn.Conv2d(4, 4, 3, padding=1)), IMAGE).layers == (CONV, *layers)
+
+
+@pytest.mark.parametrize(("make", "sums", "recalls"), [(resnet18, 8, 3), (mobilenet_v2, 10, 0)])
+def test_torchvision_networks_compute_what_their_description_says(
+    make: Callable[..., nn.Module], sums: int, recalls: int
+) -> None:
+    torch.manual_seed(0)
+    network = make(weights=None, num_classes=7).eval()
+    found = trace(network, (3, 64, 64))
+    kinds = [type(layer) for layer in found.layers]
+    assert (kinds.count(Add), kinds.count(Recall)) == (sums, recalls)
+    x = torch.randn(2, 3, 64, 64)
+
+    def after(layer: Layer, value: torch.Tensor, earlier: torch.Tensor | None) -> torch.Tensor:
+        """The module of a layer, and of what has none its meaning."""
+        match layer:
+            case Add():
+                assert earlier is not None
+                return value + earlier
+            case Recall():
+                assert earlier is not None
+                return earlier
+            case Activation():
+                return getattr(F, layer.kind)(value)
+            case MaxPool2d():
+                return F.max_pool2d(value, layer.kernel_size, layer.stride, layer.padding)
+            case AdaptiveAvgPool2d():
+                return F.adaptive_avg_pool2d(value, layer.output_size)
+            case Flatten():
+                return value.flatten(1)
+        return network.get_submodule(layer.name)(value)  # type: ignore[union-attr]
+
+    with torch.no_grad():
+        *_, result = walk(found.layers, x, after)
+        assert torch.equal(result, network(x))
 
 
 def test_nested_modules_keep_their_dotted_names_and_flags() -> None:
@@ -147,7 +211,7 @@ def _hooked() -> nn.Module:
         (nn.GroupNorm(1, 2), IMAGE, "module '0' (GroupNorm) is not supported: supported are Linear, Conv2d,"),
         (nn.Conv1d(2, 4, 3), (2, 8), "module '0' (Conv1d) is not supported"),
         (nn.MaxPool3d(1), (2, 8, 8, 8), "module '0' (MaxPool3d) is not supported"),
-        (nn.ReLU6(), IMAGE, "module '0' (ReLU6) is not supported"),
+        (nn.Hardtanh(), IMAGE, "module '0' (Hardtanh) is not supported"),
         (nn.LSTM(8, 8), (8, 8), "module '0' (LSTM)"),
         (nn.BatchNorm2d(2, track_running_stats=False), IMAGE, "module '0' (BatchNorm2d) keeps no running statistics"),
         (nn.MaxPool2d(3, ceil_mode=True), IMAGE, "module '0' (MaxPool2d) has ceil_mode=True"),
@@ -190,10 +254,15 @@ def test_refused_modules(module: nn.Module, shape: tuple[int, ...], sentence: st
     ("rest", "sentence"),
     [
         (
-            lambda m, x: x + m.conv2(x),
-            "function 'add' in the forward pass of Forward reuses or combines earlier results",
+            lambda m, x: x + x,
+            "function 'add' in the forward pass of Forward is no sum of two different results of one shape",
         ),
-        (lambda m, x: torch.cat([x, x.relu()], 1), "function 'cat' in the forward pass of Forward reuses or combines"),
+        (lambda m, x: x + 1, "is no sum of two different results of one shape"),
+        (lambda m, x: x + x.mean((2, 3), True), "is no sum of two different results of one shape"),
+        (lambda m, x: torch.add(x, x.relu(), alpha=2), "is no sum of two different results of one shape"),
+        (lambda m, x: torch.cat([x, x.relu()], 1), "function 'cat' in the forward pass of Forward combines earlier"),
+        (lambda m, x: x * x.sigmoid(), "function 'mul' in the forward pass of Forward combines earlier results"),
+        (lambda m, x: F.relu(x, inplace=True) + x, "function 'add' in the forward pass of Forward uses an earlier"),
         (
             lambda m, x: F.log_softmax(x, 1),
             "function 'log_softmax' in the forward pass of Forward returns probabilities",
@@ -206,7 +275,7 @@ def test_refused_modules(module: nn.Module, shape: tuple[int, ...], sentence: st
         (lambda m, x: F.max_pool2d(x, 3, ceil_mode=True), "has ceil_mode=True"),
         (lambda m, x: x if x.sum() > 0 else -x, "forward pass of Forward cannot be traced"),
         (lambda m, x: (x, x), "must return the result of its last layer"),
-        (lambda m, x: (F.relu(x, inplace=True), x)[1], "must return the result of its last layer"),
+        (lambda m, x: (F.relu(x, inplace=True), x)[1], "the result of Forward uses an earlier result after it was"),
         (lambda m, x: x.chunk(2, 1)[0], "function 'chunk' in the forward pass of Forward must take one tensor"),
         (lambda m, x: m.conv2(m.conv2(x)), "conv2.weight and conv2.weight are tied"),
         (lambda m, x: x, "parameter conv2.weight is not used by the forward pass"),
