@@ -1,4 +1,4 @@
-"""The command line: `pyro-compress zoo`, `run`, `fit`, … `evaluate`, `uncertainty`, `inspect`: one function each."""
+"""The command line: `pyro-compress zoo`, `run`, `fit`, … `evaluate`, `inspect`, `export`: one function each."""
 
 import errno
 import json
@@ -22,6 +22,7 @@ from pyro_compress.cli_options import (
     EntryArgument,
     EpochsOption,
     ExamplesOption,
+    FileArgument,
     JsonOption,
     KlWeightOption,
     LikelihoodOption,
@@ -318,21 +319,41 @@ def uncertainty(
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A .pyrc file, or a run directory that holds one.")],
+    file: FileArgument,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a compressed file holds and what each part of it costs."""
     from pyro_compress.pipeline import inspection
-    from pyro_compress.pipeline.steps import RunDirectory
 
-    path = RunDirectory(file).file if file.is_dir() else file
-    if file.is_dir() and not path.exists():
-        raise RunError(f"{file} holds no compressed file yet: run `pyro-compress compress {file}`")
+    path = _compressed_file(file)
     if as_json:
         print(json.dumps(inspection.as_dict(path), indent=2))
     else:
         for renderable in inspection.describe_file(path):
             show(renderable)
+
+
+@app.command()
+def export(
+    file: FileArgument,
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; ends in .onnx or .safetensors.")],
+    to: Annotated[str, typer.Option("--to", help="onnx or safetensors.")],
+) -> None:
+    """Write a compressed file in a format that other programs run or read."""
+    from pyro_compress.pipeline import exporting
+
+    length = exporting.export_file(_compressed_file(file), to, target)
+    show(f"{target}: {length:,} bytes")
+
+
+def _compressed_file(given: Path) -> Path:
+    """The file itself, or that of a run directory."""
+    from pyro_compress.pipeline.steps import RunDirectory
+
+    path = RunDirectory(given).file if given.is_dir() else given
+    if given.is_dir() and not path.exists():
+        raise RunError(f"{given} holds no compressed file yet: run `pyro-compress compress {given}`")
+    return path
 
 
 def _fit(run: "RunDirectory", settings: "RunSettings", data: "DataSet", *, resume: bool, quiet: bool) -> None:

@@ -61,3 +61,4 @@ SitesOption = Annotated[
 LogLikelihoodOption = Annotated[
     bool, typer.Option("--log-likelihood", help="Also score training examples one by one, for LOO.")
 ]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A .pyrc file, or a run directory that holds one.")]
