@@ -1,10 +1,14 @@
-"""Which units, filters and inputs of a pruned network still matter: two passes over its chain of layers.
+"""Which units, filters and inputs of a pruned network still matter: two passes over its layers.
 
 Constants, forwards: an entry (a dense unit, or a channel) is constant if every weight that reaches it from a
 non-constant entry is zero.  It then emits f(b + Σ W·c) for every example, with c the constants it receives.
 
-Needs, backwards: an entry is live if a weight leads from it to a live entry of the next weighted layer, unless its
-constant can be folded into that layer's bias.  Network outputs are always live.
+Needs, backwards: an entry is live if a weight leads from it to a live entry of a weighted layer that it reaches, unless
+its constant can be folded into that layer's bias.  Network outputs are always live.
+
+What is kept: channels of an output that is added to another can only go together with that one's, so the outputs
+along a residual connection are coupled, and an entry goes where it is live in none of them.  These are the coupled
+channels of a dependency graph (Fang et al. 2023, DepGraph, CVPR).
 """
 
 import math
@@ -14,7 +18,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyro_compress.analysis.decision import Decision
-from pyro_compress.architecture import Activation, Architecture, AvgPool2d, BatchNorm, Conv2d, Flatten, Layer, Linear
+from pyro_compress.architecture import (
+    Activation,
+    Add,
+    Architecture,
+    AvgPool2d,
+    BatchNorm,
+    Conv2d,
+    Flatten,
+    Layer,
+    Linear,
+    Recall,
+    walk,
+)
 
 Weighted = Linear | Conv2d
 
@@ -26,7 +42,7 @@ class Signal:
     Attributes:
         constant: float64, the value that the entry has for every example (and pixel), NaN if it varies.
         live: the outputs depend on it in a way that no bias can take over.
-        kept: live, or the one entry that stays, unread, where none is live.
+        kept: live here or in a coupled output, or the one entry that stays, unread, where none is live.
     """
 
     constant: np.ndarray
@@ -66,16 +82,14 @@ class Numbers:
 
 
 def signals(architecture: Architecture, numbers: Numbers) -> list[Signal]:
-    """The signal before each layer, and after the last: len(layers) + 1 of them.
+    """The signal before each layer, and after the last: len(layers) + 1 of them, one for each output.
 
     One pass each way is enough: constants never depend on needs, and a need only on constants and later needs.
     """
     constants = _constants(architecture, numbers)
-    outputs = np.ones(constants[-1].size, dtype=bool)
-    found = [Signal(constants[-1], outputs, outputs)]
-    for layer, constant in zip(reversed(architecture.layers), reversed(constants[:-1]), strict=True):
-        found.append(_before(layer, constant, found[-1], numbers))
-    return found[::-1]
+    live = _live(architecture, constants, numbers)
+    kept = _kept(architecture, live)
+    return [Signal(*arrays) for arrays in zip(constants, live, kept, strict=True)]
 
 
 def outputs_of(layer: Weighted) -> int:
@@ -103,11 +117,15 @@ def _foldable(layer: Weighted, constant: np.ndarray) -> np.ndarray:
 
 
 def _constants(architecture: Architecture, numbers: Numbers) -> list[np.ndarray]:
-    shapes = architecture.shapes()
-    constants = [np.full(shapes[0][0], np.nan)]
-    for layer, shape in zip(architecture.layers, shapes[:-1], strict=True):
-        constants.append(_constant_after(layer, constants[-1], shape, numbers))
-    return constants
+    shapes = iter(architecture.shapes())
+
+    def after(layer: Layer, constant: np.ndarray, earlier: np.ndarray | None) -> np.ndarray:
+        shape = next(shapes)
+        if earlier is not None:
+            return constant + earlier if isinstance(layer, Add) else earlier
+        return _constant_after(layer, constant, shape, numbers)
+
+    return list(walk(architecture.layers, np.full(architecture.input_shape[0], np.nan), after))
 
 
 def _constant_after(layer: Layer, constant: np.ndarray, shape: tuple[int, ...], numbers: Numbers) -> np.ndarray:
@@ -142,19 +160,66 @@ _ACTIVATIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "softplus": lambda x, _: np.logaddexp(0, x),
     "gelu": lambda x, _: x * np.array([0.5 * math.erfc(-entry / math.sqrt(2)) for entry in x]),
     "silu": lambda x, _: x * np.exp(-np.logaddexp(0, -x)),
+    "relu6": lambda x, _: np.clip(x, 0, 6),
 }
 
 
-def _before(layer: Layer, constant: np.ndarray, after: Signal, numbers: Numbers) -> Signal:
+def _live(architecture: Architecture, constants: list[np.ndarray], numbers: Numbers) -> list[np.ndarray]:
+    live = [np.zeros(constant.size, dtype=bool) for constant in constants]
+    live[-1][:] = True
+    for position, layer in reversed(list(enumerate(architecture.layers))):
+        after = live[position + 1]
+        if isinstance(layer, Add | Recall):
+            live[layer.source] |= after
+        if not isinstance(layer, Recall):
+            live[position] |= _live_before(layer, constants[position], after, numbers)
+    return live
+
+
+def _live_before(layer: Layer, constant: np.ndarray, after: np.ndarray, numbers: Numbers) -> np.ndarray:
+    """Which entries a layer needs of what is before it."""
     if isinstance(layer, Flatten):
-        live, kept = (np.any(mask.reshape(constant.size, -1), axis=1) for mask in (after.live, after.kept))
-        return Signal(constant, np.asarray(live), np.asarray(kept))
+        return np.asarray(after.reshape(constant.size, -1).any(axis=1))
     if not isinstance(layer, Linear | Conv2d) or is_depthwise(layer):
-        return Signal(constant, after.live, after.kept)
+        return after
     if groups_of(layer) > 1:
-        everything = np.ones(constant.size, dtype=bool)
-        return Signal(constant, everything, everything)
-    live = numbers.links(layer)[after.live].any(axis=0) & ~_foldable(layer, constant)
-    kept = live.copy()
-    kept[0] |= not live.any()
-    return Signal(constant, live, kept)
+        return np.ones(constant.size, dtype=bool)
+    return numbers.links(layer)[after].any(axis=0) & ~_foldable(layer, constant)
+
+
+def _kept(architecture: Architecture, live: list[np.ndarray]) -> list[np.ndarray]:
+    """One mask for all coupled outputs: live in any of them, and in front of a `Flatten` what is kept behind it."""
+    couple, layers = _coupled(architecture), architecture.layers
+    masks = {number: np.zeros_like(live[number]) for number in set(couple)}
+    for number, mask in zip(couple, live, strict=True):
+        masks[number] |= mask
+    flattened = [position for position, layer in enumerate(layers) if couple[position] != couple[position + 1]]
+    flattened = [position for position in flattened if isinstance(layers[position], Flatten)]
+    behind = {couple[position + 1] for position in flattened}  # flat, so nothing behind them is flattened
+    for number in behind:
+        masks[number][:1] |= not masks[number].any()
+    for position in flattened:
+        mask = masks[couple[position]]
+        mask |= masks[couple[position + 1]].reshape(mask.size, -1).any(axis=1)
+    for mask in masks.values():
+        mask[:1] |= not mask.any()
+    return [masks[number] for number in couple]
+
+
+def _coupled(architecture: Architecture) -> list[int]:
+    """Per output the first of those that it is coupled with: through sums, and layers that work entry by entry."""
+    first = list(range(len(architecture.layers) + 1))
+    flat = [len(shape) == 1 for shape in architecture.shapes()]
+    for position, layer in enumerate(architecture.layers):
+        couples = {position, position + 1}
+        if isinstance(layer, Recall):
+            couples = {layer.source, position + 1}
+        elif isinstance(layer, Add):
+            couples.add(layer.source)
+        elif isinstance(layer, Linear | Conv2d):
+            couples = couples if is_depthwise(layer) else set()
+        elif isinstance(layer, Flatten):
+            couples = couples if flat[position] else set()
+        joined = {first[number] for number in couples}
+        first = [min(joined) if number in joined else number for number in first]
+    return first

@@ -5,6 +5,9 @@ that reads it, with constants folded into that layer's bias, b' = b + Σ W·c.  
 their source (the network's input, some positions of a channel that is flattened) a `Select` layer picks those
 that are kept.
 
+Channels that meet in a sum go together or stay together: `liveness` keeps one mask for all outputs along a residual
+connection.  Constants pass through sums like everything else.
+
 What stays although one might think it dead:
 
 * A constant c ≠ 0 under zero padding: at the border the convolution sees zeros in place of c, so W·c is no bias,
@@ -27,6 +30,7 @@ import numpy as np
 from pyro_compress.analysis.decision import Decision, SiteDecision
 from pyro_compress.analysis.liveness import Numbers, Signal, Weighted, groups_of, is_depthwise, outputs_of, signals
 from pyro_compress.architecture import (
+    Add,
     Architecture,
     BatchNorm,
     ChannelAffine,
@@ -34,8 +38,10 @@ from pyro_compress.architecture import (
     Flatten,
     Layer,
     Linear,
+    Recall,
     Select,
     describe,
+    last_references,
 )
 from pyro_compress.errors import DecisionError
 from pyro_compress.stored import STEP_EXPONENTS, StoredNetwork, StoredTensor
@@ -64,8 +70,7 @@ def remove_dead(architecture: Architecture, decision: Decision) -> StoredNetwork
     """
     _check(architecture, decision)
     builder = _Builder(architecture, decision)
-    for position in range(len(architecture.layers)):
-        builder.add(position)
+    builder.build()
     return StoredNetwork(Architecture(architecture.input_shape, tuple(builder.layers)), builder.tensors)
 
 
@@ -85,7 +90,11 @@ def format_architecture(sizes: Sequence[int]) -> str:
 
 
 class _Builder:
-    """Adds the reduced layers one by one; `present` says which original entries flow at the moment."""
+    """Adds the reduced layers one by one; `present` says which original entries flow at the moment.
+
+    Behind every layer a selection brings them to those that are kept, so that coupled outputs have the same entries;
+    `_number` tells which output of the reduced network an original one has become.
+    """
 
     def __init__(self, architecture: Architecture, decision: Decision) -> None:
         self._original = architecture.layers
@@ -93,20 +102,34 @@ class _Builder:
         self._numbers = Numbers(decision)
         self._signals = signals(architecture, self._numbers)
         self._present = np.ones(architecture.input_shape[0], dtype=bool)
+        self._referred = last_references(architecture.layers)
+        self._number: list[int] = []
         self._bias_for_norm: np.ndarray | None = None
         self.layers: list[Layer] = []
         self.tensors: dict[str, StoredTensor] = {}
 
-    def add(self, position: int) -> None:
-        layer, before, after = self._original[position], self._signals[position], self._signals[position + 1]
-        if not np.array_equal(self._present, before.kept):
-            self.layers.append(Select(tuple(np.flatnonzero(before.kept[self._present]).tolist())))
-            self._present = before.kept
+    def build(self) -> None:
+        self._select(self._signals[0].kept)
+        for position, layer in enumerate(self._original):
+            self._add(position, layer, self._signals[position], self._signals[position + 1])
+            self._select(self._signals[position + 1].kept)
+
+    def _select(self, kept: np.ndarray) -> None:
+        if not np.array_equal(self._present, kept):
+            self.layers.append(Select(tuple(np.flatnonzero(kept[self._present]).tolist())))
+            self._present = kept
+        self._number.append(len(self.layers))
+
+    def _add(self, position: int, layer: Layer, before: Signal, after: Signal) -> None:
         if isinstance(layer, Linear | Conv2d):
-            norm_follows = position + 1 < len(self._original) and isinstance(self._original[position + 1], BatchNorm)
-            self._add_weighted(layer, before, after, norm_follows)
+            followers = self._original[position + 1 : position + 2]
+            alone = position + 1 not in self._referred and any(isinstance(next_, BatchNorm) for next_ in followers)
+            self._add_weighted(layer, before, after, alone)
         elif isinstance(layer, BatchNorm):
             self._add_norm(layer)
+        elif isinstance(layer, Add | Recall):
+            self.layers.append(type(layer)(self._number[layer.source]))
+            self._present = after.kept
         else:
             if isinstance(layer, Flatten):
                 self._present = np.repeat(self._present, after.kept.size // before.kept.size)
