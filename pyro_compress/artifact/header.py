@@ -41,6 +41,7 @@ MAX_RANK = 8
 MAX_EXTENT = 1 << 22
 MAX_KEPT = 1 << 24
 MAX_NUMBERS = 1 << 27
+MAX_PLACES = 1 << 24
 MAX_NAME_BYTES = 255
 MAX_NUMBER_IN_NAME = 1 << 32
 
@@ -123,6 +124,18 @@ def shape_after(layer: Layer, shapes: Sequence[tuple[int, ...]], selected: int |
     if isinstance(layer, Flatten | Linear) and prod(after) > MAX_EXTENT:
         raise ArtifactError(f"{describe(layer)} gives {prod(after)} features, more than {MAX_EXTENT}")
     return after
+
+
+def places(layer: Layer, before: tuple[int, ...], after: tuple[int, ...]) -> int:
+    """Places that a reader works out for a layer (FORMAT.md, 3.2): they take memory even where nothing is stored."""
+    match layer:
+        case Select():
+            return before[0]
+        case Linear() | Flatten():
+            return prod(after)
+        case Conv2d():
+            return layer.in_channels // layer.groups * prod(layer.kernel_size)
+    return 0
 
 
 def check_kept(layers: Sequence[Layer], shapes: Sequence[tuple[int, ...]]) -> None:

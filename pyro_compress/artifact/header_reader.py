@@ -19,6 +19,7 @@ from pyro_compress.architecture import (
     Pair,
     Recall,
     Select,
+    describe,
 )
 from pyro_compress.artifact.coding import TOKENS
 from pyro_compress.artifact.header import (
@@ -34,6 +35,7 @@ from pyro_compress.artifact.header import (
     MAX_NAME_BYTES,
     MAX_NUMBER_IN_NAME,
     MAX_NUMBERS,
+    MAX_PLACES,
     MAX_RANK,
     NEW_STEP,
     SHORT_NAME,
@@ -43,6 +45,7 @@ from pyro_compress.artifact.header import (
     HeaderWriter,
     TensorCode,
     check_kept,
+    places,
     role,
     shape_after,
 )
@@ -72,14 +75,17 @@ class HeaderReader:
             header.image_side = self.varint("image side", MAX_EXTENT)
             if header.image_side and header.input_shape[0] % header.image_side**2:
                 raise ArtifactError(f"{header.input_shape[0]} inputs are not square images of side {header.image_side}")
-        shapes, numbers, names = [header.input_shape], 0, set()
+        shapes, numbers, placed, names = [header.input_shape], 0, 0, set()
         for position in range(self.varint("number of layers", MAX_LAYERS)):
             shape = shapes[-1]
             layer = self.layer(shape, position)
             if isinstance(layer, Select):
-                numbers += shape[0]
                 header.selected[position] = self.varint("number of selected entries", shape[0])
             shapes.append(shape_after(layer, shapes, header.selected.get(position)))
+            here = places(layer, shape, shapes[-1])
+            placed += here
+            if here > MAX_EXTENT or placed > MAX_PLACES:
+                raise ArtifactError(f"{describe(layer)} has {here} places, limit {MAX_EXTENT}, {MAX_PLACES} in all")
             if isinstance(layer, Linear | Conv2d | ChannelAffine):
                 if layer.name in names:
                     raise ArtifactError(f"the file holds two layers named '{layer.name}'")

@@ -1,5 +1,6 @@
 """Bytes that are not a valid file end in an ArtifactError with a sentence, and take neither memory nor time."""
 
+import tracemalloc
 import zlib
 from collections.abc import Callable
 
@@ -135,7 +136,15 @@ MALFORMED_HEADERS: dict[str, tuple[bytes, str]] = {
     "selected": (varint(1) + varint(4) + b"\0\1\7" + varint(5), "number of selected entries in the header exceeds"),
     "selections": (
         varint(1) + varint(2**22) + b"\0" + varint(40) + (b"\7" + varint(2**22)) * 40,
-        "declares at least 138412032 numbers",
+        r"Select\(0 indices\) has 4194304 places, limit 4194304, 16777216 in all",
+    ),
+    "outputs without numbers": (
+        varint(1) + b"\0\0" + varint(20) + (LINEAR + varint(2**22) + b"\1\x1f" + LINEAR + b"\0\1\x1f") * 10,
+        r"Linear\(name=8, in_features=0, out_features=4194304, bias=False\) has 4194304 places",
+    ),
+    "kernel without filters": (
+        varint(3) + b"\1" + varint(2**11) * 2 + b"\1" + b"\x41\0" + varint(2**13) + varint(2**13) + b"\1\x1f",
+        "has 16777216 places, limit 4194304",
     ),
     "stride": (varint(3) + b"\1\4\4\1" + b"\x21\1\4\0\1\1\0", "stride in the header is 0, at least 2"),
     "groups of nothing": (varint(3) + b"\1\4\4\1" + b"\x81\1\4\2\0\1", "groups in the header is 0, at least 1"),
@@ -169,9 +178,17 @@ MALFORMED_HEADERS: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("case", MALFORMED_HEADERS)
 def test_malformed_header(case: str) -> None:
+    """Refused with a sentence, and before memory is taken for what the header declares."""
     body, message = MALFORMED_HEADERS[case]
-    with pytest.raises(ArtifactError, match=message):
-        decode(wrapped(body))
+    data = wrapped(body)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArtifactError, match=message):
+            decode(data)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 200_000
 
 
 def test_selection_of_another_size(valid: bytes) -> None:
