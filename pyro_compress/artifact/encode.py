@@ -7,10 +7,11 @@ from math import isqrt
 import numpy as np
 
 from pyro_compress.architecture import Select, describe
-from pyro_compress.artifact.coding import DENSITIES, FALLS, LARGEST, STRENGTHS, UNIT, density, split
+from pyro_compress.artifact.coding import FALLS, LARGEST, UNIT, split
 from pyro_compress.artifact.header import MAGIC, Header, HeaderWriter, TensorCode
 from pyro_compress.artifact.header_reader import HeaderReader
 from pyro_compress.artifact.layout import Columns, tensor_columns
+from pyro_compress.artifact.pattern import DENSITIES, STRENGTHS, density
 from pyro_compress.artifact.stream import RangeWriter, code_selections, code_tensor
 from pyro_compress.errors import ArtifactError
 from pyro_compress.stored import StoredNetwork, StoredTensor
