@@ -76,6 +76,10 @@ class RangeWriter:
         words, (_, width) = self._encoder.pos()
         return 32 * words + 65 - int(width).bit_length()
 
+    def words(self) -> int:
+        """Whole words written so far, of which the stream has at least as many."""
+        return int(self._encoder.pos()[0])
+
     def finish(self) -> bytes:
         """The stream: big-endian words, the last one as round as its interval allows, its zero bytes left out."""
         words = self._encoder.get_compressed().copy()
@@ -101,6 +105,7 @@ class RangeReader:
     def __init__(self, stream: bytes) -> None:
         self._stream = stream
         padded = stream + bytes(-len(stream) % WORD_BYTES)
+        self._words = len(padded) // WORD_BYTES
         self._decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
         self._again = RangeWriter()
 
@@ -130,6 +135,8 @@ class RangeReader:
         except AssertionError as error:
             raise ArtifactError(f"the stream of weights cannot be decoded: {error}") from error
         self._again.write(symbols, models)
+        if self._again.words() > self._words:
+            raise ArtifactError(f"the stream of weights ends before its numbers do, after {len(self._stream)} bytes")
         return symbols
 
 
