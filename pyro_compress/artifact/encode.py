@@ -41,9 +41,15 @@ def _encode(network: StoredNetwork, image_side: int) -> bytes:
         if isinstance(layer, Select):
             header.selected[position] = len(layer.indices)
     header.codes = {name: _choose(network.tensors[name], columns[name]) for name in columns}
+    return encode_with(header, network)
+
+
+def encode_with(header: Header, network: StoredNetwork) -> bytes:
+    """The file of a network under given settings: `encode` picks them, and a reader finds them in a file's header."""
+    columns = tensor_columns(network.architecture, header.image_side)
     written = _write_header(header)
     coder = RangeWriter()
-    code_selections(coder, header, architecture.layers)
+    code_selections(coder, header, network.architecture.layers)
     floats = bytearray()
     for name, code in header.codes.items():
         tensor = network.tensors[name]
