@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pyro_compress.analysis.decision import Decision
-from pyro_compress.architecture import Architecture, BatchNorm, Conv2d, Flatten, Layer, Linear, Select
+from pyro_compress.architecture import Add, Architecture, BatchNorm, Conv2d, Flatten, Layer, Linear, Recall, Select
 from pyro_compress.stored import StoredNetwork, StoredTensor
 
 
@@ -38,9 +38,9 @@ class Compaction:
 
 
 def can_compact(architecture: Architecture) -> bool:
-    """Chains without batch norm (its statistics cover all channels) and grouped convolutions."""
+    """Chains without residual connections, batch norm (its statistics cover all channels) and grouped convolutions."""
     return not any(
-        isinstance(layer, BatchNorm) or (isinstance(layer, Conv2d) and layer.groups > 1)
+        isinstance(layer, BatchNorm | Add | Recall) or (isinstance(layer, Conv2d) and layer.groups > 1)
         for layer in architecture.layers
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from pyro_compress.architecture import (
     Activation,
+    Add,
     Architecture,
     BatchNorm,
     ChannelAffine,
@@ -22,7 +23,9 @@ from pyro_compress.architecture import (
     Layer,
     Linear,
     MaxPool2d,
+    Recall,
     Select,
+    last_references,
 )
 
 Arrays = Mapping[str, np.ndarray]
@@ -112,11 +115,14 @@ def hidden_spaces(architecture: Architecture) -> tuple[HiddenSpace, ...]:
     """Every space of hidden units that may be renamed, in the order of the layers.
 
     Depthwise convolutions belong to the space that they pass on.  What stands on either side of another grouped
-    convolution, or of a selection of entries, is left as it is.
+    convolution, or of a selection of entries, is left as it is; so is what a residual connection adds.
     """
+    referred = last_references(architecture.layers)
     found: list[HiddenSpace] = []
     walk: _Walk | None = None
-    for layer, shape in zip(architecture.layers, architecture.shapes()[:-1], strict=True):
+    for position, (layer, shape) in enumerate(zip(architecture.layers, architecture.shapes()[:-1], strict=True)):
+        if position in referred:
+            walk = None
         if isinstance(layer, Linear) or (isinstance(layer, Conv2d) and layer.groups == 1):
             if walk is not None:
                 found.append(walk.closed_by(layer))
@@ -180,7 +186,7 @@ class _Walk:
             self.factor(f"{layer.name}.weight")
             if layer.bias:
                 self.term(f"{layer.name}.bias")
-        return not isinstance(layer, Select)
+        return not isinstance(layer, Select | Add | Recall)
 
     def closed_by(self, layer: Linear | Conv2d) -> HiddenSpace:
         self.factor(f"{layer.name}.weight", axis=1)

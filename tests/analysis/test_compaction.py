@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from pyro_compress.analysis.compaction import Compaction, can_compact, compact
 from pyro_compress.analysis.decision import Decision, SiteDecision
-from pyro_compress.architecture import Architecture, Conv2d, Linear, Select
+from pyro_compress.architecture import Add, Architecture, Conv2d, Linear, Select
 from pyro_compress.artifact.runtime import to_torch
 from pyro_compress.models.tracing import trace
 
@@ -144,4 +144,5 @@ def test_it_is_refused_where_units_cannot_be_left_out() -> None:
     grouped = nn.Sequential(nn.Conv2d(4, 4, 1, groups=2), nn.ReLU(), nn.Conv2d(4, 2, 1))
     assert not can_compact(trace(normed, (4,)))
     assert not can_compact(trace(grouped, (4, 2, 2)))
+    assert not can_compact(Architecture((2,), (Linear("a", 2, 2, True), Add(0))))
     assert can_compact(trace(dense(), (6,))) and can_compact(trace(convolution(), (2, 9, 8)))
