@@ -16,6 +16,8 @@ from pyro_compress.errors import InferenceError
 
 # draws that are read at once when moments are taken
 PIECE_BYTES = 64 * 2**20
+# statistic of independent draws of a guide: log q(θ) in nats, which Pareto k-hat needs
+GUIDE_DENSITY = "guide_log_density"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,8 @@ class Draws:
         shapes: shape of every site by name, in the order in which they lie in `flat`.
         log_weight: (chain, draw), logarithms of importance weights up to a constant; None if all count the same.
         statistics: what the sampler noted per draw, (chain, draw), by ArviZ's names: 'lp' (log joint in nats),
-            'acceptance_rate', 'step_size', 'tree_depth', 'n_steps', 'diverging', 'energy'.
+            'acceptance_rate', 'step_size', 'tree_depth', 'n_steps', 'diverging', 'energy'; of draws of a guide
+            `GUIDE_DENSITY`.
         derived: names of sites that follow from the others, such as w = z·w̃, or are point-estimated on the way.
     """
 
@@ -90,16 +93,16 @@ class Draws:
         """1 / Σ w², the number of equally weighted draws that would know as much (Kong 1992)."""
         return float(1.0 / np.square(self.weights()).sum())
 
-    def select(self, chain: int) -> "Draws":
-        """One chain of these."""
+    def select(self, chain: int, count: int | None = None) -> "Draws":
+        """One chain of these; its first `count` draws, or all of them."""
         if not 0 <= chain < self.chains:
             raise InferenceError(f"there is no chain {chain}: chains are 0 to {self.chains - 1}")
-        one = slice(chain, chain + 1)
+        part = slice(chain, chain + 1), slice(count)
         return Draws(
-            self.flat[one],
+            self.flat[part],
             self.shapes,
-            None if self.log_weight is None else self.log_weight[one],
-            {name: values[one] for name, values in self.statistics.items()},
+            None if self.log_weight is None else self.log_weight[part],
+            {name: values[part] for name, values in self.statistics.items()},
             self.derived,
         )
 

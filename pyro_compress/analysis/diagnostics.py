@@ -82,7 +82,7 @@ def diagnose(posterior: "Posterior", idata: Any, *, log_ratios: np.ndarray | Non
     if posterior.kind == "chains":
         notes += list(chain_notes(chains, draws))
         rows = _summary(labels, values, mcse=None, compared=_compared(values))
-        flags += list(convergence_flags(rows, chains, network=bool(posterior.parameters)))
+        flags += list(convergence_flags(rows, chains, hidden_units=_has_hidden_units(posterior)))
         flags += list(sampler_flags(posterior, stats, statistics))
     else:
         notes.append(
@@ -94,6 +94,11 @@ def diagnose(posterior: "Posterior", idata: Any, *, log_ratios: np.ndarray | Non
         if log_ratios is not None:
             flags += list(guide_flags(log_ratios, statistics))
     return Diagnosis(posterior.kind, chains, draws, tuple(rows), tuple(flags), tuple(notes), statistics)
+
+
+def _has_hidden_units(posterior: "Posterior") -> bool:
+    """Whether a network's units lie between two layers of weights; sites of any other model are no layers."""
+    return sum(site.mean.ndim > 1 and site.prior != "site" for site in posterior.parameters.values()) > 1
 
 
 def chain_notes(chains: int, draws: int) -> Iterator[str]:

@@ -55,14 +55,14 @@ class Row:
         return min(x for x in (self.ess_bulk, self.ess_tail, math.inf) if x is not None)
 
 
-def convergence_flags(rows: list[Row], chains: int, *, network: bool) -> Iterator[Flag]:
+def convergence_flags(rows: list[Row], chains: int, *, hidden_units: bool) -> Iterator[Flag]:
     """R-hat, of predictions apart from the rest, and effective sample sizes."""
     predictions = [row for row in rows if row.name.startswith("predictions[")]
     others = [row for row in rows if not row.name.startswith("predictions[")]
     symmetry = (
         "hidden units can be exchanged without changing the network, so weights of different chains need not agree: "
         "judge by predictions and log_joint"
-        if network
+        if hidden_units
         else "the chains do not describe one distribution: run longer, or from better starts"
     )
     for name, what, chosen, advice in (

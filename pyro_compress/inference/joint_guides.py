@@ -10,6 +10,7 @@ no unit, so one learning rate serves all.
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pyro
@@ -19,7 +20,7 @@ from pyro.nn import PyroModule
 from torch import nn
 from torch.distributions import biject_to, constraints
 
-from pyro_compress.draws import Draws
+from pyro_compress.draws import GUIDE_DENSITY, Draws
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Model
 from pyro_compress.inference.elbo import sampled
@@ -125,20 +126,29 @@ class JointGuide(PyroModule):
             yield {"params": [parameter], "multiplier": multiplier}
 
     def draws(self, model: Model, count: int, seed: int) -> Draws:
-        """Independent draws of every site, of what follows from them (w = z·w̃) and of the point estimates."""
+        """Independent draws of every site, of what follows from them (w = z·w̃) and of the point estimates.
+
+        Their statistic 'guide_log_density' is log q(θ) in the space in which the model declares the sites.
+        """
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             joint = self.distribution().sample((count,))
+            density = self.distribution().log_prob(joint).double()
         values = {}
         for name, site in self.sites.items():
             u, transform = joint[:, self.places[name]].reshape(count, *site.shape), transform_of(site)
-            values[name] = u if transform is None else transform(u)
+            values[name] = u
+            if transform is not None:
+                values[name] = transform(u)
+                jacobian = transform.log_abs_det_jacobian(u, values[name])
+                density -= jacobian.reshape(count, -1).double().sum(1)
         fixed = {name: value.detach()[None] for name, value in model.free_values().items()}
         following: dict[str, torch.Tensor] = {}
         if derived_shapes(model):
             each = [derived_values(model, {name: v[index] for name, v in values.items()}) for index in range(count)]
             following = {name: torch.stack([one[name] for one in each]) for name in each[0]}
-        return independent_draws(values | fixed | following, count, (*fixed, *following))
+        drawn = independent_draws(values | fixed | following, count, (*fixed, *following))
+        return replace(drawn, statistics={GUIDE_DENSITY: density.numpy()[None]})
 
 
 def transform_of(site: LatentSite) -> Any:

@@ -17,6 +17,7 @@ from pyro_compress.analysis.diagnostics import HDI_SHARE, Diagnosis, diagnose
 from pyro_compress.analysis.flags import Row
 from pyro_compress.analysis.importance import LEAST_RATIOS, guide_log_density, loo
 from pyro_compress.data import DataSet
+from pyro_compress.draws import GUIDE_DENSITY
 from pyro_compress.errors import PriorError
 from pyro_compress.inference.iid_draws import MOST_BYTES
 from pyro_compress.inference.pointwise import draws_of_guide, log_joints, log_likelihoods, predictions
@@ -91,7 +92,11 @@ def _diagnosed(
     model = BayesianNetwork(build_network(settings, data), settings.build_prior(), settings.build_likelihood())
     found = _Found()
     if posterior.draws is None:
-        posterior = _drawn_from_guide(model, posterior, data, asked.guide_draws, settings.seed, found, say)
+        posterior = _drawn_from_guide(model, posterior, asked.guide_draws, settings.seed)
+        posterior = _weighed(model, posterior, data, found, say)
+    elif GUIDE_DENSITY in posterior.draws.statistics:
+        posterior = replace(posterior, draws=posterior.draws.select(0, asked.guide_draws))
+        posterior = _weighed(model, posterior, data, found, say)
     elif posterior.kind == "iid" and posterior.draws.log_weight is None:
         found.notes.append("the density of what was drawn from is not known, so there is no Pareto k-hat")
     _held_out(model, posterior, data, found)
@@ -108,29 +113,32 @@ def _diagnosed(
     return diagnosis, figures_of_diagnosis(idata, diagnosis)
 
 
-def _drawn_from_guide(
-    model: BayesianNetwork,
-    posterior: Posterior,
-    data: DataSet,
-    count: int,
-    seed: int,
-    found: _Found,
-    say: Callable[[str], None],
-) -> Posterior:
-    """The posterior with draws of its guide, their log joint and log importance ratios."""
+def _drawn_from_guide(model: BayesianNetwork, posterior: Posterior, count: int, seed: int) -> Posterior:
+    """The posterior with draws of its closed-form guide and their log density."""
     width = sum(latent.loc.size for latent in posterior.latents.values())
     width += sum(site.mean.size for site in posterior.parameters.values())
     count = max(LEAST_RATIOS, min(count, MOST_BYTES // (4 * width)))
     draws = draws_of_guide(model, posterior, count, seed)
-    drawn = replace(posterior, draws=draws)
+    density = guide_log_density(posterior.latents, {name: draws.site(name)[0] for name in posterior.latents})
+    return replace(posterior, draws=replace(draws, statistics={GUIDE_DENSITY: density[None]}))
+
+
+def _weighed(
+    model: BayesianNetwork, posterior: Posterior, data: DataSet, found: _Found, say: Callable[[str], None]
+) -> Posterior:
+    """The posterior with the log joint of its guide's draws; notes their log importance ratios."""
+    assert posterior.draws is not None
+    count, draws = posterior.draws.count, replace(posterior.draws, statistics={})
     say(f"log joint of {count} draws of the guide on {len(data.train_x):,} training examples")
     try:
-        joints = log_joints(model, drawn, data.train_x, data.train_y, size=data.N)
+        joints = log_joints(model, posterior, data.train_x, data.train_y, size=data.N)
     except PriorError as error:
         found.notes.append(f"Pareto k-hat cannot be computed: {error}")
-        return drawn
-    values = {name: draws.site(name)[0] for name in posterior.latents}
-    found.log_ratios = joints[0] - guide_log_density(posterior.latents, values)
+        return replace(posterior, draws=draws)
+    if count < LEAST_RATIOS:
+        found.notes.append(f"Pareto k-hat needs at least {LEAST_RATIOS} draws of the guide, there are {count}")
+    else:
+        found.log_ratios = joints[0] - posterior.draws.statistics[GUIDE_DENSITY][0]
     outside = int(np.isneginf(joints).sum())
     if outside:
         found.notes.append(f"{outside} of {count} draws of the guide lie where the prior has no density")
@@ -138,7 +146,7 @@ def _drawn_from_guide(
     if weight != 1.0:
         found.notes.append(f"the fit had KL weight {weight}; Pareto k-hat compares with Bayes' posterior, which has 1")
     lp = np.where(np.isfinite(joints), joints, np.nan)
-    return drawn if outside else replace(drawn, draws=replace(draws, statistics={"lp": lp}))
+    return replace(posterior, draws=draws if outside else replace(draws, statistics={"lp": lp}))
 
 
 def _held_out(model: BayesianNetwork, posterior: Posterior, data: DataSet, found: _Found) -> None:

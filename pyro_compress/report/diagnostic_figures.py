@@ -3,7 +3,7 @@
 Drawn from the arrays alone, so that they are the same under every version of ArviZ.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ MOST_PER_VARIABLE = 12
 MOST_VARIABLES = 8
 RANK_BINS = 20
 MOST_LAGS = 100
+FLAT_PREDICTION = 0.01  # standard deviation
 
 
 def figures_of_diagnosis(idata: Any, diagnosis: Diagnosis) -> dict[str, Figure]:
@@ -33,9 +34,11 @@ def figures_of_diagnosis(idata: Any, diagnosis: Diagnosis) -> dict[str, Figure]:
         idata: what `to_arviz` made.
         diagnosis: of it; its worst quantities are shown.
     """
-    names, values = quantities(group(idata, "posterior"))
+    dataset = group(idata, "posterior")
+    names, values = quantities(dataset)
     by_name = {name: values[..., place] for place, name in enumerate(names)}
-    drawn = {"forest": forest(diagnosis, by_name)}
+    axes = {str(name): array.dims[2:] for name, array in dataset.data_vars.items()}
+    drawn = {"forest": forest(diagnosis, by_name, axes)}
     if diagnosis.kind != "chains":
         return drawn
     rows = _shown(diagnosis)
@@ -65,7 +68,7 @@ def trace(rows: Sequence[Row], by_name: dict[str, np.ndarray], diverging: np.nda
         values = by_name[row.name]
         stride = -(-values.shape[1] // MOST_POINTS)
         low, high = float(values.min()), float(values.max())
-        edges = np.linspace(low, high if high > low else low + 1.0, 41)
+        edges = np.linspace(low, high if high > low else low + 1.0, _bins(values.shape[1]) + 1)
         for chain, series in enumerate(values):
             draws, colour = np.arange(0, len(series), stride), _colour(chain)
             axes.plot(draws, series[::stride], color=colour, linewidth=0.7, alpha=0.85)
@@ -95,15 +98,18 @@ def rank(rows: Sequence[Row], by_name: dict[str, np.ndarray]) -> Figure:
         rows: the quantities to draw.
         by_name: (chain, draw) of each.
     """
-    figure, panels = _grid(len(rows), "Ranks among the draws of all chains: flat where chains agree")
+    figure, panels = _grid(len(rows), "Ranks among the draws of all chains (grey: 95 % of agreeing, independent draws)")
     for axes, row in zip(panels, rows, strict=True):
         values = by_name[row.name]
         ranks = average_ranks(values)
-        bins = min(RANK_BINS, max(2, values.shape[1] // 5))
+        bins = min(RANK_BINS, max(2, values.shape[1] // 20))
         edges = np.linspace(0.5, values.size + 0.5, bins + 1)
         for chain, of_chain in enumerate(ranks):
             share = np.histogram(of_chain, edges)[0] / (values.shape[1] / bins)
             axes.stairs(share, edges, color=_colour(chain), linewidth=1.6)
+        # a bin of one chain holds a hypergeometric number: of all draws so many are its own
+        reach = 1.96 * np.sqrt((bins - 1) / values.shape[1] * (1 - 1 / len(values)))
+        axes.axhspan(max(0.0, 1 - reach), 1 + reach, color="0.9", linewidth=0)
         axes.axhline(1.0, color=GREY, linestyle="--", linewidth=1.0)
         label(axes, _titled(row), "", "")
         axes.set_xlim(edges[0], edges[-1])
@@ -149,7 +155,7 @@ def energy(values: np.ndarray) -> Figure:
     for chain, (axes, series, fraction) in enumerate(zip(panels, values, e_bfmi(values), strict=True)):
         marginal, change = series - series.mean(), np.diff(series)
         reach = max(float(np.abs(marginal).max()), float(np.abs(change).max()) if len(change) else 0.0, 1e-12)
-        edges = np.linspace(-reach, reach, 41)
+        edges = np.linspace(-reach, reach, _bins(len(series)) + 1)
         for data, colour, name in ((marginal, BLUE, "energy − its mean"), (change, VERMILION, "change per transition")):
             axes.stairs(np.histogram(data, edges, density=True)[0], edges, color=colour, linewidth=1.8, label=name)
         label(axes, f"chain {chain}: E-BFMI {fraction:.2f}", "", "")
@@ -161,12 +167,15 @@ def energy(values: np.ndarray) -> Figure:
     return figure
 
 
-def forest(diagnosis: Diagnosis, by_name: dict[str, np.ndarray]) -> Figure:
+def forest(
+    diagnosis: Diagnosis, by_name: dict[str, np.ndarray], axes_of: Mapping[str, Sequence[Any]] | None = None
+) -> Figure:
     """Means, 50 % and 94 % intervals (quantiles) of each chain, a panel per variable, its worst quantities first.
 
     Args:
         diagnosis: its rows, by variable.
         by_name: (chain, draw) of each.
+        axes_of: names of the axes that a variable's quantities are labelled by.
     """
     shown = _by_variable(diagnosis)
     heights = [0.5 + 0.3 * len(rows) for rows in shown.values()]
@@ -176,7 +185,9 @@ def forest(diagnosis: Diagnosis, by_name: dict[str, np.ndarray]) -> Figure:
         for place, row in enumerate(rows):
             _intervals(axes, place, by_name[row.name])
         total = sum(row.variable == variable for row in diagnosis.rows)
-        label(axes, variable if total == len(rows) else f"{variable}: {len(rows)} of {total:,}")
+        named = ", ".join(str(name).replace("_", " ") for name in (axes_of or {}).get(variable, ()))
+        title = f"{variable} [{named}]" if named else variable
+        label(axes, title if total == len(rows) else f"{title}: {len(rows)} of {total:,}")
         axes.set_yticks(range(len(rows)), [_within(row.name) for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.xaxis.set_major_locator(MaxNLocator(7))
@@ -185,6 +196,11 @@ def forest(diagnosis: Diagnosis, by_name: dict[str, np.ndarray]) -> Figure:
     else:
         figure.suptitle("Intervals of 50 % and 94 %", fontsize=14)
     return figure
+
+
+def _bins(draws: int) -> int:
+    """Of a histogram: as many as its noise allows."""
+    return int(np.clip(np.sqrt(draws), 10, 40))
 
 
 def average_ranks(values: np.ndarray) -> np.ndarray:
@@ -215,13 +231,21 @@ def _intervals(axes: Axes, place: int, values: np.ndarray) -> None:
 
 def _shown(diagnosis: Diagnosis) -> list[Row]:
     """The worst of every variable, their second worst, and so on."""
-    moving = [row for row in diagnosis.worst() if row.sd > 0]
+    moving = _told_apart(row for row in diagnosis.worst() if row.sd > 0)
     return list(diagnosis.in_turns(moving)[:MOST_PANELS]) or list(diagnosis.rows[:1])
+
+
+def _told_apart(rows: Iterable[Row]) -> list[Row]:
+    """Without predictions that hardly move, such as probabilities of 10⁻⁵, where there are others."""
+    rows = list(rows)
+    predictions = [row for row in rows if row.variable == "predictions"]
+    flat = {row.name for row in predictions if row.sd < FLAT_PREDICTION}
+    return rows if len(flat) == len(predictions) else [row for row in rows if row.name not in flat]
 
 
 def _by_variable(diagnosis: Diagnosis) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
-    for row in diagnosis.worst():
+    for row in _told_apart(diagnosis.worst()):
         of_variable = found.setdefault(row.variable, [])
         if len(of_variable) < MOST_PER_VARIABLE:
             of_variable.append(row)

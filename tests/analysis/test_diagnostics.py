@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,12 +77,17 @@ def test_separated_chains_are_flagged() -> None:
 def test_predictions_are_judged_apart_from_weights() -> None:
     generator = np.random.default_rng(0)
     weight = generator.normal(size=(2, 500, 2)) + np.array([[[0, 3]], [[3, 0]]])  # two hidden units change places
-    parameter = ParameterPosterior(np.zeros(2, np.float32), np.ones(2, np.float32), "Normal")
-    posterior = Posterior({"fc.weight": parameter}, kind="chains", draws=Draws(weight, {"fc.weight": (2,)}))
+    parameter = ParameterPosterior(np.zeros((2, 1), np.float32), np.ones((2, 1), np.float32), "Normal")
+    draws = Draws(weight, {"fc.weight": (2,)})
+    posterior = Posterior({"fc.weight": parameter, "out.weight": parameter}, kind="chains", draws=draws)
     agreeing = generator.uniform(size=(2, 500, 3))
     found = diagnose(posterior, to_arviz(posterior, predictions=agreeing))
     assert "r_hat" in names(found) and "r_hat_predictions" not in names(found)
     assert "hidden units can be exchanged" in found.flags[0].sentence
+    # softmax regression has none, nor has any model that is no network
+    for others in ({"fc.weight": parameter}, dict.fromkeys(("a", "b"), replace(parameter, prior="site"))):
+        plain = diagnose(replace(posterior, parameters=others), to_arviz(posterior, predictions=agreeing))
+        assert "the chains do not describe one distribution: run longer" in plain.flags[0].sentence
     assert [row.name for row in found.rows][-3:] == ["predictions[0]", "predictions[1]", "predictions[2]"]
     agreeing[1] += 1
     assert "r_hat_predictions" in names(diagnose(posterior, to_arviz(posterior, predictions=agreeing)))

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from scipy.stats import multivariate_normal
 from torch import nn
 
 from pyro_compress.data import DataSet, as_data
+from pyro_compress.draws import GUIDE_DENSITY
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.elbo import elbo_terms, sampled
 from pyro_compress.inference.fit import fit
@@ -199,3 +201,23 @@ def test_models_that_are_too_large_are_refused() -> None:
     with pytest.raises(InferenceError, match=r"2,002 latent numbers needs a rank of at most 2,002, found rank=3000"):
         LowRank(model, 3000)
     assert math.isfinite(float(LowRank(model, 4).marginal_variance().sum().detach()))
+
+
+@pytest.mark.parametrize("kind", ["full-rank", "low-rank"])
+def test_draws_carry_their_density(kind: str) -> None:
+    """Σ of the log-density over a grid of draws is that of N(μ, Σ), less ln x of a log-normal site."""
+    torch.manual_seed(0)
+    model = BayesianNetwork(nn.Linear(2, 1), Normal(scale=SCALE), Gaussian())
+    guide: Any = FullRank(model) if kind == "full-rank" else LowRank(model, 2)
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        guide.log_variance.joint.fill_(-1.0)
+    drawn = guide.draws(model, 50, seed=1)
+    (positive,) = [name for name, site in guide.sites.items() if site.family == "lognormal"]
+    columns = [drawn.site(name)[0].reshape(50, -1).astype(float) for name in guide.sites]
+    logs = [np.log(c) if name == positive else c for name, c in zip(guide.sites, columns, strict=True)]
+    u = np.concatenate(logs, axis=1)
+    mean, matrix = guide.loc.joint.detach().double().numpy(), covariance(guide).numpy()
+    expected = multivariate_normal(mean, matrix).logpdf(u) - np.log(drawn.site(positive)[0].astype(float)).ravel()
+    np.testing.assert_allclose(drawn.statistics[GUIDE_DENSITY][0], expected, rtol=0, atol=2e-4)

@@ -143,6 +143,20 @@ def test_a_guide_gets_k_hat_and_no_r_hat(run: Path, cli: Cli) -> None:
     assert [path.name for path in (run / "figures/diagnose").iterdir()] == ["forest.png"]
 
 
+@pytest.mark.parametrize("guide", ["full-rank", "low-rank"])
+def test_a_guide_over_all_sites_gets_k_hat_too(user: Path, cli: Cli, guide: str) -> None:
+    words = ("--network", "mine:net", "--data", "mine:data", "--prior", "normal", "--set", f"method.guide={guide}")
+    assert cli("fit", *words, "--threads", "1", "--epochs", "1", "--out", user / "run").code == 0
+    found = cli("diagnose", user / "run")
+    assert found.code == 0, found.err
+    assert "200 independent draws" in found.out and "Pareto k-hat: " in found.out
+    assert {row["name"] for row in written(user / "run")["rows"]} >= {"log_joint", "0.bias[0]"}
+    assert written(user / "run")["statistics"]["pareto_k_draws"] == 200
+    few = cli("fit", *words, "--draws", 10, "--threads", "1", "--epochs", "1", "--out", user / "few")
+    assert few.code == 0, few.err
+    assert "needs at least 25 draws of the guide, there are 10" in cli("diagnose", user / "few").out
+
+
 def test_an_improper_prior_has_no_k_hat(user: Path, cli: Cli) -> None:
     options = ("--network", "mine:net", "--data", "mine:data", "--prior", "log-uniform", "--set", "prior.low=0")
     assert cli("fit", *options, "--threads", "1", "--epochs", "1", "--out", user / "run").code == 0

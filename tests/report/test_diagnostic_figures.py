@@ -41,7 +41,7 @@ def titles(figure: Figure) -> list[str]:
 
 
 def stairs(axes: Axes) -> list[np.ndarray]:
-    patches: list[Any] = list(axes.patches)
+    patches: list[Any] = [patch for patch in axes.patches if hasattr(patch, "get_data")]
     return [np.asarray(patch.get_data().values) for patch in patches]
 
 
@@ -88,7 +88,7 @@ def test_long_traces_are_thinned_for_drawing() -> None:
 
 
 def test_ranks_of_separated_chains_fill_opposite_halves() -> None:
-    values = np.stack([np.arange(100.0), 1000 + np.arange(100.0)])
+    values = np.stack([np.arange(200.0), 1000 + np.arange(200.0)])
     low, high = stairs(figures.rank([row("x")], {"x": values}).axes[0])
     assert low[: len(low) // 2].tolist() == [2.0] * (len(low) // 2) and low[len(low) // 2 :].sum() == 0
     np.testing.assert_array_equal(high, low[::-1])
@@ -132,3 +132,27 @@ def test_a_crowded_variable_says_how_many_it_shows() -> None:
     rows = tuple(row(f"w[{place}]") for place in range(30))
     figure = figures.forest(Diagnosis("chains", 2, 5, rows, (), ()), {r.name: np.zeros((2, 5)) for r in rows})
     assert titles(figure) == ["w: 12 of 30"]
+
+
+def test_the_band_of_ranks_holds_what_agreeing_chains_show() -> None:
+    values = np.random.default_rng(1).normal(size=(4, 4000))
+    axes = figures.rank([row("x")], {"x": values}).axes[0]
+    shares = np.concatenate(stairs(axes))
+    (band,) = [patch for patch in axes.patches if not hasattr(patch, "get_data")]
+    low, high = band.get_extents().transformed(axes.transData.inverted()).intervaly  # type: ignore[attr-defined]
+    # of 80 counts, dependent a little, 95 % ± 3 standard errors
+    assert 0.87 < ((shares > low) & (shares < high)).mean() <= 1.0
+    assert np.abs(shares - 1).max() > 0.5 * (high - low) / 2
+
+
+def test_predictions_that_do_not_move_make_room_for_those_that_do() -> None:
+    still = tuple(Row(f"predictions[{k},0]", 0.0, 1e-5, 0.0, 0.0, None, 10.0, 20.0, 1.5) for k in range(3))
+    moving, values = row("predictions[9,1]"), np.random.default_rng(0).normal(size=(2, 50))
+    by_name = {r.name: values for r in (*still, moving)}
+    diagnosis = Diagnosis("chains", 2, 50, (*still, moving), (), ())
+    axes_of = {"predictions": ("held_out", "class")}
+    (axes,) = figures.forest(diagnosis, by_name, axes_of).axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["9,1"]
+    assert titles(axes.figure) == ["predictions [held out, class]: 1 of 4"]  # type: ignore[arg-type]
+    (axes,) = figures.forest(Diagnosis("chains", 2, 50, still, (), ()), by_name).axes
+    assert len(axes.get_yticklabels()) == 3
