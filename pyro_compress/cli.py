@@ -362,15 +362,16 @@ def _fit(run: "RunDirectory", settings: "RunSettings", data: "DataSet", *, resum
     if resume and run.posterior.exists():
         return
     method = settings.build_method()
-    with progress.epoch_bars(err, quiet=quiet) as bar:
+    with progress.epoch_bars(err, quiet=quiet) as bars:
         pretrains = settings.pretrain_epochs and not run.initial.exists()
         steps.fit_step(
             run,
             settings,
             data,
             resume=resume,
-            pretrain_callbacks=[bar("pretraining epoch", settings.pretrain_epochs)] if pretrains else [],
-            callbacks=[bar(method.round_name, method.rounds)],
+            pretrain_callbacks=[bars.phase("pretraining epoch", settings.pretrain_epochs)] if pretrains else [],
+            callbacks=[bars.phase(method.round_name, method.rounds)],
+            watcher=bars.watcher,
         )
 
 

@@ -19,6 +19,7 @@ from pyro_compress.inference.draw_store import DrawStore
 from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.from_draws import derived_shapes, derived_values, point_posterior, posterior_from_draws
 from pyro_compress.inference.log_joint import Evaluation, LogJoint
+from pyro_compress.inference.watching import Watch, Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.posterior import Posterior
 
@@ -53,6 +54,7 @@ class ChainState(State):
     ) -> None:
         self.model, self.log_joint, self.position = model, log_joint, position
         self.warmup, self.thin, self.steps_done = warmup, thin, 0
+        self.watch = Watch(warmup + thin * capacity)
         shapes = {site.name: tuple(site.shape) for site in log_joint.sites} | derived_shapes(model)
         points = tuple(site.name for site in log_joint.sites if site.where.start >= log_joint.latents.stop)
         self.store = DrawStore(
@@ -67,6 +69,9 @@ class ChainState(State):
     def keep_in(self, folder: Path) -> None:
         self.store.keep_in(folder)
 
+    def watched_by(self, watcher: Watcher) -> None:
+        self.watch.watcher = watcher
+
     def finish_step(self, statistics: Mapping[str, Tensor | np.ndarray]) -> None:
         """Count the step; after the warm-up keep every `thin`-th position with what was noted, (chain,) each."""
         self.steps_done += 1
@@ -74,6 +79,7 @@ class ChainState(State):
         if past > 0 and past % self.thin == 0 and past // self.thin <= self.store.capacity:
             noted = {name: np.asarray(values, dtype=np.float64) for name, values in statistics.items()}
             self.store.add(self.values(self.position.detach()), noted)
+        self.watch.tell_all(len(self.position), self.steps_done, past <= 0, statistics)
 
     def finish_block(self, positions: Tensor, statistics: Mapping[str, np.ndarray]) -> None:
         """Count several steps that have been taken; as `finish_step` after each.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from pyro_compress.inference.watching import Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.program import Program
 from pyro_compress.posterior import Posterior
@@ -65,6 +66,10 @@ class State(ABC):
 
     def keep_in(self, folder: Path) -> None:
         """Told before the first step where large results may lie; `folder` outlives the process."""
+        return
+
+    def watched_by(self, watcher: Watcher) -> None:
+        """Told before the first step who wants to see every chain as it goes; a method without chains has none."""
         return
 
     @abstractmethod

@@ -21,6 +21,7 @@ from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Batch, Method, Model, State
 from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.optimisation import ADVICE
+from pyro_compress.inference.watching import Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.program import Program
 from pyro_compress.posterior import Posterior
@@ -64,6 +65,7 @@ def fit(
     checkpoint: Path | None = None,
     resume: bool = False,
     callbacks: Iterable[Callback] = (),
+    watcher: Watcher | None = None,
 ) -> Posterior:
     """Fit `model` to `data.train_*` with `method`.
 
@@ -76,6 +78,7 @@ def fit(
         checkpoint: file that is written after every round, or None; a sampler's draws lie in a folder beside it.
         resume: go on from `checkpoint` if it is there.
         callbacks: called after every round.
+        watcher: told of every chain of a sampler as it goes, some ten times a second.
 
     Raises:
         InferenceError: a non-finite loss (the checkpoint keeps the last good epoch), or a checkpoint of
@@ -90,6 +93,8 @@ def fit(
         state = method.init(model, feed.size, seed, feed.held)
         if checkpoint is not None:
             state.keep_in(checkpoint.with_suffix(".draws"))
+        if watcher is not None:
+            state.watched_by(watcher)
         history: list[EpochRecord] = []
         if resume and checkpoint is not None and checkpoint.exists():
             history = _restore(checkpoint, state, fingerprint)

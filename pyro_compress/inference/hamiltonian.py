@@ -141,9 +141,17 @@ class HamiltonianChains(TransitionChains):
             outcome = yield from self.transition(phase, log_joint, step_size, random)
             phase, log_joint = outcome.phase, outcome.log_joint
             block.note(chain, index, outcome, step_size)
+            self._tell(state, block, chain, index)
             if adaptation.learn(outcome.acceptance, phase[POSITION]):
                 leapfrog.set_scale(chain, adaptation.scale)
         state.phase[chain], state.present[chain] = phase, log_joint
+
+    def _tell(self, state: "HamiltonianState", block: "_Block", chain: int, index: int) -> None:
+        done = state.steps_done + index + 1
+        state.divergences[chain] += done > state.warmup and bool(block.statistics["diverging"][index, chain])
+        if state.watch.is_due(chain, done):
+            numbers = block.so_far(chain, index) | {"divergences": float(state.divergences[chain])}
+            state.watch.tell(chain, done, done <= state.warmup, numbers)
 
     @abstractmethod
     def transition(self, phase: np.ndarray, log_joint: float, step_size: float, random: np.random.Generator) -> Walk:
@@ -155,6 +163,7 @@ class HamiltonianState(ChainState):
 
     Attributes:
         calls: leapfrog steps of all chains together so far.
+        divergences: transitions of each chain after the warm-up that diverged, (chain,).
         compiled: whether they are compiled.
     """
 
@@ -178,6 +187,7 @@ class HamiltonianState(ChainState):
         self.phase: Any = None
         self.present = np.zeros(method.chains)
         self.calls, self.compiled = 0, method.compile == "always"
+        self.divergences = np.zeros(method.chains, np.int64)
         self._leapfrog: Leapfrog | None = None
         self._leapfrog_compiled = False
 
@@ -201,6 +211,7 @@ class HamiltonianState(ChainState):
         found = {
             **super().capture(),
             "calls": self.calls,
+            "divergences": torch.from_numpy(self.divergences.copy()),
             "compiled": self.compiled,
             "adaptations": [adaptation.capture() for adaptation in self.adaptations],
             # a generator's state holds integers of 128 bits
@@ -214,6 +225,7 @@ class HamiltonianState(ChainState):
     def restore(self, captured: dict[str, Any]) -> None:
         super().restore(captured)
         self.calls, self.compiled = captured["calls"], captured["compiled"]
+        self.divergences = captured["divergences"].numpy().copy()
         for chain, adaptation in enumerate(self.adaptations):
             adaptation.restore(captured["adaptations"][chain])
             self.randoms[chain].bit_generator.state = json.loads(captured["randoms"][chain])
@@ -256,6 +268,12 @@ class _Block:
             ("tree_depth", outcome.depth),
         ):
             self.statistics[name][index, chain] = value
+
+    def so_far(self, chain: int, index: int) -> dict[str, float]:
+        """Of one chain: means over its transitions of the block, and its present step size."""
+        seen = {name: values[: index + 1, chain] for name, values in self.statistics.items()}
+        means = {name: float(seen[name].mean()) for name in ("acceptance_rate", "n_steps")}
+        return means | {"step_size": float(seen["step_size"][-1])}
 
     def info(self, last: Evaluation) -> Info:
         """Means over the block; data and prior are those of its last positions."""

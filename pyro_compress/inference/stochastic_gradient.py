@@ -52,6 +52,7 @@ class GradientChainState(ChainState):
     ) -> None:
         super().__init__(model, log_joint, position.contiguous(), **chains)
         self.noise, self.steps_planned = Noise(seed), steps_planned
+        self.watch.planned = steps_planned
         self._fresh = torch.empty(len(position), log_joint.latents.stop)
 
     @property

@@ -2,12 +2,24 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pyro_compress.inference.contract import State
 from pyro_compress.inference.fit import Callback, EpochRecord
+from pyro_compress.inference.watching import Glance, Watcher
+
+# chains that get a bar of their own
+MOST_CHAINS = 20
+CHAIN_NUMBERS = {
+    "acceptance_rate": "acceptance",
+    "step_size": "step size",
+    "n_steps": "leapfrog steps",
+    "lp": "log joint",
+    "data_share": "data seen",
+}
 
 
 def describe(record: EpochRecord) -> str:
@@ -27,17 +39,41 @@ def describe(record: EpochRecord) -> str:
     return ", ".join(parts)
 
 
-@contextmanager
-def epoch_bars(console: Console, *, quiet: bool = False) -> Iterator[Callable[[str, int], Callback]]:
-    """Makes callbacks for `fit`, one per phase of a run, from its name and number of epochs.
+def describe_chain(glance: Glance) -> str:
+    """One chain in one line: whether it still adapts, and its own numbers."""
+    parts = ["warm-up" if glance.in_warmup else "drawing"]
+    for name, value in glance.numbers.items():
+        if name == "divergences":
+            parts.append(f"{value:.0f} divergences")
+        elif name in CHAIN_NUMBERS:
+            parts.append(f"{CHAIN_NUMBERS[name]} {value:{',.0f' if name in ('lp', 'n_steps') else '.2g'}}")
+    return ", ".join(parts)
 
-    Each moves a bar on a terminal, prints a line every tenth of its epochs elsewhere, and does nothing if `quiet`.
+
+@dataclass(frozen=True)
+class Bars:
+    """What `fit` is given to show its progress.
+
+    Attributes:
+        phase: makes a callback, one per phase of a run, from its name and number of epochs.
+        watcher: shows every chain of a sampler; None where nothing moves.
+    """
+
+    phase: Callable[[str, int], Callback]
+    watcher: Watcher | None = None
+
+
+@contextmanager
+def epoch_bars(console: Console, *, quiet: bool = False) -> Iterator[Bars]:
+    """Bars that move on a terminal, one per phase and one per chain.
+
+    Elsewhere a phase prints a line every tenth of its epochs and chains print nothing; `quiet` prints nothing at all.
     """
     if quiet:
-        yield lambda phase, epochs: lambda record, state: None
+        yield Bars(lambda phase, epochs: lambda record, state: None)
         return
     if not console.is_terminal:
-        yield lambda phase, epochs: lambda record, state: _print_line(console, phase, record)
+        yield Bars(lambda phase, epochs: lambda record, state: _print_line(console, phase, record))
         return
     columns = (
         TextColumn("{task.fields[phase]} {task.completed}/{task.total}", markup=False),
@@ -46,7 +82,7 @@ def epoch_bars(console: Console, *, quiet: bool = False) -> Iterator[Callable[[s
         TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=console) as progress:
-        yield lambda phase, epochs: _mover(progress, phase, epochs)
+        yield Bars(lambda phase, epochs: _mover(progress, phase, epochs), _chain_mover(progress))
 
 
 def _mover(progress: Progress, phase: str, epochs: int) -> Callback:
@@ -54,6 +90,19 @@ def _mover(progress: Progress, phase: str, epochs: int) -> Callback:
 
     def move(record: EpochRecord, state: State) -> None:
         progress.update(task, completed=record.epoch + 1, description=describe(record))
+
+    return move
+
+
+def _chain_mover(progress: Progress) -> Watcher:
+    tasks: dict[int, TaskID] = {}
+
+    def move(glance: Glance) -> None:
+        if glance.chain >= MOST_CHAINS:
+            return
+        if glance.chain not in tasks:
+            tasks[glance.chain] = progress.add_task("", total=glance.planned, phase=f"chain {glance.chain}")
+        progress.update(tasks[glance.chain], completed=glance.done, description=describe_chain(glance))
 
     return move
 

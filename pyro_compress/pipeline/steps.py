@@ -23,6 +23,7 @@ from pyro_compress.errors import DataError
 from pyro_compress.inference.fit import Callback, fit
 from pyro_compress.inference.point import MAP
 from pyro_compress.inference.predictive import predictive_mean
+from pyro_compress.inference.watching import Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.networks import load_weights
 from pyro_compress.models.tracing import trace
@@ -157,6 +158,7 @@ def fit_step(
     resume: bool,
     callbacks: Iterable[Callback] = (),
     pretrain_callbacks: Iterable[Callback] = (),
+    watcher: Watcher | None = None,
 ) -> Posterior:
     """Fit the posterior and write it; an interrupted fit goes on from its checkpoint, a finished one is read."""
     if resume and run.posterior.exists():
@@ -181,6 +183,7 @@ def fit_step(
             checkpoint=run.checkpoint,
             resume=resume,
             callbacks=callbacks,
+            watcher=watcher,
         )
     finally:
         run.note_seconds("fit", time.perf_counter() - started)

@@ -1,6 +1,6 @@
 """Ctrl-C leaves a run that goes on as if nothing had happened."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, phase: str, epoch: int) -> None:
     """Press Ctrl-C when this epoch of this phase has ended."""
 
     @contextmanager
-    def bars(console: Any, *, quiet: bool = False) -> Iterator[Callable[[str, int], Any]]:
+    def bars(console: Any, *, quiet: bool = False) -> Iterator[progress.Bars]:
         def bar(name: str, epochs: int) -> Any:
             def move(record: Any, state: Any) -> None:
                 if (name, record.epoch) == (phase, epoch):
@@ -24,7 +24,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, phase: str, epoch: int) -> None:
 
             return move
 
-        yield bar
+        yield progress.Bars(bar)
 
     monkeypatch.setattr(progress, "epoch_bars", bars)
 
