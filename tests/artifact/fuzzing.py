@@ -1,0 +1,351 @@
+"""Damaged compressed files, and the property that a reader keeps on all of them.
+
+Half of the mutations are aware of the format: they take a valid file apart into the fields that a reader sees, change
+some, and repair length and checksum, so that header, architecture and entropy decoder are reached.  The other half
+change raw bytes, as a disk or a network does, and are never accepted.
+"""
+
+import signal
+import tracemalloc
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from math import prod
+from random import Random
+from types import FrameType
+
+from pyro_compress.architecture import (
+    Activation,
+    Add,
+    ChannelAffine,
+    Conv2d,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool2d,
+    Recall,
+    Select,
+)
+from pyro_compress.artifact.decode import decode, unwrap
+from pyro_compress.artifact.encode import encode, encode_with
+from pyro_compress.artifact.header import MAGIC, Header, HeaderWriter, places, shape_after
+from pyro_compress.artifact.header_reader import HeaderReader
+from pyro_compress.errors import ArtifactError
+from pyro_compress.stored import StoredNetwork
+from tests.artifact import networks
+
+ACCEPTED = "accepted"
+LONGEST_SENTENCE = 600
+EDGES = (0, 1, 2, 3, 7, 63, 64, 127, 128, 255, 256, 1024, 2**14, 2**16, 2**21, 2**22, 2**23, 2**24, 2**27, 2**31, 2**32)
+MANY_EDGES = (*EDGES, *(edge + 1 for edge in EDGES), 2**40, 2**63, 2**64, 2**70)
+FLOATS = ("0000c07f", "0000807f", "000080ff", "01000000", "ffff7f7f", "00000080", "010080ff")
+
+# What decoding may take; the last two are bytes per number and per place that the header declares.
+SECONDS = 20.0
+FIXED_BYTES = 2_000_000
+PER_FILE_BYTE = 64
+PER_NUMBER = 64
+PER_PLACE = 512
+
+
+class TookTooLong(Exception):
+    """Decoding used more processor time than it may."""
+
+
+class FieldReader(HeaderReader):
+    """A reader of headers that notes its fields: what kind of field, and its bytes."""
+
+    def __init__(self, data: bytes, version: int) -> None:
+        super().__init__(data, version)
+        self.fields: list[tuple[str, bytes]] = []
+        self._inside = False
+
+    def byte(self, what: str) -> int:
+        value = super().byte(what)
+        if not self._inside:
+            self.fields.append(("byte", bytes([value])))
+        return value
+
+    def raw(self, length: int, what: str) -> bytes:
+        value = super().raw(length, what)
+        self.fields.append(("raw", value))
+        return value
+
+    def varint(self, what: str, limit: int, least: int = 0) -> int:
+        self._inside = True
+        try:
+            value = super().varint(what, limit, least)
+        finally:
+            self._inside = False
+        self.fields.append(("varint", varint(value)))
+        return value
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A valid file taken apart: version, the header's fields, float32 numbers, stream."""
+
+    version: int
+    fields: tuple[tuple[str, bytes], ...]
+    floats: bytes
+    stream: bytes
+
+
+def varint(value: int) -> bytes:
+    """An unsigned number as the format writes it."""
+    writer = HeaderWriter()
+    writer.varint(value)
+    return bytes(writer.out)
+
+
+def wrapped(body: bytes, version: int = 1) -> bytes:
+    """A body in an intact container: magic, version, right length, right checksum."""
+    data = MAGIC + bytes([version]) + varint(len(body)) + body
+    return data + zlib.crc32(data).to_bytes(4, "little")
+
+
+@cache
+def parts_of(data: bytes) -> Parts:
+    """The parts of a valid file; they are all of it."""
+    body, version = unwrap(data), data[len(MAGIC)]
+    reader = FieldReader(body, version)
+    header = reader.header()
+    shapes = header.shapes.items()
+    floats = sum(4 * prod(shape) for name, shape in shapes if header.codes[name].step_exponent is None)
+    stop = reader.position + floats
+    parts = Parts(version, tuple(reader.fields), body[reader.position : stop], body[stop:])
+    assert joined(parts) == data
+    return parts
+
+
+def joined(parts: Parts) -> bytes:
+    """The file of these parts, with the length and the checksum that they need."""
+    return wrapped(b"".join(piece for _, piece in parts.fields) + parts.floats + parts.stream, parts.version)
+
+
+def small_networks() -> list[StoredNetwork]:
+    """Networks that take a millisecond to decode, with everything that the format has."""
+    plain = partial(Conv2d, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, bias=False)
+    dense: tuple[Layer, ...] = (
+        Select((0, 3, 5, 6)),
+        Linear("fc1", 4, 2, True),
+        Activation("leaky_relu", 0.3),
+        Linear("fc2", 2, 1, False),
+    )
+    images: tuple[Layer, ...] = (
+        plain("conv1", 1, 2, (3, 2), padding=(1, 1)),
+        MaxPool2d((2, 2), (2, 2), (0, 0)),
+        Conv2d("conv2", 2, 2, (1, 1), (2, 1), (0, 0), (1, 1), 2, True),
+        Flatten(),
+        Linear("out", 4, 1, False),
+    )
+    residual: tuple[Layer, ...] = (
+        plain("a.0", 1, 2, (2, 2), padding=(1, 1)),
+        Activation("relu6"),
+        Recall(0),
+        plain("größe", 1, 2, (1, 1), padding=(1, 1), dilation=(2, 2)),
+        MaxPool2d((2, 2), (1, 1), (0, 0)),
+        Add(2),
+        ChannelAffine("bn", 2),
+    )
+    return [
+        networks.filled((4,), ()),
+        networks.filled((8,), dense, floats=("fc2.weight",)),
+        networks.filled((1, 4, 4), images, floats=("conv2.bias",)),
+        networks.filled((1, 3, 3), residual, floats=("bn.scale",)),
+    ]
+
+
+@cache
+def small_files() -> tuple[bytes, ...]:
+    """The valid files that mutations start from."""
+    return tuple(encode(network) for network in small_networks())
+
+
+def damaged(files: tuple[bytes, ...], random: Random) -> bytes:
+    """One of the files with some of its raw bytes changed; differs from all of them."""
+    while True:
+        data = bytearray(random.choice(files))
+        for _ in range(random.choice((1, 1, 1, 2, 5))):
+            _damage(data, random.choice(files), random)
+        if bytes(data) not in files:
+            return bytes(data)
+
+
+def _damage(data: bytearray, other: bytes, random: Random) -> None:
+    """Flip, set, delete, insert, truncate or splice."""
+    at = random.randrange(len(data) + 1)
+    size = random.choice((1, 2, 4, 20))
+    match random.randrange(7):
+        case 0 | 1 if at < len(data):
+            data[at] ^= 1 << random.randrange(8)
+        case 2 if at < len(data):
+            data[at] = random.randrange(256)
+        case 3:
+            del data[at : at + size]
+        case 4:
+            data[at:at] = random.randbytes(size)
+        case 5:
+            del data[at:]
+        case _:
+            start = random.randrange(len(other))
+            data[at : at + size] = other[start : start + random.choice((size, len(other)))]
+
+
+def altered(files: tuple[bytes, ...], random: Random) -> bytes:
+    """One of the files with some of its fields changed, in an intact container."""
+    parts = parts_of(random.choice(files))
+    if random.random() < 0.03:
+        return _retold(joined(parts), random)
+    fields, version = list(parts.fields), parts.version
+    floats, stream = bytearray(parts.floats), bytearray(parts.stream)
+    for _ in range(random.choice((1, 1, 1, 2, 4))):
+        other = parts_of(random.choice(files))
+        match random.randrange(10):
+            case 0 | 1 | 2 | 3:
+                _alter_field(fields, random)
+            case 4 | 5:
+                _move_fields(fields, other.fields, random)
+            case 6 if floats:
+                at = 4 * random.randrange(len(floats) // 4 + 1)
+                floats[at : at + 4] = bytes.fromhex(random.choice(FLOATS))
+            case 7:
+                version = random.choice((0, 1, 1, 2, 2, 2, 3, 255))
+            case 8:
+                stream = bytearray(random.choice((b"", other.stream, bytes(8), b"\xff" * 8, stream[:-1])))
+            case _:
+                _damage(stream or bytearray(1), other.stream or b"\0", random)
+    body = b"".join(piece for _, piece in fields) + floats + stream
+    return wrapped(body, version)
+
+
+def _alter_field(fields: list[tuple[str, bytes]], random: Random) -> None:
+    at = random.randrange(len(fields))
+    kind, piece = fields[at]
+    if kind == "byte":
+        piece = bytes([random.choice((piece[0] ^ 1 << random.randrange(8), random.randrange(256)))])
+    elif kind == "raw":
+        changed = bytearray(piece)
+        _damage(changed or bytearray(1), random.randbytes(8), random)
+        piece = bytes(changed)
+    else:
+        value = sum((byte & 127) << 7 * place for place, byte in enumerate(piece))
+        near = max(0, value + random.choice((-2, -1, 1, 2)))
+        piece = varint(random.choice((near, near, 2 * value, random.choice(MANY_EDGES))))
+        if random.random() < 0.05:
+            piece = piece[:-1] + bytes([piece[-1] | 128, 0])
+    fields[at] = (kind, piece)
+
+
+def _move_fields(fields: list[tuple[str, bytes]], other: tuple[tuple[str, bytes], ...], random: Random) -> None:
+    """Delete, repeat or exchange a run of fields, or take one from another file."""
+    at, size = random.randrange(len(fields)), random.choice((1, 1, 2, 3, 8))
+    start = random.randrange(len(other))
+    match random.randrange(4):
+        case 0 if len(fields) > size:
+            del fields[at : at + size]
+        case 1:
+            fields[at:at] = fields[at : at + size] * random.choice((1, 2, 60))
+        case 2:
+            to = random.randrange(len(fields))
+            fields[at], fields[to] = fields[to], fields[at]
+        case _:
+            fields[at : at + random.choice((0, size))] = other[start : start + size]
+
+
+def _retold(data: bytes, random: Random) -> bytes:
+    """Another valid file: other integers, or the same under settings that the encoder would not choose."""
+    header, network = header_of(data), decode(data)
+    header.layers = list(network.architecture.layers)
+    for name, code in header.codes.items():
+        integers = network.tensors[name].integers
+        if integers is not None and integers.size and code.density < 30:
+            at = random.randrange(integers.size)
+            integers.flat[at] = random.choice((0, 1, -1, 17, -5))
+            settings = (code.step_exponent, random.randrange(30), random.randrange(4), 55, random.randrange(4))
+            header.codes[name] = type(code)(*settings)
+    return encode_with(header, network)
+
+
+def mutated(files: tuple[bytes, ...], random: Random) -> tuple[bytes, bool]:
+    """A mutated file, and whether its container was repaired: half of them are."""
+    repaired = random.random() < 0.5
+    return (altered if repaired else damaged)(files, random), repaired
+
+
+def header_of(data: bytes) -> Header:
+    """The header of a file whose container is intact."""
+    return HeaderReader(unwrap(data), data[len(MAGIC)]).header()
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise TookTooLong in what uses more processor time than that; main thread only."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise TookTooLong(f"more than {seconds:g} seconds of processor time")
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def outcome(data: bytes) -> str:
+    """`ACCEPTED`, or the function that refused the data.
+
+    Raises:
+        TookTooLong: it took more than `SECONDS`.
+        AssertionError: a network was accepted that is written in other bytes, or a refusal says nothing.
+        Exception: anything else that the reader should not have raised.
+    """
+    try:
+        with limited(SECONDS):
+            network = decode(data)
+    except ArtifactError as error:
+        assert not isinstance(error.__cause__, MemoryError), "memory was asked for that is not there"
+        sentence = str(error)
+        assert 10 < len(sentence) < LONGEST_SENTENCE and "\n" not in sentence, sentence
+        trace = error.__traceback__
+        assert trace is not None
+        while trace.tb_next is not None:
+            trace = trace.tb_next
+        return f"{trace.tb_frame.f_globals['__name__'].rpartition('.')[2]}.{trace.tb_frame.f_code.co_name}"
+    header = header_of(data)
+    header.layers = list(network.architecture.layers)
+    assert encode_with(header, network) == data, "accepted, but the network is written in other bytes"
+    return ACCEPTED
+
+
+def peak_bytes(data: bytes) -> int:
+    """Memory that decoding takes at most, whatever it ends in."""
+    tracemalloc.start()
+    try:
+        decode(data)
+    except ArtifactError:
+        pass
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return peak
+
+
+def stated_bytes(data: bytes) -> int:
+    """The memory that FORMAT.md allows for these bytes."""
+    allowed = FIXED_BYTES + PER_FILE_BYTE * len(data)
+    try:
+        header = header_of(data)
+    except ArtifactError:
+        return allowed
+    shapes = [header.input_shape]
+    placed = prod(header.input_shape)
+    for position, layer in enumerate(header.layers):
+        shapes.append(shape_after(layer, shapes, header.selected.get(position)))
+        placed += places(layer, shapes[-2], shapes[-1])
+    numbers = sum(prod(shape) for shape in header.shapes.values())
+    return allowed + PER_NUMBER * numbers + PER_PLACE * placed
