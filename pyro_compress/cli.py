@@ -37,6 +37,8 @@ from pyro_compress.cli_options import (
     SeedOption,
     SetOption,
     SitesOption,
+    TargetBytesOption,
+    TargetErrorOption,
     ThreadsOption,
     WeightsOption,
 )
@@ -240,14 +242,26 @@ def diagnose(
 
 
 @app.command()
-def compress(directory: RunArgument, data_dir: DataDirOption = None) -> None:
-    """Write the compressed file that the decision says."""
+def compress(
+    directory: RunArgument,
+    target_bytes: TargetBytesOption = None,
+    target_error: TargetErrorOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Write the compressed file that the decision says, or one refined to a size or to a validation error."""
     from pyro_compress.pipeline import steps
     from pyro_compress.pipeline.settings import RunSettings
 
     run_directory = steps.RunDirectory(directory)
     settings = RunSettings.load(run_directory.settings)
-    artifact = steps.compress_step(run_directory, settings, steps.load_data(settings, data_dir))
+    artifact = steps.compress_step(
+        run_directory,
+        settings,
+        steps.load_data(settings, data_dir),
+        target_bytes=target_bytes,
+        target_error=target_error,
+        say=_say(False),
+    )
     show(f"{run_directory.file}: {len(artifact):,} bytes; next: pyro-compress evaluate {directory}")
 
 

@@ -62,3 +62,13 @@ LogLikelihoodOption = Annotated[
     bool, typer.Option("--log-likelihood", help="Also score training examples one by one, for LOO.")
 ]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A .pyrc file, or a run directory that holds one.")]
+TargetBytesOption = Annotated[
+    int | None,
+    typer.Option("--target-bytes", min=1, metavar="N", help="Refine the decision: a file of at most N bytes."),
+]
+TargetErrorOption = Annotated[
+    float | None,
+    typer.Option(
+        "--target-error", min=0, metavar="E", help="The smallest file with at most E percent error on validation data."
+    ),
+]

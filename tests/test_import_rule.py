@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": BELOW_PIPELINE | {"", "pipeline", "cli_options"},
     "__main__": {"cli"},
 }
-WRITES_FILES = ("artifact.encode", "artifact.artifact")
+WRITES_FILES = ("artifact.encode", "artifact.artifact", "artifact.rate_distortion")
 LINKS = {"models", "inference", "analysis"}
 
 

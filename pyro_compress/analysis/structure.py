@@ -68,10 +68,17 @@ def remove_dead(architecture: Architecture, decision: Decision) -> StoredNetwork
         DecisionError: a site or buffer is missing, superfluous, of another shape or not finite, or a grid is
             too fine for its numbers.
     """
+    return remove_dead_indexed(architecture, decision)[0]
+
+
+def remove_dead_indexed(
+    architecture: Architecture, decision: Decision
+) -> tuple[StoredNetwork, dict[str, tuple[np.ndarray, ...]]]:
+    """What `remove_dead` gives, and per weight the index (`numpy.ix_`) of what is left in the original tensor."""
     _check(architecture, decision)
     builder = _Builder(architecture, decision)
     builder.build()
-    return StoredNetwork(Architecture(architecture.input_shape, tuple(builder.layers)), builder.tensors)
+    return StoredNetwork(Architecture(architecture.input_shape, tuple(builder.layers)), builder.tensors), builder.index
 
 
 def architecture_left(network: StoredNetwork) -> list[int]:
@@ -107,6 +114,7 @@ class _Builder:
         self._bias_for_norm: np.ndarray | None = None
         self.layers: list[Layer] = []
         self.tensors: dict[str, StoredTensor] = {}
+        self.index: dict[str, tuple[np.ndarray, ...]] = {}
 
     def build(self) -> None:
         self._select(self._signals[0].kept)
@@ -171,6 +179,7 @@ class _Builder:
         """Store the kept rows and columns, with zeros where `alive` (outputs, inputs per group or 1) is false."""
         name = f"{layer.name}.weight"
         site = self._sites[name]
+        self.index[name] = np.ix_(rows, columns)
         mask = alive.reshape(*alive.shape, *(1,) * (site.value.ndim - 2))
         if site.step is None:
             self.tensors[name] = StoredTensor(floats=(site.stored() * mask)[rows][:, columns].astype(np.float32))

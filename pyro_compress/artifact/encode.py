@@ -8,7 +8,7 @@ import numpy as np
 
 from pyro_compress.architecture import Select, describe
 from pyro_compress.artifact.coding import FALLS, LARGEST, UNIT, split
-from pyro_compress.artifact.header import MAGIC, Header, HeaderWriter, TensorCode
+from pyro_compress.artifact.header import ALL_ZERO, MAGIC, Header, HeaderWriter, TensorCode
 from pyro_compress.artifact.header_reader import HeaderReader
 from pyro_compress.artifact.layout import Columns, tensor_columns
 from pyro_compress.artifact.pattern import DENSITIES, STRENGTHS, density
@@ -40,7 +40,7 @@ def _encode(network: StoredNetwork, image_side: int) -> bytes:
     for position, layer in enumerate(architecture.layers):
         if isinstance(layer, Select):
             header.selected[position] = len(layer.indices)
-    header.codes = {name: _choose(network.tensors[name], columns[name]) for name in columns}
+    header.codes = {name: choose_code(network.tensors[name], columns[name]) for name in columns}
     return encode_with(header, network)
 
 
@@ -79,22 +79,17 @@ def _image_sides(shape: tuple[int, ...]) -> list[int]:
     return sides
 
 
-def _choose(tensor: StoredTensor, columns: Columns) -> TensorCode:
+def choose_code(tensor: StoredTensor, columns: Columns) -> TensorCode:
     """The settings under which a tensor, or the first rows of a large one, takes the fewest bits.
 
     Strengths are tried, then falls, which matter for few numbers only.
     """
     if tensor.integers is None:
         return TensorCode(None)
-    nonzero = int(np.count_nonzero(tensor.integers))
-    if not nonzero:
-        return TensorCode(tensor.step_exponent)
     matrix = _matrix(tensor.integers, columns)
-    size = tensor.integers.size
-    start = min(range(DENSITIES), key=lambda index: abs(density(index) * size - nonzero * UNIT))
-    top = int(split(np.abs(matrix).max(keepdims=True).ravel() - 1)[0][0])
-    code = TensorCode(tensor.step_exponent, start, 0, top, TYPICAL_FALL)
-
+    code = first_code(matrix, tensor.step_exponent)
+    if code.density == ALL_ZERO:
+        return code
     trial = matrix[: max(1, TRIAL_NUMBERS // len(columns))]
 
     def bits(code: TensorCode) -> int:
@@ -103,9 +98,19 @@ def _choose(tensor: StoredTensor, columns: Columns) -> TensorCode:
         return coder.used_bits()
 
     code = min((replace(code, strength=index) for index in range(len(STRENGTHS))), key=bits)
-    if top and nonzero <= MANY_NONZERO:
+    if code.top_token and np.count_nonzero(matrix) <= MANY_NONZERO:
         code = min((replace(code, fall=index) for index in range(len(FALLS))), key=bits)
-    return code if top else replace(code, fall=0)
+    return code if code.top_token else replace(code, fall=0)
+
+
+def first_code(matrix: np.ndarray, step_exponent: int, strength: int = 0) -> TensorCode:
+    """The settings that the numbers themselves give: their density and the token of the largest."""
+    nonzero = int(np.count_nonzero(matrix))
+    if not nonzero:
+        return TensorCode(step_exponent)
+    start = min(range(DENSITIES), key=lambda index: abs(density(index) * matrix.size - nonzero * UNIT))
+    top = int(split(np.abs(matrix).max(keepdims=True).ravel() - 1)[0][0])
+    return TensorCode(step_exponent, start, strength, top, TYPICAL_FALL)
 
 
 def _check(network: StoredNetwork) -> None:

@@ -146,8 +146,13 @@ def code_tensor(
     """Code one tensor of integers as a matrix, int32 (rows, columns)."""
     if code.density == ALL_ZERO or not rows * len(columns):
         return np.zeros((rows, len(columns)), np.int32)
+    return code_matrix(coder, rows, columns, *tensor_models(code, columns), given)
+
+
+def tensor_models(code: TensorCode, columns: layout.Columns) -> tuple[Pattern, Values]:
+    """The models of one tensor before anything is coded."""
     pattern = Pattern(columns, density(code.density), STRENGTHS[code.strength])
-    return code_matrix(coder, rows, columns, pattern, Values(code.top_token, FALLS[code.fall]), given)
+    return pattern, Values(code.top_token, FALLS[code.fall])
 
 
 def code_selection(

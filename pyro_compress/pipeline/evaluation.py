@@ -38,7 +38,7 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     """
     prepare(settings)
     rests_on = run.moments if run.moments.exists() else run.posterior
-    posterior, decision = Posterior.load(rests_on), Decision.load(run.decision)
+    posterior, decision = Posterior.load(rests_on), Decision.load(run.stored_decision)
     if not run.file.exists():
         raise RunError(f"{run.path} has no {run.file.name} yet: run `pyro-compress compress {run.path}`")
     network, likelihood = build_network(settings, data), settings.build_likelihood()

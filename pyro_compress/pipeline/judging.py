@@ -27,6 +27,10 @@ class Judge:
         place(self.network, decision)
         return predict(self.network, *self.data.part("validation"), self.likelihood).errors
 
+    def error_percent(self, decision: Decision) -> float:
+        """100 × the mean of `errors`."""
+        return 100 * float(self.errors(decision).mean())
+
     def rise(self, decision: Decision, reference: np.ndarray) -> tuple[float, float]:
         """(mean rise of the error over `reference`, its paired standard error), in percentage points."""
         difference = (self.errors(decision) - reference) * 100.0

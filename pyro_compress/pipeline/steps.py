@@ -1,14 +1,10 @@
-"""The steps on a run directory: fit, analyse, compress, evaluate.  Each reads what the one before it wrote.
+"""The steps on a run directory: fit, analyse, compress, evaluate.  Each reads what the one before it wrote."""
 
-settings.json  initial.safetensors  checkpoint.pt  posterior.safetensors
-moments.safetensors  decision.safetensors  network.pyrc  results.json  timings.json  figures/
-"""
-
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +15,7 @@ from pyro_compress.analysis.decision import Decision
 from pyro_compress.analysis.structure import remove_dead
 from pyro_compress.artifact.artifact import Artifact
 from pyro_compress.data import SPLIT_SEED, DataSet, load, stratified_split
-from pyro_compress.errors import DataError
+from pyro_compress.errors import DataError, RunError
 from pyro_compress.inference.fit import Callback, fit
 from pyro_compress.inference.point import MAP
 from pyro_compress.inference.predictive import predictive_mean
@@ -28,69 +24,11 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.networks import load_weights
 from pyro_compress.models.tracing import trace
 from pyro_compress.pipeline.deciding import decide, without_draws
+from pyro_compress.pipeline.judging import Judge, with_batch_norm
+from pyro_compress.pipeline.run_directory import RunDirectory as RunDirectory
 from pyro_compress.pipeline.settings import RunSettings
+from pyro_compress.pipeline.targets import to_bytes, to_error
 from pyro_compress.posterior import Posterior
-
-
-@dataclass(frozen=True)
-class RunDirectory:
-    """Paths of one run."""
-
-    path: Path
-
-    @property
-    def settings(self) -> Path:
-        return self.path / "settings.json"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.path / "checkpoint.pt"
-
-    @property
-    def initial(self) -> Path:
-        return self.path / "initial.safetensors"
-
-    @property
-    def posterior(self) -> Path:
-        return self.path / "posterior.safetensors"
-
-    @property
-    def moments(self) -> Path:
-        return self.path / "moments.safetensors"
-
-    @property
-    def decision(self) -> Path:
-        return self.path / "decision.safetensors"
-
-    @property
-    def file(self) -> Path:
-        return self.path / "network.pyrc"
-
-    @property
-    def results(self) -> Path:
-        return self.path / "results.json"
-
-    @property
-    def diagnosis(self) -> Path:
-        return self.path / "diagnosis.json"
-
-    @property
-    def figures(self) -> Path:
-        return self.path / "figures"
-
-    @property
-    def timings(self) -> Path:
-        return self.path / "timings.json"
-
-    def note_seconds(self, step: str, seconds: float) -> None:
-        """Add to the wall time of a step; resumed steps add up."""
-        found = self.seconds()
-        found[step] = found.get(step, 0.0) + seconds
-        self.timings.write_text(json.dumps(found) + "\n")
-
-    def seconds(self) -> dict[str, float]:
-        """Wall seconds per step so far."""
-        return json.loads(self.timings.read_text()) if self.timings.exists() else {}
 
 
 def prepare(settings: RunSettings) -> None:
@@ -238,29 +176,71 @@ def analyse_step(
         posterior.save(run.moments)
     decision = decide(posterior, network, data, likelihood, how, teacher=teacher, seed=settings.seed, say=say)
     decision.save(run.decision)
-    run.file.unlink(missing_ok=True)
-    run.results.unlink(missing_ok=True)
+    for made_from_it in (run.refined, run.file, run.results):
+        made_from_it.unlink(missing_ok=True)
     run.note_seconds("analyse", time.perf_counter() - started)
     return decision
 
 
-def compress_step(run: RunDirectory, settings: RunSettings, data: DataSet) -> Artifact:
-    """Write the compressed file that the decision says."""
+def compress_step(
+    run: RunDirectory,
+    settings: RunSettings,
+    data: DataSet,
+    *,
+    target_bytes: int | None = None,
+    target_error: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Artifact:
+    """Write the compressed file that the decision says, or one that is refined to a target (`pipeline.targets`).
+
+    Args:
+        run: with a decision; a refined one is written beside it, and results of a former file are removed.
+        settings, data: of the run; the validation part judges a target of the error.
+        target_bytes: the file has at most that many.
+        target_error: its validation error is at most that many percent.
+        say: told one line per file that was tried.
+
+    Raises:
+        RunError: both targets are given.
+        DecisionError: the target is out of reach; says what can be reached.
+    """
+    if target_bytes is not None and target_error is not None:
+        raise RunError("give a target of bytes or of the error, not both: one decides the other")
     prepare(settings)
     started = time.perf_counter()
-    decision = Decision.load(run.decision)
-    artifact = compress(build_network(settings, data), decision, data.input_shape)
+    decision, network = Decision.load(run.decision), build_network(settings, data)
+    architecture, judge = trace(network, data.input_shape), Judge(network, data, settings.build_likelihood())
+    settle = partial(with_batch_norm, judge.network, data=data)
+    if target_bytes is not None:
+        decision = to_bytes(architecture, decision, target_bytes, settle=settle, say=say)
+    if target_error is not None:
+        decision = to_error(architecture, decision, target_error, judge.error_percent, settle=settle, say=say)
+    for made_before in (run.refined, run.file, run.results):
+        made_before.unlink(missing_ok=True)
+    if target_bytes is not None or target_error is not None:
+        decision.save(run.refined)
+    artifact = compress(network, decision, data.input_shape)
     artifact.save(run.file)
     run.note_seconds("compress", time.perf_counter() - started)
     return artifact
 
 
-def compress(network: nn.Module, decision: Decision, input_shape: tuple[int, ...]) -> Artifact:
+def compress(
+    network: nn.Module, decision: Decision, input_shape: tuple[int, ...], *, target_bytes: int | None = None
+) -> Artifact:
     """Structured removal, then encoding.
 
     Args:
         network: module of the original shape; only its structure is read.
         decision: what to store.
         input_shape: of one example.
+        target_bytes: the file has at most that many: weights move to integers that cost fewer bits, as far as the
+            posterior's variance makes that cheap (`artifact.rate_distortion`).
+
+    Raises:
+        DecisionError: the target is out of reach; says the smallest size that can be reached.
     """
-    return Artifact.of(remove_dead(trace(network, input_shape), decision))
+    architecture = trace(network, input_shape)
+    if target_bytes is not None:
+        decision = to_bytes(architecture, decision, target_bytes)
+    return Artifact.of(remove_dead(architecture, decision))

@@ -1,0 +1,114 @@
+"""Refinement against its objective: worked through by hand, and on networks whose posterior is known."""
+
+import numpy as np
+import pytest
+
+from pyro_compress.analysis.decision import Decision, SiteDecision
+from pyro_compress.analysis.structure import remove_dead
+from pyro_compress.architecture import Activation, Architecture, Linear
+from pyro_compress.artifact.encode import encode
+from pyro_compress.artifact.rate_distortion import refine
+from pyro_compress.errors import DecisionError
+
+STEP = 2.0**-5
+LAYERS = (Linear("fc1", 150, 16, True), Activation("tanh"), Linear("fc2", 16, 12, True))
+ARCHITECTURE = Architecture((150,), LAYERS)
+
+
+def site(value: np.ndarray, variance: float | np.ndarray, step: float = STEP) -> SiteDecision:
+    return SiteDecision(
+        value.astype(np.float32),
+        np.broadcast_to(np.asarray(variance, np.float32), value.shape),
+        np.full(value.shape, 8, np.uint8),
+        step,
+    )
+
+
+def decision(variance: float = 1e-3) -> Decision:
+    random = np.random.default_rng(0)
+    sites = {}
+    for layer in ("fc1", "fc2"):
+        shape = (16, 150) if layer == "fc1" else (12, 16)
+        value = random.laplace(scale=0.1, size=shape) * (random.random(shape) < 0.5)
+        sites[f"{layer}.weight"] = site(value, variance)
+        sites[f"{layer}.bias"] = site(random.normal(size=shape[0]), 0.0)
+    return Decision(sites)
+
+
+def size(of: Decision) -> int:
+    return len(encode(remove_dead(ARCHITECTURE, of)))
+
+
+def distortion_nats(of: Decision, aim: Decision) -> float:
+    weights = [(of.sites[name], aim.sites[name]) for name in ("fc1.weight", "fc2.weight")]
+    return sum(float(((f.stored() - a.value) ** 2 / (2 * a.variance)).sum()) for f, a in weights)
+
+
+def test_free_bits_leave_the_nearest_integers() -> None:
+    aim = decision()
+    found = refine(ARCHITECTURE, aim, 0.0)
+    for name, expected in aim.sites.items():
+        np.testing.assert_array_equal(found.sites[name].stored(), expected.stored())
+
+
+def test_dearer_bits_give_smaller_files_and_more_distortion() -> None:
+    aim = decision()
+    found = [refine(ARCHITECTURE, aim, price) for price in (0.0, 0.1, 0.3, 1.0, 3.0)]
+    sizes, distortions = [size(each) for each in found], [distortion_nats(each, aim) for each in found]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 0.6 * sizes[0]
+    assert distortions == sorted(distortions)
+
+
+@pytest.mark.parametrize("price", [0.1, 0.5])
+def test_refinement_beats_rounding_to_a_coarser_grid_on_its_own_objective(price: float) -> None:
+    """λ bits + distortion must be lower than that of nearest rounding on the grid, and on the two coarser ones."""
+    aim = decision()
+
+    def cost(of: Decision) -> float:
+        return price * 8 * size(of) + distortion_nats(of, aim)
+
+    coarser = [
+        aim.with_sites({n: site(s.value, s.variance, STEP * 2**k) for n, s in aim.sites.items() if "weight" in n})
+        for k in range(3)
+    ]
+    assert cost(refine(ARCHITECTURE, aim, price)) < min(map(cost, coarser))
+
+
+def test_a_weight_moves_only_where_the_posterior_is_wide() -> None:
+    aim = decision()
+    variance = np.full((16, 150), 1e-12, np.float32)
+    variance[:, :70] = 1.0
+    weight = site(aim.sites["fc1.weight"].value, variance)
+    found = refine(ARCHITECTURE, aim.with_sites({"fc1.weight": weight}), 0.05).sites["fc1.weight"].stored()
+    assert not found[:, :70].any()
+    np.testing.assert_array_equal(found[:, 70:], weight.stored()[:, 70:])
+
+
+def test_point_estimates_and_float32_tensors_stay() -> None:
+    aim = decision()
+    held = aim.sites["fc2.weight"]
+    floats = SiteDecision(held.value, held.variance, np.full(held.value.shape, 32, np.uint8))
+    points = site(aim.sites["fc1.weight"].value, 0.0)
+    aim = aim.with_sites({"fc2.weight": floats, "fc1.weight": points})
+    found = refine(ARCHITECTURE, aim, 10.0)
+    for name, expected in aim.sites.items():
+        np.testing.assert_array_equal(found.sites[name].stored(), expected.stored())
+
+
+def test_pruned_weights_stay_pruned_and_zeros_become_so() -> None:
+    aim = decision()
+    before, found = aim.sites["fc1.weight"], refine(ARCHITECTURE, aim, 0.3).sites["fc1.weight"]
+    assert not found.stored()[before.stored() == 0].any()
+    dropped = (before.stored() != 0) & (found.stored() == 0)
+    assert dropped.any() and not found.bits[dropped].any()
+    np.testing.assert_array_equal(found.stored(), found.value * (before.stored() != 0))
+
+
+def test_the_same_decision_gives_the_same_file() -> None:
+    first, second = (encode(remove_dead(ARCHITECTURE, refine(ARCHITECTURE, decision(), 0.2))) for _ in range(2))
+    assert first == second
+
+
+def test_a_negative_price() -> None:
+    with pytest.raises(DecisionError, match=r"price of a bit must not be negative, found -1"):
+        refine(ARCHITECTURE, decision(), -1)
