@@ -9,8 +9,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
-
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.contract import Batch
 from pyro_compress.inference.elbo import ElboTerms, elbo_terms, sampled
@@ -57,11 +55,11 @@ class BayesByBackprop(VariationalMethod):
         """The ELBO's terms at one weight sample: log q − log p stands for the complexity."""
         return elbo_terms(state.model.forward, state.guide.forward, None, *batch, size=state.size, divergence=sampled)
 
-    def objective(self, state: VariationalState, batch: Batch, terms: ElboTerms, beta: float) -> torch.Tensor:
-        """M F_i, with β before the complexity."""
-        batches = math.ceil(state.held / self.batch_size)
+    def weights(self, state: VariationalState, batch: Batch, beta: float) -> tuple[float, float]:
+        """Those of M F_i, with β before the complexity."""
+        # a model without data comes as one batch
+        batches = max(1, math.ceil(state.held / self.batch_size))
         share = COSTS[self.complexity_cost](1 + state.steps_done % batches, batches)
-        complexity = batches * share * terms.complexity
         # `terms.data` is N/n Σ log p: a smaller last batch counts as the examples that it has
-        data = batches * len(batch[0]) / state.held * terms.data
-        return beta * complexity - data
+        examples = len(batch[0]) / state.held if state.held else 1.0
+        return batches * examples, beta * batches * share

@@ -71,6 +71,10 @@ class SVI(VariationalMethod):
             return FullRank(model)
         return LowRank(model, self.rank) if self.guide == "low-rank" else super().build_guide(model)
 
+    def traceable(self, state: VariationalState) -> bool:
+        # a score function's baseline moves
+        return self.estimator != "score" and super().traceable(state)
+
     def terms(self, state: VariationalState, batch: Batch) -> ElboTerms:
         """One estimate of the ELBO's terms on a batch."""
         # `.forward`, not a call: a PyroModule that is called registers its parameters in the global store

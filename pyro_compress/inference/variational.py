@@ -14,8 +14,16 @@ from pyro_compress.inference.from_draws import posterior_from_draws
 from pyro_compress.inference.guides import Guide
 from pyro_compress.inference.iid_draws import check_draws, number_of_draws
 from pyro_compress.inference.joint_guides import JointGuide, MeanField
-from pyro_compress.inference.optimisation import GradientMethod, GradientState, as_array, buffer_arrays, build_optimizer
+from pyro_compress.inference.optimisation import (
+    GradientMethod,
+    GradientState,
+    as_array,
+    buffer_arrays,
+    build_optimizer,
+    refuse_non_finite,
+)
 from pyro_compress.inference.score_function import Baseline, ScoreTerms
+from pyro_compress.inference.traced_terms import TracedTerms, weighted
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.priors.base import GroupStatistic, Moments
 from pyro_compress.posterior import Groups, Latent, ParameterPosterior, Posterior
@@ -76,19 +84,23 @@ class VariationalMethod(GradientMethod):
         """β of the next step."""
         return self.kl_weight * (min(1.0, state.progress / self.kl_warmup) if self.kl_warmup > 0 else 1.0)
 
+    def weights(self, state: "VariationalState", batch: Batch, beta: float) -> tuple[float, float]:
+        """Of data and complexity in what the next step descends: over an epoch, the tempered negative ELBO."""
+        return 1.0, beta
+
     def objective(self, state: "VariationalState", batch: Batch, terms: ElboTerms, beta: float) -> torch.Tensor:
-        """What the next step descends, total nats; its mean over an epoch is the tempered negative ELBO."""
-        return terms.objective(beta)
+        """What the next step descends, total nats."""
+        return weighted(terms, *self.weights(state, batch, beta), 1.0)
 
     def step(self, state: "VariationalState", batch: Batch) -> Info:
         beta = self.beta(state)
         rate = self.begin(state)
         data = complexity = 0.0
+        weights = self.weights(state, batch, beta)
+        # per example, so that clipping and any optimizer see a scale that does not depend on N
+        total = float(state.size * self.particles)
         for _ in range(self.particles):
-            terms = self.estimate(state, batch)
-            # per example, so that clipping and any optimizer see a scale that does not depend on N
-            loss = self.objective(state, batch, terms, beta) / (state.size * self.particles)
-            self.descend(state, loss, {**terms.by_site, "y": terms.data})
+            terms = self.one_particle(state, batch, weights, total)
             data += float(terms.data.detach()) / self.particles
             complexity += float(terms.complexity.detach()) / self.particles
             if isinstance(terms, ScoreTerms):
@@ -96,6 +108,26 @@ class VariationalMethod(GradientMethod):
                 state.baseline = state.baseline.after(terms)
         self.finish(state)
         return Info(data, complexity, beta, rate)
+
+    def one_particle(
+        self, state: "VariationalState", batch: Batch, weights: tuple[float, float], total: float
+    ) -> ElboTerms:
+        """One estimate of the terms, and the gradient of the objective from it."""
+        if self.traceable(state):
+            if state.traced is None:
+                state.traced = TracedTerms(state.modules, lambda batch: self.terms(state, batch))
+            found = state.traced.descend(batch, weights, total)
+            if found is not None:
+                loss, terms = found
+                refuse_non_finite(loss, self.where(state), {**terms.by_site, "y": terms.data})
+                return terms
+        terms = self.estimate(state, batch)
+        self.descend(state, weighted(terms, *weights, total), {**terms.by_site, "y": terms.data})
+        return terms
+
+    def traceable(self, state: "VariationalState") -> bool:
+        """Whether a step does the same at every call but for the noise, and moves no buffers."""
+        return next(state.model.network.buffers(), None) is None
 
     @abstractmethod
     def terms(self, state: "VariationalState", batch: Batch) -> ElboTerms:
@@ -144,6 +176,7 @@ class VariationalState(GradientState):
         super().__init__(model, {"guide": guide, "free": model.free}, optimizer, size, steps_planned)
         self.guide, self.held, self.seed = guide, held, seed
         self.baseline = Baseline()
+        self.traced: TracedTerms | None = None
 
     def capture(self) -> dict[str, Any]:
         return {**super().capture(), "baseline": asdict(self.baseline)}
