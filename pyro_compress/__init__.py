@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pyro_compress.data import DataSet
     from pyro_compress.inference.fit import fit
     from pyro_compress.models.bayesian import BayesianNetwork
+    from pyro_compress.pipeline.coupled import coupled_channels
     from pyro_compress.pipeline.steps import compress
     from pyro_compress.posterior import Posterior
 
@@ -30,6 +31,7 @@ _NAMES = {
     "fit": "pyro_compress.inference.fit",
     "BayesianNetwork": "pyro_compress.models.bayesian",
     "compress": "pyro_compress.pipeline.steps",
+    "coupled_channels": "pyro_compress.pipeline.coupled",
     "Posterior": "pyro_compress.posterior",
 }
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "__version__",
     "analysis",
     "compress",
+    "coupled_channels",
     "data",
     "errors",
     "fit",
