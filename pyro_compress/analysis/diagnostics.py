@@ -14,7 +14,15 @@ import xarray as xr
 
 from pyro_compress.analysis.arviz_export import DERIVED
 from pyro_compress.analysis.arviz_versions import arviz, group, has_group, hdi
-from pyro_compress.analysis.flags import Flag, Row, convergence_flags, guide_flags, importance_flags, sampler_flags
+from pyro_compress.analysis.flags import (
+    Flag,
+    Row,
+    convergence_flags,
+    guide_flags,
+    importance_flags,
+    sampler_flags,
+    stuck_flags,
+)
 
 if TYPE_CHECKING:
     from pyro_compress.posterior import Posterior
@@ -83,6 +91,8 @@ def diagnose(posterior: "Posterior", idata: Any, *, log_ratios: np.ndarray | Non
         notes += list(chain_notes(chains, draws))
         rows = _summary(labels, values, mcse=None, compared=_compared(values))
         flags += list(convergence_flags(rows, chains, hidden_units=_has_hidden_units(posterior)))
+        stuck = _stuck(values) if draws >= LEAST_DRAWS else np.zeros(len(labels), bool)
+        flags += list(stuck_flags([label for label, still in zip(labels, stuck, strict=True) if still]))
         flags += list(sampler_flags(posterior, stats, statistics))
     else:
         notes.append(
@@ -140,6 +150,11 @@ def _compared(values: np.ndarray) -> np.ndarray | None:
     return values if values.shape[1] >= LEAST_DRAWS else None
 
 
+def _stuck(values: np.ndarray) -> np.ndarray:
+    """Boolean, (quantity,): whether it moves in no chain of (chain, draw, quantity)."""
+    return np.asarray((np.ptp(values, axis=1) == 0).all(0))
+
+
 def _summary(labels: list[str], values: np.ndarray, *, mcse: float | None, compared: np.ndarray | None) -> list[Row]:
     """One row per quantity; `mcse` is in standard deviations, for independent draws."""
     dims = ("chain", "draw", "quantity")
@@ -157,7 +172,8 @@ def _summary(labels: list[str], values: np.ndarray, *, mcse: float | None, compa
                 "ess_tail": np.asarray(az.ess(parts, method="tail", prob=(0.05, 0.95))["x"]),
                 "r_hat": np.asarray(az.rhat(parts)["x"]),
             }
-            stuck = np.ptp(compared, axis=(0, 1)) == 0
+            # chains that stand still at different places would have an infinite R-hat
+            stuck = _stuck(compared)
             columns = {name: np.where(stuck, np.nan, column) for name, column in columns.items()}
     elif mcse is not None:
         columns = {"mcse": sd * mcse}

@@ -87,9 +87,16 @@ def convergence_flags(rows: list[Row], chains: int, *, hidden_units: bool) -> It
             f"quantities, least for {worst.name} ({worst.ess:.0f}): R-hat and the intervals of "
             "these are not reliable yet",
         )
-    still = [row.name for row in others if row.sd == 0.0]
+
+
+def stuck_flags(still: list[str]) -> Iterator[Flag]:
+    """Quantities that move in no chain; predictions may be certain."""
+    still = [name for name in still if not name.startswith("predictions[")]
     if still:
-        yield Flag("constant", f"{len(still):,} quantities never move, such as {still[0]}: no proposal was accepted")
+        yield Flag(
+            "constant",
+            f"{len(still):,} quantities never move, such as {still[0]}: no proposal was accepted; shorten the step",
+        )
 
 
 def sampler_flags(posterior: "Posterior", stats: xr.Dataset, found: dict[str, Any]) -> Iterator[Flag]:
@@ -128,8 +135,9 @@ def sampler_flags(posterior: "Posterior", stats: xr.Dataset, found: dict[str, An
 
 def _acceptance_flags(posterior: "Posterior", rates: np.ndarray, found: dict[str, Any]) -> Iterator[Flag]:
     target = setting(posterior, r"target\w*")
-    found |= {"acceptance_rate": rates.tolist(), "target_acceptance_rate": target}
-    if target is not None:
+    # a target of 0 leaves the step size as it is
+    found |= {"acceptance_rate": rates.tolist(), "target_acceptance_rate": target or None}
+    if target:
         worst = float(rates[np.abs(rates - target).argmax()])
         if abs(worst - target) > ACCEPTANCE_DISTANCE:
             yield Flag(

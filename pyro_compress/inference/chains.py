@@ -256,9 +256,10 @@ class TransitionChains(_FromChains):
         found = LogJoint(model, size, temperature=self.temperature, dtype=dtype)
         if isinstance(model, BayesianNetwork) and model.free_values():
             names = list(model.free_values())
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise InferenceError(
-                f"{type(self).__name__} samples every parameter, and {', '.join(names[:3])}"
-                f"{f' and {len(names) - 3} more' if len(names) > 3 else ''} has no prior: name one, as in "
+                f"{type(self).__name__} samples every parameter, and {', '.join(names[:3])}{more} "
+                f"{'has' if len(names) == 1 else 'have'} no prior: name one, as in "
                 "prior={'*.weight': ..., '*.bias': Normal()}, or take a prior that covers biases, such as Normal()"
             )
         return found

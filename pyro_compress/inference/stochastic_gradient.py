@@ -19,10 +19,12 @@ from torch import Tensor
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.chains import ChainState, MinibatchChains, info_of, refuse_non_finite, start_positions
 from pyro_compress.inference.contract import Batch, Info, Model
-from pyro_compress.inference.log_joint import LogJoint
+from pyro_compress.inference.log_joint import Evaluation, LogJoint
 from pyro_compress.inference.noise import Noise
 
 ADVICE = "lower the step size (a=...) or check the inputs"
+# a log joint that has fallen by so many times its size at the start, and the number of dimensions, will not come back
+LOST = 1000.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class GradientChainState(ChainState):
         self.noise, self.steps_planned = Noise(seed), steps_planned
         self.watch.planned = steps_planned
         self._fresh = torch.empty(len(position), log_joint.latents.stop)
+        self.floor: Tensor | None = None
 
     @property
     def sampled(self) -> Tensor:
@@ -64,6 +67,23 @@ class GradientChainState(ChainState):
         """(chain, latents) new standard normal numbers; the tensor is filled again by the next call."""
         return self.noise.fill(self._fresh)
 
+    def refuse_lost(self, found: Evaluation) -> None:
+        """Stop a run that a too long step has thrown out of the posterior, though numbers are finite still.
+
+        Raises:
+            InferenceError: names the first such chain.
+        """
+        if self.floor is None:
+            self.floor = found.log_joint - LOST * (found.log_joint.abs() + self.log_joint.width)
+        lost = found.log_joint < self.floor
+        if bool(lost.any()):
+            chain = int(torch.nonzero(lost)[0])
+            raise InferenceError(
+                f"step {self.steps_done} of {self.steps_planned}: the log joint of chain {chain} has fallen to "
+                f"{float(found.log_joint[chain]):.3g} nats, far below where it started: the steps are too long; "
+                f"{ADVICE}; the last good state is kept"
+            )
+
     def pass_over(self) -> None:
         """Count a step whose position is no draw: the warm-up ends that much later."""
         self.steps_done += 1
@@ -71,12 +91,14 @@ class GradientChainState(ChainState):
             self.warmup += 1
 
     def capture(self) -> dict[str, Any]:
-        return {**super().capture(), "warmup": self.warmup, "noise": self.noise.capture()}
+        floor = None if self.floor is None else self.floor.clone()
+        return {**super().capture(), "warmup": self.warmup, "noise": self.noise.capture(), "floor": floor}
 
     def restore(self, captured: dict[str, Any]) -> None:
         super().restore(captured)
         self.warmup = captured["warmup"]
         self.noise.restore(captured["noise"])
+        self.floor = captured["floor"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +153,7 @@ class StochasticGradientChains(MinibatchChains):
     def step(self, state: GradientChainState, batch: Batch) -> Info:
         found = state.log_joint(state.position, batch)
         refuse_non_finite(found, f"step {state.steps_done} of {state.steps_planned}", ADVICE)
+        state.refuse_lost(found)
         stage = self.schedule(state.steps_done, state.steps_planned)
         size = stage.size / max(1, state.log_joint.size)
         if stage.samples:

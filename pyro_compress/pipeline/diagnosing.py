@@ -218,8 +218,8 @@ def _cells(row: Row, chains: bool) -> tuple[str, ...]:
 
 
 def _r_hat(value: float) -> str:
-    """Three decimals where they matter."""
-    return f"{value:.3f}" if value < 1.1 else f"{value:.2f}"
+    """Three decimals where they matter, and none where chains have nothing in common."""
+    return f"{value:.3f}" if value < 1.1 else f"{value:.2f}" if value < 100 else "> 100"
 
 
 def _rounded(value: float, sd: float) -> str:
@@ -242,7 +242,7 @@ def _numbers(diagnosis: Diagnosis) -> list[str]:
     if r_hats:
         named: dict[str, float] = {name: r_hats.pop(name) for name in DERIVED if name in r_hats}
         named |= {"all others": max(r_hats.values())} if r_hats else {}
-        lines.append("worst R-hat: " + ", ".join(f"{name} {value:.3f}" for name, value in named.items()))
+        lines.append("worst R-hat: " + ", ".join(f"{name} {_r_hat(value)}" for name, value in named.items()))
     if "divergences" in found:
         lines.append(f"divergent transitions: {found['divergences']:,}")
     if "acceptance_rate" in found:

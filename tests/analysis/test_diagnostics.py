@@ -121,6 +121,9 @@ def test_too_few_draws_get_a_sentence(chains: int, draws: int, need: str) -> Non
 def test_a_chain_that_never_moves_is_flagged() -> None:
     found = diagnosis(of(np.full((2, 50), 3.0)))
     assert names(found) == ["constant"] and found.rows[0].r_hat is None
+    # at different places R-hat would be infinite
+    apart = diagnosis(of(np.broadcast_to(np.array([[1.0], [3.0]]), (2, 50)).copy()))
+    assert names(apart) == ["constant"] and apart.rows[0].r_hat is None
 
 
 # ---- what samplers note ---------------------------------------------------------------------------------------

@@ -310,7 +310,7 @@ def test_cyclical_methods_need_no_warmup() -> None:
 def test_runs_that_diverge_stop_with_a_sentence() -> None:
     x = torch.randn(50, 4, generator=GENERATOR)
     y = x @ torch.randn(4, 3, generator=GENERATOR)
-    with pytest.raises(InferenceError, match=r"step \d+ of \d+: the log joint of chain \d is .*lower the step size"):
+    with pytest.raises(InferenceError, match=r"step \d+ of \d+: the log joint of chain \d .*lower the step size"):
         fit(network(), (x, y), SGLD(epochs=400, batch_size=10, a=50.0, gamma=0.0))
 
 

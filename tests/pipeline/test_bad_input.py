@@ -185,6 +185,52 @@ def test_a_diverging_fit_says_where_and_keeps_the_last_good_epoch(cli: Cli, user
     assert again.code == 0, again.err
 
 
+SAMPLERS = {
+    "no chain": (["--inference", "nuts", "--chains", "0"], "NUTS needs at least 1 chain and 1 draw; found chains=0"),
+    "no draw": (
+        ["--inference", "hmc", "--draws", "0"],
+        "HMC needs at least 1 chain and 1 draw; found chains=4, ",
+    ),
+    "no chain on batches": (["--inference", "sgld", "--chains", "0"], "SGLD needs at least 1 chain and 1 draw"),
+    "a step backwards": (
+        ["--inference", "hmc", "--set", "method.step_size=-1"],
+        "HMC needs step_size > 0 and target_acceptance in [0, 1); found step_size=-1",
+    ),
+    "a divergent step": (
+        ["--inference", "sgld", "--epochs", "20", "--set", "method.a=1e8"],
+        "the last good state is kept",
+    ),
+    "a divergent step that stays finite": (
+        ["--inference", "psgld", "--epochs", "20", "--set", "method.a=1e6"],
+        "far below where it started: the steps are too long; lower the step size (a=...)",
+    ),
+    "rejection on a network": (
+        ["--inference", "rejection", "--draws", "10"],
+        "rejection sampling is hopeless here and stops after 100 proposals",
+    ),
+    "nothing to propose with": (
+        ["--inference", "importance", "--set", "method.proposal=nowhere"],
+        "nowhere/posterior.safetensors does not hold a posterior",
+    ),
+    "no example": (["--examples", "0"], "examples must be at least 1, found 0"),
+    "too many examples": (
+        ["--examples", "201"],
+        "thirds has 200 training examples: --examples takes at most that, found 201",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SAMPLERS)
+def test_samplers_that_cannot_run_say_why(cli: Cli, user: Path, case: str) -> None:
+    arguments, expected = SAMPLERS[case]
+    words = ("--prior", "normal", *MINE, "--threads", "1", *arguments, "--out", "run")
+    found = cli("fit", *words)
+    assert (found.code, found.out) == (1, ""), found.err
+    # progress may stand before it
+    assert expected in found.err.splitlines()[-1] and found.err.splitlines()[-1].startswith("error: ")
+    assert not (user / "run" / "posterior.safetensors").exists()
+
+
 def test_a_finished_run_is_not_written_over(cli: Cli, digits_run: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in digits_run.rglob("*")}
     found = sentence(cli("run", "digits-cnn/group-horseshoe", "--out", digits_run))

@@ -209,6 +209,10 @@ def test_numbers_are_rounded_by_their_spread(value: float, sd: float, text: str)
     assert diagnosing._rounded(value, sd) == text
 
 
+def test_large_r_hats_are_cut_short() -> None:
+    assert [diagnosing._r_hat(value) for value in (1.0123, 2.345, 3e15)] == ["1.012", "2.35", "> 100"]
+
+
 def test_few_draws_are_told_and_not_compared() -> None:
     from pyro_compress.analysis.arviz_export import to_arviz
     from pyro_compress.analysis.diagnostics import diagnose

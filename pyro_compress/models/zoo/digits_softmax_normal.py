@@ -8,5 +8,5 @@ ENTRY = Entry(
     prior="normal",
     data="digits",
     method="nuts",
-    method_options={"chains": 4, "warmup": 300, "draws": 250, "max_tree_depth": 8},
+    method_options={"chains": 4, "warmup": 200, "draws": 200, "max_tree_depth": 8},
 )
