@@ -5,6 +5,7 @@ import numpy as np
 from pyro_compress.architecture import (
     Activation,
     AdaptiveAvgPool2d,
+    Add,
     Architecture,
     AvgPool2d,
     ChannelAffine,
@@ -13,6 +14,7 @@ from pyro_compress.architecture import (
     Layer,
     Linear,
     MaxPool2d,
+    Recall,
     Select,
 )
 from pyro_compress.stored import StoredNetwork, StoredTensor, tensor_shapes
@@ -73,6 +75,31 @@ def conv() -> StoredNetwork:
         Activation("softplus"),
     )
     return filled((3, 16, 12), layers)
+
+
+def residual() -> StoredNetwork:
+    """Version 2: an identity, a branch of its own, sums of images and of features, and relu6."""
+    layers = (
+        Conv2d("conv1", 2, 6, (3, 3), (1, 1), (1, 1), (1, 1), 1, False),
+        Activation("relu6"),
+        Conv2d("layer1.0.conv1", 6, 6, (3, 3), (1, 1), (1, 1), (1, 1), 6, True),
+        ChannelAffine("layer1.0.bn1", 6),
+        Add(2),
+        Activation("relu"),
+        Conv2d("layer2.0.conv1", 6, 4, (3, 3), (2, 2), (1, 1), (1, 1), 1, False),
+        Recall(6),
+        Conv2d("layer2.0.downsample", 6, 4, (1, 1), (2, 2), (0, 0), (1, 1), 1, True),
+        Add(7),
+        Flatten(),
+        Select(tuple(range(0, 48, 3))),
+        Linear("fc1", 16, 16, True),
+        Recall(12),
+        Linear("fc2", 16, 16, False),
+        Add(12),
+        Add(13),
+        Linear("fc3", 16, 3, True),
+    )
+    return filled((2, 8, 6), layers)
 
 
 def assert_same(found: StoredNetwork, expected: StoredNetwork) -> None:

@@ -217,6 +217,7 @@ class Read:
     after: tuple[int, ...] = ()
     columns: list[Place] | None = None
     kept: int = 0
+    source: int | None = None
     tensors: list[tuple[str, tuple[int, ...], list[int]]] = field(default_factory=list)
 
 
@@ -224,8 +225,8 @@ def window(size: int, kernel: int, stride: int, padding: int, dilation: int) -> 
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def read_layer(header: Bytes, shape: tuple[int, ...]) -> Read:
-    head = header.byte()
+def read_layer(header: Bytes, outputs: list[tuple[int, ...]]) -> Read:
+    head, shape = header.byte(), outputs[-1]
     code, flags = head & 15, [head >> bit & 1 for bit in range(4, 8)]
     layer, parts = Read(code, shape, shape), []
     if code == 0:
@@ -248,8 +249,13 @@ def read_layer(header: Bytes, shape: tuple[int, ...]) -> Read:
         layer.after = (shape[0], *map(window, shape[1:], kernel, stride, padding, (1, 1)))
     elif code == 5:
         layer.after = (shape[0], *header.pair())
-    elif code == 6:
+    elif code == 6 and head >> 4 == 0:
         layer.after = (prod(shape),)
+    elif code == 6:
+        layer.code = 16 + (head >> 4)  # 17 Add, 18 Recall, 19 relu6
+        if layer.code < 19:
+            layer.source = len(outputs) - 1 - header.varint()
+            layer.after = outputs[layer.source]
     elif code == 7:
         layer.kept = header.varint()
         layer.after = (layer.kept, *shape[1:])
@@ -272,19 +278,20 @@ def descriptor(header: Bytes, part: str) -> list[int]:
 def decode(data: bytes) -> tuple[list[list[int]], dict[str, list[float]]]:
     """Indices of every Select, and the numbers of every tensor, row major."""
     file = Bytes(data)
-    file.take(4)
+    version = file.take(4)[3]
     header = Bytes(file.take(file.varint()))
+    assert version == 1 or header.byte() == 0
     shape = tuple(header.varint() for _ in range(header.varint()))
     side = header.varint() if len(shape) == 1 else 0
     features = (grid(shape[0] // side**2, side, side) if side else grid(shape[0], 1, 1)) if len(shape) == 1 else None
     layers: list[Read] = []
     for _ in range(header.varint()):
-        layers.append(read_layer(header, layers[-1].after if layers else shape))
+        layers.append(read_layer(header, [shape, *(layer.after for layer in layers)]))
     numbers: dict[str, list[float]] = {}
     for name, extents, settings in (tensor for layer in layers for tensor in layer.tensors):
         if settings[0] == 30:
             numbers[name] = list(struct.unpack(f"<{prod(extents)}f", header.take(4 * prod(extents))))
-    coder, selections = Range(header.data[header.at :]), []
+    coder, selections, places = Range(header.data[header.at :]), [], [features]
     for layer in layers:
         layer.columns = features if layer.code == 0 else layer.columns
         if layer.code == 7:
@@ -293,6 +300,9 @@ def decode(data: bytes) -> tuple[list[list[int]], dict[str, list[float]]]:
             features = [features[k] for k in kept] if features is not None else None
         if layer.code in (0, 6) and not (layer.code == 6 and features is not None):
             features = grid(*layer.before) if layer.code == 6 and len(layer.before) == 3 else grid(layer.after[0], 1, 1)
+        if layer.code == 18 and layer.source is not None:
+            features = places[layer.source]
+        places.append(features)
     for layer in layers:
         for name, extents, (density, strength, step, top, fall) in layer.tensors:
             if density == 30:

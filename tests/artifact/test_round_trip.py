@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pyro_compress.architecture import (
     ACTIVATIONS,
     Activation,
+    Add,
     Architecture,
     AvgPool2d,
     ChannelAffine,
@@ -20,7 +21,9 @@ from pyro_compress.architecture import (
     Layer,
     Linear,
     MaxPool2d,
+    Recall,
     Select,
+    output_shape,
 )
 from pyro_compress.artifact.decode import decode, decode_sections
 from pyro_compress.artifact.encode import encode
@@ -29,16 +32,20 @@ from pyro_compress.stored import StoredNetwork, StoredTensor, tensor_shapes
 from tests.artifact import networks, specified
 
 GOLDEN = Path(__file__).parent / "golden"
+GOLDEN_FILES = ["v1-dense", "v1-conv", "v2-residual"]
 NAMES = st.text(max_size=12) | st.sampled_from(["0", "fc1", "a.00", "x007", "9" * 30, "conv4294967295", "7²"])
 
 
 @st.composite
 def layers_on(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[Layer, ...]:
-    """A chain of layers that accepts `shape`."""
-    names = iter(draw(st.lists(NAMES, min_size=6, max_size=6, unique=True)))
+    """Layers that accept `shape`."""
+    names = iter(draw(st.lists(NAMES, min_size=7, max_size=7, unique=True)))
     layers: list[Layer] = []
-    for _ in range(draw(st.integers(0, 5))):
+    shapes = [shape]
+    for _ in range(draw(st.integers(0, 7))):
         kinds = ["activation", "affine", "select", "flatten"]
+        kinds += ["recall"] if layers else []
+        kinds += ["add", "add"] if shape in shapes[:-1] else []
         kinds += ["linear", "linear"] if len(shape) == 1 else ["conv", "conv", "pool"]
         kind = draw(st.sampled_from(kinds))
         if kind == "linear":
@@ -56,13 +63,20 @@ def layers_on(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[Layer, ...]:
             layer = Select(tuple(sorted(kept)))
         elif kind == "flatten":
             layer = Flatten()
+        elif kind == "recall":
+            layer = Recall(draw(st.integers(0, len(layers) - 1)))
+        elif kind == "add":
+            layer = Add(draw(st.sampled_from([number for number in range(len(layers)) if shapes[number] == shape])))
         else:
-            layer = Activation(draw(st.sampled_from(ACTIVATIONS)), draw(st.sampled_from([0.0, 0.01, 1.0, 0.3])))
+            activation = draw(st.sampled_from(ACTIVATIONS))
+            slopes = [0.0] if activation == "relu6" else [0.0, 0.01, 1.0, 0.3]
+            layer = Activation(activation, draw(st.sampled_from(slopes)))
         try:
-            shape = Architecture(shape, (layer,)).shapes()[1]
+            shape = output_shape(layer, shapes)
         except ValueError:
             break
         layers.append(layer)
+        shapes.append(shape)
     return tuple(layers)
 
 
@@ -109,12 +123,14 @@ def test_a_name_is_its_stem_and_its_number(name: str) -> None:
     assert number < 2**32 - 1
 
 
-@pytest.mark.parametrize("name", ["dense", "conv"])
-def test_golden_files_hold_the_same_network_for_ever(name: str) -> None:
-    data = (GOLDEN / f"v1-{name}.pyrc").read_bytes()
+@pytest.mark.parametrize("golden", GOLDEN_FILES)
+def test_golden_files_hold_the_same_network_for_ever(golden: str) -> None:
+    version, name = golden.split("-")
+    data = (GOLDEN / f"{golden}.pyrc").read_bytes()
     network = getattr(networks, name)()
     networks.assert_same(decode(data), network)
     assert encode(network) == data
+    assert data[3] == int(version[1:])
 
 
 def assert_specified(network: StoredNetwork, data: bytes) -> None:
@@ -127,9 +143,9 @@ def assert_specified(network: StoredNetwork, data: bytes) -> None:
         np.testing.assert_array_equal(exact.astype(np.float32), tensor.dense(), strict=True)
 
 
-@pytest.mark.parametrize("name", ["dense", "conv"])
-def test_a_second_decoder_that_follows_the_specification_agrees_on_golden_files(name: str) -> None:
-    assert_specified(getattr(networks, name)(), (GOLDEN / f"v1-{name}.pyrc").read_bytes())
+@pytest.mark.parametrize("golden", GOLDEN_FILES)
+def test_a_second_decoder_that_follows_the_specification_agrees_on_golden_files(golden: str) -> None:
+    assert_specified(getattr(networks, golden.split("-")[1])(), (GOLDEN / f"{golden}.pyrc").read_bytes())
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
