@@ -291,7 +291,7 @@ def decode(data: bytes) -> tuple[list[list[int]], dict[str, list[float]]]:
     for name, extents, settings in (tensor for layer in layers for tensor in layer.tensors):
         if settings[0] == 30:
             numbers[name] = list(struct.unpack(f"<{prod(extents)}f", header.take(4 * prod(extents))))
-    coder, selections, places = Range(header.data[header.at :]), [], [features]
+    coder, selections, seen = Range(header.data[header.at :]), [], [features]
     for layer in layers:
         layer.columns = features if layer.code == 0 else layer.columns
         if layer.code == 7:
@@ -301,8 +301,8 @@ def decode(data: bytes) -> tuple[list[list[int]], dict[str, list[float]]]:
         if layer.code in (0, 6) and not (layer.code == 6 and features is not None):
             features = grid(*layer.before) if layer.code == 6 and len(layer.before) == 3 else grid(layer.after[0], 1, 1)
         if layer.code == 18 and layer.source is not None:
-            features = places[layer.source]
-        places.append(features)
+            features = seen[layer.source]
+        seen.append(features)
     for layer in layers:
         for name, extents, (density, strength, step, top, fall) in layer.tensors:
             if density == 30:
