@@ -1,0 +1,125 @@
+"""ONNX models give what torch gives, in int8 where that is exact; safetensors files hold what was decoded."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+from safetensors import safe_open
+from safetensors.numpy import load
+
+from pyro_compress import architecture as arch
+from pyro_compress import data
+from pyro_compress.architecture import Activation, Architecture, Linear, Recall
+from pyro_compress.artifact.onnx_export import to_onnx
+from pyro_compress.artifact.safetensors_export import to_safetensors
+from pyro_compress.errors import ArtifactError
+from pyro_compress.stored import StoredNetwork, StoredTensor
+from tests.artifact import networks
+from tests.artifact.runnable import RUNNABLE, assert_close, examples, in_torch, normal, residual, runnable
+
+
+def in_onnxruntime(model: bytes, x: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    outputs: np.ndarray = session.run(["output"], {"input": x})[0]
+    return outputs
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_outputs_in_onnxruntime_are_those_of_torch(name: str) -> None:
+    network = runnable(name)
+    x = examples(network, 3)
+    assert_close(in_onnxruntime(to_onnx(network), x), in_torch(network, x))
+
+
+@pytest.mark.parametrize("name", ["lenet-300-100", "lenet-5"])
+def test_outputs_on_mnist_in_onnxruntime_are_those_of_torch(name: str, mnist_dir: Path) -> None:
+    network = runnable(name)
+    x = data.load("mnist", mnist_dir).test_x[:1000].numpy()
+    assert_close(in_onnxruntime(to_onnx(network), x), in_torch(network, x))
+
+
+@pytest.mark.parametrize("name", ["lenet-5", "mobilenet_v2", "every layer"])
+def test_integers_are_stored_in_as_few_bytes_as_hold_them(name: str) -> None:
+    network = runnable(name)
+    model = onnx.load_from_string(to_onnx(network))
+    constants = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    behind_integers = set()
+    for tensor_name, tensor in network.tensors.items():
+        largest = 2**23 if tensor.integers is None else int(np.abs(tensor.integers).max())
+        if largest >= 2**15:
+            np.testing.assert_array_equal(constants[tensor_name].ravel(), tensor.dense().ravel())
+            continue
+        behind_integers.add(tensor_name)
+        integers, step = constants[f"{tensor_name}.integers"], constants[f"{tensor_name}.step"]
+        assert integers.dtype == (np.int8 if largest < 2**7 else np.int16)
+        assert (integers.astype(np.float32) * step).tobytes() == tensor.dense().tobytes()
+    assert {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"} == behind_integers
+    assert len(behind_integers) >= len(network.architecture.weighted())
+
+
+def test_an_int8_model_is_about_a_quarter_of_a_float32_one() -> None:
+    network = runnable("lenet-300-100")
+    float32 = {name: StoredTensor(floats=tensor.dense()) for name, tensor in network.tensors.items()}
+    small, large = to_onnx(network), to_onnx(StoredNetwork(network.architecture, float32))
+    assert len(small) < 0.26 * len(large)
+
+
+def test_integers_of_more_than_16_bits_become_float32() -> None:
+    numbers = np.array([[2**15, -5], [3, 2**23]], np.int32)
+    network = StoredNetwork(Architecture((2,), (Linear("fc", 2, 2, False),)), {"fc.weight": StoredTensor(numbers, -20)})
+    (constant,) = onnx.load_from_string(to_onnx(network)).graph.initializer
+    np.testing.assert_array_equal(numpy_helper.to_array(constant), np.ldexp(numbers.astype(np.float32), -20))
+
+
+@pytest.mark.parametrize("layers", [(), (Recall(0),), (Activation("relu"), Recall(0))], ids=str)
+def test_a_model_that_gives_its_input(layers: tuple[arch.Layer, ...]) -> None:
+    network = normal(Architecture((3,), layers))
+    x = examples(network, 2)
+    if layers == (Recall(0),):
+        with pytest.raises(ValueError, match="refers to no output before"):
+            to_onnx(network)
+    else:
+        np.testing.assert_array_equal(in_onnxruntime(to_onnx(network), x), x)
+
+
+def test_an_unknown_activation() -> None:
+    with pytest.raises(ArtifactError, match="no ONNX operator for the activation 'swish'"):
+        to_onnx(normal(Architecture((3,), (Activation("swish"),))))
+
+
+@pytest.mark.parametrize("export", [to_onnx, to_safetensors])
+def test_the_same_network_gives_the_same_bytes(export: object) -> None:
+    assert callable(export)
+    assert export(networks.conv()) == export(networks.conv())
+
+
+@pytest.mark.parametrize("make", [networks.conv, networks.dense, residual])
+def test_a_safetensors_file_holds_the_numbers_and_the_layers(make: object, tmp_path: Path) -> None:
+    assert callable(make)
+    network = make()
+    written = to_safetensors(network)
+    found = load(written)
+    assert sorted(found) == sorted(network.tensors)
+    for name, tensor in network.tensors.items():
+        np.testing.assert_array_equal(found[name], tensor.dense(), strict=True)
+    (tmp_path / "network.safetensors").write_bytes(written)
+    with safe_open(tmp_path / "network.safetensors", framework="numpy") as file:
+        described = json.loads(file.metadata()["architecture"])
+    layers = tuple(rebuilt(layer) for layer in described["layers"])
+    assert Architecture(tuple(described["input_shape"]), layers) == network.architecture
+
+
+def rebuilt(described: dict[str, object]) -> arch.Layer:
+    kind = getattr(arch, str(described["layer"]))
+    names = [field.name for field in dataclasses.fields(kind)]
+    assert set(described) == {"layer", *names}
+    values = [described[name] for name in names]
+    layer: arch.Layer = kind(*(tuple(value) if isinstance(value, list) else value for value in values))
+    return layer
