@@ -6,11 +6,10 @@ on no other chain and on no batching.
 """
 
 import json
-import math
 from abc import abstractmethod
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,40 +20,14 @@ from pyro_compress.inference.adaptation import Adaptation
 from pyro_compress.inference.chains import ChainState, TransitionChains, info_of, refuse_non_finite, start_positions
 from pyro_compress.inference.contract import Batch, Info, Model
 from pyro_compress.inference.feed import Feed
-from pyro_compress.inference.leapfrog import MOMENTUM, POSITION, Leapfrog, Reply, Request, drive
+from pyro_compress.inference.leapfrog import POSITION, Leapfrog, Reply, Request, drive
 from pyro_compress.inference.log_joint import Evaluation, LogJoint
+from pyro_compress.inference.trajectories import Outcome, Walk, search_step_size
 
-# an energy error beyond it is a divergence, as in Stan
-MAX_ENERGY_ERROR = 1000.0
 # so many leapfrog steps of all chains are worth the seconds that compiling takes
 COMPILE_FROM_STEPS = 50_000
 MASSES = ("diagonal", "dense", "identity")
 PRECISIONS = {"single": torch.float32, "double": torch.float64}
-
-
-class Outcome(NamedTuple):
-    """Where a transition ended, and what it noted.
-
-    Attributes:
-        phase: (3, D); its momentum is spent.
-        log_joint: there.
-        energy: there, −log joint + kinetic, before the next momentum is drawn.
-        acceptance: mean acceptance probability over the steps.
-        steps: leapfrog steps taken.
-        diverging: whether the energy error grew beyond `MAX_ENERGY_ERROR`.
-        depth: of the tree; 0 without one.
-    """
-
-    phase: np.ndarray
-    log_joint: float
-    energy: float
-    acceptance: float
-    steps: int
-    diverging: bool
-    depth: int = 0
-
-
-Walk = Generator[Request, Reply, Outcome]
 
 
 @dataclass(frozen=True)
@@ -280,47 +253,3 @@ class _Block:
         watched = ("acceptance_rate", "n_steps", "diverging")
         extra = {name: float(self.statistics[name].mean()) for name in watched}
         return info_of(last, float(self.statistics["step_size"][-1].mean()), **extra)
-
-
-def search_step_size(
-    phase: np.ndarray, log_joint: float, guess: float, random: np.random.Generator, where: str
-) -> Generator[Request, Reply, float]:
-    """A step size at which one step's acceptance probability crosses 0.8: doubled or halved until it does.
-
-    Hoffman & Gelman (2014), algorithm 4, with Stan's threshold and a fresh momentum every time.
-
-    Raises:
-        InferenceError: there is none.
-    """
-    size, direction = guess, 0
-    while True:
-        start, kinetic = with_momentum(phase, random)
-        _, reached, kinetic_there = yield start, size
-        change = (reached - kinetic_there) - (log_joint - kinetic)
-        wanted = 1 if change > math.log(0.8) else -1
-        if direction and wanted != direction:
-            return size
-        direction = wanted
-        size = size * 2.0**direction
-        if size > 1e7:
-            raise InferenceError(
-                f"{where}: the step size grew beyond 10⁷ and is still accepted: is the posterior proper?"
-            )
-        if size < 1e-12:
-            raise InferenceError(
-                f"{where}: no step size is small enough to be accepted: the gradient is wrong or not finite there, or "
-                "the log joint is not continuous"
-            )
-
-
-def with_momentum(phase: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, float]:
-    """(A copy of `phase` with a fresh momentum r ~ N(0, I), ½ rᵀr)."""
-    start = phase.copy()
-    momentum = random.standard_normal((start.shape[1],))
-    start[MOMENTUM] = momentum
-    return start, 0.5 * float(momentum.dot(momentum))
-
-
-def acceptance_of(change: float) -> float:
-    """min(1, exp(change)); 0 for NaN."""
-    return 1.0 if change >= 0.0 else math.exp(change) if change > -MAX_ENERGY_ERROR else 0.0

@@ -12,14 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyro_compress.errors import InferenceError
-from pyro_compress.inference.hamiltonian import (
-    MAX_ENERGY_ERROR,
-    HamiltonianChains,
-    Outcome,
-    Walk,
-    acceptance_of,
-    with_momentum,
-)
+from pyro_compress.inference.hamiltonian import HamiltonianChains
+from pyro_compress.inference.trajectories import MAX_ENERGY_ERROR, Outcome, Walk, acceptance_of, with_momentum
 
 
 @dataclass(frozen=True)

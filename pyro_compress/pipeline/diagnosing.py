@@ -90,14 +90,14 @@ def _diagnosed(
     posterior: Posterior, settings: RunSettings, data: DataSet, asked: Asked, say: Callable[[str], None]
 ) -> tuple[Diagnosis, dict[str, Any]]:
     model = BayesianNetwork(build_network(settings, data), settings.build_prior(), settings.build_likelihood())
-    found = _Found()
-    if posterior.draws is None:
+    found, given = _Found(), posterior.draws
+    if given is None:
         posterior = _drawn_from_guide(model, posterior, asked.guide_draws, settings.seed)
         posterior = _weighed(model, posterior, data, found, say)
-    elif GUIDE_DENSITY in posterior.draws.statistics:
-        posterior = replace(posterior, draws=posterior.draws.select(0, asked.guide_draws))
+    elif GUIDE_DENSITY in given.statistics:
+        posterior = replace(posterior, draws=given.select(0, asked.guide_draws))
         posterior = _weighed(model, posterior, data, found, say)
-    elif posterior.kind == "iid" and posterior.draws.log_weight is None:
+    elif posterior.kind == "iid" and given.log_weight is None:
         found.notes.append("the density of what was drawn from is not known, so there is no Pareto k-hat")
     _held_out(model, posterior, data, found)
     examples = _scored(model, posterior, data, found, say) if asked.log_likelihood else 0
