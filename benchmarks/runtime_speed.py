@@ -4,9 +4,9 @@
     python benchmarks/runtime_speed.py network.pyrc --network lenet-300-100
 
 Both run in torch, in numpy (`artifact/numpy_runtime.py`) and in onnxruntime, on one thread of the CPU, on random
-images.  They take turns, so that a change of the machine's pace meets both: a round is one timing of each, and its ratio is
-original / compressed.  The table has medians over rounds, and the range that holds half of the ratios.  The
-original is the network as it is before compression, in float32; what is compressed is decoded from the file.
+images.  They take turns, so that a change of the machine's pace meets both: a round is one timing of each, and its
+ratio is original / compressed.  The table has medians over rounds, and the range that holds half of the ratios.
+The original is the network as it is before compression, in float32; what is compressed is decoded from the file.
 Outputs of all runtimes are compared before anything is timed.
 """
 
