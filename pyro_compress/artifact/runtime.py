@@ -1,5 +1,6 @@
 """Stored network → torch module: the smaller dense network, ready to run or to be trained further."""
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -8,6 +9,11 @@ from torch import Tensor, nn
 from pyro_compress import architecture as arch
 from pyro_compress.errors import ArtifactError
 from pyro_compress.stored import StoredNetwork, StoredTensor, tensor_shapes
+
+# From here on a sparse product was no slower than a dense one for a single example, and 2 to 10 times faster for 8
+# examples and more, on one thread of an x86 CPU.
+SPARSE_LEAST_NUMBERS = 2**17
+SPARSE_LARGEST_SHARE = 0.05
 
 
 class Select(nn.Module):
@@ -37,6 +43,28 @@ class ChannelAffine(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shape = (1, -1, *(1 for _ in range(x.dim() - 2)))
         return x * self.scale.view(shape) + self.shift.view(shape)
+
+
+class SparseLinear(nn.Module):
+    """y = x Wᵀ + b with W as compressed sparse rows, for inference only."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        with warnings.catch_warnings():  # torch says once per process that this layout is in beta state
+            warnings.filterwarnings("ignore", message="Sparse CSR", category=UserWarning)
+            self.register_buffer("weight", weight.detach().to_sparse_csr())
+        column = torch.zeros(len(weight)) if bias is None else bias.detach()
+        self.register_buffer("bias", column[:, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, self.weight, x.T).T
+
+    def extra_repr(self) -> str:
+        outputs, inputs = self.weight.shape
+        return f"in_features={inputs}, out_features={outputs}, nonzero={self.weight.values().numel()}"
 
 
 class Add(nn.Module):
@@ -73,8 +101,13 @@ class Residual(nn.Sequential):
         return value
 
 
-def to_torch(network: StoredNetwork) -> nn.Sequential:
+def to_torch(network: StoredNetwork, *, sparse: bool = False) -> nn.Sequential:
     """The network as `nn.Sequential` in evaluation mode: (batch, *input_shape) → (batch, *output shape), float32.
+
+    Args:
+        network: what a file holds.
+        sparse: store dense layers whose weights are mostly zero as sparse tensors where that is faster (few zeros, or
+            few weights at all, and it is slower).  Such a layer is a `SparseLinear`, which cannot be trained.
 
     Raises:
         ArtifactError: a layer that has no module.
@@ -85,8 +118,18 @@ def to_torch(network: StoredNetwork) -> nn.Sequential:
         for name in tensor_shapes(arch.Architecture((), (layer,))):
             parameter = module.get_parameter(name.rpartition(".")[2])
             parameter.data.copy_(_tensor(network.tensors[name]))
+    if sparse:
+        modules = [_sparse(module) for module in modules]
     refers = any(isinstance(layer, arch.Add | arch.Recall) for layer in layers)
     return (Residual(modules, layers) if refers else nn.Sequential(*modules)).eval()
+
+
+def _sparse(module: nn.Module) -> nn.Module:
+    """A dense layer as a sparse one if that is faster, anything else as it is."""
+    if not isinstance(module, nn.Linear) or module.weight.numel() < SPARSE_LEAST_NUMBERS:
+        return module
+    share = int(module.weight.count_nonzero()) / module.weight.numel()
+    return SparseLinear(module.weight, module.bias) if share <= SPARSE_LARGEST_SHARE else module
 
 
 def _tensor(stored: StoredTensor) -> Tensor:
