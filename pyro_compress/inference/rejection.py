@@ -24,7 +24,7 @@ from pyro_compress.inference.proposals import Proposer
 from pyro_compress.posterior import Posterior
 
 # proposals from which the search for the bound starts, and by which a hopeless run is known
-PILOT = 100
+PILOT = 25
 # the best of all proposals would have to lie that far below the bound
 HOPELESS_NATS = 100.0
 # what a bound that was found is raised by: the search ends near a maximum, not on it

@@ -206,7 +206,7 @@ SAMPLERS = {
     ),
     "rejection on a network": (
         ["--inference", "rejection", "--draws", "10"],
-        "rejection sampling is hopeless here and stops after 100 proposals",
+        "rejection sampling is hopeless here and stops after 25 proposals",
     ),
     "nothing to propose with": (
         ["--inference", "importance", "--set", "method.proposal=nowhere"],
