@@ -77,8 +77,9 @@ def run(network: StoredNetwork, x: torch.Tensor) -> torch.Tensor:
 
 
 def masked(network: nn.Module, decision: Decision, x: torch.Tensor) -> torch.Tensor:
-    """The original network with the decision's stored numbers, in float64 (evaluation mode)."""
+    """The original network with the decision's stored numbers and statistics, in float64 (evaluation mode)."""
     state = {name: torch.from_numpy(site.stored()) for name, site in decision.sites.items()}
+    state |= {name: torch.from_numpy(buffer) for name, buffer in decision.buffers.items()}
     network = copy.deepcopy(network)
     network.load_state_dict({**network.state_dict(), **state})
     with torch.no_grad():

@@ -66,7 +66,8 @@ def odd(seed: int) -> nn.Module:
     """References to the input, into a dense part, from a layer in front of a norm, and through grouped convolutions."""
     return nn.Sequential(
         Sum(conv(2, 2, bias=True), nn.Tanh()), Sum(conv(2, 4, bias=True), right=(conv(2, 4, 1),)),
-        Sum(nn.BatchNorm2d(4), nn.ReLU()), Sum(conv(4, 4, groups=2), nn.SiLU()), nn.AvgPool2d(3, 2, padding=seed % 2),
+        conv(4, 4, 1, bias=True), Sum(nn.BatchNorm2d(4), nn.ReLU()), Sum(conv(4, 4, groups=2), nn.SiLU()),
+        nn.AvgPool2d(3, 2, padding=seed % 2),
         Sum(Sum(nn.ELU(), conv(4, 4)), right=(nn.Sigmoid(), conv(4, 4, bias=True))), nn.Flatten(), nn.LazyLinear(6),
         Sum(nn.ReLU(), nn.Linear(6, 6)), Sum(nn.BatchNorm1d(6), right=(nn.Linear(6, 6, bias=False),)), nn.Linear(6, 3),
     )  # fmt: skip

@@ -135,6 +135,24 @@ def test_integers_of_the_decision_are_cut_and_not_changed(network: nn.Module) ->
             np.testing.assert_array_equal(held, integers[rows])
 
 
+def test_a_residual_network_is_fitted_decided_and_compressed() -> None:
+    torch.manual_seed(0)
+    block = ResNet(BasicBlock, [1, 1, 1, 1]).layer1[0]
+    network = nn.Sequential(nn.Conv2d(1, 64, 3, 4, 1), block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    data = pc.data.load("digits")
+    model = pc.BayesianNetwork(network, prior=pc.models.GroupHorseshoe(), likelihood=pc.models.Categorical())
+    posterior = pc.fit(model, data, pc.inference.SVI(epochs=1, batch_size=512))
+    decision = pc.analysis.prune(posterior, snr=0.1) & pc.analysis.bit_widths(posterior)
+    # float32 biases, which take constants as they are and not rounded to a grid
+    biases = {name: replace(site, step=None) for name, site in decision.sites.items() if site.value.ndim == 1}
+    decision = decision.with_sites(biases)
+    artifact = pc.compress(network, decision, data.input_shape)
+    x = data.test_x[:20]
+    expected = masked(network, decision, x)
+    with torch.no_grad():
+        torch.testing.assert_close(artifact.to_torch()(x).double(), expected, rtol=1e-4, atol=1e-5)
+
+
 def small() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3), nn.Linear(3, 2)
