@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from pyro_compress.inference.contract import State
 from pyro_compress.inference.fit import Callback, EpochRecord
@@ -16,7 +17,7 @@ MOST_CHAINS = 20
 CHAIN_NUMBERS = {
     "acceptance_rate": "acceptance",
     "step_size": "step size",
-    "n_steps": "leapfrog steps",
+    "n_steps": "steps",
     "lp": "log joint",
     "data_share": "data seen",
 }
@@ -75,14 +76,19 @@ def epoch_bars(console: Console, *, quiet: bool = False) -> Iterator[Bars]:
     if not console.is_terminal:
         yield Bars(lambda phase, epochs: lambda record, state: _print_line(console, phase, record))
         return
+    # a long description wraps: it would squeeze names and bars out
     columns = (
-        TextColumn("{task.fields[phase]} {task.completed}/{task.total}", markup=False),
-        BarColumn(20),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.fields[phase]} {task.completed}/{task.total}", markup=False, table_column=_firm(19)),
+        BarColumn(12, table_column=_firm(12)),
+        TimeRemainingColumn(table_column=_firm(7)),
+        TextColumn("{task.description}", markup=False, table_column=Column(ratio=1)),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, expand=True) as progress:
         yield Bars(lambda phase, epochs: _mover(progress, phase, epochs), _chain_mover(progress))
+
+
+def _firm(width: int) -> Column:
+    return Column(no_wrap=True, min_width=width)
 
 
 def _mover(progress: Progress, phase: str, epochs: int) -> Callback:

@@ -23,13 +23,13 @@ def net():
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
-class Residual(nn.Module):
+class Gated(nn.Module):
     def __init__(self):
         super().__init__()
         self.inner = nn.Linear(6, 6)
 
     def forward(self, x):
-        return x + self.inner(x)
+        return x * self.inner(x)
 
 
 def with_layer_norm():

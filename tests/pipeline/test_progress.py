@@ -22,8 +22,8 @@ def glance(chain: int, done: int) -> Glance:
     return Glance(chain, done, 100, done <= 50, numbers)
 
 
-def shown(*, terminal: bool) -> str:
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
+def shown(*, terminal: bool, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=width)
     with progress.epoch_bars(console) as bars:
         move = bars.phase("transitions", 2)
         for chain in (0, 1):
@@ -39,7 +39,14 @@ def shown(*, terminal: bool) -> str:
 def test_a_terminal_shows_a_bar_per_chain() -> None:
     text = shown(terminal=True)
     assert "transitions 2/2" in text and "chain 0 100/100" in text and "chain 1 99/100" in text
-    assert "drawing, acceptance 0.81, leapfrog steps 63, step size 0.031, 2 divergences" in text
+    assert "drawing, acceptance 0.81, steps 63, step size 0.031, 2 divergences" in text
+
+
+def test_names_and_bars_survive_a_narrow_terminal() -> None:
+    lines = shown(terminal=True, width=80).splitlines()
+    assert any("chain 0 100/100" in line and "━" in line for line in lines)
+    assert any("transitions 2/2" in line and "━" in line for line in lines)
+    assert any("divergences" in line for line in lines) and any("5.00 %" in line for line in lines)
 
 
 def test_elsewhere_there_are_lines_and_none_of_chains() -> None:
