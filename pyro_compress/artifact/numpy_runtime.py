@@ -15,6 +15,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from pyro_compress import architecture as arch
 from pyro_compress.artifact.decode import decode
@@ -130,8 +131,8 @@ def _is_pointwise(layer: arch.Conv2d) -> bool:
 
 def _convolution(layer: arch.Conv2d, weight: Array, shift: Array, before: Shape, after: Shape) -> Step:
     """y[:, o] = shift[o] + Σ over channels c of o's group and places (i, j) of weight[o, c, i, j] · x[:, c] there."""
-    places = _places(layer.kernel_size, layer.stride, layer.dilation, after)
     if layer.groups == layer.in_channels == layer.out_channels:
+        places = _places(layer.kernel_size, layer.stride, layer.dilation, after)
         taps = weight.reshape(layer.out_channels, len(places), 1, 1)
 
         def each_channel(x: Array) -> Array:
@@ -142,21 +143,25 @@ def _convolution(layer: arch.Conv2d, weight: Array, shift: Array, before: Shape,
 
         return each_channel
 
-    inputs, outputs, area = layer.in_channels // layer.groups, layer.out_channels // layer.groups, prod(after[1:])
-    matrix = weight.reshape(layer.groups, outputs, inputs * len(places))
-    pointwise = _is_pointwise(layer)
+    outputs, window = layer.out_channels // layer.groups, layer.in_channels // layer.groups * prod(layer.kernel_size)
+    matrix = weight.reshape(layer.groups, outputs, window)
 
     def as_product(x: Array) -> Array:
-        x = _padded(x, layer.padding)
-        windows = x
-        if not pointwise:
-            windows = np.empty((len(x), layer.in_channels, len(places), *after[1:]), np.float32)
-            for number, (rows, columns) in enumerate(places):
-                windows[:, :, number] = x[:, :, rows, columns]
-        product = matrix @ windows.reshape(len(x), layer.groups, inputs * len(places), area)
-        return product.reshape(len(x), *after) + shift
+        windows = _windows(_padded(x, layer.padding), layer, after)
+        product = matrix @ windows.reshape(len(x), layer.groups, window, prod(after[1:]))
+        product = product.reshape(len(x), *after)
+        product += shift
+        return product
 
     return as_product
+
+
+def _windows(x: Array, layer: arch.Conv2d, after: Shape) -> Array:
+    """(batch, channels, *kernel, *output size): a view of what stands in each place of a window, in all windows."""
+    batch, channel, row, column = x.strides
+    (down, right), (below, beside) = layer.dilation, layer.stride
+    strides = (batch, channel, row * down, column * right, row * below, column * beside)
+    return as_strided(x, (*x.shape[:2], *layer.kernel_size, *after[1:]), strides, writeable=False)
 
 
 def _places(kernel: arch.Pair, stride: arch.Pair, dilation: arch.Pair, after: Shape) -> list[tuple[slice, slice]]:
