@@ -24,6 +24,7 @@ from pyro_compress.cli_options import (
     ExamplesOption,
     FileArgument,
     JsonOption,
+    KeepDeviationsOption,
     KlWeightOption,
     LikelihoodOption,
     LogLikelihoodOption,
@@ -246,6 +247,7 @@ def compress(
     directory: RunArgument,
     target_bytes: TargetBytesOption = None,
     target_error: TargetErrorOption = None,
+    keep_deviations: KeepDeviationsOption = False,
     data_dir: DataDirOption = None,
 ) -> None:
     """Write the compressed file that the decision says, or one refined to a size or to a validation error."""
@@ -260,6 +262,7 @@ def compress(
         steps.load_data(settings, data_dir),
         target_bytes=target_bytes,
         target_error=target_error,
+        keep_deviations=keep_deviations,
         say=_say(False),
     )
     show(f"{run_directory.file}: {len(artifact):,} bytes; next: pyro-compress evaluate {directory}")

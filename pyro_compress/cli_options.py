@@ -72,3 +72,7 @@ TargetErrorOption = Annotated[
         "--target-error", min=0, metavar="E", help="The smallest file with at most E percent error on validation data."
     ),
 ]
+KeepDeviationsOption = Annotated[
+    bool,
+    typer.Option("--keep-deviations", help="Also keep the posterior's standard deviations, so that it can be sampled."),
+]

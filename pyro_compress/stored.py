@@ -3,7 +3,8 @@
 This is what structured removal hands to the encoder and what the decoder gives back, so it imports numpy only.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -56,10 +57,18 @@ class StoredTensor:
 
 @dataclass(frozen=True, eq=False)
 class StoredNetwork:
-    """An architecture without `BatchNorm` layers, and every tensor that it names, of the shape that it says."""
+    """An architecture without `BatchNorm` layers, and every tensor that it names, of the shape that it says.
+
+    Attributes:
+        architecture: of the smaller network.
+        tensors: by name.
+        deviations: by name of a tensor, int8 of its shape: posterior standard deviations are 2**deviation where the
+            tensor is not zero; elsewhere they are zero, and 0 stands there.
+    """
 
     architecture: Architecture
     tensors: dict[str, StoredTensor]
+    deviations: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         expected = tensor_shapes(self.architecture)
@@ -68,6 +77,14 @@ class StoredNetwork:
         for name, shape in expected.items():
             if self.tensors[name].shape != shape:
                 raise ValueError(f"tensor {name} has shape {self.tensors[name].shape}, expected {shape}")
+        for name, exponents in self.deviations.items():
+            if name not in expected or exponents.shape != expected[name] or exponents.dtype != np.int8:
+                raise ValueError(
+                    f"deviations of {name} are {exponents.dtype} {exponents.shape}, int8 of a tensor expected"
+                )
+            zero = self.tensors[name].dense() == 0
+            if exponents[zero].any() or zero.all():
+                raise ValueError(f"deviations of {name} stand beside numbers that are zero")
 
 
 def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:

@@ -12,6 +12,7 @@ from pyro_compress.errors import ArtifactError
 from pyro_compress.stored import StoredNetwork
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 EXTENSION = ".pyrc"
@@ -41,11 +42,27 @@ class Artifact:
         """Size of the file in bytes."""
         return len(self.data)
 
-    def to_torch(self) -> "nn.Sequential":
-        """A new torch module in evaluation mode that takes (batch, *input_shape)."""
+    def to_torch(self, *, sparse: bool = False) -> "nn.Sequential":
+        """A new torch module in evaluation mode that takes (batch, *input_shape).
+
+        With `sparse`, large dense layers that are nearly empty are sparse tensors; they cannot be trained.
+        """
         from pyro_compress.artifact.runtime import to_torch
 
-        return to_torch(self.network)
+        return to_torch(self.network, sparse=sparse)
+
+    def sample(self, generator: "torch.Generator") -> "nn.Sequential":
+        """A module like that of `to_torch`, drawn from the posterior that the file keeps: w + σ ε.
+
+        Args:
+            generator: of the noise, a new network with every call.
+
+        Raises:
+            ArtifactError: the file keeps no deviations.
+        """
+        from pyro_compress.artifact.sampling import sample
+
+        return sample(self.network, generator)
 
     def sections(self) -> list[Section]:
         """What each part of the file costs, beside the entropy of its numbers; sums to `len(self)`."""

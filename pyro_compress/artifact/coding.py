@@ -63,7 +63,7 @@ class Values:
 
     def size_frequencies(self) -> np.ndarray:
         """(tokens,) float64: how often each token is to be expected, whatever the neighbours; sums to one."""
-        return (self._counts.sum(axis=0) + SHARED_STRENGTH * self._prior) / (self._counts.sum() + SHARED_STRENGTH)
+        return _every(self._counts, self._prior)
 
     def _code_signs(self, coder: Coder, lean: np.ndarray, negative: np.ndarray | None) -> np.ndarray:
         level = np.minimum((np.abs(lean) + 1) // 2, SIGN_LEVELS - 1)
@@ -78,7 +78,7 @@ class Values:
         if self._top == 0:
             return np.zeros(len(largest), np.int64)
         level = np.minimum(largest, SIZE_LEVELS - 1).astype(np.int64)
-        token = coder.tokens(self._tables(), level, None if sizes is None else split(sizes)[0])
+        token = coder.tokens(frequencies(self._counts, self._prior), level, None if sizes is None else split(sizes)[0])
         levels, tokens = self._counts.shape
         self._counts += np.bincount(level * tokens + token, minlength=levels * tokens).reshape(levels, tokens)
         low, extra = token_range(token)
@@ -89,12 +89,17 @@ class Values:
             rest[has] += coder.bits(np.full(len(has), UNIT // 2), wanted).astype(np.int64) << bit
         return low + rest
 
-    def _tables(self) -> np.ndarray:
-        counts, every = self._counts, self.size_frequencies()
-        share = (counts + LEVEL_STRENGTH * every) / (counts.sum(axis=1, keepdims=True) + LEVEL_STRENGTH)
-        frequencies = 1 + np.floor(share * (TOTAL - counts.shape[1])).astype(np.int64)
-        frequencies[:, 0] += TOTAL - frequencies.sum(axis=1)
-        return frequencies
+
+def frequencies(counts: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """Tables for the range coder, int64 (levels, tokens), from the tokens counted so far at each level."""
+    share = (counts + LEVEL_STRENGTH * _every(counts, prior)) / (counts.sum(axis=1, keepdims=True) + LEVEL_STRENGTH)
+    tables = 1 + np.floor(share * (TOTAL - counts.shape[1])).astype(np.int64)
+    tables[:, 0] += TOTAL - tables.sum(axis=1)
+    return tables
+
+
+def _every(counts: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    return (counts.sum(axis=0) + SHARED_STRENGTH * prior) / (counts.sum() + SHARED_STRENGTH)
 
 
 def token_range(token: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

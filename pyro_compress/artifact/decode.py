@@ -11,6 +11,7 @@ from math import prod
 import numpy as np
 
 from pyro_compress.architecture import Architecture
+from pyro_compress.artifact.deviations import DEVIATIONS_FLAG, code_deviations
 from pyro_compress.artifact.header import ALL_ZERO, MAGIC, MAX_LENGTH_BYTES, VERSIONS, Header
 from pyro_compress.artifact.header_reader import HeaderReader
 from pyro_compress.artifact.layout import tensor_columns
@@ -28,7 +29,7 @@ class Section:
     """What one part of a file costs.
 
     Attributes:
-        name: "container", "header", "selections" or a tensor's name.
+        name: "container", "header", "selections", a tensor's name or "deviations".
         shape: the tensor's shape; () for the other parts.
         nonzero: how many of its numbers are not zero.
         distinct: how many different numbers it holds.
@@ -73,8 +74,14 @@ def decode_sections(data: bytes) -> tuple[StoredNetwork, list[Section]]:
                 numbers = code_tensor(coder, code, columns[name], rows, None).reshape(shape)
                 tensors[name] = StoredTensor(numbers, code.step_exponent)
             sections.append(_section(name, tensors[name], (coder.used_bits() - before) / 8))
+        tensors = {name: tensors[name] for name in header.codes}
+        deviations: dict[str, np.ndarray] = {}
+        if header.flags & DEVIATIONS_FLAG:
+            before = coder.used_bits()
+            deviations = code_deviations(coder, tensors, columns, None)
+            sections.append(_deviations_section(tensors, deviations, (coder.used_bits() - before) / 8))
         coder.check_end()
-        network = StoredNetwork(architecture, {name: tensors[name] for name in header.codes})
+        network = StoredNetwork(architecture, tensors, deviations)
     except (ValueError, MemoryError) as error:
         raise ArtifactError(f"the file does not hold a network that fits together: {error}") from error
     rest = len(data) - reader.position - sum(section.file_bytes for section in sections)
@@ -150,8 +157,19 @@ def _section(name: str, tensor: StoredTensor, stream_bytes: float) -> Section:
         return Section(
             name, tensor.shape, int(np.count_nonzero(tensor.floats)), len(np.unique(tensor.floats)), size, size
         )
-    counts = np.unique(tensor.integers, return_counts=True)[1]
-    share = counts / max(1, counts.sum())
-    entropy_bytes = float(-(counts * np.log2(share)).sum() / 8)
     nonzero = int(np.count_nonzero(tensor.integers))
-    return Section(name, tensor.shape, nonzero, len(counts), stream_bytes, entropy_bytes)
+    return Section(name, tensor.shape, nonzero, *_spread(tensor.integers, stream_bytes))
+
+
+def _deviations_section(
+    tensors: dict[str, StoredTensor], deviations: dict[str, np.ndarray], stream_bytes: float
+) -> Section:
+    held = np.concatenate([exponents[tensors[name].dense() != 0] for name, exponents in deviations.items()])
+    return Section("deviations", (), held.size, *_spread(held, stream_bytes))
+
+
+def _spread(integers: np.ndarray, stream_bytes: float) -> tuple[int, float, float]:
+    """How many different ones there are, the bytes they took, and the bytes of their order-0 entropy."""
+    counts = np.unique(integers, return_counts=True)[1]
+    share = counts / max(1, counts.sum())
+    return len(counts), stream_bytes, float(-(counts * np.log2(share)).sum() / 8)

@@ -8,6 +8,7 @@ import numpy as np
 
 from pyro_compress.architecture import Select, describe
 from pyro_compress.artifact.coding import FALLS, LARGEST, UNIT, split
+from pyro_compress.artifact.deviations import DEVIATIONS_FLAG, code_deviations
 from pyro_compress.artifact.header import ALL_ZERO, MAGIC, Header, HeaderWriter, TensorCode
 from pyro_compress.artifact.header_reader import HeaderReader
 from pyro_compress.artifact.layout import Columns, tensor_columns
@@ -36,7 +37,8 @@ def encode(network: StoredNetwork) -> bytes:
 def _encode(network: StoredNetwork, image_side: int) -> bytes:
     architecture = network.architecture
     columns = tensor_columns(architecture, image_side)
-    header = Header(architecture.input_shape, image_side, list(architecture.layers))
+    flags = DEVIATIONS_FLAG if network.deviations else 0
+    header = Header(architecture.input_shape, image_side, list(architecture.layers), flags=flags)
     for position, layer in enumerate(architecture.layers):
         if isinstance(layer, Select):
             header.selected[position] = len(layer.indices)
@@ -57,6 +59,8 @@ def encode_with(header: Header, network: StoredNetwork) -> bytes:
             code_tensor(coder, code, columns[name], len(tensor.integers), _matrix(tensor.integers, columns[name]))
         elif tensor.floats is not None:
             floats += tensor.floats.astype("<f4").tobytes()
+    if header.flags & DEVIATIONS_FLAG:
+        code_deviations(coder, {name: network.tensors[name] for name in columns}, columns, network.deviations)
     body = written + bytes(floats) + coder.finish()
     writer = HeaderWriter()
     writer.varint(len(body))

@@ -58,7 +58,7 @@ CODES: tuple[type, ...] = (
 # What the upper half of the byte of code 6 says; version 1 has the first only.
 EXTENDED = ("Flatten", "Add", "Recall", "relu6")
 CODED_ACTIVATIONS = ACTIVATIONS[: 16 - len(CODES)]
-KNOWN_FLAGS = 0
+KNOWN_FLAGS = 1
 DEFAULT_SLOPES = {"leaky_relu": 0.01, "elu": 1.0}
 SHORT_NAME = 64
 SHORT_NUMBERS = 6

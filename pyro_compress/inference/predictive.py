@@ -101,7 +101,7 @@ def posterior_predictive(
         DataError: targets that do not go with the network's outputs.
     """
     model = _ready(model, posterior)
-    running = _Running(model.likelihood)
+    running = Running(model.likelihood)
     for weight, values in weighted_values(model, posterior, draws, seed):
         outputs = _outputs(model, values, x, chunk)
         running.add(weight, outputs, values.latent, y)
@@ -256,7 +256,7 @@ def _outputs(model: BayesianNetwork, values: Values, x: Tensor, chunk: int) -> T
         return torch.cat([model.call_network(values.parameters, part) for part in x.split(chunk)]).double()
 
 
-class _Running:
+class Running:
     """Weighted moments over draws, merged as they come (West 1979), and the log of the mean density."""
 
     def __init__(self, likelihood: Any) -> None:

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from pyro_compress.analysis.decision import Decision
-from pyro_compress.analysis.structure import remove_dead
+from pyro_compress.analysis.deviations import stored_network
 from pyro_compress.artifact.artifact import Artifact
 from pyro_compress.data import SPLIT_SEED, DataSet, load, stratified_split
 from pyro_compress.errors import DataError, RunError
@@ -189,6 +189,7 @@ def compress_step(
     *,
     target_bytes: int | None = None,
     target_error: float | None = None,
+    keep_deviations: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Artifact:
     """Write the compressed file that the decision says, or one that is refined to a target (`pipeline.targets`).
@@ -198,6 +199,7 @@ def compress_step(
         settings, data: of the run; the validation part judges a target of the error.
         target_bytes: the file has at most that many.
         target_error: its validation error is at most that many percent.
+        keep_deviations: the file also keeps the posterior's standard deviations; a target of bytes counts them.
         say: told one line per file that was tried.
 
     Raises:
@@ -212,21 +214,36 @@ def compress_step(
     architecture, judge = trace(network, data.input_shape), Judge(network, data, settings.build_likelihood())
     settle = partial(with_batch_norm, judge.network, data=data)
     if target_bytes is not None:
-        decision = to_bytes(architecture, decision, target_bytes, settle=settle, say=say)
+        decision = to_bytes(
+            architecture, decision, target_bytes, settle=settle, say=say, keep_deviations=keep_deviations
+        )
     if target_error is not None:
-        decision = to_error(architecture, decision, target_error, judge.error_percent, settle=settle, say=say)
+        decision = to_error(
+            architecture,
+            decision,
+            target_error,
+            judge.error_percent,
+            settle=settle,
+            say=say,
+            keep_deviations=keep_deviations,
+        )
     for made_before in (run.refined, run.file, run.results):
         made_before.unlink(missing_ok=True)
     if target_bytes is not None or target_error is not None:
         decision.save(run.refined)
-    artifact = compress(network, decision, data.input_shape)
+    artifact = compress(network, decision, data.input_shape, keep_deviations=keep_deviations)
     artifact.save(run.file)
     run.note_seconds("compress", time.perf_counter() - started)
     return artifact
 
 
 def compress(
-    network: nn.Module, decision: Decision, input_shape: tuple[int, ...], *, target_bytes: int | None = None
+    network: nn.Module,
+    decision: Decision,
+    input_shape: tuple[int, ...],
+    *,
+    target_bytes: int | None = None,
+    keep_deviations: bool = False,
 ) -> Artifact:
     """Structured removal, then encoding.
 
@@ -236,11 +253,13 @@ def compress(
         input_shape: of one example.
         target_bytes: the file has at most that many: weights move to integers that cost fewer bits, as far as the
             posterior's variance makes that cheap (`artifact.rate_distortion`).
+        keep_deviations: the file also keeps the posterior's standard deviations, so that `Artifact.sample` can draw.
 
     Raises:
-        DecisionError: the target is out of reach; says the smallest size that can be reached.
+        DecisionError: the target is out of reach (says the smallest size that can be reached), or there are no
+            deviations to keep.
     """
     architecture = trace(network, input_shape)
     if target_bytes is not None:
-        decision = to_bytes(architecture, decision, target_bytes)
-    return Artifact.of(remove_dead(architecture, decision))
+        decision = to_bytes(architecture, decision, target_bytes, keep_deviations=keep_deviations)
+    return Artifact.of(stored_network(architecture, decision, keep_deviations=keep_deviations))

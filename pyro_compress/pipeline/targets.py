@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyro_compress.analysis.decision import Decision
-from pyro_compress.analysis.structure import remove_dead
+from pyro_compress.analysis.deviations import stored_network
 from pyro_compress.architecture import Architecture
 from pyro_compress.artifact.encode import encode
 from pyro_compress.artifact.rate_distortion import refinement
@@ -36,6 +36,7 @@ def to_bytes(
     *,
     settle: Callable[[Decision], Decision] = lambda decision: decision,
     say: Callable[[str], None] = lambda line: None,
+    keep_deviations: bool = False,
 ) -> Decision:
     """The decision refined at the lowest price at which its file has at most `target_bytes`.
 
@@ -45,11 +46,12 @@ def to_bytes(
         target_bytes: N.
         settle: what else a refined decision needs, such as batch-norm statistics of its own.
         say: told one line per price.
+        keep_deviations: files keep the posterior's standard deviations, which count.
 
     Raises:
         DecisionError: no price makes the file small enough; says the smallest size that was reached.
     """
-    trial = _trial(architecture, decision, settle)
+    trial = _trial(architecture, decision, settle, keep_deviations)
 
     def at(price: float) -> Tried:
         tried = trial(price)
@@ -80,18 +82,19 @@ def to_error(
     *,
     settle: Callable[[Decision], Decision] = lambda decision: decision,
     say: Callable[[str], None] = lambda line: None,
+    keep_deviations: bool = False,
 ) -> Decision:
     """The refined decision with the smallest file among those of at most `target_percent` validation error.
 
     Args:
-        architecture, decision, settle, say: as for `to_bytes`.
+        architecture, decision, settle, say, keep_deviations: as for `to_bytes`.
         target_percent: E, from 0 to 100 for classes.
         error_percent: of what a decision stores, on validation data.
 
     Raises:
         DecisionError: the decision itself has a larger error; says both.
     """
-    trial = _trial(architecture, decision, settle)
+    trial = _trial(architecture, decision, settle, keep_deviations)
 
     def at(price: float) -> Tried:
         tried = trial(price)
@@ -115,13 +118,13 @@ def to_error(
 
 
 def _trial(
-    architecture: Architecture, decision: Decision, settle: Callable[[Decision], Decision]
+    architecture: Architecture, decision: Decision, settle: Callable[[Decision], Decision], keep_deviations: bool
 ) -> Callable[[float], Tried]:
     refined_at = refinement(architecture, decision)
 
     def at(price: float) -> Tried:
         refined = settle(refined_at(price)) if price else decision
-        return Tried(refined, len(encode(remove_dead(architecture, refined))))
+        return Tried(refined, len(encode(stored_network(architecture, refined, keep_deviations=keep_deviations))))
 
     return at
 

@@ -4,8 +4,9 @@ Writes uncertainty.json and figures/uncertainty/*.png.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from pyro_compress.artifact.artifact import load as load_artifact
 from pyro_compress.data import DataSet, generator_for
 from pyro_compress.data import load as load_named_data
 from pyro_compress.errors import DataError
-from pyro_compress.inference.predictive import posterior_predictive
+from pyro_compress.inference.drawn_networks import networks_predictive
+from pyro_compress.inference.predictive import PosteriorPredictive, posterior_predictive
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.pipeline.judging import nothing_pruned, place
@@ -35,6 +37,7 @@ from pyro_compress.report.uncertainty_figures import out_of_distribution_figure,
 
 NOISE = "noise"
 PREDICTIVE = "posterior predictive"
+FILE_SAMPLES = "samples of the file"
 ENTROPY, INFORMATION = "predictive entropy", "mutual information"
 
 
@@ -67,7 +70,7 @@ def uncertainty_of_run(
     other: str | None = None,
     data_dir: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure on the test part: the decoded file where there is one, the posterior mean, the posterior predictive.
+    """Measure on the test part: decoded file (its samples too if it keeps deviations), posterior mean, predictive.
 
     Args:
         run: with a posterior.
@@ -89,18 +92,12 @@ def uncertainty_of_run(
         networks = {"decoded file": load_artifact(run.file).to_torch(), **networks}
     x, y = data.part("test")
     averaged = posterior_predictive(model, posterior, x, y, draws=draws, seed=settings.seed)
-    assert averaged.errors is not None and averaged.nll_nats is not None
     found = {name: _of_network(network, x, y, likelihood) for name, network in networks.items()}
-    classes = None if data.classes is None else averaged.mean
-    found[PREDICTIVE] = Predicted(
-        averaged.errors,
-        averaged.nll_nats,
-        classes,
-        averaged.predictive_entropy,
-        averaged.mutual_information,
-        averaged.epistemic_variance,
-        averaged.aleatoric_variance,
-    )
+    found[PREDICTIVE] = _of_draws(averaged, data)
+    keeps = run.file.exists() and bool(load_artifact(run.file).network.deviations)
+    if keeps:
+        drawn_networks = partial(_drawn_networks, run.file, draws, settings.seed)
+        found[FILE_SAMPLES] = _of_draws(networks_predictive(drawn_networks(), likelihood, x, y), data)
     results: dict[str, Any] = {
         "data": data.name,
         "examples": len(x),
@@ -113,6 +110,9 @@ def uncertainty_of_run(
         elsewhere = {name: _measures_of_network(network, outside, likelihood) for name, network in networks.items()}
         far = posterior_predictive(model, posterior, outside, draws=draws, seed=settings.seed)
         elsewhere[PREDICTIVE] = _measures(far.predictive_entropy, far.mutual_information)
+        if keeps:
+            far = networks_predictive(drawn_networks(), likelihood, outside)
+            elsewhere[FILE_SAMPLES] = _measures(far.predictive_entropy, far.mutual_information)
         inside = {name: _measures(predicted.entropy, predicted.information) for name, predicted in found.items()}
         results["out_of_distribution"] = {
             "data": other,
@@ -157,6 +157,25 @@ def _of_network(network: nn.Module, x: Tensor, y: Tensor, likelihood: Likelihood
         entropy = _array(likelihood.entropy(torch.from_numpy(found.probabilities)))
     information = None if entropy is None else np.zeros_like(entropy)
     return Predicted(found.errors, found.nll_nats, found.probabilities, entropy, information)
+
+
+def _drawn_networks(path: Path, draws: int, seed: int) -> Iterator[nn.Module]:
+    """Networks drawn from the posterior that a file keeps."""
+    artifact, generator = load_artifact(path), generator_for(seed, 0)
+    return (artifact.sample(generator) for _ in range(draws))
+
+
+def _of_draws(averaged: PosteriorPredictive, data: DataSet) -> Predicted:
+    assert averaged.errors is not None and averaged.nll_nats is not None
+    return Predicted(
+        averaged.errors,
+        averaged.nll_nats,
+        None if data.classes is None else averaged.mean,
+        averaged.predictive_entropy,
+        averaged.mutual_information,
+        averaged.epistemic_variance,
+        averaged.aleatoric_variance,
+    )
 
 
 def _measures_of_network(network: nn.Module, x: Tensor, likelihood: Likelihood) -> dict[str, np.ndarray]:

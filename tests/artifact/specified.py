@@ -169,18 +169,9 @@ class Matrix:
     def _sizes(self, coder: Range, largest: list[int]) -> list[int]:
         if not self.top:
             return [0] * len(largest)
-        count, every = sum(map(sum, self.sizes)), []
-        for t, weight in enumerate(self.prior):
-            every.append((sum(level[t] for level in self.sizes) + 16 * weight) / (count + 16))
-        tables = []
-        for level in self.sizes:
-            shares = [(n + 16 * e) / (sum(level) + 16) for n, e in zip(level, every, strict=True)]
-            table = [1 + floor(share * (2**24 - len(shares))) for share in shares]
-            table[0] += 2**24 - sum(table)
-            tables.append(table)
-        tokens = []
+        tokens, frequencies = [], tables(self.sizes, self.prior)
         for most in largest:
-            tokens.append(coder.symbol(tables[min(most, 8)]))
+            tokens.append(coder.symbol(frequencies[min(most, 8)]))
             self.sizes[min(most, 8)][tokens[-1]] += 1
         octave = [4 + (t - 16) // 2 if t >= 16 else 1 for t in tokens]
         sizes = [t if t < 16 else 2**b + t % 2 * 2 ** (b - 1) for t, b in zip(tokens, octave, strict=True)]
@@ -275,12 +266,59 @@ def descriptor(header: Bytes, part: str) -> list[int]:
     return [head & 31, head >> 5 & 3, header.steps[part == "weight"], sizes & 63, sizes >> 6]
 
 
+def number(coder: Range, bits: int) -> int:
+    value = 0
+    for _ in range(bits):
+        value = 2 * value + coder.bit(2**15)
+    return value
+
+
+def tables(counts: list[list[int]], prior: list[float]) -> list[list[int]]:
+    """Frequencies of tokens by level, part 3.4."""
+    total = sum(map(sum, counts))
+    every = [(sum(level[t] for level in counts) + 16 * weight) / (total + 16) for t, weight in enumerate(prior)]
+    found = []
+    for level in counts:
+        shares = [(n + 16 * e) / (sum(level) + 16) for n, e in zip(level, every, strict=True)]
+        table = [1 + floor(share * (2**24 - len(shares))) for share in shares]
+        table[0] += 2**24 - sum(table)
+        found.append(table)
+    return found
+
+
+def deviations(coder: Range, rows: list[list[float]]) -> list[int | None]:
+    """Part 3.6 for one tensor: exponents, row major, None where the number is zero."""
+    lowest, levels = number(coder, 7) - 64, number(coder, 5) + 1
+    counts, last = [[0] * levels for _ in range(levels + 1)], [0] * len(rows[0])
+    found: list[int | None] = []
+    start = 0
+    while start < len(rows):
+        stop = min(len(rows), start + min(max(1, start // 8), max(1, 2**17 // len(rows[0]))))
+        frequencies, seen, after = tables(counts, [1 / levels] * levels), [], list(last)
+        for row in rows[start:stop]:
+            for j, value in enumerate(row):
+                token = coder.symbol(frequencies[last[j]]) if value and levels > 1 else 0
+                found.append(lowest + token if value else None)
+                if value:
+                    seen.append((last[j], token))
+                    after[j] = token + 1
+        for level, token in seen:
+            counts[level][token] += 1
+        start, last = stop, after
+    return found
+
+
 def decode(data: bytes) -> tuple[list[list[int]], dict[str, list[float]]]:
     """Indices of every Select, and the numbers of every tensor, row major."""
+    return decode_all(data)[:2]
+
+
+def decode_all(data: bytes) -> tuple[list[list[int]], dict[str, list[float]], dict[str, list[int | None]]]:
+    """The same, and the exponents of the deviations of every tensor that has them."""
     file = Bytes(data)
     version = file.take(4)[3]
     header = Bytes(file.take(file.varint()))
-    assert version == 1 or header.byte() == 0
+    flags = header.byte() if version == 2 else 0
     shape = tuple(header.varint() for _ in range(header.varint()))
     side = header.varint() if len(shape) == 1 else 0
     features = (grid(shape[0] // side**2, side, side) if side else grid(shape[0], 1, 1)) if len(shape) == 1 else None
@@ -314,4 +352,10 @@ def decode(data: bytes) -> tuple[list[list[int]], dict[str, list[float]]]:
                 matrix = Matrix(places, start, (1, 4, 16, 64)[strength], top, (6, 10, 13, 15)[fall])
                 rows = matrix.decode(coder, extents[0])
             numbers[name] = [value * 2.0**step for row in rows for value in row]
-    return selections, numbers
+    spread: dict[str, list[int | None]] = {}
+    for name, extents, owner in ((t[0], t[1], layer) for layer in layers for t in layer.tensors if flags):
+        if any(numbers[name]) and coder.bit(2**15):
+            wide = len(owner.columns or []) if name.endswith(".weight") else 1
+            held = numbers[name]
+            spread[name] = deviations(coder, [held[k * wide : (k + 1) * wide] for k in range(extents[0])])
+    return selections, numbers, spread

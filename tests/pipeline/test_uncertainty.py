@@ -93,3 +93,19 @@ def test_noise_has_the_range_and_number_of_the_data() -> None:
     assert float(noise.min()) >= float(x.min()) and float(noise.max()) <= float(x.max())
     assert torch.equal(noise, uncertainty.other_inputs("noise", data, None, seed=1))
     assert not torch.equal(noise, uncertainty.other_inputs("noise", data, None, seed=2))
+
+
+def test_samples_of_the_file_are_one_more_row(finished: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uncertainty, "save_all", lambda folder, drawn: None)
+    before = (finished / "network.pyrc").stat().st_size
+    assert cli("compress", finished, "--keep-deviations").code == 0
+    assert before < (finished / "network.pyrc").stat().st_size < 2 * before
+    called = cli("uncertainty", finished, "--out-of-distribution", "noise", "--draws", 5, "--json")
+    assert called.code == 0, called.err
+    found = json.loads(called.out)
+    row = found["predictors"]["samples of the file"]
+    assert 0 < row["mutual_information_nats"] < row["predictive_entropy_nats"] < np.log(10)
+    assert found["predictors"]["decoded file"]["mutual_information_nats"] == 0.0
+    assert set(found["out_of_distribution"]["auroc"]["samples of the file"]) == {
+        "predictive entropy", "mutual information",
+    }  # fmt: skip

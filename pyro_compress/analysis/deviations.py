@@ -1,0 +1,53 @@
+"""The posterior standard deviations of what a file stores, as powers of two."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from pyro_compress.analysis.decision import Decision
+from pyro_compress.analysis.structure import remove_dead_indexed
+from pyro_compress.architecture import Architecture
+from pyro_compress.errors import DecisionError
+from pyro_compress.stored import STEP_EXPONENTS, StoredNetwork
+
+OCTAVES = 32
+
+
+def stored_network(architecture: Architecture, decision: Decision, *, keep_deviations: bool = False) -> StoredNetwork:
+    """What a file holds of a decision: dead units removed, and the deviations of what is left if they are kept."""
+    network, index = remove_dead_indexed(architecture, decision)
+    return with_deviations(network, index, decision) if keep_deviations else network
+
+
+def with_deviations(
+    network: StoredNetwork, index: Mapping[str, tuple[np.ndarray, ...]], decision: Decision
+) -> StoredNetwork:
+    """The stored network with round(log₂ σ) beside each of its non-zero weights.
+
+    A factor of two between levels makes σ wrong by at most √2, either way.  Weights without a variance (point
+    estimates) get none; deviations more than 31 octaves below a tensor's largest are raised to that.
+
+    Args:
+        network: made from `decision`.
+        index: of each weight the place in the original tensor, from `structure.remove_dead_indexed`.
+        decision: holds the variances.
+
+    Raises:
+        DecisionError: no weight has a variance.
+    """
+    found = {}
+    for name, where in index.items():
+        variance, kept = decision.sites[name].variance[where], network.tensors[name].dense() != 0
+        if not (variance[kept] > 0).any():
+            continue
+        with np.errstate(divide="ignore"):
+            exponent = np.rint(0.5 * np.log2(variance.astype(np.float64)))
+        top = min(exponent[kept].max(), STEP_EXPONENTS[-1])
+        exponent = np.clip(exponent, max(top - OCTAVES + 1, STEP_EXPONENTS[0]), top)
+        found[name] = np.where(kept, exponent, 0).astype(np.int8)
+    if not found:
+        raise DecisionError(
+            "no weight has a variance, so there are no deviations to keep: fit with SVI(...) or a sampler"
+        )
+    return replace(network, deviations=found)

@@ -1,0 +1,158 @@
+"""The section that keeps the posterior: it comes back, it draws what it says, and only what a writer writes is read."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_compress.analysis.decision import Decision
+from pyro_compress.analysis.deviations import stored_network
+from pyro_compress.analysis.structure import remove_dead_indexed
+from pyro_compress.architecture import Architecture, Linear
+from pyro_compress.artifact.artifact import Artifact
+from pyro_compress.artifact.decode import decode, decode_sections
+from pyro_compress.artifact.deviations import code_deviations
+from pyro_compress.artifact.encode import encode
+from pyro_compress.artifact.layout import tensor_columns
+from pyro_compress.artifact.stream import RangeReader, RangeWriter
+from pyro_compress.errors import ArtifactError, DecisionError
+from pyro_compress.stored import StoredNetwork, StoredTensor
+from tests.artifact import networks, specified
+from tests.artifact.test_rate_distortion import ARCHITECTURE, decision, site
+
+GOLDEN = Path(__file__).parent / "golden" / "v2-deviations.pyrc"
+
+
+def spread(network: StoredNetwork, lowest: int = -9, levels: int = 5) -> StoredNetwork:
+    """The network with a fixed pattern of exponents beside the non-zero numbers of its weights, float32 or not."""
+    found = {}
+    for salt, (name, tensor) in enumerate(network.tensors.items()):
+        stored = tensor.dense()
+        if name.endswith(".weight") and stored.any():
+            exponents = lowest + np.abs(networks.pattern(stored.shape, levels, 100, salt + 50)) - 1
+            found[name] = np.where(stored != 0, exponents, 0).astype(np.int8)
+    return replace(network, deviations=found)
+
+
+@pytest.mark.parametrize("name", ["dense", "conv"])
+@pytest.mark.parametrize(("lowest", "levels"), [(-9, 5), (-64, 1), (40, 24)])
+def test_deviations_come_back_and_encode_to_the_same_bytes(name: str, lowest: int, levels: int) -> None:
+    network = spread(getattr(networks, name)(), lowest, levels)
+    data = encode(network)
+    found = decode(data)
+    networks.assert_same(found, network)
+    assert sorted(found.deviations) == sorted(network.deviations)
+    for key, exponents in network.deviations.items():
+        np.testing.assert_array_equal(found.deviations[key], exponents, strict=True)
+    assert encode(found) == data
+    _, _, second = specified.decode_all(data)
+    assert second == {
+        key: [
+            int(e) if w else None for e, w in zip(exponents.ravel(), network.tensors[key].dense().ravel(), strict=True)
+        ]
+        for key, exponents in network.deviations.items()
+    }
+
+
+def test_the_golden_file_holds_the_same_for_ever() -> None:
+    assert encode(spread(networks.dense())) == GOLDEN.read_bytes()
+    assert sorted(decode(GOLDEN.read_bytes()).deviations) == ["fc1.weight", "fc2.weight"]
+
+
+def test_a_file_without_deviations_is_of_version_1() -> None:
+    assert encode(networks.dense())[3] == 1 and encode(spread(networks.dense()))[3] == 2
+
+
+def test_deviations_of_columns_that_differ_cost_little() -> None:
+    """Each input has its own scale, as under a group prior: what is coded must be near the entropy given the column."""
+    random = np.random.default_rng(0)
+    layer = Linear("fc1", 40, 200, False)
+    scale = random.integers(-8, -4, 40)
+    exponents = np.where(random.random((200, 40)) < 0.9, scale, -5).astype(np.int8)
+    network = StoredNetwork(
+        Architecture((40,), (layer,)),
+        {"fc1.weight": StoredTensor(np.ones((200, 40), np.int32), -4)},
+        {"fc1.weight": exponents},
+    )
+    section = decode_sections(encode(network))[1][-1]
+    assert section.name == "deviations" and section.nonzero == 8000 and section.distinct == 4
+    assert section.file_bytes < 0.65 * section.entropy_bytes
+
+
+def test_draws_have_the_stored_mean_and_deviation() -> None:
+    """Mean and standard deviation of n draws: their errors are σ/√n and σ/√(2n); 4.5 of them at any of 250 weights."""
+    artifact = Artifact.of(spread(networks.dense()))
+    generator, count = torch.Generator().manual_seed(1), 400
+    drawn = [artifact.sample(generator) for _ in range(count)]
+    stored = artifact.to_torch()
+    position = next(i for i, module in enumerate(stored) if isinstance(module, torch.nn.Linear))
+    values = np.stack([module[position].weight.detach().numpy() for module in drawn]).astype(np.float64)
+    mean = artifact.network.tensors["fc1.weight"].dense()
+    sigma = np.where(mean != 0, 2.0 ** artifact.network.deviations["fc1.weight"].astype(float), 0)
+    assert (np.abs(values.mean(0) - mean) <= 4.5 * sigma / np.sqrt(count) + 1e-7).all()
+    assert (np.abs(values.std(0) - sigma) <= 4.5 * sigma / np.sqrt(2 * count) + 1e-7).all()
+    bias = [module[position].bias.detach().numpy() for module in drawn]
+    np.testing.assert_array_equal(bias[0], bias[1])
+    assert not drawn[0].training
+
+
+def test_a_file_without_deviations_cannot_be_sampled() -> None:
+    with pytest.raises(ArtifactError, match=r"keeps no standard deviations .* --keep-deviations"):
+        Artifact.of(networks.dense()).sample(torch.Generator())
+
+
+def test_the_decision_s_variance_is_what_is_kept() -> None:
+    aim = decision()
+    variance = np.full((16, 150), 2.0**-12, np.float32)
+    variance[:, :70] = 2.0**-16
+    aim = aim.with_sites({"fc1.weight": site(aim.sites["fc1.weight"].value, variance)})
+    found = stored_network(ARCHITECTURE, aim, keep_deviations=True)
+    left = remove_dead_indexed(ARCHITECTURE, aim)[1]["fc1.weight"][1].ravel()  # the inputs that are left
+    kept = found.tensors["fc1.weight"].dense() != 0
+    expected = np.where(left < 70, -8, -6) * kept
+    np.testing.assert_array_equal(found.deviations["fc1.weight"], expected)
+    assert set(found.deviations) == {"fc1.weight", "fc2.weight"}  # biases are point estimates
+
+
+def test_a_decision_without_variance_has_none_to_keep() -> None:
+    aim = decision()
+    points = {name: site(s.value, 0.0) for name, s in aim.sites.items()}
+    with pytest.raises(DecisionError, match=r"no weight has a variance"):
+        stored_network(ARCHITECTURE, Decision(points), keep_deviations=True)
+
+
+def test_deviations_too_far_apart() -> None:
+    network = spread(networks.dense(), -20, 33)
+    with pytest.raises(ArtifactError, match=r"go from 2\*\*-20 to 2\*\*12, 32 octaves fit"):
+        encode(network)
+
+
+def test_deviations_beside_zeros() -> None:
+    network = networks.dense()
+    with pytest.raises(ValueError, match=r"stand beside numbers that are zero"):
+        replace(network, deviations={"fc1.weight": np.ones((20, 51), np.int8)})
+
+
+def section(bits: list[int]) -> bytes:
+    """A stream of bits of probability one half."""
+    coder = RangeWriter()
+    coder.bits(np.full(len(bits), 1 << 15), np.array(bits, bool))
+    return coder.finish()
+
+
+@pytest.mark.parametrize(
+    ("bits", "message"),
+    [
+        ([0], r"declares deviations and holds none"),
+        ([1, *[1] * 7, 0, 0, 0, 0, 1, *[0] * 40], r"reach 2\*\*64, 2\*\*63 is the limit"),
+        ([1, *[0] * 7, 0, 0, 0, 0, 1, *[0] * 40], r"wider than they are"),
+    ],
+)
+def test_what_no_writer_writes(bits: list[int], message: str) -> None:
+    network = StoredNetwork(
+        Architecture((1,), (Linear("fc1", 1, 3, False),)), {"fc1.weight": StoredTensor(np.ones((3, 1), np.int32))}
+    )
+    with pytest.raises(ArtifactError, match=message):
+        code_deviations(RangeReader(section(bits)), network.tensors, tensor_columns(network.architecture, 0), None)
