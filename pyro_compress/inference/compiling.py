@@ -1,5 +1,6 @@
 """Traced functions by inductor, where there is a C++ compiler: a few fused kernels for many small operations."""
 
+import logging
 import shutil
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,8 @@ def compiled(graph: fx.GraphModule, examples: tuple[Tensor, ...]) -> Function:
     """`graph` compiled for arguments like `examples`, or as it is, with a warning, where that cannot be done."""
     if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
         return _replayed(graph, "there is no C++ compiler")
+    # its import looks for CUDA and logs that there is none, which is no news on a CPU
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     # here, because it takes seconds to import
     import torch._inductor as inductor
 

@@ -109,7 +109,7 @@ def rank(rows: Sequence[Row], by_name: dict[str, np.ndarray]) -> Figure:
             axes.stairs(share, edges, color=_colour(chain), linewidth=1.6)
         # a bin of one chain holds a hypergeometric number: of all draws so many are its own
         reach = 1.96 * np.sqrt((bins - 1) / values.shape[1] * (1 - 1 / len(values)))
-        axes.axhspan(max(0.0, 1 - reach), 1 + reach, color="0.9", linewidth=0)
+        axes.axhspan(max(0.0, 1 - reach), 1 + reach, color="0.9", linewidth=0, zorder=0)
         axes.axhline(1.0, color=GREY, linestyle="--", linewidth=1.0)
         label(axes, _titled(row), "", "")
         axes.set_xlim(edges[0], edges[-1])

@@ -35,7 +35,7 @@ def test_a_sample_of_a_larger_set_counts_what_is_taken() -> None:
 
 
 def test_an_entrys_examples_are_taken_and_can_be_replaced() -> None:
-    assert settings_from_entry("mnist-softmax/normal").examples == 5000
+    assert settings_from_entry("mnist-softmax/normal").examples == 2000
     settings = settings_from_entry("digits-softmax/normal", examples=100)
     assert load_data(settings, None).N == 100
 

@@ -140,6 +140,7 @@ def test_the_band_of_ranks_holds_what_agreeing_chains_show() -> None:
     shares = np.concatenate(stairs(axes))
     (band,) = [patch for patch in axes.patches if not hasattr(patch, "get_data")]
     low, high = band.get_extents().transformed(axes.transData.inverted()).intervaly
+    assert band.get_zorder() < min(patch.get_zorder() for patch in axes.patches if patch is not band)
     # of 80 counts, dependent a little, 95 % ± 3 standard errors
     assert 0.87 < ((shares > low) & (shares < high)).mean() <= 1.0
     assert np.abs(shares - 1).max() > 0.5 * (high - low) / 2

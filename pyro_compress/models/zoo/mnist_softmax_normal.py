@@ -1,4 +1,4 @@
-"""Softmax regression on 5,000 images of MNIST under independent normals, by NUTS on all of them."""
+"""Softmax regression on 2,000 images of MNIST under independent normals, by NUTS on all of them."""
 
 from pyro_compress.models.zoo.entry import Entry
 
@@ -8,6 +8,6 @@ ENTRY = Entry(
     prior="normal",
     data="mnist",
     method="nuts",
-    method_options={"chains": 4, "warmup": 200, "draws": 200, "max_tree_depth": 7},
-    examples=5000,
+    method_options={"chains": 4, "warmup": 150, "draws": 150, "max_tree_depth": 6},
+    examples=2000,
 )
