@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pyro_compress.architecture import Activation, Architecture, Linear
+from pyro_compress.artifact.artifact import Artifact
 from pyro_compress.artifact.runtime import SparseLinear, to_torch
 from pyro_compress.stored import StoredNetwork, StoredTensor
 from tests.artifact.runnable import TOLERANCE, examples, in_torch, normal
@@ -36,6 +37,15 @@ def test_outputs_are_those_of_dense_layers(share: float, bias: bool) -> None:
         found = module(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * max(1, float(np.abs(expected).max())))
     assert not [layer for layer in to_torch(stored) if isinstance(layer, SparseLinear)]
+
+
+def test_a_file_is_run_with_sparse_layers_on_request() -> None:
+    artifact = Artifact.of(network(0.03, True))
+    x = torch.from_numpy(examples(artifact.network, 5))
+    with torch.no_grad():
+        torch.testing.assert_close(artifact.to_torch(sparse=True)(x), artifact.to_torch()(x))
+    assert isinstance(artifact.to_torch(sparse=True)[0], SparseLinear)
+    assert isinstance(artifact.to_torch()[0], nn.Linear)
 
 
 def test_a_sparse_layer_says_what_it_holds() -> None:
