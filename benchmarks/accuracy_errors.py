@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 Sites = Mapping[str, np.ndarray]  # (chain, draw, *shape) by name
+Moments = tuple[np.ndarray, np.ndarray]  # mean (k,) and covariance (k, k)
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Target:
         narrowest: a variance in unconstrained space that steps must fit in, about the smallest of the posterior.
         batch: examples per minibatch where the model has any.
         reference_count: effective draws that the reference rests on.
+        best_normal: mean and covariance of the quantities under the best 'mean-field', 'full-rank' or 'low-rank' normal
+            in unconstrained space, where they are known.
     """
 
     model: Any
@@ -36,6 +39,7 @@ class Target:
     narrowest: float
     batch: int = 1
     reference_count: float = math.inf
+    best_normal: Callable[[str], Moments] | None = None
 
     @property
     def size(self) -> int:
@@ -56,6 +60,12 @@ class Errors:
     effective: float
     standard_errors: tuple[float, float, float]
     absolute: tuple[float, float, float]
+
+
+def moments(values: np.ndarray) -> Moments:
+    """Of equally weighted draws (chain, draw, k)."""
+    flat = values.reshape(-1, values.shape[-1])
+    return flat.mean(0), np.atleast_2d(np.cov(flat, rowvar=False))
 
 
 def errors(target: Target, sites: Sites, weights: np.ndarray, independent: bool) -> Errors:

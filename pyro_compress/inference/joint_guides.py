@@ -45,7 +45,8 @@ def sticking_the_landing(q: Any, p: Any, value: torch.Tensor) -> torch.Tensor:
             q.loc.detach(), q.cov_factor.detach(), q.cov_diag.detach(), validate_args=False
         )
     elif isinstance(q, dist.Independent):
-        frozen = dist.Normal(q.base_dist.loc.detach(), q.base_dist.scale.detach(), validate_args=False).to_event(1)
+        # the mean stays: where the posterior has correlations that q has not, it would get more noise and not less
+        frozen = dist.Normal(q.base_dist.loc, q.base_dist.scale.detach(), validate_args=False).to_event(1)
     else:
         frozen = dist.MultivariateNormal(q.loc.detach(), scale_tril=q.scale_tril.detach(), validate_args=False)
     return sampled(frozen, None, value)

@@ -6,7 +6,9 @@ the product of theirs, so that one run serves them all.  Two chi-square tests pe
 a method in 500 seeds, and the seed is fixed.
 """
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pyro
@@ -17,8 +19,11 @@ from scipy import stats
 from torch import Tensor, nn
 
 from benchmarks.accuracy_errors import Errors, Target, errors
-from benchmarks.accuracy_targets import eight_schools, gaussian, logistic, regression
-from pyro_compress.inference.contract import Method
+from benchmarks.accuracy_guides import Fitted
+from benchmarks.accuracy_targets import eight_schools, funnel, gaussian, logistic, regression
+from benchmarks.posterior_accuracy import Row
+from pyro_compress.inference.bayes_by_backprop import BayesByBackprop
+from pyro_compress.inference.contract import Method, State
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.hmc import HMC
 from pyro_compress.inference.importance import ImportanceSampling
@@ -84,6 +89,73 @@ def test_errors_are_measured_in_standard_errors() -> None:
     biased = errors(target, {"x": 1.1 * proposals + 0.2}, weights, True)
     assert min(biased.standard_errors[:2]) > 4
     assert biased.absolute[1] == pytest.approx(0.1, abs=0.04)
+
+
+# ---- variational methods, by the best member of their family
+
+
+def fitted(target: Target, method: Method, seed: int) -> Fitted:
+    last: dict[str, State] = {}
+    fit(target.model, target.data, method, seed=seed, callbacks=[lambda _, state: last.update(state=state)])
+    return Fitted(target, last["state"])
+
+
+@pytest.mark.parametrize("make", [gaussian, funnel])
+@pytest.mark.parametrize("guide", ["declared", "full-rank"])
+def test_the_best_member_of_a_family_is_its_closed_form(make: Callable[[], Target], guide: str) -> None:
+    """Found from a guide that has hardly moved; 4,096 points of noise know an sd to 1.1 %."""
+    target = make()
+    found = fitted(target, SVI(epochs=5, batch_size=1, learning_rate=0.02, guide=guide, draws=10), seed=1)
+    expected, best = found.aim(), without_closed_form(found).aim()
+    sd, sd_found = (np.sqrt(np.diag(one.covariance)) for one in (expected, best))
+    np.testing.assert_allclose((best.mean - expected.mean) / sd, 0.0, atol=0.07)
+    np.testing.assert_allclose(sd_found / sd, 1.0, atol=0.05)
+    np.testing.assert_allclose(
+        best.covariance / np.outer(sd_found, sd_found), expected.covariance / np.outer(sd, sd), atol=0.05
+    )
+
+
+def without_closed_form(found: Fitted) -> Fitted:
+    """The same without the closed form."""
+    found.target = replace(found.target, best_normal=None)
+    return found
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        SVI(epochs=1500, batch_size=1, learning_rate=0.02, schedule="linear", kl_warmup=0.0),
+        BayesByBackprop(epochs=1500, batch_size=1, learning_rate=0.02, schedule="linear"),
+    ],
+)
+def test_mean_field_finds_its_optimum_where_the_posterior_has_correlations(method: Method) -> None:
+    """ρ = 0.9: frozen means would add noise of 9 σ to a direction of curvature 1, and this seed ended 0.37 sds off."""
+    target = gaussian()
+    guide = fitted(target, method, seed=2).guide
+    sd = np.sqrt(1 / np.diag(np.linalg.inv(target.covariance)))
+    np.testing.assert_allclose((guide.loc.joint.detach().numpy() - target.mean) / sd, 0.0, atol=0.12)
+    np.testing.assert_allclose(guide.marginal_variance().detach().sqrt().numpy() / sd, 1.0, atol=0.1)
+
+
+def row(method: str, target: str, off: float, flags: tuple[str, ...]) -> Row:
+    return Row(method, target, "closed form", Errors(500.0, (9.0, 9.0, 9.0), (off, off, off)), flags=flags)
+
+
+def test_rows_are_judged_by_their_budgets_and_in_necks_by_what_is_flagged() -> None:
+    assert row("sgld", "linear regression", 0.09, ("r_hat",)).verdict == "ok"
+    assert row("sgld", "linear regression", 0.11, ("r_hat",)).verdict == "OFF"
+    assert row("nuts", "funnel", 0.11, ("divergences",)).verdict == "flagged"
+    assert row("nuts", "funnel", 0.11, ("acceptance",)).verdict == "OFF"
+    assert row("importance", "funnel", 0.11, ("pareto_k",)).verdict == "OFF"
+    assert row("sgld", "funnel", math.nan, ()).verdict == "OFF"
+    assert Row("csgld", "funnel", "closed form", message="not finite").verdict == "flagged"
+    assert Row("csgld", "linear regression", "closed form", message="not finite").verdict == "OFF"
+
+
+def test_variational_rows_are_judged_by_the_best_of_their_family() -> None:
+    far, near = row("svi", "funnel", 0.9, ()), row("svi", "funnel", 0.05, ())
+    assert replace(far, family=near.found).verdict == "ok"
+    assert replace(near, family=far.found).verdict == "OFF"
 
 
 # ---- simulation-based calibration
