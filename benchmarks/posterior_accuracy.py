@@ -46,6 +46,7 @@ VARIATIONAL_DRAWS = 10_000
 FIGURES = ("mean", "sd", "correlation")
 # of `diagnose`, what says that draws are not those of the posterior
 TELLING = ("r_hat", "r_hat_predictions", "ess", "divergences", "tree_depth", "e_bfmi")
+TELLING_OF_GUIDES = ("pareto_k",)
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class Row:
         """'ok', 'flagged' or 'OFF'."""
         if not self.faults:
             return "ok"
-        told = self.found is None or any(flag in TELLING for flag in self.flags)
+        telling = TELLING_OF_GUIDES if self.method in VARIATIONAL else TELLING
+        told = self.found is None or any(flag in telling for flag in self.flags)
         return "flagged" if self.budget.by_diagnosis and told else "OFF"
 
 
