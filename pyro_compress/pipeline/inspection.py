@@ -1,14 +1,23 @@
 """What a compressed file holds, for people (`inspect`) and for programs (`inspect --json`)."""
 
+import importlib
+import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
+from pyro_compress.analysis.rates import description_length_bits
 from pyro_compress.analysis.structure import architecture_left, format_architecture
 from pyro_compress.architecture import describe
 from pyro_compress.artifact.artifact import load
+from pyro_compress.pipeline.run_directory import RunDirectory
+from pyro_compress.pipeline.settings import RunSettings
+from pyro_compress.posterior import Posterior
+from pyro_compress.stored import StoredNetwork, StoredTensor
 
 
 def as_dict(path: Path) -> dict[str, Any]:
@@ -25,6 +34,8 @@ def as_dict(path: Path) -> dict[str, Any]:
         "input_shape": list(architecture.input_shape),
         "layers": [describe(layer) for layer in architecture.layers],
         "architecture_left": format_architecture(architecture_left(artifact.network)),
+        "other_bytes": other_bytes(artifact.network),
+        **description_length(path.parent),
         "sections": [
             {
                 "name": section.name,
@@ -46,6 +57,13 @@ def describe_file(path: Path) -> list[RenderableType]:
     lines = [f"{found['file']}: {found['file_bytes']:,} bytes, architecture left {found['architecture_left']}"]
     lines.append(f"input shape {tuple(found['input_shape'])}")
     lines += [f"  {layer}" for layer in found["layers"]]
+    for name, size in found["other_bytes"].items():
+        said = "install zstandard to see it" if size is None else f"{size:,} bytes, {size / found['file_bytes']:.2f} ×"
+        lines.append(f"the same network as {name}: {said} the file" if size is not None else f"{name}: {said}")
+    if "description_length_bits" in found:
+        bits = found["description_length_bits"]
+        said = "undefined" if bits is None else f"{bits / 8:,.0f} bytes"
+        lines.append(f"KL(posterior ‖ prior) / ln 2, its description length: {said}")
     table = Table("section", "shape", title="Bytes by section", title_justify="left")
     for heading in ("nonzero", "bytes", "bits per nonzero", "order-0 entropy, bytes"):
         table.add_column(heading, justify="right")
@@ -57,3 +75,35 @@ def describe_file(path: Path) -> list[RenderableType]:
             section["name"], shape, nonzero, f"{section['file_bytes']:,.1f}", per, f"{section['entropy_bytes']:,.1f}"
         )
     return ["\n".join(lines), table]
+
+
+def other_bytes(network: StoredNetwork) -> dict[str, int | None]:
+    """Bytes of the smaller network's tensors, zeros included, in formats without models or headers.
+
+    zstd: one frame at level 19 of all tensors, integers as int8 (int16 or int32 if they are larger), else float32; None
+    without the package `zstandard`.
+    """
+    numbers = sum(math.prod(tensor.shape) for tensor in network.tensors.values())
+    found: dict[str, int | None] = {"float32": 4 * numbers, "float16": 2 * numbers, "int8 and zstd -19": None}
+    if importlib.util.find_spec("zstandard") is not None:
+        content = b"".join(_smallest(tensor).tobytes() for tensor in network.tensors.values())
+        found["int8 and zstd -19"] = len(importlib.import_module("zstandard").compress(content, 19))
+    return found
+
+
+def _smallest(tensor: StoredTensor) -> np.ndarray:
+    if tensor.integers is None:
+        return tensor.dense()
+    largest = int(np.abs(tensor.integers).max(initial=0))
+    return tensor.integers.astype(np.int8 if largest < 128 else np.int16 if largest < 32768 else np.int32)
+
+
+def description_length(directory: Path) -> dict[str, float | None]:
+    """KL / ln 2 of the run that a file lies in, None ('undefined') under an improper prior; nothing without a run."""
+    run = RunDirectory(directory)
+    if not (run.settings.exists() and run.posterior.exists()):
+        return {}
+    posterior, settings = Posterior.load(run.posterior), RunSettings.load(run.settings)
+    nats = posterior.statistics.get("complexity_nats", math.nan)
+    known = settings.build_prior().is_proper and posterior.kind != "point" and math.isfinite(nats)
+    return {"description_length_bits": description_length_bits(nats, proper_prior=known)}

@@ -88,12 +88,14 @@ def test_draws_have_the_stored_mean_and_deviation() -> None:
     drawn = [artifact.sample(generator) for _ in range(count)]
     stored = artifact.to_torch()
     position = next(i for i, module in enumerate(stored) if isinstance(module, torch.nn.Linear))
-    values = np.stack([module[position].weight.detach().numpy() for module in drawn]).astype(np.float64)
+    values = np.stack([module.get_parameter(f"{position}.weight").detach().numpy() for module in drawn]).astype(
+        np.float64
+    )
     mean = artifact.network.tensors["fc1.weight"].dense()
     sigma = np.where(mean != 0, 2.0 ** artifact.network.deviations["fc1.weight"].astype(float), 0)
     assert (np.abs(values.mean(0) - mean) <= 4.5 * sigma / np.sqrt(count) + 1e-7).all()
     assert (np.abs(values.std(0) - sigma) <= 4.5 * sigma / np.sqrt(2 * count) + 1e-7).all()
-    bias = [module[position].bias.detach().numpy() for module in drawn]
+    bias = [module.get_parameter(f"{position}.bias").detach().numpy() for module in drawn]
     np.testing.assert_array_equal(bias[0], bias[1])
     assert not drawn[0].training
 

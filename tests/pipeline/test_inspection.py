@@ -1,0 +1,31 @@
+"""`pyro-compress inspect`: the file beside other formats and beside the posterior's description length."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyro_compress.pipeline import inspection
+from pyro_compress.posterior import Posterior
+from tests.artifact import networks
+from tests.pipeline.conftest import Cli
+
+
+def test_other_formats_are_counted_number_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = networks.dense()
+    found = inspection.other_bytes(network)
+    numbers = sum(tensor.dense().size for tensor in network.tensors.values())
+    assert (found["float32"], found["float16"]) == (4 * numbers, 2 * numbers)
+    monkeypatch.setattr(inspection.importlib.util, "find_spec", lambda name: None)
+    assert inspection.other_bytes(network)["int8 and zstd -19"] is None
+
+
+def test_the_description_length_is_that_of_the_run(digits_run: Path, tmp_path: Path, cli: Cli) -> None:
+    nats = Posterior.load(digits_run / "posterior.safetensors").statistics["complexity_nats"]
+    found = json.loads(cli("inspect", digits_run, "--json").out)
+    assert found["description_length_bits"] == pytest.approx(nats / np.log(2))
+    assert "its description length: " in cli("inspect", digits_run).out
+    alone = shutil.copy(digits_run / "network.pyrc", tmp_path / "alone.pyrc")
+    assert "description_length_bits" not in json.loads(cli("inspect", alone, "--json").out)
