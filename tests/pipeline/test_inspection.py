@@ -18,7 +18,7 @@ def test_other_formats_are_counted_number_by_number(monkeypatch: pytest.MonkeyPa
     found = inspection.other_bytes(network)
     numbers = sum(tensor.dense().size for tensor in network.tensors.values())
     assert (found["float32"], found["float16"]) == (4 * numbers, 2 * numbers)
-    monkeypatch.setattr(inspection.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert inspection.other_bytes(network)["int8 and zstd -19"] is None
 
 
