@@ -23,13 +23,13 @@ from random import Random
 from types import CodeType, FrameType
 from typing import Any
 
-from pyro_compress.artifact import coding, decode, header_reader, layout, pattern, stream
+from pyro_compress.artifact import coding, decode, deviations, header_reader, layout, pattern, stream
 from tests.artifact import fuzzing
 
 CHUNK = 500
 MEASURED_EVERY = 20
 ADDRESS_BYTES = 6 << 30
-READER = (decode, header_reader, stream, pattern, coding, layout)
+READER = (decode, header_reader, stream, pattern, coding, layout, deviations)
 
 
 @dataclass
