@@ -145,7 +145,7 @@ def test_progress_tells_acceptance() -> None:
         (lambda: Metropolis(thin=0), "needs thin of at least 1"),
         (lambda: Metropolis(temperature=0.0), r"needs spread ≥ 0 and temperature > 0"),
         (lambda: Metropolis(step_size=0.0), "needs step_size > 0"),
-        (lambda: fit(network({"*.weight": Normal()}), (X, Y), Metropolis(draws=1)), r"0\.bias, 2\.bias has no prior"),
+        (lambda: fit(network({"*.weight": Normal()}), (X, Y), Metropolis(draws=1)), r"0\.bias, 2\.bias have no prior"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused(make: Any, sentence: str) -> None:
