@@ -158,8 +158,9 @@ def wide() -> None:
 CAREFUL: Mapping[str, Any] = {"warmup": 500, "draws": 1000, "target_acceptance": 0.95, "compile": "never"}
 OWN: Mapping[tuple[str, str], Callable[[Target], Method]] = {
     ("importance", "funnel"): fixed("importance", draws=50_000, at_once=10_000, proposal=wide),
-    # ten dimensions with a scale among them: correlations settle late
+    # ten dimensions with a scale among them: means and correlations settle late
     ("svi, full-rank", "eight schools, not centred"): variational("svi", guide="full-rank", particles=4, epochs=6000),
+    ("svi, low-rank", "funnel"): variational("svi", guide="low-rank", rank=2, particles=8, epochs=6000),
     **{(name, neck): fixed(name, **CAREFUL) for name in ("hmc", "nuts") for neck in NECKS},
     # from all over the prior, since a chain keeps to the mode that it starts near
     **{(name, "Bayesian network"): made for name, made in gradient_samplers(8000, spread=1.0).items()},
