@@ -95,7 +95,7 @@ class HamiltonianChains(TransitionChains):
     def _worth_compiling(self, state: "HamiltonianState") -> bool:
         """By counts and not by the clock, so that a run is the same wherever it runs and after an interruption."""
         if self.compile != "auto" or not state.steps_done:
-            return self.compile == "always"
+            return False
         left = self.transitions - state.steps_done
         return state.calls * left >= COMPILE_FROM_STEPS * state.steps_done
 
