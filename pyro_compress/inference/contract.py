@@ -117,6 +117,10 @@ class Method(ABC):
             InferenceError: the objective is not finite; names the site.
         """
 
+    def between_rounds(self, state: Any) -> None:
+        """Told after every round but the last, before the checkpoint is written."""
+        return
+
     @abstractmethod
     def draw(self, state: Any) -> Posterior:
         """The posterior as it stands."""

@@ -101,6 +101,8 @@ def fit(
         for round in range(len(history), method.rounds):
             record = _one_round(model, feed, method, state, seed, round)
             history.append(record)
+            if round + 1 < method.rounds:
+                method.between_rounds(state)
             if checkpoint is not None:
                 _save(checkpoint, state, fingerprint, history)
             for callback in callbacks:

@@ -22,7 +22,8 @@ def simplify(graph: fx.GraphModule, *, exact: bool = False) -> fx.GraphModule:
     """Fold constants, leave out operations with neutral elements and what nothing reads; changes `graph`.
 
     A sum a + c·b with a number c, such as the gradient of a likelihood and that of a normal prior, is one operation,
-    which rounds once where two rounded twice; not if the results must be `exact`ly those of the operations traced.
+    which rounds once where two rounded twice, and ln eˣ is x, which every guide's entropy asks for; not if the results
+    must be `exact`ly those of the operations traced.
 
     Operations that draw random numbers or write in place stay where they are.
     """
@@ -52,6 +53,9 @@ def simplify(graph: fx.GraphModule, *, exact: bool = False) -> fx.GraphModule:
         if same is not None:
             node.replace_all_uses_with(same)
     for node in [] if exact else list(graph.graph.nodes):
+        if node.target is _aten.log.default and getattr(node.args[0], "target", None) is _aten.exp.default:
+            node.replace_all_uses_with(node.args[0].args[0])
+            continue
         _fuse_scaled_sum(graph, node, known)
     graph.graph.eliminate_dead_code()
     graph.recompile()

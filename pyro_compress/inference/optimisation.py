@@ -137,6 +137,14 @@ class GradientState(State):
         """Share of the planned steps that is done, in [0, 1]."""
         return min(1.0, self.steps_done / self.steps_planned)
 
+    def clear_gradients(self) -> None:
+        """Before a step."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def settle_gradients(self) -> None:
+        """Before they are clipped and used."""
+        return
+
     def trained(self) -> list[nn.Parameter]:
         """Every tensor that the optimizer moves."""
         return [parameter for module in self.modules.values() for parameter in module.parameters()]
@@ -190,7 +198,7 @@ class GradientMethod(MinibatchMethod):
         """Clear the gradients and set the learning rate of this step, which is returned."""
         rate = self.learning_rate * schedule_named(self.schedule)(state.progress)
         set_learning_rate(state.optimizer, rate)
-        state.optimizer.zero_grad(set_to_none=True)
+        state.clear_gradients()
         return rate
 
     @abstractmethod
@@ -226,7 +234,9 @@ class GradientMethod(MinibatchMethod):
 
     def finish(self, state: GradientState) -> None:
         """Clip and move."""
+        state.settle_gradients()
         if self.clip is not None:
-            nn.utils.clip_grad_norm_(state.trained(), self.clip)
+            moved = [tensor for group in state.optimizer.param_groups for tensor in group["params"]]
+            nn.utils.clip_grad_norm_(moved, self.clip)
         state.optimizer.step()
         state.steps_done += 1

@@ -13,6 +13,7 @@ from pyro.poutine.messenger import Messenger
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.contract import Batch, Model
 from pyro_compress.inference.elbo import ElboTerms, elbo_terms
+from pyro_compress.inference.flat import is_elementwise
 from pyro_compress.inference.flipout import Flipout
 from pyro_compress.inference.guides import Guide
 from pyro_compress.inference.joint_guides import FullRank, JointGuide, LowRank, sticking_the_landing
@@ -45,12 +46,15 @@ class SVI(VariationalMethod):
             normal over all latent numbers, log-normal sites on a log scale.  A model that is no `BayesianNetwork`
             declares nothing: its sites are independent normals in unconstrained space.
         rank: of 'low-rank'.
+        shrink: whether units that the posterior has switched off leave the network while it is trained, see
+            `inference.shrinking`.  None: where priors say what is off (group priors, log-uniform) and the network can.
     """
 
     estimator: str | None = None
     baseline: bool = True
     guide: str = "declared"
     rank: int = 10
+    shrink: bool | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,6 +67,11 @@ class SVI(VariationalMethod):
                 f"estimator '{self.estimator}' needs independent weights, which guide '{self.guide}' does not have: "
                 "use 'shared' or 'score'"
             )
+        if self.shrink and (self.guide != "declared" or not is_elementwise(self.optimizer)):
+            raise InferenceError(
+                "shrink=True needs the declared guide and an optimizer by name that treats every number by itself, "
+                f"such as 'adam'; found guide='{self.guide}', optimizer={self.optimizer!r}"
+            )
         if self.rank < 1:
             raise InferenceError(f"the rank of a low-rank guide must be at least 1, found rank={self.rank}")
 
@@ -70,6 +79,21 @@ class SVI(VariationalMethod):
         if self.guide == "full-rank":
             return FullRank(model)
         return LowRank(model, self.rank) if self.guide == "low-rank" else super().build_guide(model)
+
+    def may_shrink(self, state: VariationalState) -> bool:
+        if self.shrink is False or not isinstance(state.guide, Guide) or not is_elementwise(self.optimizer):
+            return False
+        if state.progress < self.kl_warmup:
+            return False
+        return self.shrink or any(prior.switches_off for _, prior in state.model.parameters_covered)
+
+    def refuse_shrinking(self) -> None:
+        if self.shrink:
+            raise InferenceError(
+                "shrink=True needs a network that is a chain of layers without grouped convolutions, with a bias in "
+                "every layer behind the first, and priors whose sites belong to weights, groups or layers: leave "
+                "shrink out"
+            )
 
     def traceable(self, state: VariationalState) -> bool:
         # a score function's baseline moves

@@ -82,8 +82,8 @@ def test_settings_without_meaning_are_refused(make: Any, text: str) -> None:
 def rates_of(method: SVI) -> dict[str, float]:
     state = method.init(model(), 8, 0)
     names = {id(parameter): name for module in state.modules.values() for name, parameter in module.named_parameters()}
-    groups = state.optimizer.param_groups
-    found = {names[id(parameter)]: group["lr"] for group in groups for parameter in group["params"]}
+    rates = {id(vector): group["lr"] for group in state.optimizer.param_groups for vector in group["params"]}
+    found = {names[id(p.parameter)]: rates[id(v.whole)] for v in state.flat.vectors for p in v.places}
     assert set(found) == set(names.values())
     return found
 
