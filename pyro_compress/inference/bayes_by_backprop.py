@@ -39,7 +39,7 @@ class BayesByBackprop(VariationalMethod):
 
     Args:
         epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
-        rates, kl_weight, kl_warmup, particles: see `VariationalMethod`.
+        rates, kl_weight, kl_warmup, particles, averaging: see `VariationalMethod`.
         complexity_cost: π: 'blundell', halved from batch to batch, or 'uniform', 1/M.
     """
 

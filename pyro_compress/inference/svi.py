@@ -28,6 +28,7 @@ HANDLERS: Mapping[str, Callable[[], Messenger] | None] = {
     "score": None,
 }
 GUIDES = ("declared", "full-rank", "low-rank")
+ENTROPIES = ("sampled", "exact")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class SVI(VariationalMethod):
 
     Args:
         epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
-        rates, kl_weight, kl_warmup, particles, draws: see `VariationalMethod`.
+        rates, kl_weight, kl_warmup, particles, averaging, draws: see `VariationalMethod`.
         estimator: 'local' (local reparameterization), 'flipout' (one weight sample per batch, signs per example),
             'shared' (one weight sample per batch) or 'score' (score function: no gradient through samples).  None
             is 'local' with the declared guide and 'shared' with the others, which allow for that and 'score' alone.
@@ -45,12 +46,15 @@ class SVI(VariationalMethod):
             normal over all latent numbers, log-normal sites on a log scale.  A model that is no `BayesianNetwork`
             declares nothing: its sites are independent normals in unconstrained space.
         rank: of 'low-rank'.
+        entropy: of a guide over all sites: 'sampled', with gradients through the sample alone, which have no noise left
+            where the guide is the posterior, or 'exact', which has less where no member of the family comes near it.
     """
 
     estimator: str | None = None
     baseline: bool = True
     guide: str = "declared"
     rank: int = 10
+    entropy: str = "sampled"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,6 +62,8 @@ class SVI(VariationalMethod):
             raise InferenceError(unknown_name("estimator", self.estimator, HANDLERS))
         if self.guide not in GUIDES:
             raise InferenceError(unknown_name("guide", self.guide, GUIDES))
+        if self.entropy not in ENTROPIES:
+            raise InferenceError(unknown_name("entropy", self.entropy, ENTROPIES))
         if self.guide != "declared" and self.estimator in ("local", "flipout"):
             raise InferenceError(
                 f"estimator '{self.estimator}' needs independent weights, which guide '{self.guide}' does not have: "
@@ -85,5 +91,5 @@ class SVI(VariationalMethod):
             baseline = state.baseline if self.baseline else Baseline()
             return score_terms(model, guide, baseline, *batch, size=state.size)
         handler = HANDLERS[estimator]
-        divergence = None if declared else sticking_the_landing
+        divergence = None if declared or self.entropy == "exact" else sticking_the_landing
         return elbo_terms(model, guide, handler and handler(), *batch, size=state.size, divergence=divergence)

@@ -43,6 +43,7 @@ class VariationalMethod(GradientMethod):
         kl_weight: β.
         kl_warmup: share of the run over which β rises linearly from 0.
         particles: ELBO estimates averaged per step.
+        averaging: share of the steps, the last ones, whose parameters are averaged for the posterior.
         draws: with a guide over all sites at once, draws that the posterior carries; None is 1,000, or as many as
             256 MiB hold.
     """
@@ -51,6 +52,7 @@ class VariationalMethod(GradientMethod):
     kl_weight: float = 1.0
     kl_warmup: float = 0.25
     particles: int = 1
+    averaging: float = 0.0
     draws: int | None = None
 
     def __post_init__(self) -> None:
@@ -63,7 +65,10 @@ class VariationalMethod(GradientMethod):
                 f"{type(self).__name__} needs kl_weight ≥ 0, kl_warmup ≥ 0 and at least 1 particle; found "
                 f"kl_weight={self.kl_weight}, kl_warmup={self.kl_warmup}, particles={self.particles}"
             )
-
+        if not 0 <= self.averaging <= 1:
+            raise InferenceError(
+                f"averaging is the share of the steps that is averaged, from 0 to 1; found {self.averaging}"
+            )
         check_draws(self.draws, type(self).__name__)
 
     def build_guide(self, model: Model) -> Guide | JointGuide:
@@ -107,7 +112,20 @@ class VariationalMethod(GradientMethod):
                 # after its gradient: a baseline must not know the sample that it is taken from
                 state.baseline = state.baseline.after(terms)
         self.finish(state)
+        self.average(state)
         return Info(data, complexity, beta, rate)
+
+    def average(self, state: "VariationalState") -> None:
+        """Polyak-Ruppert averaging: the mean of the last iterates takes the place of the very last one."""
+        taken = state.steps_done - state.steps_planned + round(self.averaging * state.steps_planned)
+        if taken < 1 or state.steps_done > state.steps_planned:
+            return
+        trained = [parameter.detach() for parameter in state.trained()]
+        if taken == 1:
+            state.averages = [tensor.clone() for tensor in trained]
+        torch._foreach_lerp_(state.averages, trained, 1 / taken)
+        if state.steps_done == state.steps_planned:
+            torch._foreach_copy_(trained, state.averages)
 
     def one_particle(
         self, state: "VariationalState", batch: Batch, weights: tuple[float, float], total: float
@@ -156,6 +174,8 @@ class VariationalMethod(GradientMethod):
 class VariationalState(GradientState):
     """The guide and the model's point-estimated parameters are what is trained; the baseline is of score functions.
 
+    `averages` are running means of what is trained, once there are any.
+
     Args:
         model, optimizer, size, steps_planned: see `GradientState`.
         guide: of the model.
@@ -176,14 +196,17 @@ class VariationalState(GradientState):
         super().__init__(model, {"guide": guide, "free": model.free}, optimizer, size, steps_planned)
         self.guide, self.held, self.seed = guide, held, seed
         self.baseline = Baseline()
+        self.averages: list[torch.Tensor] = []
         self.traced: TracedTerms | None = None
 
     def capture(self) -> dict[str, Any]:
-        return {**super().capture(), "baseline": asdict(self.baseline)}
+        averages = [tensor.clone() for tensor in self.averages]
+        return {**super().capture(), "baseline": asdict(self.baseline), "averages": averages}
 
     def restore(self, captured: dict[str, Any]) -> None:
         super().restore(captured)
         self.baseline = Baseline(**captured["baseline"])
+        self.averages = [tensor.clone() for tensor in captured["averages"]]
 
 
 def _exact_moments(model: Model, guide: JointGuide) -> dict[str, ParameterPosterior]:
