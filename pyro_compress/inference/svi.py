@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.contract import Batch, Model
-from pyro_compress.inference.elbo import ElboTerms, elbo_terms
+from pyro_compress.inference.elbo import ElboTerms
 from pyro_compress.inference.flipout import Flipout
 from pyro_compress.inference.guides import Guide
 from pyro_compress.inference.joint_guides import FullRank, JointGuide, LowRank, sticking_the_landing
@@ -83,13 +83,11 @@ class SVI(VariationalMethod):
 
     def terms(self, state: VariationalState, batch: Batch) -> ElboTerms:
         """One estimate of the ELBO's terms on a batch."""
-        # `.forward`, not a call: a PyroModule that is called registers its parameters in the global store
-        model, guide = state.model.forward, state.guide.forward
         declared = isinstance(state.guide, Guide)
         estimator = self.estimator or ("local" if declared else "shared")
         if estimator == "score":
             baseline = state.baseline if self.baseline else Baseline()
-            return score_terms(model, guide, baseline, *batch, size=state.size)
+            return score_terms(state.model.forward, state.guide.forward, baseline, *batch, size=state.size)
         handler = HANDLERS[estimator]
         divergence = None if declared or self.entropy == "exact" else sticking_the_landing
-        return elbo_terms(model, guide, handler and handler(), *batch, size=state.size, divergence=divergence)
+        return self.estimated(state, batch, handler and handler(), divergence)

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
+from pyro.poutine.messenger import Messenger
 
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.contract import Batch, Info, Model
-from pyro_compress.inference.elbo import ElboTerms
+from pyro_compress.inference.elbo import Divergence, ElboTerms, elbo_terms
 from pyro_compress.inference.from_draws import posterior_from_draws
 from pyro_compress.inference.guides import Guide
 from pyro_compress.inference.iid_draws import check_draws, number_of_draws
@@ -22,6 +23,7 @@ from pyro_compress.inference.optimisation import (
     build_optimizer,
     refuse_non_finite,
 )
+from pyro_compress.inference.particles import side_by_side
 from pyro_compress.inference.score_function import Baseline, ScoreTerms
 from pyro_compress.inference.traced_terms import TracedTerms, weighted
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -103,11 +105,12 @@ class VariationalMethod(GradientMethod):
         data = complexity = 0.0
         weights = self.weights(state, batch, beta)
         # per example, so that clipping and any optimizer see a scale that does not depend on N
-        total = float(state.size * self.particles)
-        for _ in range(self.particles):
-            terms = self.one_particle(state, batch, weights, total)
-            data += float(terms.data.detach()) / self.particles
-            complexity += float(terms.complexity.detach()) / self.particles
+        estimates = 1 if self.side_by_side(state) else self.particles
+        total = float(state.size * estimates)
+        for _ in range(estimates):
+            terms = self.one_estimate(state, batch, weights, total)
+            data += float(terms.data.detach()) / estimates
+            complexity += float(terms.complexity.detach()) / estimates
             if isinstance(terms, ScoreTerms):
                 # after its gradient: a baseline must not know the sample that it is taken from
                 state.baseline = state.baseline.after(terms)
@@ -127,7 +130,7 @@ class VariationalMethod(GradientMethod):
         if state.steps_done == state.steps_planned:
             torch._foreach_copy_(trained, state.averages)
 
-    def one_particle(
+    def one_estimate(
         self, state: "VariationalState", batch: Batch, weights: tuple[float, float], total: float
     ) -> ElboTerms:
         """One estimate of the terms, and the gradient of the objective from it."""
@@ -147,9 +150,28 @@ class VariationalMethod(GradientMethod):
         """Whether a step does the same at every call but for the noise, and moves no buffers."""
         return next(state.model.network.buffers(), None) is None
 
+    def side_by_side(self, state: "VariationalState") -> bool:
+        """Whether `terms` is the mean over all particles."""
+        return self.particles > 1 and isinstance(state.guide, JointGuide) and self.traceable(state)
+
     @abstractmethod
     def terms(self, state: "VariationalState", batch: Batch) -> ElboTerms:
-        """One estimate of the ELBO's terms on a batch."""
+        """One estimate of the ELBO's terms on a batch, of all particles if they are `side_by_side`."""
+
+    def estimated(
+        self, state: "VariationalState", batch: Batch, handler: Messenger | None, divergence: Divergence | None
+    ) -> ElboTerms:
+        """The ELBO's terms with that handler around the guide, or the mean over particles that are side by side."""
+        # `.forward`, not a call: a PyroModule that is called registers its parameters in the global store
+        model, guide = state.model.forward, state.guide.forward
+
+        def estimate(handler: Messenger | None) -> ElboTerms:
+            return elbo_terms(model, guide, handler, *batch, size=state.size, divergence=divergence)
+
+        if not self.side_by_side(state):
+            return estimate(handler)
+        assert isinstance(state.guide, JointGuide)
+        return side_by_side(estimate, state.guide.distribution().rsample((self.particles,)))
 
     def draw(self, state: "VariationalState") -> Posterior:
         model, guide = state.model, state.guide
