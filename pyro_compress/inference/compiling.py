@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
+from pyro_compress.inference.graphs import untranspose
+
 Function = Callable[..., tuple[Tensor, ...]]
 
 
@@ -23,7 +25,7 @@ def compiled(graph: fx.GraphModule, examples: tuple[Tensor, ...]) -> Function:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            found: Function = inductor.compile(graph, list(examples))
+            found: Function = inductor.compile(untranspose(graph), list(examples))
             found(*examples)
     except Exception as error:
         return _replayed(graph, f"the compiler failed: {str(error).strip().partition(chr(10))[0][:200]}")
