@@ -106,7 +106,7 @@ def test_an_exact_entropy_takes_the_noise_out_of_the_slow_direction_of_a_funnel(
     """m up by δ and all ln t² with it: log p(x | v) and the entropy change by numbers, so −v/9 alone is noise.
 
     At q(v) = N(m, s²), q(x) = N(0, t²) the ELBO's derivative that way is −m/9.  With exact entropies the noise has the
-    sd s/9; with sampled ones n = 9 terms x²/t² and v add √(n/2 + 1/s²), which is some 60 times as much.
+    sd s/9; with sampled ones n = 9 terms x²/t² and v add √(n/2 + 1/s²), which is some 50 times as much.
     """
     model, spread = Program(funnel, ()), 0.5
     guide = LowRank(model, 1)
