@@ -62,6 +62,26 @@ def simplify(graph: fx.GraphModule, *, exact: bool = False) -> fx.GraphModule:
     return graph
 
 
+def untranspose(graph: fx.GraphModule) -> fx.GraphModule:
+    """(A B)ᵀ becomes Bᵀ Aᵀ; changes `graph`.
+
+    `vmap` makes x wᵀ of the products x w of all chains and turns the result, so what follows would run over the last
+    axis in strides.
+    """
+    transpose = _aten.permute.default
+    for node in list(graph.graph.nodes):
+        product = node.args[0] if node.target is transpose and list(node.args[1]) == [1, 0] else None
+        if not isinstance(product, fx.Node) or product.target is not _aten.mm.default or len(product.users) != 1:
+            continue
+        with graph.graph.inserting_before(node):
+            turned = [graph.graph.call_function(transpose, (factor, [1, 0])) for factor in reversed(product.args)]
+            replacement = graph.graph.call_function(_aten.mm.default, tuple(turned))
+        node.replace_all_uses_with(replacement)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
 def _is_pure(node: fx.Node) -> bool:
     if node.target is operator.getitem:
         return True

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
+from pyro.poutine.messenger import Messenger
 
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.contract import Batch, Info, Model
-from pyro_compress.inference.elbo import ElboTerms
+from pyro_compress.inference.elbo import Divergence, ElboTerms, elbo_terms
 from pyro_compress.inference.flat import FlatParameters, is_elementwise
 from pyro_compress.inference.from_draws import posterior_from_draws
 from pyro_compress.inference.guides import Guide
@@ -25,6 +26,7 @@ from pyro_compress.inference.optimisation import (
     build_optimizer,
     refuse_non_finite,
 )
+from pyro_compress.inference.particles import side_by_side
 from pyro_compress.inference.score_function import Baseline, ScoreTerms
 from pyro_compress.inference.shrinking import Left, Whole
 from pyro_compress.inference.traced_terms import TRACE_AFTER, TracedTerms, weighted
@@ -48,6 +50,7 @@ class VariationalMethod(GradientMethod):
         kl_weight: β.
         kl_warmup: share of the run over which β rises linearly from 0.
         particles: ELBO estimates averaged per step.
+        averaging: share of the steps, the last ones, whose parameters are averaged for the posterior.
         draws: with a guide over all sites at once, draws that the posterior carries; None is 1,000, or as many as
             256 MiB hold.
         compile: 'never', 'always', or 'auto': once the steps that are left pay for it.
@@ -57,6 +60,7 @@ class VariationalMethod(GradientMethod):
     kl_weight: float = 1.0
     kl_warmup: float = 0.25
     particles: int = 1
+    averaging: float = 0.0
     draws: int | None = None
     compile: str = "auto"
 
@@ -73,6 +77,10 @@ class VariationalMethod(GradientMethod):
 
         if self.compile not in COMPILE:
             raise InferenceError(unknown_name("compile", self.compile, COMPILE))
+        if not 0 <= self.averaging <= 1:
+            raise InferenceError(
+                f"averaging is the share of the steps that is averaged, from 0 to 1; found {self.averaging}"
+            )
         check_draws(self.draws, type(self).__name__)
 
     def build_guide(self, model: Model) -> Guide | JointGuide:
@@ -115,18 +123,32 @@ class VariationalMethod(GradientMethod):
         data = complexity = 0.0
         weights = self.weights(state, batch, beta)
         # per example, so that clipping and any optimizer see a scale that does not depend on N
-        total = float(state.size * self.particles)
-        for _ in range(self.particles):
-            terms = self.one_particle(state, batch, weights, total)
-            data += float(terms.data.detach()) / self.particles
-            complexity += float(terms.complexity.detach()) / self.particles
+        estimates = 1 if self.side_by_side(state) else self.particles
+        total = float(state.size * estimates)
+        for _ in range(estimates):
+            terms = self.one_estimate(state, batch, weights, total)
+            data += float(terms.data.detach()) / estimates
+            complexity += float(terms.complexity.detach()) / estimates
             if isinstance(terms, ScoreTerms):
                 # after its gradient: a baseline must not know the sample that it is taken from
                 state.baseline = state.baseline.after(terms)
         self.finish(state)
+        self.average(state)
         return Info(data, complexity + state.left_nats, beta, rate)
 
-    def one_particle(
+    def average(self, state: "VariationalState") -> None:
+        """Polyak-Ruppert averaging: the mean of the last iterates takes the place of the very last one."""
+        taken = state.steps_done - state.steps_planned + round(self.averaging * state.steps_planned)
+        if taken < 1 or state.steps_done > state.steps_planned:
+            return
+        trained = [parameter.detach() for parameter in state.trained()]
+        if taken == 1:
+            state.averages = [tensor.clone() for tensor in trained]
+        torch._foreach_lerp_(state.averages, trained, 1 / taken)
+        if state.steps_done == state.steps_planned:
+            torch._foreach_copy_(trained, state.averages)
+
+    def one_estimate(
         self, state: "VariationalState", batch: Batch, weights: tuple[float, float], total: float
     ) -> ElboTerms:
         """One estimate of the terms, and the gradient of the objective from it."""
@@ -157,9 +179,28 @@ class VariationalMethod(GradientMethod):
         """Whether a step does the same at every call but for the noise, and moves no buffers."""
         return next(state.model.network.buffers(), None) is None
 
+    def side_by_side(self, state: "VariationalState") -> bool:
+        """Whether `terms` is the mean over all particles."""
+        return self.particles > 1 and isinstance(state.guide, JointGuide) and self.traceable(state)
+
     @abstractmethod
     def terms(self, state: "VariationalState", batch: Batch) -> ElboTerms:
-        """One estimate of the ELBO's terms on a batch."""
+        """One estimate of the ELBO's terms on a batch, of all particles if they are `side_by_side`."""
+
+    def estimated(
+        self, state: "VariationalState", batch: Batch, handler: Messenger | None, divergence: Divergence | None
+    ) -> ElboTerms:
+        """The ELBO's terms with that handler around the guide, or the mean over particles that are side by side."""
+        # `.forward`, not a call: a PyroModule that is called registers its parameters in the global store
+        model, guide = state.model.forward, state.guide.forward
+
+        def estimate(handler: Messenger | None) -> ElboTerms:
+            return elbo_terms(model, guide, handler, *batch, size=state.size, divergence=divergence)
+
+        if not self.side_by_side(state):
+            return estimate(handler)
+        assert isinstance(state.guide, JointGuide)
+        return side_by_side(estimate, state.guide.distribution().rsample((self.particles,)))
 
     def draw(self, state: "VariationalState") -> Posterior:
         model, guide = state.whole_pair()
@@ -209,6 +250,8 @@ class VariationalMethod(GradientMethod):
 class VariationalState(GradientState):
     """The guide and the model's point-estimated parameters are what is trained; the baseline is of score functions.
 
+    `averages` are running means of what is trained, once there are any.
+
     Args:
         model, size, steps_planned: see `GradientState`.
         guide: of the model.
@@ -236,6 +279,7 @@ class VariationalState(GradientState):
         super().__init__(model, {"guide": guide, "free": model.free}, optimizer, size, steps_planned)
         self.guide, self.held, self.seed = guide, held, seed
         self.noise, self.baseline = Noise(seed), Baseline()
+        self.averages: list[torch.Tensor] = []
         self.traced: TracedTerms | None = None
         self.compiled = False
         self.whole: Whole | None = None
@@ -267,6 +311,7 @@ class VariationalState(GradientState):
 
     def capture(self) -> dict[str, Any]:
         own = {"baseline": asdict(self.baseline), "noise": self.noise.capture(), "compiled": self.compiled}
+        own["averages"] = [tensor.clone() for tensor in self.averages]
         whole = None if self.whole is None else self.whole.capture()
         return {**super().capture(), **own, "whole": copy.deepcopy(whole)}
 
@@ -281,6 +326,7 @@ class VariationalState(GradientState):
         self.baseline = Baseline(**captured["baseline"])
         self.noise.restore(captured["noise"])
         self.compiled = captured["compiled"]
+        self.averages = [tensor.clone() for tensor in captured["averages"]]
 
 
 def _exact_moments(model: Model, guide: JointGuide) -> dict[str, ParameterPosterior]:

@@ -68,6 +68,8 @@ def test_optimizer_can_be_a_callable() -> None:
         (lambda: MAP(learning_rate=-1.0), r"MAP needs .*learning_rate > 0; found .*learning_rate=-1\.0"),
         (lambda: SVI(kl_weight=-0.1), r"kl_weight ≥ 0.*found kl_weight=-0\.1"),
         (lambda: SVI(particles=0), r"at least 1 particle.*particles=0"),
+        (lambda: SVI(averaging=1.5), r"averaging is the share of the steps .* from 0 to 1; found 1\.5"),
+        (lambda: SVI(entropy="exat"), r"unknown entropy 'exat': known are exact, sampled\. Did you mean 'exact'\?"),
         (
             lambda: SVI(optimizer="muon").init(model(), 8, 0),
             "optimizer 'muon' cannot train these parameters: Muon only supports 2D",

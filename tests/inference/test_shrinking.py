@@ -11,6 +11,7 @@ from torch import nn
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.elbo import elbo_terms
 from pyro_compress.inference.fit import EpochRecord, fit
+from pyro_compress.inference.guides import Guide
 from pyro_compress.inference.local_reparameterization import LocalReparameterization
 from pyro_compress.inference.shrinking import Whole, complexity_nats
 from pyro_compress.inference.svi import SVI
@@ -98,6 +99,7 @@ def test_the_whole_computes_what_is_left_does(prior: Prior) -> None:
     posterior, x = method.draw(state), examples()[0]
     values = {name: torch.from_numpy(site.mean) for name, site in posterior.parameters.items()}
     whole = BayesianNetwork(network(), prior, Categorical())
+    assert isinstance(state.model, BayesianNetwork)
     left = parameter_moments(state.model, state.guide.moments())
     with torch.no_grad():
         expected = state.model.call_network({n: torch.from_numpy(s.mean) for n, s in left.items()}, x)
@@ -125,6 +127,7 @@ def test_the_complexity_goes_on_from_where_it_was(prior: Prior) -> None:
     method, state = started(prior, shrink=True)
     checked(method, state)
     assert state.whole is not None
+    assert isinstance(state.model, BayesianNetwork) and isinstance(state.guide, Guide)
     whole = complexity_nats(state.whole.model, state.whole.guide)
     assert whole == pytest.approx(complexity_nats(state.model, state.guide) + state.left_nats, rel=1e-6)
     batch = tuple(part[:20] for part in examples())

@@ -79,6 +79,7 @@ def assert_same(first: Posterior, second: Posterior) -> None:
         # signs are drawn as well, so that noise stays inside the graph
         (Normal(), {"estimator": "flipout"}),
         (Normal(), {"guide": "low-rank", "rank": 2, "draws": 5}),
+        (GroupHorseshoe(), {"guide": "full-rank", "particles": 3, "entropy": "exact", "averaging": 0.7, "draws": 5}),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Prior) else "-".join(value),
 )
