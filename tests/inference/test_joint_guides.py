@@ -63,7 +63,7 @@ def test_exact_posterior_with_its_correlations(guide: str, size: int | None, bet
     """Of three weights, a diagonal and two directions hold any covariance."""
     model, data = problem(size)
     method = SVI(
-        epochs=1000, batch_size=HELD, learning_rate=0.05, schedule="linear", kl_weight=beta, kl_warmup=0.0,
+        epochs=1500, batch_size=HELD, learning_rate=0.05, schedule="linear", kl_weight=beta, kl_warmup=0.0,
         guide=guide, rank=2, draws=4000, rates={"log_variance": 5.0},
     )  # fmt: skip
     states: list[Any] = []
