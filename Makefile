@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(VENV)/.installed
 	rm -rf runs/demo
@@ -15,6 +15,11 @@ demo: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest
+
+# What training costs against plain training; libraries to compare with that are not there are named and left out.
+bench: $(VENV)/.installed
+	-$(BIN)/python -m pip install --quiet --editable '.[peers]'
+	$(BIN)/python -W ignore::FutureWarning -m benchmarks.training_cost
 
 lint: $(VENV)/.installed-for-tests
 	$(BIN)/ruff check .
