@@ -10,6 +10,7 @@ the distribution function is off by less than 1 / 65536 and the variance by less
 SFC64 (Doty-Humphrey's small fast chaotic generator); no bit is used twice.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -24,10 +25,15 @@ _aten = torch.ops.aten
 CELLS = 65536
 # below this numpy's own normal numbers cost less
 MANY = 4096
+# from here on a second thread pays
+SHARED = 32768
 
 
 class Noise:
     """A stream of standard normal numbers.
+
+    Large tensors are filled by two generators, half each and side by side where torch may use several threads: the
+    numbers do not depend on that.
 
     Args:
         seed: streams of different seeds are independent.
@@ -35,20 +41,25 @@ class Noise:
 
     def __init__(self, seed: int) -> None:
         # a key of its own keeps it apart from other generators that a run seeds with the same number
-        self._bits = np.random.SFC64(np.random.SeedSequence((abs(seed), int(seed < 0), 0x4E6F697365)))
-        self._generator = np.random.Generator(self._bits)
+        key = np.random.SeedSequence((abs(seed), int(seed < 0), 0x4E6F697365))
+        self._first, self._second = _Lane(key), _Lane(key.spawn(1)[0])
 
     def fill(self, out: Tensor) -> Tensor:
         """Fill a contiguous float32 tensor with fresh numbers, and return it."""
         count = out.numel()
         if count < MANY:
-            self._generator.standard_normal(dtype=np.float32, out=out.numpy())
+            self._first.generator.standard_normal(dtype=np.float32, out=out.numpy())
             return out
-        cells = self._bits.random_raw(-(-count // 4)).view(np.uint16)[:count]
         flat = out.view(-1).numpy()
-        # every 16 bits are a place of the table; 'wrap' only says that this need not be checked
-        np.take(_table(), cells, out=flat, mode="wrap")
-        self._draw_tails(cells, flat)
+        if count < SHARED:
+            self._first.look_up(flat)
+        elif torch.get_num_threads() == 1:
+            self._first.look_up(flat[: count // 2])
+            self._second.look_up(flat[count // 2 :])
+        else:
+            other = _helper().submit(self._second.look_up, flat[count // 2 :])
+            self._first.look_up(flat[: count // 2])
+            other.result()
         return out
 
     def fill_like(self, out: Tensor) -> Tensor:
@@ -62,24 +73,46 @@ class Noise:
         if out.dtype == torch.float32:
             self.fill(flat)
         else:
-            flat.copy_(torch.from_numpy(self._generator.standard_normal(out.numel())))
+            flat.copy_(torch.from_numpy(self._first.generator.standard_normal(out.numel())))
         return out
+
+    def capture(self) -> dict[str, Any]:
+        """Where the stream stands."""
+        return {"first": self._first.capture(), "second": self._second.capture()}
+
+    def restore(self, captured: dict[str, Any]) -> None:
+        """Go on from where `capture` was called."""
+        self._first.restore(captured["first"])
+        self._second.restore(captured["second"])
+
+
+class _Lane:
+    """One generator of bits, and the normal numbers that they choose."""
+
+    def __init__(self, key: np.random.SeedSequence) -> None:
+        self._bits = np.random.SFC64(key)
+        self.generator = np.random.Generator(self._bits)
+
+    def look_up(self, out: np.ndarray) -> None:
+        """Fill a vector."""
+        cells = self._bits.random_raw(-(-len(out) // 4)).view(np.uint16)[: len(out)]
+        # every 16 bits are a place of the table; 'wrap' only says that this need not be checked
+        np.take(_table(), cells, out=out, mode="wrap")
+        self._draw_tails(cells, out)
 
     def _draw_tails(self, cells: np.ndarray, out: np.ndarray) -> None:
         # in 16 bits the last cell plus one is zero
         places = np.flatnonzero(cells + np.uint16(1) <= 1)
         if len(places):
-            beyond = (1.0 - self._generator.random(len(places))) / CELLS
+            beyond = (1.0 - self.generator.random(len(places))) / CELLS
             out[places] = np.where(cells[places] == 0, 1.0, -1.0) * ndtri(beyond)
 
     def capture(self) -> dict[str, Any]:
-        """Where the stream stands."""
         state = self._bits.state
         words = torch.from_numpy(state["state"]["state"].view(np.int64).copy())
         return {"words": words, "has_uint32": int(state["has_uint32"]), "uinteger": int(state["uinteger"])}
 
     def restore(self, captured: dict[str, Any]) -> None:
-        """Go on from where `capture` was called."""
         words = captured["words"].numpy().view(np.uint64).copy()
         self._bits.state = {
             "bit_generator": "SFC64",
@@ -87,6 +120,11 @@ class Noise:
             "has_uint32": captured["has_uint32"],
             "uinteger": captured["uinteger"],
         }
+
+
+@cache
+def _helper() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="noise")
 
 
 class DrawnFrom(TorchFunctionMode):

@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy import stats
 
-from pyro_compress.inference.noise import CELLS, MANY, Noise, _table
+from pyro_compress.inference.noise import CELLS, MANY, SHARED, DrawnFrom, Noise, _table
 
 # one beyond a multiple of 4, and one that numpy's own numbers serve
-LOOKED_UP, FEW = 4 * MANY + 3, 37
+LOOKED_UP, FEW, HALVES = 4 * MANY + 3, 37, SHARED + 5
 
 
 def numbers(seed: int, shape: tuple[int, ...], times: int = 1) -> np.ndarray:
@@ -16,7 +16,9 @@ def numbers(seed: int, shape: tuple[int, ...], times: int = 1) -> np.ndarray:
     return np.stack([stream.fill(out).numpy().copy() for _ in range(times)])
 
 
-@pytest.mark.parametrize(("count", "times"), [(LOOKED_UP, 60), (FEW, 4000)], ids=["looked-up", "ziggurat"])
+@pytest.mark.parametrize(
+    ("count", "times"), [(LOOKED_UP, 60), (FEW, 4000), (HALVES, 30)], ids=["looked-up", "ziggurat", "two-halves"]
+)
 def test_moments_and_distribution_are_those_of_a_normal(count: int, times: int) -> None:
     x = numbers(3, (count,), times).ravel().astype(np.float64)
     n = x.size
@@ -65,7 +67,7 @@ def test_steps_chains_and_parameters_are_independent(chains: int, width: int, ti
     assert len(np.unique(starts, axis=0)) == times * chains
 
 
-@pytest.mark.parametrize("count", [LOOKED_UP, FEW])
+@pytest.mark.parametrize("count", [LOOKED_UP, FEW, HALVES])
 def test_streams_resume_and_differ_by_seed(count: int) -> None:
     stream, out = Noise(7), torch.empty(count)
     stream.fill(torch.empty(FEW))
@@ -84,3 +86,36 @@ def test_the_process_generators_are_left_alone() -> None:
     before = torch.get_rng_state()
     numbers(1, (LOOKED_UP,))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_numbers_do_not_depend_on_threads() -> None:
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(numbers(3, (HALVES,), 3))
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(*found)
+    left, right = found[0][:, : HALVES // 2], found[0][:, HALVES // 2 : 2 * (HALVES // 2)]
+    assert abs((left * right).mean() * np.sqrt(left.size)) < 4.5
+
+
+def test_a_program_draws_from_the_stream() -> None:
+    """Its standard normal numbers, in the order and the memory layout of the program; nothing else."""
+    like = torch.zeros(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    before = torch.get_rng_state()
+    with DrawnFrom(Noise(5)):
+        found = [torch.randn(7, 2), torch.randn_like(like), torch.empty(3).normal_(), torch.zeros(2).add(1.0)]
+        found.append(torch.randn(4, dtype=torch.float64))
+    assert torch.equal(before, torch.get_rng_state())
+    stream = Noise(5)
+    assert torch.equal(found[0], stream.fill(torch.empty(7, 2)))
+    in_memory = stream.fill(torch.empty(2, 4, 5, 3))
+    assert torch.equal(found[1], in_memory.permute(0, 3, 1, 2)) and found[1].stride() == like.stride()
+    assert torch.equal(found[2], stream.fill(torch.empty(3)))
+    assert found[3].tolist() == [1.0, 1.0] and found[4].dtype == torch.float64
+    with DrawnFrom(Noise(5)):
+        torch.empty(3).normal_(1.0, 2.0)
+    assert not torch.equal(before, torch.get_rng_state())
+    torch.set_rng_state(before)
