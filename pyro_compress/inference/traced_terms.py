@@ -163,7 +163,7 @@ def _noise_outside(graph: fx.GraphModule) -> tuple[Tensor, ...]:
     last = next(node for node in reversed(list(graph.graph.nodes)) if node.op == "placeholder")
     for node in drawn if all(_is_standard_normal(node) for node in drawn) else []:
         value = node.meta["val"]
-        buffers.append(torch.empty_strided(value.size(), value.stride(), dtype=value.dtype))
+        buffers.append(torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device=value.device))
         with graph.graph.inserting_after(last):
             last = graph.graph.placeholder(f"noise{len(buffers)}")
         last.meta = dict(node.meta)
