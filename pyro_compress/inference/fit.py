@@ -29,7 +29,6 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.program import Program
 from pyro_compress.posterior import Posterior
 
-
 Callback = Callable[[EpochRecord, State], None]
 
 
@@ -97,11 +96,13 @@ def fit(
 
 
 def refuse_unscaled(method: Method, count: int, device: torch.device) -> None:
-    """Say what a method that is no descent of gradients cannot do.
+    """Say what a method that descends no gradients, or a device, cannot do.
 
     Raises:
         InferenceError: several ranks, or a device that is not the CPU.
     """
+    if count > 1 and device.type == "mps":
+        raise InferenceError("PyTorch has no engine for ranks on mps: leave out torchrun, or use --device cpu")
     if method.scales or (count == 1 and device.type == "cpu"):
         return
     name = type(method).__name__
@@ -224,6 +225,7 @@ def _with_provenance(
         "temperature": getattr(method, "temperature", 1.0),
         "seed": seed,
         "data": feed.name,
+        "ranks": feed.ranks.count,
         "N": feed.size,
         "history": [asdict(record) for record in history],
     }

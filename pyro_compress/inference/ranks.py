@@ -13,6 +13,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,7 +34,7 @@ _ENGINE_ERRORS = (RuntimeError, ValueError)
 
 
 class Ranks:
-    """This process among those that fit together; a process that is alone is rank 0 of 1, and nothing is sent.
+    """One process among those that fit together; a process that is alone is rank 0 of 1, and sends nothing.
 
     Args:
         rank: of this process.
@@ -61,7 +62,7 @@ class Ranks:
     # ---- a batch and its gradient
 
     def deal(self, chosen: Tensor) -> Tensor:
-        """This rank's share of the rows of a batch, or of their indices; all of them, without weight, if it has none."""
+        """The part of a batch, its rows or their indices, that this rank sees; if empty, all of it without weight."""
         if self.count == 1:
             return chosen
         share = chosen.tensor_split(self.count)[self.rank]
@@ -120,8 +121,8 @@ class Ranks:
         """Sums over the ranks."""
         if self.count == 1:
             return numbers
-        held = torch.tensor(numbers, dtype=torch.float64)
-        self._sum_small(held)
+        held = torch.tensor(numbers, dtype=torch.float64, device="cpu")
+        self._sum(held)
         return held.tolist()
 
     def rows(self, count: int, part: Callable[[slice], np.ndarray]) -> np.ndarray:
@@ -130,10 +131,10 @@ class Ranks:
             return part(slice(0, count))
         bounds = np.linspace(0, count, self.count + 1).round().astype(int)
         mine = slice(int(bounds[self.rank]), int(bounds[self.rank + 1]))
-        held = torch.zeros(count, dtype=torch.float64)
+        held = torch.zeros(count, dtype=torch.float64, device="cpu")
         if mine.stop > mine.start:
             held[mine] = torch.from_numpy(np.asarray(part(mine), dtype=np.float64))
-        self._sum_small(held)
+        self._sum(held)
         return held.numpy()
 
     def from_first(self, make: Callable[[], T]) -> T:
@@ -144,12 +145,14 @@ class Ranks:
         if self.first:
             try:
                 held[0] = make()
-            except PyroCompressError as error:
+            except (PyroCompressError, OSError) as error:
                 held[1] = error
         self._engine(lambda: dist.broadcast_object_list(held, src=0))
         if held[1] is not None:
+            held[1].told = True
             raise held[1]
-        return held[0]  # type: ignore[no-any-return]
+        made: T = held[0]
+        return made
 
     def of_all(self, mine: T) -> list[T]:
         """Every rank's, by rank."""
@@ -172,7 +175,7 @@ class Ranks:
         with torch.no_grad():
             for tensor in tensors:
                 held = tensor.detach().contiguous()
-                self._engine(lambda held=held: dist.broadcast(held, src=0))
+                self._engine(partial(dist.broadcast, held, src=0))
                 tensor.copy_(held)
 
     def refuse_unequal(self, tensors: Iterable[Tensor], where: str) -> None:
@@ -202,22 +205,17 @@ class Ranks:
     def _sum(self, held: Tensor) -> None:
         self._engine(lambda: dist.all_reduce(held))
 
-    def _sum_small(self, held: Tensor) -> None:
-        # NCCL sends what lies on its device only
-        device = torch.device("cuda") if dist.get_backend() == "nccl" else held.device
-        sent = held.to(device)
-        self._sum(sent)
-        held.copy_(sent)
-
     def _engine(self, call: Callable[[], Any]) -> None:
         try:
             call()
         except _ENGINE_ERRORS as error:
-            raise _Told(f"rank {self.rank}: {ENDED} ({_first_line(error)})") from error
+            raise _Told(f"{ENDED} ({_first_line(error)})") from error
 
 
 class _Told(InferenceError):
     """All ranks know already that the run stops."""
+
+    told = True
 
 
 def asked_for() -> int:
@@ -225,28 +223,32 @@ def asked_for() -> int:
     return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ and "WORLD_SIZE" in os.environ else 1
 
 
+def threads_here(threads: int) -> int:
+    """The share of one rank in the threads of a run, which the ranks on one machine divide."""
+    return max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if asked_for() > 1 else threads
+
+
 @contextlib.contextmanager
-def joined(device: str = "cpu", timeout_seconds: float = 1800.0) -> Iterator[Ranks]:
-    """Join the ranks that torchrun started this process among; gloo on CPU, NCCL on GPU.
+def joined(timeout_seconds: float = 1800.0) -> Iterator[Ranks]:
+    """Join the ranks that torchrun started this process among; gloo for what is on CPU, NCCL for what is on GPU.
 
     Args:
-        device: that the run is on.
         timeout_seconds: that a rank waits for the others, at the start and at every message.
 
     Raises:
-        InferenceError: the others cannot be reached, or no engine serves the device.
+        InferenceError: the others cannot be reached.
     """
     count = asked_for()
     if count == 1 or dist.is_initialized():
         yield Ranks.here()
         return
-    if device == "mps":
-        raise InferenceError("PyTorch has no distributed engine for mps: leave out torchrun, or use --device cpu")
     address = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
     try:
-        if device == "cuda":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(seconds=timeout_seconds))
+        on_gpu = torch.cuda.is_available() and dist.is_nccl_available()
+        if on_gpu:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        timeout = timedelta(seconds=timeout_seconds)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timeout)
     except (RuntimeError, ValueError) as error:
         raise InferenceError(
             f"rank {os.environ['RANK']} of {count} cannot join the others at {address}: {_first_line(error)}; start "
