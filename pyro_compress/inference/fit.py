@@ -127,7 +127,7 @@ def _begin(
         ranks.send_from_first([*state.trained(), *state.moving_buffers()])
     if saved is None:
         if ranks.count > 1:
-            ranks.seed(seed)
+            torch.manual_seed(ranks.stream(seed))
         return []
     history = [EpochRecord(**record) for record in saved["history"]]
     states = saved["random"]
@@ -135,7 +135,7 @@ def _begin(
         restore_random_state(states[ranks.rank], device)
     else:
         # this rank was not there, or the run was on another kind of device
-        ranks.seed(seed, len(history))
+        torch.manual_seed(ranks.stream(seed, len(history)))
     return history
 
 

@@ -94,7 +94,7 @@ def fine_tune(
     ranks.send_from_first(hidden.values())
     network.train()
     with on_device(device):
-        ranks.seed(seed)  # the network may have dropout
+        torch.manual_seed(ranks.stream(seed))  # the network may have dropout
         targets = data.train_y if teacher is None else teacher.to(device)
         for epoch in range(epochs):
             for x, y in data_module.batches(data.train_x, targets, batch_size, seed + 7919, epoch):

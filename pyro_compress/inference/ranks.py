@@ -193,12 +193,11 @@ class Ranks:
                 f"{self.count} ranks); run all ranks on the same kind of machine, with the same versions"
             )
 
-    def seed(self, *numbers: int) -> None:
-        """Seed torch's generators: rank 0 as a process that is alone, rank r with a stream from (seed, r, ...)."""
-        if self.count == 1 or (self.first and len(numbers) == 1):
-            torch.manual_seed(numbers[0])
-            return
-        torch.manual_seed(generator_for(numbers[0], self.rank, *numbers[1:]).initial_seed())
+    def stream(self, seed: int, *more: int) -> int:
+        """Seed of this rank's noise: the first has that of a process that is alone, rank r one from (seed, r, ...)."""
+        if self.first and not more:
+            return seed
+        return generator_for(seed, self.rank, *more).initial_seed()
 
     # ---- messages
 
