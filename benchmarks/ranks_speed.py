@@ -126,10 +126,8 @@ def main() -> None:
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]
     print(f"torch {torch.__version__}, Python {sys.version.split()[0]}, {len(os.sched_getaffinity(0))} cores")
-    print(
-        "| network | prior | batch | ms alone | ms on two ranks | throughput | MiB sent | ms averaging | ms of it waiting |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    heads = ("network", "prior", "batch", "ms alone", "ms on two ranks", "throughput", "MiB sent", "ms averaging")
+    print(f"| {' | '.join(heads)} | of it in all-reduce |\n" + "| --- " * (len(heads) + 1) + "|", flush=True)
     multiprocessing.spawn(work, (port, given), nprocs=2)
 
 
