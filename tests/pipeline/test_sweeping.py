@@ -93,9 +93,8 @@ def test_the_table_holds_median_and_worst(tmp_path: Path) -> None:
     run_all(stand_ins(tmp_path, [10, 2, 3]), processes=1, through="processes", say=lambda line: None)
     heads, _, row = table(collect(tmp_path))
     assert heads.startswith("| entry | seeds | β | file rate | error after % |")
-    assert (
-        row == "| some/entry | 2, 3, 10 | 1 | 13 (12) | 4.00 (11.00) | 1.00 (1.00) | 5.00 (5.00) | 1,997 (1,998) | 1 |"
-    )
+    numbers = "13 (12) | 4.00 (11.00) | 1.00 (1.00) | 5.00 (5.00) | 1,997 (1,998)"
+    assert row == f"| some/entry | 2, 3, 10 | 1 | {numbers} | 1 |"
     assert list(table({})) == []
 
 
