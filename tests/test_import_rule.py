@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pyro_compress"
 PLAIN = {"errors", "architecture", "stored"}
-LEAVES = PLAIN | {"draws", "posterior", "factories", "options"}
+LEAVES = PLAIN | {"liveness", "draws", "posterior", "factories", "options"}
 DATA = {"data", "data_files", "data_sources"}
 BELOW_PIPELINE = LEAVES | DATA | {"models", "inference", "analysis", "artifact", "artifact.encode", "report"}
 
@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "architecture": {"errors"},
     "stored": {"errors", "architecture"},
+    "liveness": PLAIN,
     "draws": {"errors"},
     "posterior": PLAIN | {"draws"},
     "factories": {"errors"},

@@ -28,9 +28,10 @@ import numpy as np
 
 from pyro_compress.analysis.bits import published_bits, significand_bits
 from pyro_compress.analysis.decision import FLOAT_BITS, Decision, SiteDecision
-from pyro_compress.analysis.liveness import Numbers, Signal, Weighted, groups_of, is_depthwise, outputs_of, signals
+from pyro_compress.analysis.structure import numbers_of
 from pyro_compress.architecture import Architecture, Conv2d, Linear
 from pyro_compress.errors import DecisionError
+from pyro_compress.liveness import Signal, Weighted, groups_of, is_depthwise, outputs_of, signals
 from pyro_compress.posterior import ParameterPosterior
 
 CONVOLUTION_INDEX_BITS, DENSE_INDEX_BITS = 8, 5
@@ -99,7 +100,7 @@ def published_rates(architecture: Architecture, decision: Decision) -> Published
     """
     if not architecture.weighted():
         raise DecisionError("the network has no dense or convolution layer, so it has no compression rate")
-    flow = signals(architecture, Numbers(decision))
+    flow = signals(architecture, numbers_of(decision))
     counts, bits, coded = [], {}, 0
     for position, layer in enumerate(architecture.layers):
         if not isinstance(layer, Linear | Conv2d):

@@ -1,6 +1,6 @@
 """Structured removal: from a decision that zeroes weights to a smaller dense network that computes the same.
 
-What is not live (`analysis/liveness.py`) is removed: rows and bias of the layer that makes it, columns of the layer
+What is not live (`liveness.py`) is removed: rows and bias of the layer that makes it, columns of the layer
 that reads it, with constants folded into that layer's bias, b' = b + Σ W·c.  Where entries cannot be removed at
 their source (the network's input, some positions of a channel that is flattened) a `Select` layer picks those
 that are kept.
@@ -28,7 +28,6 @@ from dataclasses import replace
 import numpy as np
 
 from pyro_compress.analysis.decision import Decision, SiteDecision
-from pyro_compress.analysis.liveness import Numbers, Signal, Weighted, groups_of, is_depthwise, outputs_of, signals
 from pyro_compress.architecture import (
     Add,
     Architecture,
@@ -44,6 +43,7 @@ from pyro_compress.architecture import (
     last_references,
 )
 from pyro_compress.errors import DecisionError
+from pyro_compress.liveness import Numbers, Signal, Weighted, groups_of, is_depthwise, outputs_of, signals
 from pyro_compress.stored import STEP_EXPONENTS, StoredNetwork, StoredTensor
 
 # From here on float32 cannot tell neighbouring integers apart.
@@ -96,6 +96,11 @@ def format_architecture(sizes: Sequence[int]) -> str:
     return "-".join(str(size) for size in sizes)
 
 
+def numbers_of(decision: Decision) -> Numbers:
+    """What a decision stores, for `liveness`."""
+    return Numbers({name: site.stored() for name, site in decision.sites.items()}, decision.buffers)
+
+
 class _Builder:
     """Adds the reduced layers one by one; `present` says which original entries flow at the moment.
 
@@ -106,7 +111,7 @@ class _Builder:
     def __init__(self, architecture: Architecture, decision: Decision) -> None:
         self._original = architecture.layers
         self._sites = decision.sites
-        self._numbers = Numbers(decision)
+        self._numbers = numbers_of(decision)
         self._signals = signals(architecture, self._numbers)
         self._present = np.ones(architecture.input_shape[0], dtype=bool)
         self._referred = last_references(architecture.layers)

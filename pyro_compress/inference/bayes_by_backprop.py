@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.contract import Batch
-from pyro_compress.inference.elbo import ElboTerms, elbo_terms, sampled
+from pyro_compress.inference.elbo import ElboTerms, sampled
 from pyro_compress.inference.variational import VariationalMethod, VariationalState
 
 
@@ -39,7 +39,7 @@ class BayesByBackprop(VariationalMethod):
 
     Args:
         epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
-        rates, kl_weight, kl_warmup, particles: see `VariationalMethod`.
+        rates, kl_weight, kl_warmup, particles, averaging: see `VariationalMethod`.
         complexity_cost: π: 'blundell', halved from batch to batch, or 'uniform', 1/M.
     """
 
@@ -53,7 +53,7 @@ class BayesByBackprop(VariationalMethod):
 
     def terms(self, state: VariationalState, batch: Batch) -> ElboTerms:
         """The ELBO's terms at one weight sample: log q − log p stands for the complexity."""
-        return elbo_terms(state.model.forward, state.guide.forward, None, *batch, size=state.size, divergence=sampled)
+        return self.estimated(state, batch, None, sampled)
 
     def weights(self, state: VariationalState, batch: Batch, beta: float) -> tuple[float, float]:
         """Those of M F_i, with β before the complexity."""

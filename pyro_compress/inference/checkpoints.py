@@ -39,14 +39,14 @@ def settings_text(method: Method) -> str:
 
 
 def save_checkpoint(
-    path: Path, state: State, random: list[torch.Tensor], fingerprint: dict[str, str], history: list[EpochRecord]
+    path: Path, state: State, ranks: list[dict[str, Any]], fingerprint: dict[str, str], history: list[EpochRecord]
 ) -> None:
     """Write the checkpoint; an interruption leaves the old one or the new one.
 
     Args:
         path: of the file.
         state: of the method, the same on every rank.
-        random: state of the generators, by rank.
+        ranks: of each, 'random' (state of torch's generators) and 'state' (what of the state is its own).
         fingerprint: of the run.
         history: of all rounds so far.
     """
@@ -54,7 +54,7 @@ def save_checkpoint(
     torch.save(
         {
             "state": state.capture(),
-            "random": random,
+            "ranks": ranks,
             "history": [asdict(record) for record in history],
             "fingerprint": fingerprint,
         },

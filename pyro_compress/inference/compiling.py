@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
+from pyro_compress.inference.graphs import untranspose
+
 Function = Callable[..., tuple[Tensor, ...]]
 
 
@@ -21,9 +23,10 @@ def compiled(graph: fx.GraphModule, examples: tuple[Tensor, ...]) -> Function:
     import torch._inductor as inductor
 
     try:
+        # what the graph draws comes from torch's generator, as where it is replayed
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            found: Function = inductor.compile(graph, list(examples))
+            found: Function = inductor.compile(untranspose(graph), list(examples), options={"fallback_random": True})
             found(*examples)
     except Exception as error:
         return _replayed(graph, f"the compiler failed: {str(error).strip().partition(chr(10))[0][:200]}")

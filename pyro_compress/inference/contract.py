@@ -73,6 +73,18 @@ class State(ABC):
         """Told before the first step which processes share the batches; only for methods that scale."""
         return
 
+    def reseed(self, seed: int) -> None:
+        """Told before the first step that this rank draws its noise from a stream of its own."""
+        return
+
+    def capture_of_rank(self) -> dict[str, Any]:
+        """What of the state differs between ranks, as `capture` gives all of it."""
+        return {}
+
+    def restore_of_rank(self, captured: dict[str, Any]) -> None:
+        """Take over what `capture_of_rank` gave, after `restore`."""
+        return
+
     def watched_by(self, watcher: Watcher) -> None:
         """Told before the first step who wants to see every chain as it goes; a method without chains has none."""
         return
@@ -123,6 +135,10 @@ class Method(ABC):
         Raises:
             InferenceError: the objective is not finite; names the site.
         """
+
+    def between_rounds(self, state: Any) -> None:
+        """Told after every round but the last, before the checkpoint is written."""
+        return
 
     @abstractmethod
     def draw(self, state: Any) -> Posterior:

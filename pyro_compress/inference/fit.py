@@ -85,10 +85,12 @@ def fit(
             record = _one_round(model, feed, method, state, seed, round)
             _refuse_unequal(state, ranks, f"{method.round_name} {round}")
             history.append(record)
+            if round + 1 < method.rounds:
+                method.between_rounds(state)
             if checkpoint is not None:
-                random = ranks.of_all(random_state(place))
+                own = ranks.of_all({"random": random_state(place), "state": state.capture_of_rank()})
                 if ranks.first:
-                    save_checkpoint(checkpoint, state, random, fingerprint, history)
+                    save_checkpoint(checkpoint, state, own, fingerprint, history)
             for callback in callbacks if ranks.first else ():
                 callback(record, state)
         posterior = method.draw(state)
@@ -126,17 +128,23 @@ def _begin(
     if isinstance(state, GradientState):
         ranks.send_from_first([*state.trained(), *state.moving_buffers()])
     if saved is None:
-        if ranks.count > 1:
-            torch.manual_seed(ranks.stream(seed))
+        if not ranks.first:
+            _reseed(state, ranks.stream(seed))
         return []
     history = [EpochRecord(**record) for record in saved["history"]]
-    states = saved["random"]
-    if ranks.rank < len(states) and len(states[ranks.rank]) == len(random_state(device)):
-        restore_random_state(states[ranks.rank], device)
+    own = saved["ranks"][ranks.rank] if ranks.rank < len(saved["ranks"]) else None
+    if own is not None and len(own["random"]) == len(random_state(device)):
+        restore_random_state(own["random"], device)
+        state.restore_of_rank(own["state"])
     else:
         # this rank was not there, or the run was on another kind of device
-        torch.manual_seed(ranks.stream(seed, len(history)))
+        _reseed(state, ranks.stream(seed, len(history)))
     return history
+
+
+def _reseed(state: State, stream: int) -> None:
+    torch.manual_seed(stream)
+    state.reseed(stream)
 
 
 def _refuse_unequal(state: State, ranks: Ranks, where: str) -> None:
@@ -175,7 +183,7 @@ def _one_round(model: Model, feed: Feed, method: Method, state: State, seed: int
 def _step(method: Method, state: State, batch: Batch, ranks: Ranks) -> Info:
     if not isinstance(state, GradientState):
         return method.step(state, batch)
-    with ranks.together(state.trained(), state.moving_buffers()):
+    with ranks.together(state.moved(), state.moving_buffers()):
         return method.step(state, batch)
 
 

@@ -22,7 +22,8 @@ def simplify(graph: fx.GraphModule, *, exact: bool = False) -> fx.GraphModule:
     """Fold constants, leave out operations with neutral elements and what nothing reads; changes `graph`.
 
     A sum a + c·b with a number c, such as the gradient of a likelihood and that of a normal prior, is one operation,
-    which rounds once where two rounded twice; not if the results must be `exact`ly those of the operations traced.
+    which rounds once where two rounded twice, and ln eˣ is x, which every guide's entropy asks for; not if the results
+    must be `exact`ly those of the operations traced.
 
     Operations that draw random numbers or write in place stay where they are.
     """
@@ -52,7 +53,30 @@ def simplify(graph: fx.GraphModule, *, exact: bool = False) -> fx.GraphModule:
         if same is not None:
             node.replace_all_uses_with(same)
     for node in [] if exact else list(graph.graph.nodes):
+        if node.target is _aten.log.default and getattr(node.args[0], "target", None) is _aten.exp.default:
+            node.replace_all_uses_with(node.args[0].args[0])
+            continue
         _fuse_scaled_sum(graph, node, known)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def untranspose(graph: fx.GraphModule) -> fx.GraphModule:
+    """(A B)ᵀ becomes Bᵀ Aᵀ; changes `graph`.
+
+    `vmap` makes x wᵀ of the products x w of all chains and turns the result, so what follows would run over the last
+    axis in strides.
+    """
+    transpose = _aten.permute.default
+    for node in list(graph.graph.nodes):
+        product = node.args[0] if node.target is transpose and list(node.args[1]) == [1, 0] else None
+        if not isinstance(product, fx.Node) or product.target is not _aten.mm.default or len(product.users) != 1:
+            continue
+        with graph.graph.inserting_before(node):
+            turned = [graph.graph.call_function(transpose, (factor, [1, 0])) for factor in reversed(product.args)]
+            replacement = graph.graph.call_function(_aten.mm.default, tuple(turned))
+        node.replace_all_uses_with(replacement)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph

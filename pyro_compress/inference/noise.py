@@ -17,6 +17,9 @@ import numpy as np
 import torch
 from scipy.special import ndtri
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_aten = torch.ops.aten
 
 CELLS = 65536
 # below this numpy's own normal numbers cost less
@@ -48,6 +51,20 @@ class Noise:
         self._draw_tails(cells, flat)
         return out
 
+    def fill_like(self, out: Tensor) -> Tensor:
+        """`fill` for any dense tensor: numbers go where they come in memory.
+
+        Other types than float32 take numpy's numbers; other devices than the CPU their own generator's.
+        """
+        if out.device.type != "cpu":
+            return out.normal_()
+        flat = out.as_strided((out.numel(),), (1,))
+        if out.dtype == torch.float32:
+            self.fill(flat)
+        else:
+            flat.copy_(torch.from_numpy(self._generator.standard_normal(out.numel())))
+        return out
+
     def _draw_tails(self, cells: np.ndarray, out: np.ndarray) -> None:
         # in 16 bits the last cell plus one is zero
         places = np.flatnonzero(cells + np.uint16(1) <= 1)
@@ -70,6 +87,40 @@ class Noise:
             "has_uint32": captured["has_uint32"],
             "uinteger": captured["uinteger"],
         }
+
+
+class DrawnFrom(TorchFunctionMode):
+    """Within this context a program's standard normal numbers come from a stream, and not from torch's generator.
+
+    Args:
+        noise: the stream.
+    """
+
+    def __init__(self, noise: Noise) -> None:
+        super().__init__()
+        self._noise = noise
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is torch.Tensor.normal_ and len(args) == 1 and not kwargs:
+            return self._noise.fill_like(args[0])
+        if function is torch.randn_like and not kwargs:
+            return self._noise.fill_like(torch.empty_like(args[0]))
+        if function is torch.randn and not kwargs.get("generator") and not kwargs.get("out"):
+            return self._noise.fill_like(torch.empty(*args, **kwargs))
+        for kind in types:
+            if not issubclass(kind, Tensor):
+                # a lazy value: it draws its noise in there, and a mode is off while it serves
+                with self:
+                    return kind.__torch_function__(function, types, args, kwargs)
+        return function(*args, **kwargs)
+
+
+def is_standard_normal(target: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operation of a recorded program is one that `DrawnFrom` serves while the program runs."""
+    if target is _aten.normal_.default:
+        return len(args) == 1 and not kwargs
+    return target in (_aten.randn.default, _aten.randn_like.default)
 
 
 @cache

@@ -142,9 +142,21 @@ class GradientState(State):
         """Share of the planned steps that is done, in [0, 1]."""
         return min(1.0, self.steps_done / self.steps_planned)
 
+    def clear_gradients(self) -> None:
+        """Before a step."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def settle_gradients(self) -> None:
+        """Before they are clipped and used."""
+        return
+
     def trained(self) -> list[nn.Parameter]:
-        """Every tensor that the optimizer moves."""
+        """Every parameter that is trained."""
         return [parameter for module in self.modules.values() for parameter in module.parameters()]
+
+    def moved(self) -> list[torch.Tensor]:
+        """Every tensor that the optimizer moves: the parameters, or vectors that hold them."""
+        return [tensor for group in self.optimizer.param_groups for tensor in group["params"]]
 
     def moving_buffers(self) -> list[torch.Tensor]:
         """The network's buffers: running statistics, of each rank's share."""
@@ -201,7 +213,7 @@ class GradientMethod(MinibatchMethod):
         """Clear the gradients and set the learning rate of this step, which is returned."""
         rate = self.learning_rate * schedule_named(self.schedule)(state.progress)
         set_learning_rate(state.optimizer, rate)
-        state.optimizer.zero_grad(set_to_none=True)
+        state.clear_gradients()
         return rate
 
     @abstractmethod
@@ -237,8 +249,9 @@ class GradientMethod(MinibatchMethod):
 
     def finish(self, state: GradientState) -> None:
         """Average over the ranks, clip and move."""
-        state.ranks.average(state.trained(), state.moving_buffers())
+        state.settle_gradients()
+        state.ranks.average(state.moved(), state.moving_buffers())
         if self.clip is not None:
-            nn.utils.clip_grad_norm_(state.trained(), self.clip)
+            nn.utils.clip_grad_norm_(state.moved(), self.clip)
         state.optimizer.step()
         state.steps_done += 1

@@ -12,7 +12,8 @@ from pyro.poutine.messenger import Messenger
 
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.contract import Batch, Model
-from pyro_compress.inference.elbo import ElboTerms, elbo_terms
+from pyro_compress.inference.elbo import ElboTerms
+from pyro_compress.inference.flat import is_elementwise
 from pyro_compress.inference.flipout import Flipout
 from pyro_compress.inference.guides import Guide
 from pyro_compress.inference.joint_guides import FullRank, JointGuide, LowRank, sticking_the_landing
@@ -28,6 +29,7 @@ HANDLERS: Mapping[str, Callable[[], Messenger] | None] = {
     "score": None,
 }
 GUIDES = ("declared", "full-rank", "low-rank")
+ENTROPIES = ("sampled", "exact")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class SVI(VariationalMethod):
 
     Args:
         epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
-        rates, kl_weight, kl_warmup, particles, draws: see `VariationalMethod`.
+        rates, kl_weight, kl_warmup, particles, averaging, draws: see `VariationalMethod`.
         estimator: 'local' (local reparameterization), 'flipout' (one weight sample per batch, signs per example),
             'shared' (one weight sample per batch) or 'score' (score function: no gradient through samples).  None
             is 'local' with the declared guide and 'shared' with the others, which allow for that and 'score' alone.
@@ -45,12 +47,18 @@ class SVI(VariationalMethod):
             normal over all latent numbers, log-normal sites on a log scale.  A model that is no `BayesianNetwork`
             declares nothing: its sites are independent normals in unconstrained space.
         rank: of 'low-rank'.
+        shrink: whether units that the posterior has switched off leave the network while it is trained, see
+            `inference.shrinking`.  None: where priors say what is off (group priors, log-uniform) and the network can.
+        entropy: of a guide over all sites: 'sampled', with gradients through the sample alone, which have no noise left
+            where the guide is the posterior, or 'exact', which has less where no member of the family comes near it.
     """
 
     estimator: str | None = None
     baseline: bool = True
     guide: str = "declared"
     rank: int = 10
+    shrink: bool | None = None
+    entropy: str = "sampled"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,10 +66,17 @@ class SVI(VariationalMethod):
             raise InferenceError(unknown_name("estimator", self.estimator, HANDLERS))
         if self.guide not in GUIDES:
             raise InferenceError(unknown_name("guide", self.guide, GUIDES))
+        if self.entropy not in ENTROPIES:
+            raise InferenceError(unknown_name("entropy", self.entropy, ENTROPIES))
         if self.guide != "declared" and self.estimator in ("local", "flipout"):
             raise InferenceError(
                 f"estimator '{self.estimator}' needs independent weights, which guide '{self.guide}' does not have: "
                 "use 'shared' or 'score'"
+            )
+        if self.shrink and (self.guide != "declared" or not is_elementwise(self.optimizer)):
+            raise InferenceError(
+                "shrink=True needs the declared guide and an optimizer by name that treats every number by itself, "
+                f"such as 'adam'; found guide='{self.guide}', optimizer={self.optimizer!r}"
             )
         if self.rank < 1:
             raise InferenceError(f"the rank of a low-rank guide must be at least 1, found rank={self.rank}")
@@ -71,19 +86,33 @@ class SVI(VariationalMethod):
             return FullRank(model)
         return LowRank(model, self.rank) if self.guide == "low-rank" else super().build_guide(model)
 
+    def may_shrink(self, state: VariationalState) -> bool:
+        if self.shrink is False or not isinstance(state.guide, Guide) or not is_elementwise(self.optimizer):
+            return False
+        # averages are of tensors that keep their shapes
+        if state.progress < self.kl_warmup or state.averages:
+            return False
+        return self.shrink or any(prior.switches_off for _, prior in state.model.parameters_covered)
+
+    def refuse_shrinking(self) -> None:
+        if self.shrink:
+            raise InferenceError(
+                "shrink=True needs a network that is a chain of layers without grouped convolutions, with a bias in "
+                "every layer behind the first, and priors whose sites belong to weights, groups or layers: leave "
+                "shrink out"
+            )
+
     def traceable(self, state: VariationalState) -> bool:
         # a score function's baseline moves
         return self.estimator != "score" and super().traceable(state)
 
     def terms(self, state: VariationalState, batch: Batch) -> ElboTerms:
         """One estimate of the ELBO's terms on a batch."""
-        # `.forward`, not a call: a PyroModule that is called registers its parameters in the global store
-        model, guide = state.model.forward, state.guide.forward
         declared = isinstance(state.guide, Guide)
         estimator = self.estimator or ("local" if declared else "shared")
         if estimator == "score":
             baseline = state.baseline if self.baseline else Baseline()
-            return score_terms(model, guide, baseline, *batch, size=state.size)
+            return score_terms(state.model.forward, state.guide.forward, baseline, *batch, size=state.size)
         handler = HANDLERS[estimator]
-        divergence = None if declared else sticking_the_landing
-        return elbo_terms(model, guide, handler and handler(), *batch, size=state.size, divergence=divergence)
+        divergence = None if declared or self.entropy == "exact" else sticking_the_landing
+        return self.estimated(state, batch, handler and handler(), divergence)

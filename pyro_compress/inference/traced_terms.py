@@ -3,17 +3,18 @@
 Running guide and model under Pyro's handlers costs several times what their arithmetic costs.  What they do is the same
 at every step, so it is recorded once (`make_fx`) together with its gradient, and replayed from then on:
 
-    (trained tensors, weights of the two terms, batch, noise) → (objective, data, complexity by site, gradients)
+    (trained vectors, weights of the two terms, batch, noise) → (objective, data, complexity by site, gradients)
 
-Noise is drawn outside the graph, from torch's generator and in the order in which the program drew it, so a replayed
-step gives bit for bit what running the program gives.
+Noise is drawn outside the graph, from the run's own generator and in the order in which the program draws it, so a
+replayed step gives bit for bit what running the program gives.  A compiled graph gives the same
+up to rounding, from the same noise.
 """
 
 import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -22,13 +23,18 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_compress.errors import InferenceError
+from pyro_compress.inference.compiling import Function, compiled
 from pyro_compress.inference.contract import Batch
 from pyro_compress.inference.elbo import ElboTerms
+from pyro_compress.inference.flat import FlatParameters
 from pyro_compress.inference.graphs import simplify
+from pyro_compress.inference.noise import Noise, is_standard_normal
 
-_aten = torch.ops.aten
-# tracing costs as much as some hundred steps, so batches of one shape must come that often first
-TRACE_AFTER = 300
+# tracing costs as much as a hundred steps, so batches of one shape must come that often first
+TRACE_AFTER = 100
+# measured on two cores: what compiling takes, and what it saves per step and operation, and per number that one writes
+COMPILING_SECONDS, COMPILING_SECONDS_PER_OPERATION = 10.0, 0.04
+SAVED_SECONDS_PER_OPERATION, SAVED_SECONDS_PER_NUMBER = 2e-6, 2e-10
 
 
 @dataclass(frozen=True)
@@ -36,16 +42,14 @@ class Traced:
     """A recorded step.
 
     Attributes:
-        graph: of (trained, weights, *batch, *noise).
+        graph: of (vectors, weights, *batch, *noise).
         noise: buffers for it, in the order in which they are filled.
         sites: names of the complexities.
-        reached: of the trained tensors, those that have a gradient.
     """
 
-    graph: Callable[..., tuple[Tensor, ...]]
+    graph: Function
     noise: tuple[Tensor, ...]
     sites: tuple[str, ...]
-    reached: tuple[int, ...]
 
 
 class TracedTerms:
@@ -53,73 +57,103 @@ class TracedTerms:
 
     Args:
         modules: that hold the trained tensors.
+        flat: the vectors that these are parts of.
         terms: (batch) to terms; must do the same at every call but for the noise.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], terms: Callable[[Batch], ElboTerms]) -> None:
-        self._terms = terms
-        self._slots = [
-            (module, name)
-            for root in modules.values()
+    def __init__(self, modules: Iterable[nn.Module], flat: FlatParameters, terms: Callable[[Batch], ElboTerms]) -> None:
+        self._terms, self._flat = terms, flat
+        slots = {
+            id(tensor): (module, name)
+            for root in modules
             for module in root.modules()
             for name, tensor in module._parameters.items()
             if tensor is not None
-        ]
+        }
+        self._slots = [slots[id(parameter)] for parameter in flat.parameters]
         self._graphs: dict[tuple[Any, ...], Traced | None] = {}
         self._calls: Counter[tuple[Any, ...]] = Counter()
+        self._compiling_seconds, self._saved_seconds = 0.0, 0.0
 
-    def descend(self, batch: Batch, weights: tuple[float, float], total: float) -> tuple[Tensor, ElboTerms] | None:
-        """Add the gradient of (weights[1] · complexity − weights[0] · data) / total to that of the trained tensors.
+    def descend(
+        self,
+        batch: Batch,
+        weights: tuple[float, float],
+        total: float,
+        noise: Noise,
+        *,
+        at_once: bool = False,
+        compile_it: bool = False,
+    ) -> tuple[Tensor, ElboTerms] | None:
+        """Add the gradient of (weights[1] · complexity − weights[0] · data) / total to that of the vectors.
+
+        Args:
+            batch: of a shape that comes often where it is to be compiled.
+            weights, total: see above.
+            noise: the run's.
+            at_once: record a step the first time that a batch of that shape comes, and not after some times.
+            compile_it: what is recorded.
 
         Returns:
             (the objective, the terms), without gradients; None where the program has to be run, and nothing was added.
         """
-        key = tuple((tuple(part.shape), part.stride(), part.dtype) for part in batch)
-        self._calls[key] += 1
-        if key not in self._graphs:
-            if self._calls[key] <= TRACE_AFTER:
-                return None
-            self._graphs[key] = self._traced(batch)
-        traced = self._graphs[key]
+        traced = self._for(batch, at_once or compile_it, compile_it)
         if traced is None:
             return None
-        trained = self._trained()
         with torch.no_grad():
             for buffer in traced.noise:
-                buffer.normal_()
+                noise.fill_like(buffer)
             numbers = (torch.tensor(number) for number in (*weights, total))
-            found = traced.graph(*(tensor.detach() for tensor in trained), *numbers, *batch, *traced.noise)
-        loss, data, complexity, *rest = found
-        by_site = dict(zip(traced.sites, rest, strict=False))
-        for index, gradient in zip(traced.reached, rest[len(traced.sites) :], strict=True):
-            _add_gradient(trained[index], gradient)
-        return loss, ElboTerms(data, complexity, by_site)
+            vectors = (vector.whole.detach() for vector in self._flat.vectors)
+            loss, data, complexity, *rest = traced.graph(*vectors, *numbers, *batch, *traced.noise)
+        self._flat.add_gradients(rest[len(traced.sites) :])
+        return loss, ElboTerms(data, complexity, dict(zip(traced.sites, rest, strict=False)))
 
-    def _trained(self) -> list[nn.Parameter]:
-        return [module._parameters[name] for module, name in self._slots]  # type: ignore[misc]
+    def is_worth_compiling(self, steps: int) -> bool:
+        """Whether that many steps more pay for compiling what has been replayed so far."""
+        return steps * self._saved_seconds > self._compiling_seconds
 
-    def _traced(self, batch: Batch) -> Traced | None:
+    def _for(self, batch: Batch, at_once: bool, compile_it: bool) -> Traced | None:
+        key = (compile_it, *((tuple(part.shape), part.stride(), part.dtype) for part in batch))
+        self._calls[key] += 1
+        if key not in self._graphs:
+            if self._calls[key] <= TRACE_AFTER and not at_once:
+                return None
+            traced = self._traced(batch, exact=not compile_it)
+            self._graphs[key] = self._compiled(traced, batch) if traced is not None and compile_it else traced
+        return self._graphs[key]
+
+    def _compiled(self, traced: Traced, batch: Batch) -> Traced:
+        assert isinstance(traced.graph, fx.GraphModule)
+        vectors = tuple(vector.whole.detach() for vector in self._flat.vectors)
+        # it is run once, and what it draws inside is not to be missing from the run
+        with torch.random.fork_rng(devices=[]):
+            graph = compiled(traced.graph, (*vectors, *torch.ones(3), *batch, *traced.noise))
+        return replace(traced, graph=graph)
+
+    def _traced(self, batch: Batch, exact: bool) -> Traced | None:
         sites: list[str] = []
-        reached: list[int] = []
+        count = len(self._flat.vectors)
 
         def function(*inputs: Tensor) -> list[Tensor]:
-            leaves = [tensor.detach().requires_grad_() for tensor in inputs[: len(self._slots)]]
-            data_weight, complexity_weight, total, *batch = inputs[len(self._slots) :]
+            vectors = zip(self._flat.vectors, inputs[:count], strict=True)
+            parts = [[place.view(whole).detach().requires_grad_() for place in v.places] for v, whole in vectors]
+            leaves = [leaf for part in parts for leaf in part]
+            data_weight, complexity_weight, total, *batch = inputs[count:]
             with torch.enable_grad(), self._placed(leaves):
                 terms = self._terms(tuple(batch))
                 loss = weighted(terms, data_weight, complexity_weight, total)
-                gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+                gradients = iter(torch.autograd.grad(loss, leaves, allow_unused=True))
             sites[:] = terms.by_site
-            reached[:] = [index for index, gradient in enumerate(gradients) if gradient is not None]
-            kept = [gradient for gradient in gradients if gradient is not None]
-            return [one.detach() for one in (loss, terms.data, terms.complexity, *terms.by_site.values())] + kept
+            whole = [v.joined([next(gradients) for _ in v.places]) for v in self._flat.vectors]
+            return [one.detach() for one in (loss, terms.data, terms.complexity, *terms.by_site.values())] + whole
 
-        trained = [tensor.detach() for tensor in self._trained()]
+        vectors = [vector.whole.detach() for vector in self._flat.vectors]
         state = torch.get_rng_state()
         try:
             with warnings.catch_warnings(), pyro.validation_enabled(False):
                 warnings.simplefilter("ignore")
-                graph = make_fx(function)(*trained, *torch.ones(3), *batch)
+                graph = make_fx(function)(*vectors, *torch.ones(3), *batch)
         except InferenceError:
             raise
         except Exception as error:
@@ -131,11 +165,15 @@ class TracedTerms:
         finally:
             torch.set_rng_state(state)
         noise = _noise_outside(graph)
-        return Traced(simplify(graph, exact=True), noise, tuple(sites), tuple(reached))
+        graph = simplify(graph, exact=exact)
+        operations, numbers = _pointwise(graph)
+        self._saved_seconds = operations * SAVED_SECONDS_PER_OPERATION + numbers * SAVED_SECONDS_PER_NUMBER
+        self._compiling_seconds = COMPILING_SECONDS + operations * COMPILING_SECONDS_PER_OPERATION
+        return Traced(graph, noise, tuple(sites))
 
     @contextlib.contextmanager
     def _placed(self, values: list[Tensor]) -> Iterator[None]:
-        before = self._trained()
+        before = self._flat.parameters
         try:
             for (module, name), value in zip(self._slots, values, strict=True):
                 module._parameters[name] = value  # type: ignore[assignment]
@@ -154,14 +192,13 @@ def weighted(terms: ElboTerms, data_weight: Any, complexity_weight: Any, total: 
 def _noise_outside(graph: fx.GraphModule) -> tuple[Tensor, ...]:
     """Make every draw of standard normal numbers an input; returns a buffer for each, laid out as the program's.
 
-    Where the program draws anything else too, all stays inside, so that draws keep their order.
+    Whatever else the program draws stays inside and comes from torch's generator, as it does in the program.
     """
     # plain arguments and results, so that more arguments can be added
     graph.graph.set_codegen(fx.graph.CodeGen())
-    drawn = [node for node in graph.graph.nodes if _is_random(node)]
     buffers = []
     last = next(node for node in reversed(list(graph.graph.nodes)) if node.op == "placeholder")
-    for node in drawn if all(_is_standard_normal(node) for node in drawn) else []:
+    for node in [node for node in graph.graph.nodes if is_standard_normal(node.target, node.args, node.kwargs)]:
         value = node.meta["val"]
         buffers.append(torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device=value.device))
         with graph.graph.inserting_after(last):
@@ -173,21 +210,8 @@ def _noise_outside(graph: fx.GraphModule) -> tuple[Tensor, ...]:
     return tuple(buffers)
 
 
-def _is_random(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
-
-
-def _is_standard_normal(node: fx.Node) -> bool:
-    if node.target is _aten.normal_.default:
-        return len(node.args) == 1 and not node.kwargs
-    return node.target in (_aten.randn.default, _aten.randn_like.default)
-
-
-def _add_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
-    if parameter.grad is not None:
-        parameter.grad.add_(gradient)
-    elif gradient.stride() == parameter.stride():
-        parameter.grad = gradient
-    else:
-        # fused optimizers take it for granted that both are laid out alike
-        parameter.grad = torch.empty_like(parameter).copy_(gradient)
+def _pointwise(graph: fx.GraphModule) -> tuple[int, int]:
+    """Operations that a compiler can fuse, and the numbers that they write."""
+    values = [node.meta.get("val") for node in graph.graph.nodes if node.op == "call_function"]
+    found = [value.numel() for value in values if isinstance(value, Tensor)]
+    return len(found), sum(found)

@@ -1,19 +1,23 @@
 """What variational methods share: guide and optimizer, the KL weight and its warm-up, the step, the posterior."""
 
+import copy
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
+from pyro.poutine.messenger import Messenger
 
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.contract import Batch, Info, Model
-from pyro_compress.inference.elbo import ElboTerms
+from pyro_compress.inference.elbo import Divergence, ElboTerms, elbo_terms
+from pyro_compress.inference.flat import FlatParameters, is_elementwise
 from pyro_compress.inference.from_draws import posterior_from_draws
 from pyro_compress.inference.guides import Guide
 from pyro_compress.inference.iid_draws import check_draws, number_of_draws
 from pyro_compress.inference.joint_guides import JointGuide, MeanField
+from pyro_compress.inference.noise import DrawnFrom, Noise
 from pyro_compress.inference.optimisation import (
     GradientMethod,
     GradientState,
@@ -22,13 +26,16 @@ from pyro_compress.inference.optimisation import (
     build_optimizer,
     refuse_non_finite,
 )
+from pyro_compress.inference.particles import side_by_side
 from pyro_compress.inference.score_function import Baseline, ScoreTerms
-from pyro_compress.inference.traced_terms import TracedTerms, weighted
+from pyro_compress.inference.shrinking import Left, Whole
+from pyro_compress.inference.traced_terms import TRACE_AFTER, TracedTerms, weighted
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.priors.base import GroupStatistic, Moments
 from pyro_compress.posterior import Groups, Latent, ParameterPosterior, Posterior
 
 MOMENTS = "exact marginals of the guide; of its draws where a value is transformed, or a product of sites"
+COMPILE = ("auto", "always", "never")
 RATES: Mapping[str, float] = {"weight": 1.0, "scale": 5.0, "other": 1.0, "log_variance": 3.0, "free": 1.0}
 
 
@@ -43,15 +50,19 @@ class VariationalMethod(GradientMethod):
         kl_weight: β.
         kl_warmup: share of the run over which β rises linearly from 0.
         particles: ELBO estimates averaged per step.
+        averaging: share of the steps, the last ones, whose parameters are averaged for the posterior.
         draws: with a guide over all sites at once, draws that the posterior carries; None is 1,000, or as many as
             256 MiB hold.
+        compile: 'never', 'always', or 'auto': once the steps that are left pay for it.
     """
 
     rates: Mapping[str, float] = field(default_factory=dict)
     kl_weight: float = 1.0
     kl_warmup: float = 0.25
     particles: int = 1
+    averaging: float = 0.0
     draws: int | None = None
+    compile: str = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,6 +75,12 @@ class VariationalMethod(GradientMethod):
                 f"kl_weight={self.kl_weight}, kl_warmup={self.kl_warmup}, particles={self.particles}"
             )
 
+        if self.compile not in COMPILE:
+            raise InferenceError(unknown_name("compile", self.compile, COMPILE))
+        if not 0 <= self.averaging <= 1:
+            raise InferenceError(
+                f"averaging is the share of the steps that is averaged, from 0 to 1; found {self.averaging}"
+            )
         check_draws(self.draws, type(self).__name__)
 
     def build_guide(self, model: Model) -> Guide | JointGuide:
@@ -71,14 +88,21 @@ class VariationalMethod(GradientMethod):
         return Guide(model) if isinstance(model, BayesianNetwork) else MeanField(model)
 
     def init(self, model: Model, size: int, seed: int, held: int | None = None) -> "VariationalState":
-        guide, rates = self.build_guide(model), {**RATES, **self.rates}
+        guide = self.build_guide(model)
+        held = size if held is None else held
+        state = VariationalState(model, guide, self.build_optimizer, size, self.steps(held), held, seed)
+        state.compiled = self.compile == "always"
+        return state
+
+    def build_optimizer(self, model: Model, guide: Guide | JointGuide) -> tuple[FlatParameters, torch.optim.Optimizer]:
+        """The vectors that guide and point estimates are moved into, and a fresh optimizer over them."""
+        rates = {**RATES, **self.rates}
         groups = [*guide.parameter_groups(rates)]
         free = list(model.free.parameters())
         if free:
             groups.append({"params": free, "multiplier": rates["free"]})
-        optimizer = build_optimizer(self.optimizer, groups, self.learning_rate)
-        held = size if held is None else held
-        return VariationalState(model, guide, optimizer, size, self.steps(held), held, seed)
+        flat = FlatParameters(groups, is_elementwise(self.optimizer))
+        return flat, build_optimizer(self.optimizer, flat.groups(), self.learning_rate)
 
     def beta(self, state: "VariationalState") -> float:
         """β of the next step."""
@@ -95,46 +119,91 @@ class VariationalMethod(GradientMethod):
     def step(self, state: "VariationalState", batch: Batch) -> Info:
         beta = self.beta(state)
         rate = self.begin(state)
+        state.input_shape = tuple(batch[0].shape[1:]) if batch else ()
         data = complexity = 0.0
         weights = self.weights(state, batch, beta)
         # per example, so that clipping and any optimizer see a scale that does not depend on N
-        total = float(state.size * self.particles)
-        for _ in range(self.particles):
-            terms = self.one_particle(state, batch, weights, total)
-            data += float(terms.data.detach()) / self.particles
-            complexity += float(terms.complexity.detach()) / self.particles
+        estimates = 1 if self.side_by_side(state) else self.particles
+        total = float(state.size * estimates)
+        for _ in range(estimates):
+            terms = self.one_estimate(state, batch, weights, total)
+            data += float(terms.data.detach()) / estimates
+            complexity += float(terms.complexity.detach()) / estimates
             if isinstance(terms, ScoreTerms):
                 # after its gradient: a baseline must not know the sample that it is taken from
                 state.baseline = state.baseline.after(terms)
         self.finish(state)
-        return Info(data, complexity, beta, rate)
+        self.average(state)
+        return Info(data, complexity + state.left_nats, beta, rate)
 
-    def one_particle(
+    def average(self, state: "VariationalState") -> None:
+        """Polyak-Ruppert averaging: the mean of the last iterates takes the place of the very last one."""
+        taken = state.steps_done - state.steps_planned + round(self.averaging * state.steps_planned)
+        if taken < 1 or state.steps_done > state.steps_planned:
+            return
+        trained = [parameter.detach() for parameter in state.trained()]
+        if taken == 1:
+            state.averages = [tensor.clone() for tensor in trained]
+        torch._foreach_lerp_(state.averages, trained, 1 / taken)
+        if state.steps_done == state.steps_planned:
+            torch._foreach_copy_(trained, state.averages)
+
+    def one_estimate(
         self, state: "VariationalState", batch: Batch, weights: tuple[float, float], total: float
     ) -> ElboTerms:
         """One estimate of the terms, and the gradient of the objective from it."""
         if self.traceable(state):
-            if state.traced is None:
-                state.traced = TracedTerms(state.modules, lambda batch: self.terms(state, batch))
-            found = state.traced.descend(batch, weights, total)
+            # the last batch of an epoch may be smaller and comes too seldom to pay for being compiled
+            whole = not batch or len(batch[0]) >= min(self.batch_size, state.held)
+            often = whole and state.steps_done >= TRACE_AFTER
+            recorded, compile_it = self.recorded(state), state.compiled and whole
+            found = recorded.descend(batch, weights, total, state.noise, at_once=often, compile_it=compile_it)
             if found is not None:
                 loss, terms = found
                 refuse_non_finite(loss, self.where(state), {**terms.by_site, "y": terms.data})
                 return terms
-        terms = self.estimate(state, batch)
+        with DrawnFrom(state.noise):
+            terms = self.estimate(state, batch)
         self.descend(state, weighted(terms, *weights, total), {**terms.by_site, "y": terms.data})
         return terms
+
+    def recorded(self, state: "VariationalState") -> TracedTerms:
+        """The recorded step; decides whether to compile it."""
+        if state.traced is None:
+            state.traced = TracedTerms(state.modules.values(), state.flat, lambda batch: self.terms(state, batch))
+        if self.compile == "auto" and not state.compiled:
+            state.compiled = state.traced.is_worth_compiling(state.steps_planned - state.steps_done)
+        return state.traced
 
     def traceable(self, state: "VariationalState") -> bool:
         """Whether a step does the same at every call but for the noise, and moves no buffers."""
         return next(state.model.network.buffers(), None) is None
 
+    def side_by_side(self, state: "VariationalState") -> bool:
+        """Whether `terms` is the mean over all particles."""
+        return self.particles > 1 and isinstance(state.guide, JointGuide) and self.traceable(state)
+
     @abstractmethod
     def terms(self, state: "VariationalState", batch: Batch) -> ElboTerms:
-        """One estimate of the ELBO's terms on a batch."""
+        """One estimate of the ELBO's terms on a batch, of all particles if they are `side_by_side`."""
+
+    def estimated(
+        self, state: "VariationalState", batch: Batch, handler: Messenger | None, divergence: Divergence | None
+    ) -> ElboTerms:
+        """The ELBO's terms with that handler around the guide, or the mean over particles that are side by side."""
+        # `.forward`, not a call: a PyroModule that is called registers its parameters in the global store
+        model, guide = state.model.forward, state.guide.forward
+
+        def estimate(handler: Messenger | None) -> ElboTerms:
+            return elbo_terms(model, guide, handler, *batch, size=state.size, divergence=divergence)
+
+        if not self.side_by_side(state):
+            return estimate(handler)
+        assert isinstance(state.guide, JointGuide)
+        return side_by_side(estimate, state.guide.distribution().rsample((self.particles,)))
 
     def draw(self, state: "VariationalState") -> Posterior:
-        model, guide = state.model, state.guide
+        model, guide = state.whole_pair()
         if isinstance(guide, Guide):
             assert isinstance(model, BayesianNetwork)
             return posterior_from_guide(model, guide)
@@ -144,6 +213,31 @@ class VariationalMethod(GradientMethod):
         exact = _exact_moments(model, guide)
         parameters = {name: exact.get(name, found) for name, found in posterior.parameters.items()}
         return replace(posterior, parameters=parameters, provenance={"moments": MOMENTS})
+
+    def between_rounds(self, state: "VariationalState") -> None:
+        if not self.may_shrink(state):
+            return
+        assert isinstance(state.model, BayesianNetwork) and isinstance(state.guide, Guide)
+        if state.whole is None:
+            state.whole = Whole(state.model, state.guide, state.input_shape)
+            if state.whole.architecture is None:
+                self.refuse_shrinking()
+        whole, former, flat = state.whole, state.optimizer, state.flat
+        whole.write_back()
+        remembered = whole.spread(flat.parts(former))
+        left = whole.narrow(parameter_moments(whole.model, whole.guide.moments()))
+        if left is not None:
+            state.go_on_with(left)
+            state.compiled = self.compile == "always"
+            state.flat.remember(state.optimizer, whole.cut(remembered), former)
+
+    def may_shrink(self, state: "VariationalState") -> bool:
+        """Whether what is switched off leaves the tensors."""
+        return False
+
+    def refuse_shrinking(self) -> None:
+        """Told that the network cannot shrink."""
+        return
 
     def look(self, state: "VariationalState") -> Posterior:
         if isinstance(state.guide, Guide):
@@ -156,34 +250,92 @@ class VariationalMethod(GradientMethod):
 class VariationalState(GradientState):
     """The guide and the model's point-estimated parameters are what is trained; the baseline is of score functions.
 
+    `averages` are running means of what is trained, once there are any.
+
     Args:
-        model, optimizer, size, steps_planned: see `GradientState`.
+        model, size, steps_planned: see `GradientState`.
         guide: of the model.
+        build: (model, guide) to the vectors that guide and point estimates are moved into, and their optimizer.
         held: examples that an epoch passes over.
         seed: of the run.
+
+    Attributes:
+        compiled: whether steps are compiled: once they are, they stay so, also in a run that is resumed.
+        whole: the network as it was given, where it may shrink while it is trained.
+        input_shape: of one example, as the last step saw it.
     """
 
     def __init__(
         self,
         model: Model,
         guide: Guide | JointGuide,
-        optimizer: torch.optim.Optimizer,
+        build: Callable[[Model, Any], tuple[FlatParameters, torch.optim.Optimizer]],
         size: int,
         steps_planned: int,
         held: int,
         seed: int,
     ) -> None:
+        self.build, (self.flat, optimizer) = build, build(model, guide)
         super().__init__(model, {"guide": guide, "free": model.free}, optimizer, size, steps_planned)
         self.guide, self.held, self.seed = guide, held, seed
-        self.baseline = Baseline()
+        self.noise, self.baseline = Noise(seed), Baseline()
+        self.averages: list[torch.Tensor] = []
         self.traced: TracedTerms | None = None
+        self.compiled = False
+        self.whole: Whole | None = None
+        self.input_shape: tuple[int, ...] = ()
+
+    @property
+    def left_nats(self) -> float:
+        """Complexity of what shrinking has left out."""
+        return 0.0 if self.whole is None else self.whole.left_nats
+
+    def go_on_with(self, left: Left) -> None:
+        """Train a narrower model from now on, with an optimizer that remembers nothing yet."""
+        self.model, self.guide, self.traced = left.model, left.guide, None
+        self.flat, self.optimizer = self.build(left.model, left.guide)
+        self.modules = {"guide": left.guide, "free": left.model.free}
+
+    def clear_gradients(self) -> None:
+        self.flat.clear_gradients()
+
+    def settle_gradients(self) -> None:
+        self.flat.settle()
+
+    def whole_pair(self) -> tuple[Model, Guide | JointGuide]:
+        """Model and guide of the whole network, up to date."""
+        if self.whole is None:
+            return self.model, self.guide
+        self.whole.write_back()
+        return self.whole.model, self.whole.guide
 
     def capture(self) -> dict[str, Any]:
-        return {**super().capture(), "baseline": asdict(self.baseline)}
+        own = {**self.capture_of_rank(), "compiled": self.compiled}
+        own["averages"] = [tensor.clone() for tensor in self.averages]
+        whole = None if self.whole is None else self.whole.capture()
+        return {**super().capture(), **own, "whole": copy.deepcopy(whole)}
+
+    def reseed(self, seed: int) -> None:
+        self.noise = Noise(seed)
+
+    def capture_of_rank(self) -> dict[str, Any]:
+        return {"baseline": asdict(self.baseline), "noise": self.noise.capture()}
+
+    def restore_of_rank(self, captured: dict[str, Any]) -> None:
+        self.baseline = Baseline(**captured["baseline"])
+        self.noise.restore(captured["noise"])
 
     def restore(self, captured: dict[str, Any]) -> None:
+        if captured["whole"] is not None:
+            assert isinstance(self.model, BayesianNetwork) and isinstance(self.guide, Guide)
+            self.whole = Whole(self.model, self.guide, tuple(captured["whole"]["input_shape"]))
+            left = self.whole.restore(captured["whole"])
+            if left is not None:
+                self.go_on_with(left)
         super().restore(captured)
-        self.baseline = Baseline(**captured["baseline"])
+        self.restore_of_rank(captured)
+        self.compiled = captured["compiled"]
+        self.averages = [tensor.clone() for tensor in captured["averages"]]
 
 
 def _exact_moments(model: Model, guide: JointGuide) -> dict[str, ParameterPosterior]:

@@ -41,13 +41,13 @@ class _NormalLogUniformTotal(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, mean: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        # u = 1/α = θ²/σ²; ln(1 + u) = softplus(−log α), and one logarithm serves both terms
+        # u = 1/α = θ²/σ²; ln(1 + u) = softplus(−log α), with u so far from 0 that log serves as well as log1p
         inverse = torch.div(mean, scale).square_()
         limit = math.exp(LOG_ALPHA_LIMIT)
         inside = (inverse > 1 / limit) & (inverse < limit)
         inverse.clamp_(1 / limit, limit)
         step = torch.sigmoid_(torch.log(inverse).mul_(-K3).add_(K2))
-        total = K1 * (mean.numel() - step.sum()) + 0.5 * torch.log1p(inverse).sum()
+        total = K1 * (mean.numel() - step.sum()) + 0.5 * torch.log(inverse + 1).sum()
         # −d KL / d log α = k₁k₃ s (1 − s) + ½ u / (1 + u), zero outside the clip
         slope = torch.addcmul(step, step, step, value=-1).mul_(K1 * K3)
         slope.add_(inverse.div_(inverse + 1), alpha=0.5).mul_(inside)

@@ -3,7 +3,7 @@
 Which ones is read from the dependency graph of Torch-Pruning (Fang et al. 2023, DepGraph: Towards Any Structural
 Pruning, CVPR), an optional package.  Its groups say what a decision has to switch off so that `compress` makes the
 network narrower; what can leave without changing the outputs is worked out from the decision's numbers
-(`analysis/liveness.py`), since the graph knows nothing of constants.
+(`liveness.py`), since the graph knows nothing of constants.
 """
 
 import copy

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pyro_compress.analysis.decision import Decision
-from pyro_compress.analysis.liveness import Numbers, signals
-from pyro_compress.analysis.structure import architecture_left, remove_dead
+from pyro_compress.analysis.structure import architecture_left, numbers_of, remove_dead
 from pyro_compress.analysis.symmetries import hidden_spaces
 from pyro_compress.architecture import Activation, Add, Conv2d, Flatten, Linear, Recall, Select
 from pyro_compress.artifact.artifact import Artifact
+from pyro_compress.liveness import signals
 from pyro_compress.models.tracing import trace
 from tests.analysis.masked_networks import clear, decide, masked, put, random_masks, randomise, run
 
@@ -196,7 +196,7 @@ def test_live_and_kept_of_coupled_outputs() -> None:
         clear(network, name, slice(None), 2)
     architecture = trace(network, (1, 6, 6))
     assert [type(layer).__name__ for layer in architecture.layers].index("Add") == 5
-    found = signals(architecture, Numbers(decide(network)))
+    found = signals(architecture, numbers_of(decide(network)))
     assert found[2].live.tolist() == [True, True, False]  # the identity, before the block
     assert found[5].live.tolist() == [False, True, False]  # the branch, before the sum
     assert found[6].live.tolist() == [False, True, False]

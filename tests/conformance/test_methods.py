@@ -22,7 +22,10 @@ ONE_CYCLE: dict[str, Any] = {"cycles": 1, "exploration": 0.3}
 # settings under which a method runs in a second: (on a network, on any Pyro model or None where it takes networks only)
 SMALL: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     "svi": (EPOCHS, {"epochs": 500, "batch_size": 20, "learning_rate": 0.03, "guide": "full-rank"}),
-    "bbb": (EPOCHS, {"epochs": 500, "batch_size": 20, "learning_rate": 0.03}),
+    "bbb": (
+        EPOCHS | {"averaging": 0.5},
+        {"epochs": 500, "batch_size": 20, "learning_rate": 0.03, "particles": 3, "averaging": 0.5},
+    ),
     "map": (EPOCHS, None),  # no variance: test_any_model.py
     "dropout": (EPOCHS, None),
     "mc-dropout": (EPOCHS, None),

@@ -80,8 +80,10 @@ def gradient(ranks: Ranks, examples: int) -> list[float]:
     chosen = ranks.deal(torch.arange(examples))
     terms = EXACT.terms(state, (data.train_x[chosen], data.train_y[chosen]))
     EXACT.descend(state, terms.objective(0.7) / data.N, terms.by_site)
-    ranks.average(state.trained())
-    return torch.cat([one.grad.flatten() for one in state.trained() if one.grad is not None]).tolist()
+    state.settle_gradients()
+    ranks.average(state.moved())
+    found = torch.cat([one.grad.flatten() for one in state.moved() if one.grad is not None])
+    return [float(number) for number in found]
 
 
 def means(posterior: Posterior) -> dict[str, Any]:
@@ -90,18 +92,24 @@ def means(posterior: Posterior) -> dict[str, Any]:
     return {name: array.tolist() for name, array in arrays.items()}
 
 
+def history_of(posterior: Posterior) -> list[dict[str, Any]]:
+    """Of its rounds."""
+    found: Any = posterior.provenance["history"]
+    return list(found)
+
+
 def fitted(folder: Path | None = None, **more: Any) -> dict[str, Any]:
     """A whole fit: what it ended with, and what this rank was told; with a folder a checkpoint of each epoch stays."""
-    told = []
+    told: list[int] = []
 
     def callback(record: EpochRecord, state: State) -> None:
         told.append(record.epoch)
         if folder is not None:
             shutil.copy(folder / "checkpoint.pt", folder / f"after{record.epoch}.pt")
 
-    checkpoint = None if folder is None else folder / "checkpoint.pt"
-    posterior = fit(model(), data_set(), SHORT, seed=SEED, callbacks=[callback], **({"checkpoint": checkpoint} | more))
-    history = [{**record, "seconds": 0.0} for record in posterior.provenance["history"]]
+    where: dict[str, Any] = {} if folder is None else {"checkpoint": folder / "checkpoint.pt"}
+    posterior = fit(model(), data_set(), SHORT, seed=SEED, callbacks=[callback], **where, **more)
+    history = [{**record, "seconds": 0.0} for record in history_of(posterior)]
     return {"means": means(posterior), "history": history, "told": told}
 
 
@@ -186,6 +194,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined(timeout_seconds=60) as here:
         out: dict[str, Any] = {}
-        for name, found in scenarios(here, where):
-            out[name] = found
+        for name, made in scenarios(here, where):
+            out[name] = made
             (where / f"rank{here.rank}.json").write_text(json.dumps(out))

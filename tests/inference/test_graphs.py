@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_compress.inference.densities import compute_log_prob
-from pyro_compress.inference.graphs import simplify
+from pyro_compress.inference.graphs import simplify, untranspose
 from pyro_compress.inference.log_joint import LogJoint
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.priors.normal import Normal
@@ -117,3 +117,15 @@ def test_sums_of_log_densities_and_their_gradients_are_pyros(case: str) -> None:
 
     for found, expected in zip(log_joint(True), log_joint(False), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_transposed_product_is_the_product_of_transposes() -> None:
+    def function(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+        read_twice = x @ w.square().T
+        return (x @ w.T).T.exp().sum(1), (w @ x.T).T, read_twice.T, read_twice.sum()
+
+    x, w = torch.randn(5, 3, generator=GENERATOR), torch.randn(2, 3, generator=GENERATOR)
+    graph = untranspose(make_fx(function)(x, w))
+    for found, expected in zip(graph(x, w), function(x, w), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert graph(x, w)[1].is_contiguous() and not graph(x, w)[2].is_contiguous()

@@ -68,6 +68,8 @@ def test_optimizer_can_be_a_callable() -> None:
         (lambda: MAP(learning_rate=-1.0), r"MAP needs .*learning_rate > 0; found .*learning_rate=-1\.0"),
         (lambda: SVI(kl_weight=-0.1), r"kl_weight ≥ 0.*found kl_weight=-0\.1"),
         (lambda: SVI(particles=0), r"at least 1 particle.*particles=0"),
+        (lambda: SVI(averaging=1.5), r"averaging is the share of the steps .* from 0 to 1; found 1\.5"),
+        (lambda: SVI(entropy="exat"), r"unknown entropy 'exat': known are exact, sampled\. Did you mean 'exact'\?"),
         (
             lambda: SVI(optimizer="muon").init(model(), 8, 0),
             "optimizer 'muon' cannot train these parameters: Muon only supports 2D",
@@ -82,8 +84,8 @@ def test_settings_without_meaning_are_refused(make: Any, text: str) -> None:
 def rates_of(method: SVI) -> dict[str, float]:
     state = method.init(model(), 8, 0)
     names = {id(parameter): name for module in state.modules.values() for name, parameter in module.named_parameters()}
-    groups = state.optimizer.param_groups
-    found = {names[id(parameter)]: group["lr"] for group in groups for parameter in group["params"]}
+    rates = {id(vector): group["lr"] for group in state.optimizer.param_groups for vector in group["params"]}
+    found = {names[id(p.parameter)]: rates[id(v.whole)] for v in state.flat.vectors for p in v.places}
     assert set(found) == set(names.values())
     return found
 

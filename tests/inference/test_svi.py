@@ -9,6 +9,7 @@ multiplied by β in the mean, and the variances become β / (XᵀX/σ² + βI/s�
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -63,6 +64,39 @@ def svi(**settings: Any) -> SVI:
 @pytest.mark.parametrize("estimator", ["local", "shared"])
 def test_optimum_is_the_mean_field_posterior(estimator: str) -> None:
     assert_optimum(svi(estimator=estimator, particles=1 if estimator == "local" else 3))
+
+
+def test_the_mean_of_the_last_iterates_is_the_posterior() -> None:
+    """At a constant rate with one sample per step iterates go on wandering; of 90 steps the last 45 are averaged."""
+    model, data = problem()
+    settings: dict[str, Any] = {"epochs": 30, "batch_size": 16, "learning_rate": 0.05, "schedule": "constant"}
+    iterates: list[list[torch.Tensor]] = []
+
+    class Watched(SVI):
+        def finish(self, state: Any) -> None:
+            super().finish(state)
+            iterates.append([parameter.detach().clone() for parameter in state.trained()])
+
+    states: list[Any] = []
+    keep = [lambda record, state: states.append(state)]
+    averaged = fit(model, data, Watched(averaging=0.5, **settings), seed=1, callbacks=keep).parameters["weight"]
+    mean, log_variance = (torch.stack(column[45:]).mean(0) for column in zip(*iterates, strict=True))
+    torch.testing.assert_close(torch.from_numpy(averaged.mean), mean)
+    torch.testing.assert_close(torch.from_numpy(averaged.variance).log(), log_variance)
+    # the steps themselves are those without averaging
+    last = fit(model, data, SVI(**settings), seed=1).parameters["weight"]
+    np.testing.assert_array_equal(last.mean, iterates[89][0].numpy())
+
+
+def test_averaging_takes_out_the_noise_of_a_constant_rate() -> None:
+    model, data = problem()
+    mean, variance = closed_form(data)
+    distances = []
+    for averaging in (0.0, 0.5):
+        method = svi(estimator="shared", schedule="constant", averaging=averaging)
+        posterior = fit(model, data, method, seed=1).parameters["weight"]
+        distances.append(float(((torch.from_numpy(posterior.mean).double() - mean).abs() / variance.sqrt()).max()))
+    assert distances[0] > 0.3 and distances[1] < 0.15
 
 
 @pytest.mark.parametrize("batch_size", [16, 13])

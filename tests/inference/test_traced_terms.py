@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pyro_compress.errors import InferenceError
-from pyro_compress.inference import traced_terms
+from pyro_compress.inference import traced_terms, variational
 from pyro_compress.inference.bayes_by_backprop import BayesByBackprop
 from pyro_compress.inference.fit import EpochRecord, fit
 from pyro_compress.inference.svi import SVI
@@ -50,12 +50,13 @@ def patience(monkeypatch: pytest.MonkeyPatch, calls: int) -> list[Any]:
     found: list[Any] = []
     original = TracedTerms._traced
 
-    def noted(self: TracedTerms, batch: Any) -> Any:
-        found.append(original(self, batch))
+    def noted(self: TracedTerms, *arguments: Any, **options: Any) -> Any:
+        found.append(original(self, *arguments, **options))
         return found[-1]
 
     monkeypatch.setattr(TracedTerms, "_traced", noted)
-    monkeypatch.setattr(traced_terms, "TRACE_AFTER", calls)
+    for module in (traced_terms, variational):
+        monkeypatch.setattr(module, "TRACE_AFTER", calls)
     return found
 
 
@@ -78,6 +79,7 @@ def assert_same(first: Posterior, second: Posterior) -> None:
         # signs are drawn as well, so that noise stays inside the graph
         (Normal(), {"estimator": "flipout"}),
         (Normal(), {"guide": "low-rank", "rank": 2, "draws": 5}),
+        (GroupHorseshoe(), {"guide": "full-rank", "particles": 3, "entropy": "exact", "averaging": 0.7, "draws": 5}),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Prior) else "-".join(value),
 )
@@ -90,6 +92,52 @@ def test_replayed_steps_are_the_programs_bit_for_bit(
     traced = patience(monkeypatch, 1)
     assert_same(fitted(method, prior), programs)
     assert len(traced) == 2 and None not in traced
+
+
+@pytest.mark.parametrize(
+    ("prior", "options"),
+    [
+        (GroupHorseshoe(), {"kl_weight": 0.3, "shrink": False}),
+        # draws signs inside the graph
+        (Normal(), {"estimator": "flipout"}),
+    ],
+    ids=["local", "flipout"],
+)
+def test_compiled_steps_are_the_programs_up_to_rounding_and_resume_bit_for_bit(
+    prior: Prior, options: dict[str, Any], tmp_path: Path
+) -> None:
+    class InterruptedByTestError(Exception):
+        pass
+
+    def stop(record: EpochRecord, state: Any) -> None:
+        assert state.compiled
+        if record.epoch == 1:
+            raise InterruptedByTestError
+
+    def method(compile: str) -> SVI:
+        return SVI(epochs=3, batch_size=16, kl_warmup=0.5, compile=compile, **options)
+
+    model, path = BayesianNetwork(network(), prior, Categorical()), tmp_path / "checkpoint.pt"
+    programs, compiled = fitted(method("never"), prior), fitted(method("always"), prior)
+    for name, site in compiled.parameters.items():
+        torch.testing.assert_close(site.mean, programs.parameters[name].mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(site.variance, programs.parameters[name].variance, rtol=1e-4, atol=1e-7)
+    assert compiled.statistics["data_nats"] == pytest.approx(programs.statistics["data_nats"], rel=1e-5)
+    with pytest.raises(InterruptedByTestError):
+        fit(model, examples(), method("always"), seed=2, checkpoint=path, callbacks=[stop])
+    assert_same(fit(model, examples(), method("always"), seed=2, checkpoint=path, resume=True), compiled)
+
+
+def test_compiling_begins_where_the_steps_that_are_left_pay_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    patience(monkeypatch, 1)
+    batch = examples()
+    for epochs, worth in ((1000, False), (10_000_000, True)):
+        method = SVI(epochs=epochs, batch_size=EXAMPLES)
+        state = method.init(BayesianNetwork(network(), Normal(), Categorical()), EXAMPLES, 0)
+        monkeypatch.setattr(traced_terms, "compiled", lambda graph, examples: graph)
+        for _ in range(3):
+            method.step(state, batch)
+        assert state.compiled is worth
 
 
 def test_minibatch_weights_are_inputs_of_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:

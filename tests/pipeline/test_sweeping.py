@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from pyro_compress.errors import PyroCompressError, RunError
-from pyro_compress.pipeline import sweeping
 from pyro_compress.pipeline.sweeping import Task, collect, entries_and_seeds, refuse_failures, run_all, table, tasks_of
 from tests.pipeline.conftest import Cli
 
@@ -102,7 +101,7 @@ def test_ray_that_is_not_there_and_other_ways_are_sentences(tmp_path: Path, monk
     task = Task(ENTRY, 0, str(tmp_path / "run"), 1)
     with pytest.raises(RunError, match="'slurm'"):
         run_all([task], processes=1, through="slurm", say=lambda line: None)
-    monkeypatch.setattr(sweeping.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RunError, match=r"pip install 'pyro-compress\[ray\]'"):
         run_all([replace(task)], processes=1, through="ray", say=lambda line: None)
 

@@ -75,11 +75,18 @@ class Prior(ABC):
 
     Class attributes:
         elementwise: whether it makes sense on any tensor; group priors need a weight matrix or filters.
+        switches_off: whether the posterior says by itself which weights or groups are off, without a cut of the user's.
         covers_biases: whether a single prior given for a whole network covers biases and norm parameters too.
     """
 
     elementwise: ClassVar[bool] = True
     covers_biases: ClassVar[bool] = False
+    switches_off: ClassVar[bool] = False
+
+    @property
+    def cut_for_shrinking(self) -> float | None:
+        """`shrink_threshold` of priors that have it."""
+        return getattr(self, "shrink_threshold", None)
 
     @abstractmethod
     def sample(self, parameter: Parameter) -> Any:

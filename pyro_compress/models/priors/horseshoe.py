@@ -29,13 +29,16 @@ class GroupHorseshoe(Prior):
         initial_log_variance: log σ² that w̃ starts from.
         initial_scale_log_variance: log σ² that the four log-normals start from.
         threshold: default cut on Var(ln z).
+        shrink_threshold: cut for shrinking while training, from which groups don't come back.
     """
 
     tau: float = 1e-5
     initial_log_variance: float = -9.0
     initial_scale_log_variance: float = -9.0
     threshold: float = 0.5
+    shrink_threshold: float | None = 1.0
     elementwise: ClassVar[bool] = False
+    switches_off: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.tau <= 0:

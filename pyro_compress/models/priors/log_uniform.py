@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -35,6 +35,7 @@ class LogUniform(Prior):
     alpha: float | None = None
     tied: str = "weight"
     learned: bool = True
+    switches_off: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.tied not in TIES:

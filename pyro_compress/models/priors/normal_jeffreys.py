@@ -28,6 +28,7 @@ class GroupNormalJeffreys(Prior):
         initial_scale_log_variance: log σ² that z starts from; its mean starts at 1.
         max_log_variance: clamp of log σ² of w̃, or None.  A clamp below 0 makes every dead weight cost nats.
         threshold: default cut on log α.
+        shrink_threshold: cut for shrinking while training, from which groups don't come back.
     """
 
     low: float = 1e-8
@@ -36,7 +37,9 @@ class GroupNormalJeffreys(Prior):
     initial_scale_log_variance: float = -9.0
     max_log_variance: float | None = None
     threshold: float = 0.0
+    shrink_threshold: float | None = 1.0
     elementwise: ClassVar[bool] = False
+    switches_off: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high:

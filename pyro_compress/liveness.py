@@ -12,12 +12,11 @@ channels of a dependency graph (Fang et al. 2023, DepGraph, CVPR).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from pyro_compress.analysis.decision import Decision
 from pyro_compress.architecture import (
     Activation,
     Add,
@@ -51,11 +50,16 @@ class Signal:
 
 
 class Numbers:
-    """What a decision stores for the layers of its network."""
+    """The numbers of a network's layers.
 
-    def __init__(self, decision: Decision) -> None:
-        self._stored = {name: site.stored() for name, site in decision.sites.items()}
-        self._buffers = {name: buffer.astype(np.float64) for name, buffer in decision.buffers.items()}
+    Args:
+        values: float, weights and biases by dotted name; zeros are weights that are not there.
+        buffers: of batch norms.
+    """
+
+    def __init__(self, values: Mapping[str, np.ndarray], buffers: Mapping[str, np.ndarray]) -> None:
+        self._stored = values
+        self._buffers = {name: buffer.astype(np.float64) for name, buffer in buffers.items()}
 
     def links(self, layer: Weighted) -> np.ndarray:
         """Boolean (outputs, inputs per group): whether any weight between the two is not zero."""
