@@ -1,89 +1,33 @@
 """The command line: `pyro-compress zoo`, `run`, `fit`, … `evaluate`, `inspect`, `export`: one function each."""
 
-import errno
 import json
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, RenderableType
 from rich.table import Table
-from typer.core import TyperGroup
 
 from pyro_compress import __version__
+from pyro_compress.cli_fitting import fit, report, run, sweep
 from pyro_compress.cli_options import (
-    ChainsOption,
     DataDirOption,
-    DataOption,
-    DrawsOption,
-    EntryArgument,
-    EpochsOption,
-    ExamplesOption,
+    DeviceOption,
     FileArgument,
     JsonOption,
     KeepDeviationsOption,
-    KlWeightOption,
-    LikelihoodOption,
     LogLikelihoodOption,
-    MethodOption,
-    NetworkOption,
-    OutOption,
-    PretrainOption,
-    PriorOption,
-    ResumeOption,
     RunArgument,
-    SeedOption,
-    SetOption,
     SitesOption,
     TargetBytesOption,
     TargetErrorOption,
-    ThreadsOption,
-    WeightsOption,
 )
-from pyro_compress.errors import PyroCompressError, RunError
+from pyro_compress.cli_printing import Sentences, ranks_asked_for, say, show
+from pyro_compress.errors import RunError
 
 # Everything else is imported by the command that needs it: `--help` loads no torch.
 if TYPE_CHECKING:
-    from pyro_compress.data import DataSet
     from pyro_compress.pipeline.settings import RunSettings
-    from pyro_compress.pipeline.steps import RunDirectory
-
-out = Console()
-err = Console(stderr=True)
-
-
-def show(part: RenderableType, console: Console = out) -> None:
-    """Print text as it is, however long its lines, or a table."""
-    if isinstance(part, str):
-        console.print(part, markup=False, highlight=False, soft_wrap=True)
-    else:
-        console.print(part)
-
-
-class Sentences(TyperGroup):
-    """Commands whose expected failures end with one sentence on stderr and exit status 1, Ctrl-C with 130."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command; a warning is one sentence as well, without the file and line that it came from."""
-        try:
-            with warnings.catch_warnings():
-                warnings.showwarning = lambda message, *where, **more: show(f"warning: {message}", err)
-                return super().invoke(ctx)
-        except PyroCompressError as error:
-            sentence = str(error)
-        except KeyboardInterrupt:
-            show("\nstopped; give the command again to go on", err)
-            raise typer.Exit(130) from None
-        except OSError as error:
-            if error.errno == errno.EPIPE:  # `pyro-compress zoo | head`
-                raise
-            sentence = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        err.print(f"error: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1)
-
 
 app = typer.Typer(
     cls=Sentences,
@@ -102,11 +46,15 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Options of the program itself; its help is the program's own."""
+    command = context.invoked_subcommand
+    if ranks_asked_for() > 1 and command not in ("run", "fit"):
+        raise RunError(f"run and fit can share their work among ranks, {command} does not: start it without torchrun")
 
 
 @app.command()
@@ -127,93 +75,20 @@ def zoo() -> None:
     show(table)
 
 
-@app.command()
-def run(
-    entry: EntryArgument = None,
-    network: NetworkOption = None,
-    weights: WeightsOption = None,
-    prior: PriorOption = None,
-    inference: MethodOption = None,
-    likelihood: LikelihoodOption = None,
-    data: DataOption = None,
-    data_dir: DataDirOption = None,
-    examples: ExamplesOption = None,
-    epochs: EpochsOption = None,
-    pretrain_epochs: PretrainOption = None,
-    kl_weight: KlWeightOption = None,
-    chains: ChainsOption = None,
-    draws: DrawsOption = None,
-    seed: SeedOption = None,
-    threads: ThreadsOption = None,
-    options: SetOption = None,
-    out_dir: OutOption = None,
-    resume: ResumeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Fit, analyse, compress and evaluate: the whole road with one command."""
-    from pyro_compress.pipeline import steps
-
-    settings, directory = _settings(
-        entry, resume, out_dir, network=network, weights=weights, prior=prior, inference=inference,
-        likelihood=likelihood, data=data, examples=examples, epochs=epochs, pretrain_epochs=pretrain_epochs,
-        kl_weight=kl_weight, chains=chains, draws=draws, seed=seed, threads=threads, options=options,
-    )  # fmt: skip
-    run_directory = steps.RunDirectory(directory)
-    with _resumable(run_directory, "run"):
-        loaded = steps.load_data(settings, data_dir)
-        _fit(run_directory, settings, loaded, resume=resume is not None, quiet=as_json)
-        if not (resume and run_directory.decision.exists()):
-            steps.analyse_step(run_directory, settings, loaded, say=_say(as_json))
-        steps.compress_step(run_directory, settings, loaded)
-        _evaluate(run_directory, settings, loaded, as_json)
+app.command()(run)
+app.command()(fit)
+app.command()(sweep)
 
 
 @app.command()
-def fit(
-    entry: EntryArgument = None,
-    network: NetworkOption = None,
-    weights: WeightsOption = None,
-    prior: PriorOption = None,
-    inference: MethodOption = None,
-    likelihood: LikelihoodOption = None,
-    data: DataOption = None,
-    data_dir: DataDirOption = None,
-    examples: ExamplesOption = None,
-    epochs: EpochsOption = None,
-    pretrain_epochs: PretrainOption = None,
-    kl_weight: KlWeightOption = None,
-    chains: ChainsOption = None,
-    draws: DrawsOption = None,
-    seed: SeedOption = None,
-    threads: ThreadsOption = None,
-    options: SetOption = None,
-    out_dir: OutOption = None,
-    resume: ResumeOption = None,
-) -> None:
-    """Fit the posterior and write it to a run directory."""
-    from pyro_compress.pipeline import steps
-
-    settings, directory = _settings(
-        entry, resume, out_dir, network=network, weights=weights, prior=prior, inference=inference,
-        likelihood=likelihood, data=data, examples=examples, epochs=epochs, pretrain_epochs=pretrain_epochs,
-        kl_weight=kl_weight, chains=chains, draws=draws, seed=seed, threads=threads, options=options,
-    )  # fmt: skip
-    run_directory = steps.RunDirectory(directory)
-    with _resumable(run_directory, "fit"):
-        loaded = steps.load_data(settings, data_dir)
-        _fit(run_directory, settings, loaded, resume=resume is not None, quiet=False)
-    show(f"posterior in {directory}; next: pyro-compress analyse {directory}")
-
-
-@app.command()
-def analyse(directory: RunArgument, data_dir: DataDirOption = None) -> None:
+def analyse(directory: RunArgument, device: DeviceOption = None, data_dir: DataDirOption = None) -> None:
     """Read the posterior and decide what to prune and with how many bits to store the rest."""
     from pyro_compress.pipeline import steps
     from pyro_compress.pipeline.settings import RunSettings
 
     run_directory = steps.RunDirectory(directory)
-    settings = RunSettings.load(run_directory.settings)
-    steps.analyse_step(run_directory, settings, steps.load_data(settings, data_dir), say=_say(False))
+    settings = _elsewhere(RunSettings.load(run_directory.settings), device)
+    steps.analyse_step(run_directory, settings, steps.load_data(settings, data_dir), say=say(False))
     show(f"decision in {directory}; next: pyro-compress compress {directory}")
 
 
@@ -233,7 +108,7 @@ def diagnose(
     settings = RunSettings.load(run_directory.settings)
     data = steps.load_data(settings, data_dir)
     asked = diagnosing.Asked(tuple(sites) if sites else None, log_likelihood)
-    found = diagnosing.diagnose_run(run_directory, settings, data, asked, say=_say(as_json))
+    found = diagnosing.diagnose_run(run_directory, settings, data, asked, say=say(as_json))
     if as_json:
         print(run_directory.diagnosis.read_text(), end="")
         return
@@ -263,7 +138,7 @@ def compress(
         target_bytes=target_bytes,
         target_error=target_error,
         keep_deviations=keep_deviations,
-        say=_say(False),
+        say=say(False),
     )
     show(f"{run_directory.file}: {len(artifact):,} bytes; next: pyro-compress evaluate {directory}")
 
@@ -278,6 +153,7 @@ def evaluate(
     likelihood: Annotated[
         str, typer.Option("--likelihood", help="For a file: categorical, gaussian, bernoulli, poisson.")
     ] = "categorical",
+    device: DeviceOption = None,
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -289,14 +165,14 @@ def evaluate(
         if data is not None or likelihood != "categorical":
             raise RunError(f"the run in {target} says its data and likelihood: leave out --data and --likelihood")
         run_directory = steps.RunDirectory(target)
-        settings = RunSettings.load(run_directory.settings)
-        _evaluate(run_directory, settings, steps.load_data(settings, data_dir), as_json)
+        settings = _elsewhere(RunSettings.load(run_directory.settings), device)
+        report(run_directory, settings, steps.load_data(settings, data_dir), as_json)
         return
     if not target.exists():
         raise RunError(f"{target} is neither a run directory nor a file: there is nothing of that name")
     if data is None:
         raise RunError("evaluating a single file needs --data: the file does not say what it was trained on")
-    found = evaluation.evaluate_file(target, data, data_dir, likelihood)
+    found = evaluation.evaluate_file(target, data, data_dir, likelihood, device or "cpu")
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -373,59 +249,9 @@ def _compressed_file(given: Path) -> Path:
     return path
 
 
-def _fit(run: "RunDirectory", settings: "RunSettings", data: "DataSet", *, resume: bool, quiet: bool) -> None:
-    from pyro_compress.pipeline import progress, steps
-
-    if resume and run.posterior.exists():
-        return
-    method = settings.build_method()
-    with progress.epoch_bars(err, quiet=quiet) as bars:
-        pretrains = settings.pretrain_epochs and not run.initial.exists()
-        steps.fit_step(
-            run,
-            settings,
-            data,
-            resume=resume,
-            pretrain_callbacks=[bars.phase("pretraining epoch", settings.pretrain_epochs)] if pretrains else [],
-            callbacks=[bars.phase(method.round_name, method.rounds)],
-            watcher=bars.watcher,
-        )
-
-
-def _evaluate(run: "RunDirectory", settings: "RunSettings", data: "DataSet", as_json: bool) -> None:
-    from pyro_compress.pipeline import evaluation
-
-    results = evaluation.evaluate_run(run, settings, data)
-    if as_json:
-        print(json.dumps(results, indent=2))
-    else:
-        from pyro_compress.report.table import results_table
-
-        show(results_table(results))
-        show(f"everything is in {run.path}")
-
-
-def _say(quiet: bool) -> Any:
-    return (lambda line: None) if quiet else (lambda line: show(line, err))
-
-
-def _settings(entry: str | None, resume: Path | None, out_dir: Path | None, **given: Any) -> "tuple[RunSettings, Path]":
-    """The run's settings and directory from the options of `run` and `fit`."""
-    from pyro_compress.pipeline.choosing import choose_settings
-
-    return choose_settings(entry, resume, out_dir, **given)
-
-
-@contextmanager
-def _resumable(run: "RunDirectory", command: str) -> Iterator[None]:
-    """Ctrl-C ends with one line that says how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not run.settings.exists():
-            raise
-        show(f"\nstopped; finished epochs are kept: go on with  pyro-compress {command} --resume {run.path}", err)
-        raise typer.Exit(130) from None
+def _elsewhere(settings: "RunSettings", device: str | None) -> "RunSettings":
+    """The settings of a run, for one step on another device; settings.json keeps the run's own."""
+    return settings if device is None else replace(settings, device=device)
 
 
 def main() -> None:

@@ -40,7 +40,10 @@ KlWeightOption = Annotated[float | None, typer.Option("--kl-weight", min=0, help
 ChainsOption = Annotated[int | None, typer.Option("--chains", help="Chains of a sampler, moved side by side.")]
 DrawsOption = Annotated[int | None, typer.Option("--draws", help="Draws of a sampler that are kept per chain.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Of initialisation, batches and noise.")]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Torch threads.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Torch threads; ranks divide them.")]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda or mps; the run's own, or cpu, if not given.")
+]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Run directory; runs/NAME-seedSEED if not given.")]
 ResumeOption = Annotated[Path | None, typer.Option("--resume", help="Go on with an interrupted run directory.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON instead of a table.")]

@@ -7,7 +7,7 @@ stratified share of the TRAINING data, drawn with a seed of its own, so that it 
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -81,6 +81,13 @@ class DataSet:
         if len(x) == 0:
             raise DataError(f"{self.name}: there are no {name} examples; give {name}= with the data")
         return x, y
+
+    def on(self, device: str | torch.device) -> "DataSet":
+        """The same with all three parts on a device; itself where they are there already."""
+        names = ("train_x", "train_y", "validation_x", "validation_y", "test_x", "test_y")
+        moved = {name: getattr(self, name).to(device) for name in names}
+        # made anew they would be checked anew
+        return self if all(moved[name] is getattr(self, name) for name in names) else replace(self, **moved)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -202,7 +209,7 @@ def stratified_split(y: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
         quotas[i] += 1
     taken = torch.zeros(len(y), dtype=torch.bool)
     for indices, quota in zip(members, quotas, strict=True):
-        taken[indices[torch.randperm(len(indices), generator=generator)[:quota]]] = True
+        taken[indices[torch.randperm(len(indices), generator=generator, device="cpu")[:quota]]] = True
     return torch.nonzero(~taken).flatten(), torch.nonzero(taken).flatten()
 
 
@@ -225,7 +232,7 @@ def batches(x: Tensor, y: Tensor, size: int, seed: int, epoch: int) -> Iterator[
         raise DataError(f"the batch size is {size}; it must be at least 1")
     if len(x) != len(y):
         raise DataError(f"batches of {len(x)} inputs {tuple(x.shape)} with {len(y)} targets {tuple(y.shape)}")
-    order = torch.randperm(len(x), generator=generator_for(seed, epoch)).to(x.device)
+    order = torch.randperm(len(x), generator=generator_for(seed, epoch), device="cpu").to(x.device)
     return ((x[chosen], y[chosen]) for chosen in order.split(size))
 
 

@@ -9,7 +9,13 @@ from collections.abc import Iterable
 
 
 class PyroCompressError(Exception):
-    """Base of all errors that this package raises on purpose."""
+    """Base of all errors that this package raises on purpose.
+
+    Attributes:
+        told: whether another process, the first of several ranks, says it already.
+    """
+
+    told: bool = False
 
 
 class DataError(PyroCompressError):

@@ -38,7 +38,9 @@ ALLOWED: dict[str, set[str]] = {
     "report": LEAVES | DATA | {"analysis", "artifact", "artifact.encode"},
     "pipeline": BELOW_PIPELINE | {""},
     "cli_options": set(),
-    "cli": BELOW_PIPELINE | {"", "pipeline", "cli_options"},
+    "cli_printing": {"errors"},
+    "cli_fitting": BELOW_PIPELINE | {"", "pipeline", "cli_options", "cli_printing"},
+    "cli": BELOW_PIPELINE | {"", "pipeline", "cli_options", "cli_printing", "cli_fitting"},
     "__main__": {"cli"},
 }
 WRITES_FILES = ("artifact.encode", "artifact.artifact", "artifact.rate_distortion")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from pyro_compress.inference.ranks import Ranks
 from pyro_compress.inference.watching import Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.program import Program
@@ -68,6 +69,22 @@ class State(ABC):
         """Told before the first step where large results may lie; `folder` outlives the process."""
         return
 
+    def join(self, ranks: Ranks) -> None:
+        """Told before the first step which processes share the batches; only for methods that scale."""
+        return
+
+    def reseed(self, seed: int) -> None:
+        """Told before the first step that this rank draws its noise from a stream of its own."""
+        return
+
+    def capture_of_rank(self) -> dict[str, Any]:
+        """What of the state differs between ranks, as `capture` gives all of it."""
+        return {}
+
+    def restore_of_rank(self, captured: dict[str, Any]) -> None:
+        """Take over what `capture_of_rank` gave, after `restore`."""
+        return
+
     def watched_by(self, watcher: Watcher) -> None:
         """Told before the first step who wants to see every chain as it goes; a method without chains has none."""
         return
@@ -85,6 +102,8 @@ class Method(ABC):
     """Base of all inference methods."""
 
     round_name: ClassVar[str] = "epoch"
+    # whether a step averages its gradient over ranks and can run on another device than the CPU
+    scales: ClassVar[bool] = False
     # what data − complexity is
     objective_name: ClassVar[str] = "ELBO"
 

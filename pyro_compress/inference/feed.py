@@ -1,7 +1,7 @@
 """What a fit runs over: tensors that are a model's arguments, in batches or as a whole."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ import torch
 from pyro_compress.data import DataSet, as_data, generator_for
 from pyro_compress.errors import DataError, InferenceError
 from pyro_compress.inference.contract import Batch
+from pyro_compress.inference.ranks import Ranks
 from pyro_compress.models.bayesian import BayesianNetwork
 
 
@@ -21,12 +22,14 @@ class Feed:
         size: N, number of examples that the likelihood is scaled to.
         name: of the data.
         validation: inputs and targets held out, or None.
+        ranks: that share every batch.
     """
 
     tensors: Batch
     size: int
     name: str
     validation: Batch | None = None
+    ranks: Ranks = field(default_factory=Ranks, compare=False, repr=False)
 
     @staticmethod
     def of(model: Any, data: Any) -> "Feed":
@@ -51,6 +54,12 @@ class Feed:
         # without data N counts as 1, so that an objective per example is the whole one
         return Feed(arguments, max(1, _examples(arguments)), "user data")
 
+    def on(self, device: torch.device, ranks: Ranks) -> "Feed":
+        """The same on a device, shared by ranks."""
+        validation = self.validation and tuple(part.to(device) for part in self.validation)
+        tensors = tuple(part.to(device) for part in self.tensors)
+        return replace(self, tensors=tensors, validation=validation, ranks=ranks)
+
     @property
     def held(self) -> int:
         """Number of examples in memory: those of an epoch."""
@@ -62,16 +71,18 @@ class Feed:
         return bool(self.tensors) and all(part.ndim and len(part) == self.held for part in self.tensors)
 
     def batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
-        """One epoch of shuffled batches; the order depends on (seed, epoch) alone.
+        """One epoch of shuffled batches, of each this rank's share; the order depends on (seed, epoch) alone.
 
         Arguments that are no examples side by side come as a whole, once.
         """
         if batch_size < 1:
             raise InferenceError(f"the batch size is {batch_size}; it must be at least 1")
         if not self.can_batch:
+            self.ranks.deal_whole()
             return iter((self.tensors,))
-        order = torch.randperm(self.held, generator=generator_for(seed, epoch))
-        return (tuple(part[chosen] for part in self.tensors) for chosen in order.split(batch_size))
+        order = torch.randperm(self.held, generator=generator_for(seed, epoch), device="cpu").to(self.tensors[0].device)
+        shares = (self.ranks.deal(chosen) for chosen in order.split(batch_size))
+        return (tuple(part[chosen] for part in self.tensors) for chosen in shares)
 
 
 def _examples(tensors: Batch) -> int:

@@ -1,14 +1,13 @@
-"""The one loop over rounds and batches: progress, validation, checkpoints, resume.
+"""The one loop over rounds and batches: progress, validation, ranks, resume.
 
 Batches depend on (seed, epoch) alone and the random state is saved with every checkpoint, so a run that was
-stopped and resumed gives the same numbers as one that was not.
+stopped and resumed gives the same numbers as one that was not, on as many ranks.
 """
 
 import copy
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +17,17 @@ import torch
 from pyro_compress.data import DataSet
 from pyro_compress.data_sources import Examples
 from pyro_compress.errors import InferenceError
-from pyro_compress.inference.contract import Batch, Method, Model, State
+from pyro_compress.inference.checkpoints import fingerprint_of, read_checkpoint, save_checkpoint, settings_text
+from pyro_compress.inference.contract import Batch, Info, Method, Model, State
+from pyro_compress.inference.devices import device_named, on_device, random_state, restore_random_state
 from pyro_compress.inference.feed import Feed
-from pyro_compress.inference.optimisation import ADVICE
+from pyro_compress.inference.optimisation import ADVICE, GradientState
+from pyro_compress.inference.ranks import Ranks
+from pyro_compress.inference.records import EpochRecord as EpochRecord
 from pyro_compress.inference.watching import Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.program import Program
 from pyro_compress.posterior import Posterior
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What a human watches, once per round (an epoch, or some transitions of a sampler).
-
-    Nats are totals over the data set, averaged over the round's steps; so is `extra`.
-    """
-
-    epoch: int
-    epochs: int
-    data_nats: float
-    complexity_nats: float
-    kl_weight: float
-    learning_rate: float
-    validation_error: float
-    weights_left_percent: float
-    seconds: float
-    extra: Mapping[str, float] = field(default_factory=dict)
-    round_name: str = "epoch"
-    objective_name: str = "ELBO"
-
-    @property
-    def elbo_nats(self) -> float:
-        """data − complexity at β = 1."""
-        return self.data_nats - self.complexity_nats
-
 
 Callback = Callable[[EpochRecord, State], None]
 
@@ -62,6 +38,7 @@ def fit(
     method: Method,
     *,
     seed: int = 0,
+    device: str = "cpu",
     checkpoint: Path | None = None,
     resume: bool = False,
     callbacks: Iterable[Callback] = (),
@@ -75,69 +52,154 @@ def fit(
             Pyro model a tuple of its arguments, or None where it takes none.
         method: SVI(...), MAP(...), ...
         seed: decides batches and noise; nothing outside this call is touched.
+        device: 'cpu', 'cuda' or 'mps': where model, data and noise are.
         checkpoint: file that is written after every round, or None; a sampler's draws lie in a folder beside it.
         resume: go on from `checkpoint` if it is there.
         callbacks: called after every round.
         watcher: told of every chain of a sampler as it goes, some ten times a second.
 
+    Where ranks have been joined (`ranks.joined`), all of them call this alike: each sees its share of every batch,
+    all end with the same posterior, and the first alone writes the checkpoint and tells callbacks and watcher.
+
     Raises:
-        InferenceError: a non-finite loss (the checkpoint keeps the last good epoch), or a checkpoint of
-            another run.
+        InferenceError: a non-finite loss (the checkpoint keeps the last good epoch), a checkpoint of
+            another run, or a method that does not run on several ranks or on that device.
     """
-    feed, model = Feed.of(model, data), copy.deepcopy(model)
+    ranks, place = Ranks.here(), device_named(device)
+    refuse_unscaled(method, ranks.count, place)
+    feed, model = Feed.of(model, data).on(place, ranks), copy.deepcopy(model)
     if not isinstance(model, BayesianNetwork):
         model = Program(model, feed.tensors)
-    fingerprint = _fingerprint(model, feed, method, seed)
-    with torch.random.fork_rng(devices=[]):
+    model.to(place)
+    fingerprint = fingerprint_of(model, feed, method, seed)
+    with on_device(place):
         torch.manual_seed(seed)
         state = method.init(model, feed.size, seed, feed.held)
+        state.join(ranks)
         if checkpoint is not None:
             state.keep_in(checkpoint.with_suffix(".draws"))
-        if watcher is not None:
+        if watcher is not None and ranks.first:
             state.watched_by(watcher)
-        history: list[EpochRecord] = []
-        if resume and checkpoint is not None and checkpoint.exists():
-            history = _restore(checkpoint, state, fingerprint)
+        history = _begin(state, ranks, seed, place, checkpoint if resume else None, fingerprint)
         for round in range(len(history), method.rounds):
             record = _one_round(model, feed, method, state, seed, round)
+            _refuse_unequal(state, ranks, f"{method.round_name} {round}")
             history.append(record)
             if round + 1 < method.rounds:
                 method.between_rounds(state)
             if checkpoint is not None:
-                _save(checkpoint, state, fingerprint, history)
-            for callback in callbacks:
+                own = ranks.of_all({"random": random_state(place), "state": state.capture_of_rank()})
+                if ranks.first:
+                    save_checkpoint(checkpoint, state, own, fingerprint, history)
+            for callback in callbacks if ranks.first else ():
                 callback(record, state)
-    posterior = method.draw(state)
+        posterior = method.draw(state)
     return _with_provenance(posterior, feed, method, seed, history)
 
 
+def refuse_unscaled(method: Method, count: int, device: torch.device) -> None:
+    """Say what a method that descends no gradients, or a device, cannot do.
+
+    Raises:
+        InferenceError: several ranks, or a device that is not the CPU.
+    """
+    if count > 1 and device.type == "mps":
+        raise InferenceError("PyTorch has no engine for ranks on mps: leave out torchrun, or use --device cpu")
+    if method.scales or (count == 1 and device.type == "cpu"):
+        return
+    name = type(method).__name__
+    if count > 1:
+        raise InferenceError(
+            f"{name} does not run on {count} ranks: its chains move side by side in one process; start it without "
+            "torchrun, or use a method that descends gradients, such as SVI"
+        )
+    raise InferenceError(f"{name} runs on the CPU only: leave out --device, or use a method such as SVI")
+
+
+def _begin(
+    state: State, ranks: Ranks, seed: int, device: torch.device, resumed: Path | None, fingerprint: dict[str, str]
+) -> list[EpochRecord]:
+    """The same state on every rank, the generator of each; the history of a fit that is resumed."""
+    saved = None
+    if resumed is not None:
+        saved = ranks.from_first(lambda: read_checkpoint(resumed, fingerprint) if resumed.exists() else None)
+    if saved is not None:
+        state.restore(saved["state"])
+    if isinstance(state, GradientState):
+        ranks.send_from_first([*state.trained(), *state.moving_buffers()])
+    if saved is None:
+        if not ranks.first:
+            _reseed(state, ranks.stream(seed))
+        return []
+    history = [EpochRecord(**record) for record in saved["history"]]
+    own = saved["ranks"][ranks.rank] if ranks.rank < len(saved["ranks"]) else None
+    if own is not None and len(own["random"]) == len(random_state(device)):
+        restore_random_state(own["random"], device)
+        state.restore_of_rank(own["state"])
+    else:
+        # this rank was not there, or the run was on another kind of device
+        _reseed(state, ranks.stream(seed, len(history)))
+    return history
+
+
+def _reseed(state: State, stream: int) -> None:
+    torch.manual_seed(stream)
+    state.reseed(stream)
+
+
+def _refuse_unequal(state: State, ranks: Ranks, where: str) -> None:
+    if isinstance(state, GradientState):
+        ranks.refuse_unequal([*state.trained(), *state.moving_buffers()], where)
+
+
 def _one_round(model: Model, feed: Feed, method: Method, state: State, seed: int, round: int) -> EpochRecord:
-    started = time.perf_counter()
+    started, ranks = time.perf_counter(), feed.ranks
     if isinstance(model, BayesianNetwork):
         model.network.train()
-    infos = [method.step(state, batch) for batch in method.batches(feed, seed, round)]
+    infos, weights = [], []
+    for batch in method.batches(feed, seed, round):
+        infos.append(_step(method, state, batch, ranks))
+        weights.append(ranks.weight)
     posterior = method.look(state)
     _refuse_non_finite(posterior, f"{method.round_name} {round}")
     kept = [site.kept() for site in posterior.parameters.values() if site.mean.ndim > 1]
-    error = float("nan")
-    if isinstance(model, BayesianNetwork) and feed.validation is not None:
-        values = {name: torch.from_numpy(site.mean) for name, site in posterior.parameters.items()}
-        x, y = feed.validation
-        error = float(np.mean(predictive_errors(model, values, x, y)))
+    means = _means_over_ranks(infos, weights, ranks)
     return EpochRecord(
         epoch=round,
         epochs=method.rounds,
-        data_nats=float(np.mean([info.data_nats for info in infos])),
-        complexity_nats=float(np.mean([info.complexity_nats for info in infos])),
+        data_nats=means[0],
+        complexity_nats=means[1],
         kl_weight=infos[-1].kl_weight,
         learning_rate=infos[-1].learning_rate,
-        validation_error=error,
+        validation_error=_validation_error(model, feed, posterior),
         weights_left_percent=100.0 * sum(int(k.sum()) for k in kept) / max(1, sum(k.size for k in kept)),
         seconds=time.perf_counter() - started,
         extra={name: float(np.mean([info.extra[name] for info in infos])) for name in infos[-1].extra},
         round_name=method.round_name,
         objective_name=method.objective_name,
     )
+
+
+def _step(method: Method, state: State, batch: Batch, ranks: Ranks) -> Info:
+    if not isinstance(state, GradientState):
+        return method.step(state, batch)
+    with ranks.together(state.moved(), state.moving_buffers()):
+        return method.step(state, batch)
+
+
+def _means_over_ranks(infos: list[Info], weights: list[float], ranks: Ranks) -> list[float]:
+    """Data and complexity of the whole batches, averaged over the round's steps."""
+    nats = [[weight * info.data_nats for weight, info in zip(weights, infos, strict=True)]]
+    nats.append([weight * info.complexity_nats for weight, info in zip(weights, infos, strict=True)])
+    return ranks.total([float(np.mean(one)) for one in nats])
+
+
+def _validation_error(model: Model, feed: Feed, posterior: Posterior) -> float:
+    if not isinstance(model, BayesianNetwork) or feed.validation is None:
+        return float("nan")
+    x, y = feed.validation
+    values = {name: torch.from_numpy(site.mean).to(x.device) for name, site in posterior.parameters.items()}
+    return float(np.mean(feed.ranks.rows(len(x), lambda rows: predictive_errors(model, values, x[rows], y[rows]))))
 
 
 def _refuse_non_finite(posterior: Posterior, where: str) -> None:
@@ -156,64 +218,8 @@ def predictive_errors(
     with torch.no_grad():
         for start in range(0, len(x), chunk):
             output = model.call_network(values, x[start : start + chunk])
-            found.append(model.likelihood.error(output, y[start : start + chunk]).numpy())
+            found.append(model.likelihood.error(output, y[start : start + chunk]).cpu().numpy())
     return np.concatenate(found)
-
-
-def _fingerprint(model: Model, feed: Feed, method: Method, seed: int) -> dict[str, str]:
-    found = {
-        "method": _settings(method),
-        "seed": str(seed),
-        "data": f"{feed.name}, {feed.held} of N = {feed.size}",
-    }
-    if isinstance(model, Program):
-        sites = ", ".join(f"{name} {tuple(fn.shape())}" for name, fn in model.sites.items())
-        return found | {"model": f"{model.name}: {sites}"}
-    shapes = (f"{name} {tuple(tensor.shape)}" for name, tensor in model.network.named_parameters())
-    return found | {
-        "prior": repr(model.prior),
-        "likelihood": repr(model.likelihood),
-        "network": ", ".join(shapes),
-    }
-
-
-def _settings(method: Method) -> str:
-    # a function's address says nothing and differs in every process
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(method))
-
-
-def _save(path: Path, state: State, fingerprint: dict[str, str], history: list[EpochRecord]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    torch.save(
-        {
-            "state": state.capture(),
-            "random": torch.get_rng_state(),
-            "history": [asdict(record) for record in history],
-            "fingerprint": fingerprint,
-        },
-        partial,
-    )
-    partial.replace(path)
-
-
-def _restore(path: Path, state: State, fingerprint: dict[str, str]) -> list[EpochRecord]:
-    try:
-        saved = torch.load(path, weights_only=True)
-        found = dict(saved["fingerprint"])
-    except Exception as error:
-        raise InferenceError(
-            f"{path} cannot be resumed from: it is damaged or no checkpoint ({type(error).__name__}); remove it to "
-            "start afresh"
-        ) from error
-    for key, value in fingerprint.items():
-        if found.get(key) != value:
-            raise InferenceError(
-                f"{path} belongs to another run: its {key} is {found.get(key)}, this run's is {value}; "
-                "resume with the settings that it was started with"
-            )
-    state.restore(saved["state"])
-    torch.set_rng_state(saved["random"])
-    return [EpochRecord(**record) for record in saved["history"]]
 
 
 def _with_provenance(
@@ -222,11 +228,12 @@ def _with_provenance(
     settings: dict[str, Any] = {
         **posterior.provenance,
         "method": type(method).__name__,
-        "settings": _settings(method),
+        "settings": settings_text(method),
         "kl_weight": getattr(method, "kl_weight", 1.0),
         "temperature": getattr(method, "temperature", 1.0),
         "seed": seed,
         "data": feed.name,
+        "ranks": feed.ranks.count,
         "N": feed.size,
         "history": [asdict(record) for record in history],
     }

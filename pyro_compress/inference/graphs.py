@@ -35,9 +35,9 @@ def simplify(graph: fx.GraphModule, *, exact: bool = False) -> fx.GraphModule:
             with torch.no_grad():
                 known[node] = node.target(*_values(node.args, known), **_values(node.kwargs, known))
         elif node.target in _SHAPED and "val" in node.meta and node.meta["val"].numel() <= _SMALL:
-            shape, dtype = node.meta["val"].shape, node.meta["val"].dtype
+            like = node.meta["val"]
             is_one = node.target in (_aten.ones_like.default, _aten.new_ones.default)
-            known[node] = torch.full(shape, float(is_one), dtype=dtype)
+            known[node] = torch.full(like.shape, float(is_one), dtype=like.dtype, device=like.device)
     for count, (node, value) in enumerate(list(known.items())):
         if node.op == "get_attr" or not isinstance(value, Tensor) or all(user in known for user in node.users):
             continue

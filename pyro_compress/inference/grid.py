@@ -19,7 +19,9 @@ from torch import nn
 
 from pyro_compress import data as data_module
 from pyro_compress.data import DataSet
+from pyro_compress.inference.devices import on_device
 from pyro_compress.inference.optimisation import linear, refuse_non_finite
+from pyro_compress.inference.ranks import Ranks
 from pyro_compress.models.likelihoods import Likelihood
 
 
@@ -64,7 +66,7 @@ def fine_tune(
     teacher: torch.Tensor | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Fine-tune every site on its grid.
+    """Fine-tune every site on its grid, on the device of the data; ranks that have been joined share every batch.
 
     Args:
         network: module whose parameters are overwritten during the call; give a copy.
@@ -88,20 +90,22 @@ def fine_tune(
     hidden = {name: (site.value.clone() * site.kept).float() for name, site in sites.items()}
     optimizer = torch.optim.Adam(hidden.values(), lr=learning_rate, fused=True)
     steps = epochs * -(-len(data.train_x) // batch_size)
-    done = 0
+    done, ranks, device = 0, Ranks.here(), data.train_x.device
+    ranks.send_from_first(hidden.values())
     network.train()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # the network may have dropout
-        targets = data.train_y if teacher is None else teacher
+    with on_device(device):
+        torch.manual_seed(ranks.stream(seed))  # the network may have dropout
+        targets = data.train_y if teacher is None else teacher.to(device)
         for epoch in range(epochs):
             for x, y in data_module.batches(data.train_x, targets, batch_size, seed + 7919, epoch):
-                _place(parameters, {name: site.noisy(hidden[name]) for name, site in sites.items()})
-                network.zero_grad(set_to_none=True)
-                output = network(x)
-                loss = _loss(likelihood, output, y) if teacher is None else likelihood.cross_entropy(output, y).mean()
-                refuse_non_finite(loss, f"fine-tuning on the grid, epoch {epoch}", {})
-                loss.backward()
-                _pass_gradients(parameters, sites, hidden, rate_weight / data.N)
+                with ranks.together(hidden.values(), network.buffers()):
+                    _place(parameters, {name: site.noisy(hidden[name]) for name, site in sites.items()})
+                    network.zero_grad(set_to_none=True)
+                    loss = _loss(network, likelihood, ranks.deal(x), ranks.deal(y), taught=teacher is not None)
+                    refuse_non_finite(loss, f"fine-tuning on the grid, epoch {epoch}", {})
+                    loss.backward()
+                    _pass_gradients(parameters, sites, hidden, rate_weight / data.N)
+                    ranks.average(hidden.values(), network.buffers())
                 optimizer.param_groups[0]["lr"] = learning_rate * linear(done / steps)
                 optimizer.step()
                 done += 1
@@ -112,7 +116,12 @@ def fine_tune(
     return {name: value * sites[name].kept for name, value in hidden.items()}
 
 
-def _loss(likelihood: Likelihood, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _loss(
+    network: nn.Module, likelihood: Likelihood, x: torch.Tensor, y: torch.Tensor, *, taught: bool
+) -> torch.Tensor:
+    output = network(x)
+    if taught:
+        return likelihood.cross_entropy(output, y).mean()
     likelihood.check(output, y)
     return -likelihood.distribution(output).log_prob(y).sum() / len(y)
 

@@ -4,7 +4,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.contract import Batch, MinibatchMethod, Model, State
 from pyro_compress.inference.elbo import ElboTerms
+from pyro_compress.inference.ranks import Ranks
 
 Schedule = Callable[[float], float]
 
@@ -131,6 +132,10 @@ class GradientState(State):
     ) -> None:
         self.model, self.modules, self.optimizer = model, dict(trained), optimizer
         self.size, self.steps_planned, self.steps_done = size, steps_planned, 0
+        self.ranks = Ranks()
+
+    def join(self, ranks: Ranks) -> None:
+        self.ranks = ranks
 
     @property
     def progress(self) -> float:
@@ -146,8 +151,16 @@ class GradientState(State):
         return
 
     def trained(self) -> list[nn.Parameter]:
-        """Every tensor that the optimizer moves."""
+        """Every parameter that is trained."""
         return [parameter for module in self.modules.values() for parameter in module.parameters()]
+
+    def moved(self) -> list[torch.Tensor]:
+        """Every tensor that the optimizer moves: the parameters, or vectors that hold them."""
+        return [tensor for group in self.optimizer.param_groups for tensor in group["params"]]
+
+    def moving_buffers(self) -> list[torch.Tensor]:
+        """The network's buffers: running statistics, of each rank's share."""
+        return list(self.model.network.buffers())
 
     def capture(self) -> dict[str, Any]:
         captured = {
@@ -180,6 +193,8 @@ class GradientMethod(MinibatchMethod):
         schedule: 'hold-then-linear', 'linear', 'constant' or a function of progress in [0, 1].
         clip: largest gradient norm, or None; of the objective per example.
     """
+
+    scales: ClassVar[bool] = True
 
     learning_rate: float = 1e-3
     optimizer: str | Callable[..., torch.optim.Optimizer] = "adam"
@@ -233,10 +248,10 @@ class GradientMethod(MinibatchMethod):
         loss.backward()
 
     def finish(self, state: GradientState) -> None:
-        """Clip and move."""
+        """Average over the ranks, clip and move."""
         state.settle_gradients()
+        state.ranks.average(state.moved(), state.moving_buffers())
         if self.clip is not None:
-            moved = [tensor for group in state.optimizer.param_groups for tensor in group["params"]]
-            nn.utils.clip_grad_norm_(moved, self.clip)
+            nn.utils.clip_grad_norm_(state.moved(), self.clip)
         state.optimizer.step()
         state.steps_done += 1

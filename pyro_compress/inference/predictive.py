@@ -104,8 +104,8 @@ def posterior_predictive(
     running = Running(model.likelihood)
     for weight, values in weighted_values(model, posterior, draws, seed):
         outputs = _outputs(model, values, x, chunk)
-        running.add(weight, outputs, values.latent, y)
-    return running.summary(y)
+        running.add(weight, outputs, values.latent, None if y is None else y.cpu())
+    return running.summary(None if y is None else y.cpu())
 
 
 def predictive_mean(
@@ -251,9 +251,10 @@ def _ready(model: BayesianNetwork, posterior: Posterior) -> BayesianNetwork:
 
 
 def _outputs(model: BayesianNetwork, values: Values, x: Tensor, chunk: int) -> Tensor:
-    """float64, (examples, ...): the network's outputs."""
+    """float64 on the CPU, (examples, ...): the network's outputs."""
+    parameters = {name: value.to(x.device) for name, value in values.parameters.items()}
     with torch.no_grad():
-        return torch.cat([model.call_network(values.parameters, part) for part in x.split(chunk)]).double()
+        return torch.cat([model.call_network(parameters, part) for part in x.split(chunk)]).cpu().double()
 
 
 class Running:

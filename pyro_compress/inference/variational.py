@@ -310,10 +310,20 @@ class VariationalState(GradientState):
         return self.whole.model, self.whole.guide
 
     def capture(self) -> dict[str, Any]:
-        own = {"baseline": asdict(self.baseline), "noise": self.noise.capture(), "compiled": self.compiled}
+        own = {**self.capture_of_rank(), "compiled": self.compiled}
         own["averages"] = [tensor.clone() for tensor in self.averages]
         whole = None if self.whole is None else self.whole.capture()
         return {**super().capture(), **own, "whole": copy.deepcopy(whole)}
+
+    def reseed(self, seed: int) -> None:
+        self.noise = Noise(seed)
+
+    def capture_of_rank(self) -> dict[str, Any]:
+        return {"baseline": asdict(self.baseline), "noise": self.noise.capture()}
+
+    def restore_of_rank(self, captured: dict[str, Any]) -> None:
+        self.baseline = Baseline(**captured["baseline"])
+        self.noise.restore(captured["noise"])
 
     def restore(self, captured: dict[str, Any]) -> None:
         if captured["whole"] is not None:
@@ -323,8 +333,7 @@ class VariationalState(GradientState):
             if left is not None:
                 self.go_on_with(left)
         super().restore(captured)
-        self.baseline = Baseline(**captured["baseline"])
-        self.noise.restore(captured["noise"])
+        self.restore_of_rank(captured)
         self.compiled = captured["compiled"]
         self.averages = [tensor.clone() for tensor in captured["averages"]]
 

@@ -65,6 +65,11 @@ class BayesianNetwork(PyroModule):
         """The private copy of the network; its own parameter values are the ones it was given."""
         return self._held[0]
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # the network is no submodule, and goes along where the model is moved
+        self.network._apply(fn)
+        return super()._apply(fn, recurse)
+
     @property
     def is_proper(self) -> bool:
         """Whether every prior integrates to one."""

@@ -18,6 +18,7 @@ from pyro_compress.artifact.artifact import load as load_artifact
 from pyro_compress.data import DataSet
 from pyro_compress.data import load as load_data
 from pyro_compress.errors import DataError, RunError
+from pyro_compress.inference.devices import device_named
 from pyro_compress.models import zoo
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.tracing import trace
@@ -43,7 +44,8 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
         raise RunError(f"{run.path} has no {run.file.name} yet: run `pyro-compress compress {run.path}`")
     network, likelihood = build_network(settings, data), settings.build_likelihood()
     architecture = trace(network, data.input_shape)
-    x, y = data.part("test")
+    device = device_named(settings.device)
+    x, y = (part.to(device) for part in data.part("test"))
     given = predict(network, x, y, likelihood) if settings.weights is not None else None
     place(network, nothing_pruned(posterior))
     before = predict(network, x, y, likelihood)
@@ -65,7 +67,7 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
 
 
 def evaluate_file(
-    path: Path, data: str, data_dir: Path | None = None, likelihood: str = "categorical"
+    path: Path, data: str, data_dir: Path | None = None, likelihood: str = "categorical", device: str = "cpu"
 ) -> dict[str, Any]:
     """Error of one compressed file on a data set's test part.
 
@@ -74,6 +76,7 @@ def evaluate_file(
         data: name of the data set, or module:factory.
         data_dir: where its files lie.
         likelihood: registered name; the file does not say what its outputs mean.
+        device: where it runs.
 
     Raises:
         ArtifactError: the file is missing or damaged.
@@ -86,7 +89,8 @@ def evaluate_file(
         raise DataError(f"{path} takes inputs of shape {shapes[0]}, data set {data} has {loaded.input_shape}")
     if isinstance(chosen, Categorical):
         check_classes(loaded, shapes[-1], str(path))
-    found = predict(artifact.to_torch(), *loaded.part("test"), chosen)
+    x, y = (part.to(device_named(device)) for part in loaded.part("test"))
+    found = predict(artifact.to_torch(), x, y, chosen)
     return {
         "error_after_percent": 100 * float(found.errors.mean()),
         "nll_nats_per_example": float(found.nll_nats.mean()),

@@ -43,20 +43,20 @@ def fine_tuned(
     kept = {name: site.kept() for name, site in decision.sites.items()}
     noises = {name: (noise * np.sqrt(site.variance)).astype(np.float32) for name, site in decision.sites.items()}
     names = {name: name for name in values}
-    trained = network
+    trained, device = network, data.train_x.device
     compaction = compact(architecture, decision) if can_compact(architecture) else None
     if compaction is not None:
-        trained = to_torch(compaction.network)
+        trained = to_torch(compaction.network).to(device)
         names = _names_in(compaction.network.architecture)
         values = {name: compaction.take(name, values[name]) for name in names}
         kept = {name: compaction.take(name, kept[name]) for name in names}
         noises = {name: compaction.take(name, noises[name]) for name in names}
     sites = {
         names[name]: GridSite(
-            torch.from_numpy(values[name]),
-            torch.from_numpy(kept[name]),
+            torch.from_numpy(values[name]).to(device),
+            torch.from_numpy(kept[name]).to(device),
             decision.sites[name].step,
-            torch.from_numpy(noises[name]) if noise > 0 else None,
+            torch.from_numpy(noises[name]).to(device) if noise > 0 else None,
         )
         for name in names
     }
@@ -74,7 +74,7 @@ def fine_tuned(
     )
     replaced = {}
     for name, site in decision.sites.items():
-        value = found[names[name]].numpy()
+        value = found[names[name]].cpu().numpy()
         if compaction is not None:
             value = compaction.put_back(name, value, site.value.shape)
         replaced[name] = _refitted(site, value)

@@ -11,13 +11,14 @@ from pyro_compress.analysis.decision import Decision
 from pyro_compress.analysis.pruning import prune
 from pyro_compress.data import DataSet
 from pyro_compress.inference.batch_norm import reestimate_batch_norm
+from pyro_compress.inference.ranks import Ranks
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.posterior import Posterior
 from pyro_compress.report.measure import predict
 
 
 class Judge:
-    """Errors of a decision on the validation split, paired with those of the posterior mean."""
+    """Errors of a decision on the validation split, paired with those of the posterior mean; ranks share the work."""
 
     def __init__(self, network: nn.Module, data: DataSet, likelihood: Likelihood) -> None:
         self.network, self.data, self.likelihood = copy.deepcopy(network), data, likelihood
@@ -25,7 +26,8 @@ class Judge:
     def errors(self, decision: Decision) -> np.ndarray:
         """Per-example validation errors of what the decision stores, (examples,)."""
         place(self.network, decision)
-        return predict(self.network, *self.data.part("validation"), self.likelihood).errors
+        x, y = self.data.part("validation")
+        return Ranks.here().rows(len(x), lambda rows: predict(self.network, x[rows], y[rows], self.likelihood).errors)
 
     def error_percent(self, decision: Decision) -> float:
         """100 × the mean of `errors`."""
@@ -63,5 +65,5 @@ def with_batch_norm(network: nn.Module, decision: Decision, data: DataSet) -> De
         return decision
     place(network, decision)
     reestimate_batch_norm(network, data)
-    buffers = {name: b.numpy().copy() for name, b in network.named_buffers() if b.is_floating_point()}
+    buffers = {name: b.cpu().numpy().copy() for name, b in network.named_buffers() if b.is_floating_point()}
     return replace(decision, buffers=buffers)

@@ -10,6 +10,7 @@ from torch import nn
 
 from pyro_compress.errors import NetworkError, RunError, unknown_name
 from pyro_compress.inference.contract import Method
+from pyro_compress.inference.devices import DEVICES
 from pyro_compress.inference.registry import method_named
 from pyro_compress.models import networks, zoo
 from pyro_compress.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson
@@ -40,7 +41,9 @@ class RunSettings:
         pretrain_epochs: epochs of plain maximum likelihood before the posterior is fitted.
         examples: training examples that are taken, each class its share; None for all of them.
         seed: of initialisation, batches and noise.
-        threads: torch threads; sums of floats depend on them, so a run keeps its number.
+        threads: torch threads, which ranks on one machine divide; sums of floats depend on them, so a run keeps its
+            number.
+        device: 'cpu', 'cuda' or 'mps', where fitting, the search for a decision and evaluation run.
     """
 
     network: str
@@ -58,6 +61,7 @@ class RunSettings:
     examples: int | None = None
     seed: int = 0
     threads: int = 2
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         # build once: a misspelt name or option is said before hours of fitting, not after
@@ -67,6 +71,8 @@ class RunSettings:
         for name, least in (("pretrain_epochs", 0), ("seed", 0), ("threads", 1)):
             if getattr(self, name) < least:
                 raise RunError(f"{name} must be at least {least}, found {getattr(self, name)}")
+        if self.device.partition(":")[0] not in DEVICES:
+            raise RunError(unknown_name("device", self.device, DEVICES))
         if self.examples is not None and self.examples < 1:
             raise RunError(f"examples must be at least 1, found {self.examples}")
 

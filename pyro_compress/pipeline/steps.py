@@ -16,9 +16,11 @@ from pyro_compress.analysis.deviations import stored_network
 from pyro_compress.artifact.artifact import Artifact
 from pyro_compress.data import SPLIT_SEED, DataSet, load, stratified_split
 from pyro_compress.errors import DataError, RunError
-from pyro_compress.inference.fit import Callback, fit
+from pyro_compress.inference.devices import device_named
+from pyro_compress.inference.fit import Callback, fit, refuse_unscaled
 from pyro_compress.inference.point import MAP
 from pyro_compress.inference.predictive import predictive_mean
+from pyro_compress.inference.ranks import Ranks, threads_here
 from pyro_compress.inference.watching import Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.networks import load_weights
@@ -33,7 +35,7 @@ from pyro_compress.posterior import Posterior
 
 def prepare(settings: RunSettings) -> None:
     """Process-wide torch settings that a run relies on."""
-    torch.set_num_threads(settings.threads)
+    torch.set_num_threads(threads_here(settings.threads))
     # dying weights become subnormal numbers, on which CPUs are many times slower
     torch.set_flush_denormal(True)
 
@@ -98,16 +100,23 @@ def fit_step(
     pretrain_callbacks: Iterable[Callback] = (),
     watcher: Watcher | None = None,
 ) -> Posterior:
-    """Fit the posterior and write it; an interrupted fit goes on from its checkpoint, a finished one is read."""
-    if resume and run.posterior.exists():
+    """Fit the posterior and write it; an interrupted fit goes on from its checkpoint, a finished one is read.
+
+    Ranks that have been joined call this alike, on a directory that all of them see; the first alone writes.
+    """
+    ranks = Ranks.here()
+    if resume and ranks.from_first(run.posterior.exists):
         return Posterior.load(run.posterior)
     prepare(settings)
+    method = settings.build_method()
+    refuse_unscaled(method, ranks.count, device_named(settings.device))
     network = build_network(settings, data)
     model = BayesianNetwork(network, settings.build_prior(), settings.build_likelihood())
-    run.path.mkdir(parents=True, exist_ok=True)
-    settings.save(run.settings)
-    if not resume:
-        run.timings.unlink(missing_ok=True)
+    if ranks.first:
+        run.path.mkdir(parents=True, exist_ok=True)
+        settings.save(run.settings)
+        if not resume:
+            run.timings.unlink(missing_ok=True)
     if settings.pretrain_epochs:
         pretrain(run, network, settings, data, pretrain_callbacks)
         model = BayesianNetwork(network, settings.build_prior(), settings.build_likelihood())
@@ -116,19 +125,23 @@ def fit_step(
         posterior = fit(
             model,
             data,
-            settings.build_method(),
+            method,
             seed=settings.seed,
+            device=settings.device,
             checkpoint=run.checkpoint,
             resume=resume,
             callbacks=callbacks,
             watcher=watcher,
         )
     finally:
-        run.note_seconds("fit", time.perf_counter() - started)
-    posterior.save(run.posterior)
-    run.checkpoint.unlink(missing_ok=True)
-    # the draws now lie beside the posterior
-    shutil.rmtree(run.checkpoint.with_suffix(".draws"), ignore_errors=True)
+        if ranks.first:
+            run.note_seconds("fit", time.perf_counter() - started)
+    if ranks.first:
+        posterior.save(run.posterior)
+        run.checkpoint.unlink(missing_ok=True)
+        # the draws now lie beside the posterior
+        shutil.rmtree(run.checkpoint.with_suffix(".draws"), ignore_errors=True)
+    ranks.wait()
     return Posterior.load(run.posterior)
 
 
@@ -139,17 +152,20 @@ def pretrain(
 
     Writes the trained parameters to initial.safetensors; where that file is there already it is read instead.
     """
-    if not run.initial.exists():
+    ranks = Ranks.here()
+    if not ranks.from_first(run.initial.exists):
         started = time.perf_counter()
         # an empty rule set covers nothing: every parameter is a point estimate under a flat prior
         model = BayesianNetwork(network, {}, settings.build_likelihood())
         method = MAP(epochs=settings.pretrain_epochs, schedule="linear")
-        posterior = fit(model, data, method, seed=settings.seed, callbacks=callbacks)
-        partial = run.initial.with_name(run.initial.name + ".partial")
-        held = {name: site.mean for name, site in posterior.parameters.items()} | dict(posterior.buffers)
-        save_file(held, partial)
-        partial.replace(run.initial)
-        run.note_seconds("pretrain", time.perf_counter() - started)
+        posterior = fit(model, data, method, seed=settings.seed, device=settings.device, callbacks=callbacks)
+        if ranks.first:
+            partial = run.initial.with_name(run.initial.name + ".partial")
+            held = {name: site.mean for name, site in posterior.parameters.items()} | dict(posterior.buffers)
+            save_file(held, partial)
+            partial.replace(run.initial)
+            run.note_seconds("pretrain", time.perf_counter() - started)
+        ranks.wait()
     load_weights(network, run.initial)
 
 
@@ -159,26 +175,30 @@ def analyse_step(
     """Read the posterior from disk and write the decision; the same bytes in any process.
 
     Where the posterior has draws, the moments within one mode that the decision rests on are written too.
-    What a former decision led to is removed, so that a run directory never holds parts of two.
+    What a former decision led to is removed, so that a run directory never holds parts of two.  Ranks that have been
+    joined call this alike: they share fine-tuning and validation, and the first alone writes.
     """
     prepare(settings)
-    started = time.perf_counter()
+    started, ranks, device = time.perf_counter(), Ranks.here(), device_named(settings.device)
     posterior = Posterior.load(run.posterior)
-    network = build_network(settings, data)
+    network, data = build_network(settings, data).to(device), data.on(device)
     likelihood, how = settings.build_likelihood(), settings.build_decision()
     teacher = None
     if how.teacher_draws:
         model = BayesianNetwork(network, settings.build_prior(), likelihood)
         teacher = predictive_mean(model, posterior, data.train_x, draws=how.teacher_draws, seed=settings.seed)
-    run.moments.unlink(missing_ok=True)
+    if ranks.first:
+        run.moments.unlink(missing_ok=True)
     if posterior.draws is not None:
         posterior = without_draws(posterior, network, data, likelihood, how, say=say)
-        posterior.save(run.moments)
+        if ranks.first:
+            posterior.save(run.moments)
     decision = decide(posterior, network, data, likelihood, how, teacher=teacher, seed=settings.seed, say=say)
-    decision.save(run.decision)
-    for made_from_it in (run.refined, run.file, run.results):
-        made_from_it.unlink(missing_ok=True)
-    run.note_seconds("analyse", time.perf_counter() - started)
+    if ranks.first:
+        decision.save(run.decision)
+        for made_from_it in (run.refined, run.file, run.results):
+            made_from_it.unlink(missing_ok=True)
+        run.note_seconds("analyse", time.perf_counter() - started)
     return decision
 
 

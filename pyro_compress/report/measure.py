@@ -106,7 +106,7 @@ def predict(
     """Run `network` in evaluation mode on every example; its training mode is put back.
 
     Args:
-        network: maps (examples, *input shape) to outputs that the likelihood takes.
+        network: maps (examples, *input shape) to outputs that the likelihood takes; moved to the device of `x`.
         x: inputs, (examples, *input shape).
         y: targets, (examples, ...).
         likelihood: p(y | output).
@@ -119,17 +119,17 @@ def predict(
         raise DataError(f"measuring needs as many targets as inputs and at least one, found {len(x)} and {len(y)}")
     parts = []
     training = network.training
-    network.eval()
+    network.to(x.device).eval()
     with torch.no_grad():
         for start in range(0, len(x), chunk):
             target, output = y[start : start + chunk], network(x[start : start + chunk])
             found = (likelihood.error(output, target), -likelihood.distribution(output).log_prob(target))
             parts.append((*found, likelihood.mean(output)))
     network.train(training)
-    errors, nll, means = (torch.cat(column).double().numpy() for column in zip(*parts, strict=True))
+    errors, nll, means = (torch.cat(column).cpu().double().numpy() for column in zip(*parts, strict=True))
     if y.is_floating_point() or means.ndim != 2:
         return Predictions(errors, nll, None, None)
-    return Predictions(errors, nll, means, y.numpy())
+    return Predictions(errors, nll, means, y.cpu().numpy())
 
 
 def measure(
