@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from pyro_compress.errors import InferenceError
+from pyro_compress.inference.from_guide import posterior_from_guide
 from pyro_compress.inference.guides import Guide
-from pyro_compress.inference.variational import posterior_from_guide
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.log_uniform import LogUniform

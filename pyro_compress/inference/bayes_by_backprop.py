@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.contract import Batch
 from pyro_compress.inference.elbo import ElboTerms, sampled
-from pyro_compress.inference.variational import VariationalMethod, VariationalState
+from pyro_compress.inference.variational import VariationalMethod
+from pyro_compress.inference.variational_state import VariationalState
 
 
 def blundell(batch: int, batches: int) -> float:

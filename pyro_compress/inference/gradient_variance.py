@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 
 from pyro_compress.inference.contract import Batch
-from pyro_compress.inference.variational import VariationalMethod, VariationalState
+from pyro_compress.inference.variational import VariationalMethod
+from pyro_compress.inference.variational_state import VariationalState
 
 
 def gradient_variance(

@@ -19,7 +19,8 @@ from pyro_compress.inference.guides import Guide
 from pyro_compress.inference.joint_guides import FullRank, JointGuide, LowRank, sticking_the_landing
 from pyro_compress.inference.local_reparameterization import LocalReparameterization
 from pyro_compress.inference.score_function import Baseline, score_terms
-from pyro_compress.inference.variational import VariationalMethod, VariationalState
+from pyro_compress.inference.variational import VariationalMethod
+from pyro_compress.inference.variational_state import VariationalState
 
 # effect handler around the guide by the estimator's name; the score function has an ELBO of its own
 HANDLERS: Mapping[str, Callable[[], Messenger] | None] = {

@@ -1,10 +1,8 @@
 """What variational methods share: guide and optimizer, the KL weight and its warm-up, the step, the posterior."""
 
-import copy
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from pyro.poutine.messenger import Messenger
@@ -14,25 +12,24 @@ from pyro_compress.inference.contract import Batch, Info, Model
 from pyro_compress.inference.elbo import Divergence, ElboTerms, elbo_terms
 from pyro_compress.inference.flat import FlatParameters, is_elementwise
 from pyro_compress.inference.from_draws import posterior_from_draws
+from pyro_compress.inference.from_guide import exact_moments, parameter_moments, posterior_from_guide
 from pyro_compress.inference.guides import Guide
 from pyro_compress.inference.iid_draws import check_draws, number_of_draws
 from pyro_compress.inference.joint_guides import JointGuide, MeanField
-from pyro_compress.inference.noise import DrawnFrom, Noise
+from pyro_compress.inference.noise import DrawnFrom
 from pyro_compress.inference.optimisation import (
     GradientMethod,
-    GradientState,
-    as_array,
     buffer_arrays,
     build_optimizer,
     refuse_non_finite,
 )
 from pyro_compress.inference.particles import side_by_side
-from pyro_compress.inference.score_function import Baseline, ScoreTerms
-from pyro_compress.inference.shrinking import Left, Whole
+from pyro_compress.inference.score_function import ScoreTerms
+from pyro_compress.inference.shrinking import Whole
 from pyro_compress.inference.traced_terms import TRACE_AFTER, TracedTerms, weighted
+from pyro_compress.inference.variational_state import VariationalState
 from pyro_compress.models.bayesian import BayesianNetwork
-from pyro_compress.models.priors.base import GroupStatistic, Moments
-from pyro_compress.posterior import Groups, Latent, ParameterPosterior, Posterior
+from pyro_compress.posterior import Posterior
 
 MOMENTS = "exact marginals of the guide; of its draws where a value is transformed, or a product of sites"
 COMPILE = ("auto", "always", "never")
@@ -87,7 +84,7 @@ class VariationalMethod(GradientMethod):
         """The guide of a fresh state: what the priors declare, or mean field for a model without such priors."""
         return Guide(model) if isinstance(model, BayesianNetwork) else MeanField(model)
 
-    def init(self, model: Model, size: int, seed: int, held: int | None = None) -> "VariationalState":
+    def init(self, model: Model, size: int, seed: int, held: int | None = None) -> VariationalState:
         guide = self.build_guide(model)
         held = size if held is None else held
         state = VariationalState(model, guide, self.build_optimizer, size, self.steps(held), held, seed)
@@ -104,19 +101,19 @@ class VariationalMethod(GradientMethod):
         flat = FlatParameters(groups, is_elementwise(self.optimizer))
         return flat, build_optimizer(self.optimizer, flat.groups(), self.learning_rate)
 
-    def beta(self, state: "VariationalState") -> float:
+    def beta(self, state: VariationalState) -> float:
         """β of the next step."""
         return self.kl_weight * (min(1.0, state.progress / self.kl_warmup) if self.kl_warmup > 0 else 1.0)
 
-    def weights(self, state: "VariationalState", batch: Batch, beta: float) -> tuple[float, float]:
+    def weights(self, state: VariationalState, batch: Batch, beta: float) -> tuple[float, float]:
         """Of data and complexity in what the next step descends: over an epoch, the tempered negative ELBO."""
         return 1.0, beta
 
-    def objective(self, state: "VariationalState", batch: Batch, terms: ElboTerms, beta: float) -> torch.Tensor:
+    def objective(self, state: VariationalState, batch: Batch, terms: ElboTerms, beta: float) -> torch.Tensor:
         """What the next step descends, total nats."""
         return weighted(terms, *self.weights(state, batch, beta), 1.0)
 
-    def step(self, state: "VariationalState", batch: Batch) -> Info:
+    def step(self, state: VariationalState, batch: Batch) -> Info:
         beta = self.beta(state)
         rate = self.begin(state)
         state.input_shape = tuple(batch[0].shape[1:]) if batch else ()
@@ -136,7 +133,7 @@ class VariationalMethod(GradientMethod):
         self.average(state)
         return Info(data, complexity + state.left_nats, beta, rate)
 
-    def average(self, state: "VariationalState") -> None:
+    def average(self, state: VariationalState) -> None:
         """Polyak-Ruppert averaging: the mean of the last iterates takes the place of the very last one."""
         taken = state.steps_done - state.steps_planned + round(self.averaging * state.steps_planned)
         if taken < 1 or state.steps_done > state.steps_planned:
@@ -149,7 +146,7 @@ class VariationalMethod(GradientMethod):
             torch._foreach_copy_(trained, state.averages)
 
     def one_estimate(
-        self, state: "VariationalState", batch: Batch, weights: tuple[float, float], total: float
+        self, state: VariationalState, batch: Batch, weights: tuple[float, float], total: float
     ) -> ElboTerms:
         """One estimate of the terms, and the gradient of the objective from it."""
         if self.traceable(state):
@@ -167,7 +164,7 @@ class VariationalMethod(GradientMethod):
         self.descend(state, weighted(terms, *weights, total), {**terms.by_site, "y": terms.data})
         return terms
 
-    def recorded(self, state: "VariationalState") -> TracedTerms:
+    def recorded(self, state: VariationalState) -> TracedTerms:
         """The recorded step; decides whether to compile it."""
         if state.traced is None:
             state.traced = TracedTerms(state.modules.values(), state.flat, lambda batch: self.terms(state, batch))
@@ -175,20 +172,20 @@ class VariationalMethod(GradientMethod):
             state.compiled = state.traced.is_worth_compiling(state.steps_planned - state.steps_done)
         return state.traced
 
-    def traceable(self, state: "VariationalState") -> bool:
+    def traceable(self, state: VariationalState) -> bool:
         """Whether a step does the same at every call but for the noise, and moves no buffers."""
         return next(state.model.network.buffers(), None) is None
 
-    def side_by_side(self, state: "VariationalState") -> bool:
+    def side_by_side(self, state: VariationalState) -> bool:
         """Whether `terms` is the mean over all particles."""
         return self.particles > 1 and isinstance(state.guide, JointGuide) and self.traceable(state)
 
     @abstractmethod
-    def terms(self, state: "VariationalState", batch: Batch) -> ElboTerms:
+    def terms(self, state: VariationalState, batch: Batch) -> ElboTerms:
         """One estimate of the ELBO's terms on a batch, of all particles if they are `side_by_side`."""
 
     def estimated(
-        self, state: "VariationalState", batch: Batch, handler: Messenger | None, divergence: Divergence | None
+        self, state: VariationalState, batch: Batch, handler: Messenger | None, divergence: Divergence | None
     ) -> ElboTerms:
         """The ELBO's terms with that handler around the guide, or the mean over particles that are side by side."""
         # `.forward`, not a call: a PyroModule that is called registers its parameters in the global store
@@ -202,7 +199,7 @@ class VariationalMethod(GradientMethod):
         assert isinstance(state.guide, JointGuide)
         return side_by_side(estimate, state.guide.distribution().rsample((self.particles,)))
 
-    def draw(self, state: "VariationalState") -> Posterior:
+    def draw(self, state: VariationalState) -> Posterior:
         model, guide = state.whole_pair()
         if isinstance(guide, Guide):
             assert isinstance(model, BayesianNetwork)
@@ -210,11 +207,11 @@ class VariationalMethod(GradientMethod):
         count = number_of_draws(self.draws, guide.width)
         posterior = posterior_from_draws(model, guide.draws(model, count, state.seed), "iid")
         # exact where a parameter is a site itself; what is made of sites keeps the moments of the draws
-        exact = _exact_moments(model, guide)
+        exact = exact_moments(model, guide)
         parameters = {name: exact.get(name, found) for name, found in posterior.parameters.items()}
         return replace(posterior, parameters=parameters, provenance={"moments": MOMENTS})
 
-    def between_rounds(self, state: "VariationalState") -> None:
+    def between_rounds(self, state: VariationalState) -> None:
         if not self.may_shrink(state):
             return
         assert isinstance(state.model, BayesianNetwork) and isinstance(state.guide, Guide)
@@ -231,7 +228,7 @@ class VariationalMethod(GradientMethod):
             state.compiled = self.compile == "always"
             state.flat.remember(state.optimizer, whole.cut(remembered), former)
 
-    def may_shrink(self, state: "VariationalState") -> bool:
+    def may_shrink(self, state: VariationalState) -> bool:
         """Whether what is switched off leaves the tensors."""
         return False
 
@@ -239,147 +236,9 @@ class VariationalMethod(GradientMethod):
         """Told that the network cannot shrink."""
         return
 
-    def look(self, state: "VariationalState") -> Posterior:
+    def look(self, state: VariationalState) -> Posterior:
         if isinstance(state.guide, Guide):
             return self.draw(state)
         if isinstance(state.model, BayesianNetwork):
             return Posterior(parameter_moments(state.model, state.guide.moments()), {}, buffer_arrays(state.model))
-        return Posterior(_exact_moments(state.model, state.guide))
-
-
-class VariationalState(GradientState):
-    """The guide and the model's point-estimated parameters are what is trained; the baseline is of score functions.
-
-    `averages` are running means of what is trained, once there are any.
-
-    Args:
-        model, size, steps_planned: see `GradientState`.
-        guide: of the model.
-        build: (model, guide) to the vectors that guide and point estimates are moved into, and their optimizer.
-        held: examples that an epoch passes over.
-        seed: of the run.
-
-    Attributes:
-        compiled: whether steps are compiled: once they are, they stay so, also in a run that is resumed.
-        whole: the network as it was given, where it may shrink while it is trained.
-        input_shape: of one example, as the last step saw it.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        guide: Guide | JointGuide,
-        build: Callable[[Model, Any], tuple[FlatParameters, torch.optim.Optimizer]],
-        size: int,
-        steps_planned: int,
-        held: int,
-        seed: int,
-    ) -> None:
-        self.build, (self.flat, optimizer) = build, build(model, guide)
-        super().__init__(model, {"guide": guide, "free": model.free}, optimizer, size, steps_planned)
-        self.guide, self.held, self.seed = guide, held, seed
-        self.noise, self.baseline = Noise(seed), Baseline()
-        self.averages: list[torch.Tensor] = []
-        self.traced: TracedTerms | None = None
-        self.compiled = False
-        self.whole: Whole | None = None
-        self.input_shape: tuple[int, ...] = ()
-
-    @property
-    def left_nats(self) -> float:
-        """Complexity of what shrinking has left out."""
-        return 0.0 if self.whole is None else self.whole.left_nats
-
-    def go_on_with(self, left: Left) -> None:
-        """Train a narrower model from now on, with an optimizer that remembers nothing yet."""
-        self.model, self.guide, self.traced = left.model, left.guide, None
-        self.flat, self.optimizer = self.build(left.model, left.guide)
-        self.modules = {"guide": left.guide, "free": left.model.free}
-
-    def clear_gradients(self) -> None:
-        self.flat.clear_gradients()
-
-    def settle_gradients(self) -> None:
-        self.flat.settle()
-
-    def whole_pair(self) -> tuple[Model, Guide | JointGuide]:
-        """Model and guide of the whole network, up to date."""
-        if self.whole is None:
-            return self.model, self.guide
-        self.whole.write_back()
-        return self.whole.model, self.whole.guide
-
-    def capture(self) -> dict[str, Any]:
-        own = {**self.capture_of_rank(), "compiled": self.compiled}
-        own["averages"] = [tensor.clone() for tensor in self.averages]
-        whole = None if self.whole is None else self.whole.capture()
-        return {**super().capture(), **own, "whole": copy.deepcopy(whole)}
-
-    def reseed(self, seed: int) -> None:
-        self.noise = Noise(seed)
-
-    def capture_of_rank(self) -> dict[str, Any]:
-        return {"baseline": asdict(self.baseline), "noise": self.noise.capture()}
-
-    def restore_of_rank(self, captured: dict[str, Any]) -> None:
-        self.baseline = Baseline(**captured["baseline"])
-        self.noise.restore(captured["noise"])
-
-    def restore(self, captured: dict[str, Any]) -> None:
-        if captured["whole"] is not None:
-            assert isinstance(self.model, BayesianNetwork) and isinstance(self.guide, Guide)
-            self.whole = Whole(self.model, self.guide, tuple(captured["whole"]["input_shape"]))
-            left = self.whole.restore(captured["whole"])
-            if left is not None:
-                self.go_on_with(left)
-        super().restore(captured)
-        self.restore_of_rank(captured)
-        self.compiled = captured["compiled"]
-        self.averages = [tensor.clone() for tensor in captured["averages"]]
-
-
-def _exact_moments(model: Model, guide: JointGuide) -> dict[str, ParameterPosterior]:
-    """Of every parameter that is a site of the guide, in the space that the guide is normal in."""
-    moments = guide.moments()
-    if isinstance(model, BayesianNetwork):
-        return {name: found for name, found in parameter_moments(model, moments).items() if name in guide.sites}
-    return {
-        name: ParameterPosterior(as_array(found.mean), as_array(found.variance), "site")
-        for name, found in moments.items()
-        if guide.sites[name].transform is None
-    }
-
-
-def posterior_from_guide(model: BayesianNetwork, guide: Guide) -> Posterior:
-    """Closed-form posterior: the moments of every parameter and the guide of every site."""
-    with torch.no_grad():
-        sites = guide.moments()
-        parameters = parameter_moments(model, sites)
-    latents = {name: _latent(site) for name, site in sites.items()}
-    return Posterior(parameters, latents, buffer_arrays(model), kind="iid")
-
-
-def parameter_moments(model: BayesianNetwork, sites: Mapping[str, Moments]) -> dict[str, ParameterPosterior]:
-    """Moments of every parameter of the network, in its order, from those of the latent sites."""
-    parameters = {}
-    for parameter, prior in model.parameters_covered:
-        mean, variance = prior.weight_moments(parameter, sites)
-        groups = _groups(parameter.group_axis, prior.group_statistic(parameter, sites))
-        parameters[parameter.name] = ParameterPosterior(
-            as_array(mean), as_array(variance), type(prior).__name__, groups
-        )
-    for name, value in model.free_values().items():
-        value_array = as_array(value)
-        parameters[name] = ParameterPosterior(value_array, 0 * value_array, "point")
-    return {name: parameters[name] for name, _ in model.network.named_parameters()}
-
-
-def _latent(site: Moments) -> Latent:
-    family = "lognormal" if site.family == "lognormal" else "normal"
-    return Latent(family, as_array(site.mean), as_array(site.variance.sqrt()))
-
-
-def _groups(axis: int | None, statistic: GroupStatistic | None) -> Groups | None:
-    if statistic is None or axis is None:
-        return None
-    return Groups(axis, statistic.name, as_array(statistic.value), statistic.threshold, as_array(statistic.scale))
+        return Posterior(exact_moments(state.model, state.guide))

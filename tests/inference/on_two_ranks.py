@@ -24,7 +24,7 @@ from pyro_compress.inference.point import MAP
 from pyro_compress.inference.ranks import Ranks, joined
 from pyro_compress.inference.sgld import SGLD
 from pyro_compress.inference.svi import SVI
-from pyro_compress.inference.variational import VariationalState
+from pyro_compress.inference.variational_state import VariationalState
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe

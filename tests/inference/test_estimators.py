@@ -21,7 +21,8 @@ from pyro_compress.errors import InferenceError
 from pyro_compress.inference.bayes_by_backprop import BayesByBackprop
 from pyro_compress.inference.gradient_variance import gradient_variance
 from pyro_compress.inference.svi import SVI
-from pyro_compress.inference.variational import VariationalMethod, VariationalState
+from pyro_compress.inference.variational import VariationalMethod
+from pyro_compress.inference.variational_state import VariationalState
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Gaussian
 from pyro_compress.models.priors.normal import Normal

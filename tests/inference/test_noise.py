@@ -96,7 +96,7 @@ def test_numbers_do_not_depend_on_threads() -> None:
             found.append(numbers(3, (HALVES,), 3))
     finally:
         torch.set_num_threads(before)
-    assert np.array_equal(*found)
+    assert np.array_equal(found[0], found[1])
     left, right = found[0][:, : HALVES // 2], found[0][:, HALVES // 2 : 2 * (HALVES // 2)]
     assert abs((left * right).mean() * np.sqrt(left.size)) < 4.5
 

@@ -10,9 +10,9 @@ from torch import nn
 from pyro_compress.analysis.importance import guide_log_density, psis_k_hat
 from pyro_compress.draws import Draws
 from pyro_compress.errors import InferenceError, PriorError
+from pyro_compress.inference.from_guide import posterior_from_guide
 from pyro_compress.inference.guides import Guide
 from pyro_compress.inference.pointwise import draws_of_guide, log_joints, log_likelihoods, predictions
-from pyro_compress.inference.variational import posterior_from_guide
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical, Gaussian
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe

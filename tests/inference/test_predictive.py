@@ -11,6 +11,7 @@ from pyro_compress.draws import Draws
 from pyro_compress.errors import DataError, InferenceError
 from pyro_compress.inference import predictive
 from pyro_compress.inference.fit import fit
+from pyro_compress.inference.from_guide import posterior_from_guide
 from pyro_compress.inference.guides import Guide
 from pyro_compress.inference.point import MAP
 from pyro_compress.inference.predictive import (
@@ -20,7 +21,6 @@ from pyro_compress.inference.predictive import (
     weighted_values,
 )
 from pyro_compress.inference.svi import SVI
-from pyro_compress.inference.variational import posterior_from_guide
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe

@@ -11,11 +11,12 @@ from torch import nn
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.elbo import elbo_terms
 from pyro_compress.inference.fit import EpochRecord, fit
+from pyro_compress.inference.from_guide import parameter_moments
 from pyro_compress.inference.guides import Guide
 from pyro_compress.inference.local_reparameterization import LocalReparameterization
 from pyro_compress.inference.shrinking import Whole, complexity_nats
 from pyro_compress.inference.svi import SVI
-from pyro_compress.inference.variational import VariationalState, parameter_moments
+from pyro_compress.inference.variational_state import VariationalState
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.priors.base import Prior

@@ -1,0 +1,110 @@
+"""The state of variational methods: what the next step needs, of a network that may lose parts on the way."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from pyro_compress.inference.contract import Model
+from pyro_compress.inference.flat import FlatParameters
+from pyro_compress.inference.guides import Guide
+from pyro_compress.inference.joint_guides import JointGuide
+from pyro_compress.inference.noise import Noise
+from pyro_compress.inference.optimisation import GradientState
+from pyro_compress.inference.score_function import Baseline
+from pyro_compress.inference.shrinking import Left, Whole
+from pyro_compress.inference.traced_terms import TracedTerms
+from pyro_compress.models.bayesian import BayesianNetwork
+
+
+class VariationalState(GradientState):
+    """The guide and the model's point-estimated parameters are what is trained; the baseline is of score functions.
+
+    `averages` are running means of what is trained, once there are any.
+
+    Args:
+        model, size, steps_planned: see `GradientState`.
+        guide: of the model.
+        build: (model, guide) to the vectors that guide and point estimates are moved into, and their optimizer.
+        held: examples that an epoch passes over.
+        seed: of the run.
+
+    Attributes:
+        compiled: whether steps are compiled: once they are, they stay so, also in a run that is resumed.
+        whole: the network as it was given, where it may shrink while it is trained.
+        input_shape: of one example, as the last step saw it.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        guide: Guide | JointGuide,
+        build: Callable[[Model, Any], tuple[FlatParameters, torch.optim.Optimizer]],
+        size: int,
+        steps_planned: int,
+        held: int,
+        seed: int,
+    ) -> None:
+        self.build, (self.flat, optimizer) = build, build(model, guide)
+        super().__init__(model, {"guide": guide, "free": model.free}, optimizer, size, steps_planned)
+        self.guide, self.held, self.seed = guide, held, seed
+        self.noise, self.baseline = Noise(seed), Baseline()
+        self.averages: list[torch.Tensor] = []
+        self.traced: TracedTerms | None = None
+        self.compiled = False
+        self.whole: Whole | None = None
+        self.input_shape: tuple[int, ...] = ()
+
+    @property
+    def left_nats(self) -> float:
+        """Complexity of what shrinking has left out."""
+        return 0.0 if self.whole is None else self.whole.left_nats
+
+    def go_on_with(self, left: Left) -> None:
+        """Train a narrower model from now on, with an optimizer that remembers nothing yet."""
+        self.model, self.guide, self.traced = left.model, left.guide, None
+        self.flat, self.optimizer = self.build(left.model, left.guide)
+        self.modules = {"guide": left.guide, "free": left.model.free}
+
+    def clear_gradients(self) -> None:
+        self.flat.clear_gradients()
+
+    def settle_gradients(self) -> None:
+        self.flat.settle()
+
+    def whole_pair(self) -> tuple[Model, Guide | JointGuide]:
+        """Model and guide of the whole network, up to date."""
+        if self.whole is None:
+            return self.model, self.guide
+        self.whole.write_back()
+        return self.whole.model, self.whole.guide
+
+    def capture(self) -> dict[str, Any]:
+        own = {**self.capture_of_rank(), "compiled": self.compiled}
+        own["averages"] = [tensor.clone() for tensor in self.averages]
+        whole = None if self.whole is None else self.whole.capture()
+        return {**super().capture(), **own, "whole": copy.deepcopy(whole)}
+
+    def reseed(self, seed: int) -> None:
+        self.noise = Noise(seed)
+
+    def capture_of_rank(self) -> dict[str, Any]:
+        return {"baseline": asdict(self.baseline), "noise": self.noise.capture()}
+
+    def restore_of_rank(self, captured: dict[str, Any]) -> None:
+        self.baseline = Baseline(**captured["baseline"])
+        self.noise.restore(captured["noise"])
+
+    def restore(self, captured: dict[str, Any]) -> None:
+        if captured["whole"] is not None:
+            assert isinstance(self.model, BayesianNetwork) and isinstance(self.guide, Guide)
+            self.whole = Whole(self.model, self.guide, tuple(captured["whole"]["input_shape"]))
+            left = self.whole.restore(captured["whole"])
+            if left is not None:
+                self.go_on_with(left)
+        super().restore(captured)
+        self.restore_of_rank(captured)
+        self.compiled = captured["compiled"]
+        self.averages = [tensor.clone() for tensor in captured["averages"]]
