@@ -10,13 +10,9 @@ import pytest
 
 from pyro_compress.errors import PyroCompressError, RunError
 from pyro_compress.pipeline.sweeping import Task, collect, entries_and_seeds, refuse_failures, run_all, table, tasks_of
-from tests.pipeline.conftest import Cli
+from tests.pipeline.conftest import Called, Cli
 
 ENTRY = "digits-cnn/group-horseshoe"
-SHORT = (
-    "--epochs", "1", "--pretrain-epochs", "0", "--set", "decision.fine_tune_epochs=0",
-    "--set", "decision.snr=0.5", "--set", "decision.c=1.0",
-)  # fmt: skip
 THROUGH = [
     "processes",
     pytest.param("ray", marks=pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is missing")),
@@ -107,17 +103,25 @@ def test_ray_that_is_not_there_and_other_ways_are_sentences(tmp_path: Path, monk
 
 
 def test_a_sweep_runs_and_prints_its_table(cli: Cli, tmp_path: Path) -> None:
-    words = ("sweep", ENTRY, "--seeds", "3", "--out", tmp_path, "--threads", "1", "--through", "processes", *SHORT)
-    found = cli(*words)
+    def sweep() -> Called:
+        return cli(
+            "sweep", ENTRY, "--seeds", "3", "--out", tmp_path, "--threads", "1", "--through", "processes",
+            "--processes", "2", "--data-dir", tmp_path, "--device", "cpu", "--epochs", "1", "--pretrain-epochs", "0",
+            "--kl-weight", "0.3", "--set", "decision.fine_tune_epochs=0", "--set", "decision.snr=0.5",
+        )  # fmt: skip
+
+    found = sweep()
     assert found.code == 0, found.err
-    assert f"| {ENTRY} | 3 | 0.2 |" in found.out and "1 of 1 after" in found.err
-    again = cli(*words)
+    assert f"| {ENTRY} | 3 | 0.3 |" in found.out and "1 of 1 after" in found.err
+    settings = json.loads((tmp_path / "digits-cnn-group-horseshoe-seed3" / "settings.json").read_text())
+    assert settings["method_options"]["epochs"] == 1 and settings["pretrain_epochs"] == 0
+    assert (settings["device"], settings["threads"], settings["decision_options"]["snr"]) == ("cpu", 1, 0.5)
+    again = sweep()
     assert again.code == 0 and again.out == found.out and "1 of 1 runs have finished before" in again.err
     assert cli("sweep", "--out", tmp_path).out == found.out
 
 
 def test_a_sweep_that_fails_ends_with_status_1(cli: Cli, tmp_path: Path) -> None:
-    words = ("sweep", ENTRY, "--out", tmp_path, "--threads", "1", "--through", "processes", "--set", "prior.tua=1")
-    found = cli(*words)
+    found = cli("sweep", ENTRY, "--out", tmp_path, "--threads", "1", "--through", "processes", "--set", "prior.tua=1")
     assert found.code == 1
     assert "1 of 1 runs failed" in found.err and "tua" in found.err
