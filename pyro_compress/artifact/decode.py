@@ -11,10 +11,12 @@ from math import prod
 import numpy as np
 
 from pyro_compress.architecture import Architecture
+from pyro_compress.artifact.codebook import levels_at
 from pyro_compress.artifact.deviations import DEVIATIONS_FLAG, code_deviations
 from pyro_compress.artifact.header import ALL_ZERO, MAGIC, MAX_LENGTH_BYTES, VERSIONS, Header
-from pyro_compress.artifact.header_reader import HeaderReader
+from pyro_compress.artifact.header_bits import header_reader
 from pyro_compress.artifact.layout import tensor_columns
+from pyro_compress.artifact.rules import rules_of
 from pyro_compress.artifact.stream import RangeReader, code_selections, code_tensor
 from pyro_compress.errors import ArtifactError
 from pyro_compress.stored import StoredNetwork, StoredTensor, tensor_shapes
@@ -58,8 +60,8 @@ def decode(data: bytes) -> StoredNetwork:
 def decode_sections(data: bytes) -> tuple[StoredNetwork, list[Section]]:
     """The network, and what each part of the file costs."""
     body = unwrap(data)
-    reader = HeaderReader(body, data[len(MAGIC)])
-    header = reader.header()
+    reader = header_reader(body, data[len(MAGIC)])
+    header, rules = reader.header(), rules_of(data[len(MAGIC)])
     tensors, start = _floats(header, body, reader.position)
     _check_plausible(header, len(body) - start)
     coder = RangeReader(body[start:])
@@ -70,15 +72,16 @@ def decode_sections(data: bytes) -> tuple[StoredNetwork, list[Section]]:
         for name, shape in tensor_shapes(architecture).items():
             code, before = header.codes[name], coder.used_bits()
             if code.step_exponent is not None:
-                rows = shape[0]
-                numbers = code_tensor(coder, code, columns[name], rows, None).reshape(shape)
-                tensors[name] = StoredTensor(numbers, code.step_exponent)
+                numbers = code_tensor(coder, code, columns[name], shape[0], None, rules)
+                if code.codebook:
+                    numbers = levels_at(numbers, code.codebook)
+                tensors[name] = StoredTensor(numbers.reshape(shape), code.step_exponent)
             sections.append(_section(name, tensors[name], (coder.used_bits() - before) / 8))
         tensors = {name: tensors[name] for name in header.codes}
         deviations: dict[str, np.ndarray] = {}
         if header.flags & DEVIATIONS_FLAG:
             before = coder.used_bits()
-            deviations = code_deviations(coder, tensors, columns, None)
+            deviations = code_deviations(coder, tensors, columns, None, rules)
             sections.append(_deviations_section(tensors, deviations, (coder.used_bits() - before) / 8))
         coder.check_end()
         network = StoredNetwork(architecture, tensors, deviations)

@@ -1,0 +1,57 @@
+"""What differs between the versions of the format in how matrices are cut and ordered: `FORMAT.md`, parts 3.2 to 3.4.
+
+Fewer and larger pieces learn later and decode several times faster.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MOST_NUMBERS = 1 << 17
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a version cuts and orders matrices.
+
+    Attributes:
+        flat_parts: interleaved parts of the columns that have no neighbours.
+        growth: a block starting at row r has r / growth rows.
+        first_rows: a block has at least so many rows.
+        size_levels: what is told apart of the largest neighbour.
+        by_level: signs and tokens are ordered by level, and extra bits number by number; without neighbours the
+            non-zero numbers of a block follow all its zero patterns.
+        codebooks: whether tensors may have them.
+    """
+
+    flat_parts: int
+    growth: int
+    first_rows: int
+    size_levels: int
+    by_level: bool
+    codebooks: bool
+
+    def row_blocks(self, rows: int, columns: int) -> list[slice]:
+        """Rows coded in one go, never many more than 2¹⁷ numbers."""
+        blocks, start, most = [], 0, max(1, MOST_NUMBERS // columns)
+        while start < rows:
+            stop = min(rows, start + min(most, max(self.first_rows, start // self.growth)))
+            blocks.append(slice(start, stop))
+            start = stop
+        return blocks
+
+    def size_level(self, largest: np.ndarray) -> np.ndarray:
+        """Level of each number by the largest magnitude among its neighbours."""
+        if not self.by_level:
+            return np.minimum(largest, self.size_levels - 1).astype(np.int64)
+        return LEVEL_OF[np.minimum(largest, len(LEVEL_OF) - 1)]
+
+
+LEVEL_OF = np.array([0, 1, 2, 2, 3, 3, 3, 3, 4], np.uint8)
+OLD = Rules(flat_parts=4, growth=8, first_rows=1, size_levels=9, by_level=False, codebooks=False)
+NEW = Rules(flat_parts=2, growth=1, first_rows=16, size_levels=5, by_level=True, codebooks=True)
+
+
+def rules_of(version: int) -> Rules:
+    """Those of a version of the format."""
+    return OLD if version < 3 else NEW
