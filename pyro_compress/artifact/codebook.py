@@ -8,15 +8,15 @@ import numpy as np
 from pyro_compress.errors import ArtifactError
 
 MOST_LEVELS = 255
+FEWEST_PER_LEVEL = 4
 
 
 def codebook_of(integers: np.ndarray) -> tuple[int, ...]:
-    """The non-zero integers that occur, in order; none if there are too many, or none is left out between them."""
-    levels = np.unique(integers)
-    levels = levels[levels != 0]
+    """The non-zero integers that occur, in order; () if they are many, or if all integers up to the largest occur."""
+    levels, counts = np.unique(integers[integers != 0], return_counts=True)
     above = int((levels > 0).sum())
     below = len(levels) - above
-    if not len(levels) or max(above, below) > MOST_LEVELS:
+    if max(above, below) > MOST_LEVELS or counts.sum() < FEWEST_PER_LEVEL * len(levels):
         return ()
     complete = above == levels.max(initial=0) and below == -levels.min(initial=0)
     return () if complete else tuple(levels.tolist())

@@ -44,8 +44,7 @@ class Values:
 
     def __init__(self, top_token: int, fall: int, rules: Rules) -> None:
         self._rules = rules
-        self._seen = np.zeros(SIGN_LEVELS, np.int64)
-        self._against = np.zeros(SIGN_LEVELS, np.int64)
+        self._signs = [[0, 0] for _ in range(SIGN_LEVELS)]
         self._counts = np.zeros((rules.size_levels, max(2, top_token + 1)), np.int64)
         self._top = top_token
         prior = [1.0]
@@ -58,9 +57,8 @@ class Values:
 
     def code(self, coder: Coder, around: np.ndarray | None, count: int, numbers: np.ndarray | None) -> np.ndarray:
         """Code `count` non-zero int32 numbers; `around` (neighbours, count) holds what is known of their neighbours."""
-        if around is None:
-            lean = largest = np.zeros(count, np.int64)
-        else:
+        lean = largest = np.zeros(count, np.int64)
+        if around is not None:
             lean, largest = around.sum(axis=0, dtype=np.int64), np.abs(around).max(axis=0)
         negative = self._code_signs(coder, lean, None if numbers is None else numbers < 0)
         sizes = self._code_sizes(coder, largest, None if numbers is None else np.abs(numbers) - 1)
@@ -71,15 +69,20 @@ class Values:
         return _every(self._counts, self._prior)
 
     def _code_signs(self, coder: Coder, lean: np.ndarray, negative: np.ndarray | None) -> np.ndarray:
-        level = np.minimum((np.abs(lean) + 1) // 2, SIGN_LEVELS - 1)
-        share = (2 * self._against + 1) * UNIT // (2 * self._seen + 2)
-        scaled = np.clip(share, 1, UNIT - 1) << (TOTAL_BITS - UNIT_BITS)
+        level = np.minimum((np.abs(lean) + 1) >> 1, SIGN_LEVELS - 1)
+        tables = np.array([self._sign_table(*counts) for counts in self._signs])
         towards = lean < 0
-        wanted = None if negative is None else negative != towards
-        against = self._by_level(coder, np.stack([TOTAL - scaled, scaled], 1), level, wanted).astype(bool)
-        self._seen += np.bincount(level, minlength=SIGN_LEVELS)
-        self._against += np.bincount(level[against], minlength=SIGN_LEVELS)
+        against = self._by_level(coder, tables, level, None if negative is None else negative != towards)
+        for number, (others, ones) in enumerate(_pairs(level, against)):
+            self._signs[number][0] += others + ones
+            self._signs[number][1] += ones
         return against != towards
+
+    @staticmethod
+    def _sign_table(seen: int, against: int) -> tuple[int, int]:
+        """Frequencies of 'as the neighbours' and 'against them'."""
+        share = min(max((2 * against + 1) * UNIT // (2 * seen + 2), 1), UNIT - 1)
+        return TOTAL - (share << (TOTAL_BITS - UNIT_BITS)), share << (TOTAL_BITS - UNIT_BITS)
 
     def _by_level(
         self, coder: Coder, tables: np.ndarray, level: np.ndarray, symbols: np.ndarray | None
@@ -87,23 +90,25 @@ class Values:
         """Symbols whose frequencies are the rows of `tables`, in their order or level by level."""
         if not self._rules.by_level:
             return coder.tokens(tables, level, symbols)
-        counts = np.bincount(level)
+        counts = np.bincount(level).tolist()
         if counts[-1] == len(level):
             return coder.alike(tables[len(counts) - 1], len(level), symbols)
         order = np.argsort(level.astype(np.uint8), kind="stable")
-        found, start = np.empty(len(level), np.int64), 0
-        for table, count in zip(tables, counts.tolist(), strict=False):
-            here = order[start : start + count]
+        given = None if symbols is None else symbols[order]
+        parts, start = [], 0
+        for table, count in zip(tables, counts, strict=False):
             if count:
-                found[here] = coder.alike(table, count, None if symbols is None else symbols[here])
-            start += count
+                parts.append(coder.alike(table, count, None if given is None else given[start : start + count]))
+                start += count
+        found = np.empty(len(level), np.int64)
+        found[order] = np.concatenate(parts)
         return found
 
     def _code_sizes(self, coder: Coder, largest: np.ndarray, sizes: np.ndarray | None) -> np.ndarray:
         if self._top == 0:
             return np.zeros(len(largest), np.int64)
-        level = self._rules.size_level(largest).astype(np.int64)
-        wanted = None if sizes is None else split(sizes)[0]
+        level = self._rules.size_level(largest)
+        wanted = sizes if sizes is None or self._top < SMALL_TOKENS else split(sizes)[0]
         token = self._by_level(coder, frequencies(self._counts, self._prior), level, wanted)
         levels, tokens = self._counts.shape
         self._counts += np.bincount(level * tokens + token, minlength=levels * tokens).reshape(levels, tokens)
@@ -134,10 +139,16 @@ class Values:
         return rest
 
 
+def _pairs(level: np.ndarray, against: np.ndarray) -> list[list[int]]:
+    """How many zeros and ones there are at each level."""
+    counts: list[list[int]] = np.bincount(2 * level + against, minlength=2 * SIGN_LEVELS).reshape(-1, 2).tolist()
+    return counts
+
+
 def frequencies(counts: np.ndarray, prior: np.ndarray) -> np.ndarray:
     """Tables for the range coder, int64 (levels, tokens), from the tokens counted so far at each level."""
     share = (counts + LEVEL_STRENGTH * _every(counts, prior)) / (counts.sum(axis=1, keepdims=True) + LEVEL_STRENGTH)
-    tables = 1 + np.floor(share * (TOTAL - counts.shape[1])).astype(np.int64)
+    tables = np.floor(share * (TOTAL - counts.shape[1])).astype(np.int64) + 1
     tables[:, 0] += TOTAL - tables.sum(axis=1)
     return tables
 
@@ -148,14 +159,20 @@ def _every(counts: np.ndarray, prior: np.ndarray) -> np.ndarray:
 
 def token_range(token: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Smallest size that a token stands for, and its number of extra bits: exact below 16, then two per octave."""
-    exponent = SMALL_BITS + (token - SMALL_TOKENS) // 2
-    exponent = np.where(token < SMALL_TOKENS, 1, exponent)
+    return _LOW[token], _EXTRA[token]
+
+
+def _ranges() -> tuple[np.ndarray, np.ndarray]:
+    token = np.arange(TOKENS)
+    exponent = np.where(token < SMALL_TOKENS, 1, SMALL_BITS + (token - SMALL_TOKENS) // 2)
     large = (1 << exponent) + (token % 2 << (exponent - 1))
     return np.where(token < SMALL_TOKENS, token, large), exponent - 1
 
 
+_LOW, _EXTRA = _ranges()
+
+
 def split(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Token of each size, and what is left to be said by the extra bits."""
-    firsts = token_range(np.arange(TOKENS))[0]
-    token = np.searchsorted(firsts, sizes, side="right") - 1
-    return token, sizes - firsts[token]
+    token = np.searchsorted(_LOW, sizes, side="right") - 1
+    return token, sizes - _LOW[token]

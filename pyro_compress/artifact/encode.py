@@ -29,7 +29,7 @@ def encode(network: StoredNetwork, *, version: int = VERSIONS[-1]) -> bytes:
 
     Args:
         network: what to store.
-        version: of the format, for readers that know no newer one; 1 stands for 1, or 2 where 1 does not hold it.
+        version: of the format, for readers that know no newer one; 1 and 2 stand for the lower one that holds it.
 
     Raises:
         ArtifactError: the format cannot hold the network; the sentence says which part and why.

@@ -14,6 +14,7 @@ from pyro_compress.architecture import Architecture, Conv2d, Flatten, Layer, Lin
 from pyro_compress.stored import tensor_shapes
 
 PARITY = 2
+FLAT_SEGMENTS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +41,10 @@ class Columns:
         """(columns,): number of the square patch, `patch` wide and the same for all channels, that a column is in."""
         return self.y // patch * (self.x.max(initial=0) // patch + 1) + self.x // patch
 
-    def segments(self, flat_parts: int) -> list[np.ndarray]:
-        """The columns in interleaved parts, coded one after the other: four by parity of (y, x), else by index."""
-        phase = (self.y % PARITY) * PARITY + self.x % PARITY if self.spatial else np.arange(len(self)) % flat_parts
-        parts = [np.flatnonzero(phase == number) for number in range(PARITY**2 if self.spatial else flat_parts)]
+    def segments(self) -> list[np.ndarray]:
+        """The columns in four interleaved parts, coded one after the other: by parity of (y, x), else index mod 4."""
+        phase = (self.y % PARITY) * PARITY + self.x % PARITY if self.spatial else np.arange(len(self)) % FLAT_SEGMENTS
+        parts = [np.flatnonzero(phase == number) for number in range(FLAT_SEGMENTS)]
         return [part for part in parts if len(part)]
 
     def neighbours(self) -> np.ndarray:

@@ -18,7 +18,7 @@ DENSITIES = 30
 NEIGHBOURS = 8
 PATCH = 4
 # up to here one call of numpy for all groups is quicker than smaller arrays
-STACKED_NUMBERS = 1 << 11
+STACKED_NUMBERS = 1 << 12
 
 Choose = Callable[[slice, np.ndarray, np.ndarray], None]
 
@@ -70,13 +70,13 @@ class Pattern:
 
     def __init__(self, columns: Columns, start: int, strength: int, rules: Rules) -> None:
         self.rules = rules
-        self.parts = columns.segments(rules.flat_parts)
+        self.parts = columns.segments()
         self._start_odds = start / (UNIT - start)
         self._strength = strength
         self._steps = columns.neighbours() if columns.spatial else None
         self._earlier = self._earlier_neighbours(columns)
         labels, groups = [np.zeros(len(columns), np.int64)], 1
-        for label in (columns.channel, columns.place(1), columns.place(PATCH)):
+        for label in (columns.channel, columns.place(1), columns.place(PATCH)) if columns.spatial else ():
             _, group = np.unique(label, return_inverse=True)
             different = int(group.max(initial=-1)) + 1
             if 1 < different < len(columns):
@@ -137,41 +137,40 @@ class Pattern:
         flat = None if symbols is None else symbols(ones).ravel()
         found = np.flatnonzero(coder.bits(ones.ravel(), flat))
         at, column = np.divmod(found, len(members))
-        self._learn(part, at, column, rows, odds, shared, row)
-        if count is not None and around is not None:
-            odds /= around
+        columns, by_row, each = _expected(odds, shared, row, around)
+        label = self._labels[part]
+        self._shared.learn(
+            self._sizes[part] * len(odds),
+            np.bincount(label[:, column].ravel(), minlength=self._groups),
+            np.bincount(label.ravel(), columns.ravel(), self._groups),
+        )
+        if part + 1 < len(self.parts):  # a block's rows have gains of their own
+            rows.learn(len(members), np.bincount(at, minlength=len(odds)), by_row)
+        if count is not None and each is not None:
             seen = count.ravel()
             self._around[part].learn(
                 np.bincount(seen, minlength=NEIGHBOURS + 1),
                 np.bincount(seen[found], minlength=NEIGHBOURS + 1),
-                np.bincount(seen, probability(odds).ravel(), NEIGHBOURS + 1),
+                np.bincount(seen, each.ravel(), NEIGHBOURS + 1),
             )
         column = members[column]
         nonzero[column, at] = 1
         return at, column
 
-    def _learn(
-        self,
-        part: int,
-        at: np.ndarray,
-        column: np.ndarray,
-        rows: Gains,
-        odds: np.ndarray,
-        shared: np.ndarray,
-        row: np.ndarray,
-    ) -> None:
-        label = self._labels[part]
-        if odds.size <= STACKED_NUMBERS:
-            expected = probability(odds / shared[:, None, :]).sum(1)
-        else:
-            expected = np.stack([probability(odds / gain).sum(0) for gain in shared])
-        self._shared.learn(
-            self._sizes[part] * len(odds),
-            np.bincount(label[:, column].ravel(), minlength=self._groups),
-            np.bincount(label.ravel(), expected.ravel(), self._groups),
-        )
-        if part + 1 < len(self.parts):  # a block's rows have gains of their own
-            rows.learn(odds.shape[1], np.bincount(at, minlength=len(odds)), probability(odds / row).sum(1))
+
+def _expected(
+    odds: np.ndarray, shared: np.ndarray, row: np.ndarray, around: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Ones that are expected without one of the gains: by family and column, by row, and of each element."""
+    if odds.size > STACKED_NUMBERS:
+        columns = np.stack([probability(odds / gain).sum(0) for gain in shared])
+        return columns, probability(odds / row).sum(1), None if around is None else probability(odds / around)
+    gains = np.empty((len(shared) + 1 + (around is not None), *odds.shape))
+    gains[: len(shared)], gains[len(shared)] = shared[:, None], row
+    if around is not None:
+        gains[-1] = around
+    expected = probability(np.divide(odds, gains, out=gains))
+    return expected[: len(shared)].sum(1), expected[len(shared)].sum(1), None if around is None else expected[-1]
 
 
 def code_matrix(

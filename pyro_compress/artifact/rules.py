@@ -15,18 +15,18 @@ class Rules:
     """How a version cuts and orders matrices.
 
     Attributes:
-        flat_parts: interleaved parts of the columns that have no neighbours.
         growth: a block starting at row r has r / growth rows.
-        first_rows: a block has at least so many rows.
+        least_rows: so many rows a block has at least ...
+        least_numbers: ... and about so many numbers.
         size_levels: what is told apart of the largest neighbour.
         by_level: signs and tokens are ordered by level, and extra bits number by number; without neighbours the
             non-zero numbers of a block follow all its zero patterns.
         codebooks: whether tensors may have them.
     """
 
-    flat_parts: int
     growth: int
-    first_rows: int
+    least_rows: int
+    least_numbers: int
     size_levels: int
     by_level: bool
     codebooks: bool
@@ -34,8 +34,9 @@ class Rules:
     def row_blocks(self, rows: int, columns: int) -> list[slice]:
         """Rows coded in one go, never many more than 2¹⁷ numbers."""
         blocks, start, most = [], 0, max(1, MOST_NUMBERS // columns)
+        least = max(self.least_rows, self.least_numbers // columns)
         while start < rows:
-            stop = min(rows, start + min(most, max(self.first_rows, start // self.growth)))
+            stop = min(rows, start + min(most, max(least, start // self.growth)))
             blocks.append(slice(start, stop))
             start = stop
         return blocks
@@ -47,9 +48,9 @@ class Rules:
         return LEVEL_OF[np.minimum(largest, len(LEVEL_OF) - 1)]
 
 
-LEVEL_OF = np.array([0, 1, 2, 2, 3, 3, 3, 3, 4], np.uint8)
-OLD = Rules(flat_parts=4, growth=8, first_rows=1, size_levels=9, by_level=False, codebooks=False)
-NEW = Rules(flat_parts=2, growth=1, first_rows=16, size_levels=5, by_level=True, codebooks=True)
+LEVEL_OF = np.array([0, 1, 2, 3, 4, 4, 5])
+OLD = Rules(growth=8, least_rows=1, least_numbers=0, size_levels=9, by_level=False, codebooks=False)
+NEW = Rules(growth=1, least_rows=4, least_numbers=512, size_levels=6, by_level=True, codebooks=True)
 
 
 def rules_of(version: int) -> Rules:

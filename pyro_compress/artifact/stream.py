@@ -28,7 +28,7 @@ _FAMILY = constriction.stream.model.Categorical(lazy=True, perfect=False)
 def _binary(ones: np.ndarray) -> tuple[Any, ...]:
     """Model and parameters of binary symbols, as constriction takes them."""
     scaled = ones * float(1 << (TOTAL_BITS - UNIT_BITS))
-    if (scaled == scaled[0]).all():
+    if scaled[0] == scaled[-1] and (scaled == scaled[0]).all():
         return (_alone(np.array([TOTAL - scaled[0], scaled[0]])),)
     tables = np.empty((len(ones), 2), np.float32)
     np.subtract(TOTAL - 1, scaled, out=tables[:, 0], casting="same_kind")
@@ -38,7 +38,7 @@ def _binary(ones: np.ndarray) -> tuple[Any, ...]:
 
 def _tokens(tables: np.ndarray, levels: np.ndarray) -> tuple[Any, ...]:
     """Model and parameters of symbols whose frequencies are rows of `tables`."""
-    if (levels == levels[0]).all():
+    if levels[0] == levels[-1] and (levels == levels[0]).all():
         return (_alone(tables[levels[0]]),)
     return _FAMILY, (tables - 1).astype(np.float32)[levels]
 
