@@ -16,8 +16,8 @@ class Rules:
 
     Attributes:
         growth: a block starting at row r has r / growth rows.
-        least_rows: so many rows a block has at least ...
-        least_numbers: ... and about so many numbers.
+        least_numbers: a block has about so many numbers at least.
+        few_numbers: of matrices with fewer numbers blocks have r / 2 rows, and one at least.
         size_levels: what is told apart of the largest neighbour.
         by_level: signs and tokens are ordered by level, and extra bits number by number; without neighbours the
             non-zero numbers of a block follow all its zero patterns.
@@ -25,8 +25,8 @@ class Rules:
     """
 
     growth: int
-    least_rows: int
     least_numbers: int
+    few_numbers: int
     size_levels: int
     by_level: bool
     codebooks: bool
@@ -34,9 +34,11 @@ class Rules:
     def row_blocks(self, rows: int, columns: int) -> list[slice]:
         """Rows coded in one go, never many more than 2¹⁷ numbers."""
         blocks, start, most = [], 0, max(1, MOST_NUMBERS // columns)
-        least = max(self.least_rows, self.least_numbers // columns)
+        least, growth = max(1, self.least_numbers // columns), self.growth
+        if rows * columns < self.few_numbers:
+            least, growth = 1, FEW_GROWTH
         while start < rows:
-            stop = min(rows, start + min(most, max(least, start // self.growth)))
+            stop = min(rows, start + min(most, max(least, start // growth)))
             blocks.append(slice(start, stop))
             start = stop
         return blocks
@@ -48,9 +50,10 @@ class Rules:
         return LEVEL_OF[np.minimum(largest, len(LEVEL_OF) - 1)]
 
 
+FEW_GROWTH = 2
 LEVEL_OF = np.array([0, 1, 2, 3, 4, 4, 5])
-OLD = Rules(growth=8, least_rows=1, least_numbers=0, size_levels=9, by_level=False, codebooks=False)
-NEW = Rules(growth=1, least_rows=4, least_numbers=512, size_levels=6, by_level=True, codebooks=True)
+OLD = Rules(growth=8, least_numbers=0, few_numbers=0, size_levels=9, by_level=False, codebooks=False)
+NEW = Rules(growth=1, least_numbers=128, few_numbers=1 << 10, size_levels=6, by_level=True, codebooks=True)
 
 
 def rules_of(version: int) -> Rules:

@@ -294,7 +294,9 @@ def blocks(version: int, rows: int, columns: int) -> list[tuple[int, int]]:
     """First row of each block, and the row behind its last."""
     found, start = [], 0
     while start < rows:
-        wanted = max(4, 512 // columns, start) if version == 3 else max(1, start // 8)
+        wanted = max(1, start // (2 if rows * columns < 1024 else 1), 128 // columns * (rows * columns >= 1024))
+        if version < 3:
+            wanted = max(1, start // 8)
         found.append((start, min(rows, start + min(wanted, max(1, 2**17 // columns)))))
         start = found[-1][1]
     return found
