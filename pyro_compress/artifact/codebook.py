@@ -36,7 +36,7 @@ def levels_at(places: np.ndarray, codebook: tuple[int, ...]) -> np.ndarray:
     """
     levels = _with_zero(codebook)
     index = places.astype(np.int64) + np.flatnonzero(levels == 0)[0]
-    if index.size and not (0 <= index.min() and index.max() < len(levels)):
+    if index.size and not (index.min() >= 0 and index.max() < len(levels)):
         raise ArtifactError("a number has a place that is not in its codebook")
     seen = np.bincount(index.ravel(), minlength=len(levels)) > 0
     if not seen[levels != 0].all():

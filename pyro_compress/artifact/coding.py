@@ -84,9 +84,7 @@ class Values:
         share = min(max((2 * against + 1) * UNIT // (2 * seen + 2), 1), UNIT - 1)
         return TOTAL - (share << (TOTAL_BITS - UNIT_BITS)), share << (TOTAL_BITS - UNIT_BITS)
 
-    def _by_level(
-        self, coder: Coder, tables: np.ndarray, level: np.ndarray, symbols: np.ndarray | None
-    ) -> np.ndarray:
+    def _by_level(self, coder: Coder, tables: np.ndarray, level: np.ndarray, symbols: np.ndarray | None) -> np.ndarray:
         """Symbols whose frequencies are the rows of `tables`, in their order or level by level."""
         if not self._rules.by_level:
             return coder.tokens(tables, level, symbols)

@@ -31,7 +31,7 @@ INTEGERS, ZEROS, FLOATS, CODEBOOK = range(len(KINDS))
 
 LONGEST_CODE = 48
 FIRST_NAMES: dict[type, str] = {Linear: "fc1", Conv2d: "conv1", ChannelAffine: "bn1"}
-FLAG_BITS = {code: bits for code, bits in enumerate((1, 4, 0, 2, 2, 0, 0, 0))}
+FLAG_BITS = dict(enumerate((1, 4, 0, 2, 2, 0, 0, 0)))
 NUMBER_BITS = 2
 GAP_ORDER_BITS = 4
 

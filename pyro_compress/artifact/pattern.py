@@ -49,7 +49,7 @@ class Gains:
 
 
 def probability(odds: np.ndarray) -> np.ndarray:
-    """Odds as a probability in units of 2⁻¹⁶, whole float64, from 1 to 65,535; the array that is given is overwritten."""
+    """Odds as a probability in units of 2⁻¹⁶, whole float64 from 1 to 65,535; overwrites the array that is given."""
     np.divide(odds, odds + 1.0, out=odds)
     odds *= UNIT
     np.floor(odds, out=odds)

@@ -217,7 +217,7 @@ def small_files() -> tuple[bytes, ...]:
     codebook = networks.filled((4,), (Linear("fc1", 4, 8, True),))
     integers = codebook.tensors["fc1.weight"].integers
     assert integers is not None
-    integers.flat = [0, 300, 300, -77, 0, -77, 300, 12] * 4
+    integers[:] = np.reshape([0, 300, 300, -77, 0, -77, 300, 12] * 4, (8, 4))
     old = [encode(network, version=1) for network in found]
     return (*(encode(network) for network in (*found, codebook)), *old)
 

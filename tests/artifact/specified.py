@@ -461,8 +461,8 @@ def decode_all(data: bytes) -> tuple[list[list[int]], dict[str, list[float]], di
             rows: list[list[int]] = [[0] * prod(extents)]
             if density != 31 and prod(extents) and places:
                 start = (5 if density % 2 else 7) * 2**13 >> density // 2
-                settings = (1, 4, 16, 64)[said.strength], said.top, (6, 10, 13, 15)[said.fall]
-                rows = Matrix(version, places, start, *settings).decode(coder, extents[0])
+                strength, fall = (1, 4, 16, 64)[said.strength], (6, 10, 13, 15)[said.fall]
+                rows = Matrix(version, places, start, strength, said.top, fall).decode(coder, extents[0])
             values = [said.levels[place] if said.levels else place for row in rows for place in row]
             numbers[name] = [value * 2.0**said.step for value in values]
     spread: dict[str, list[int | None]] = {}

@@ -82,7 +82,9 @@ def test_body_truncated_with_repaired_container(valid: bytes) -> None:
 
 
 def test_wrong_magic(valid: bytes) -> None:
-    with pytest.raises(ArtifactError, match=r"not a compressed network: the file starts with b'QYR\\x0[13]', b'PYR' was"):
+    with pytest.raises(
+        ArtifactError, match=r"not a compressed network: the file starts with b'QYR\\x0[13]', b'PYR' was"
+    ):
         decode(b"Q" + valid[1:])
 
 
