@@ -31,11 +31,13 @@ from pyro_compress.architecture import (
     MaxPool2d,
 )
 from pyro_compress.artifact.artifact import load
+from pyro_compress.artifact.codebook import places_in
 from pyro_compress.artifact.coding import TOTAL, UNIT
 from pyro_compress.artifact.decode import Section, decode, decode_sections, unwrap
 from pyro_compress.artifact.encode import encode
-from pyro_compress.artifact.header_reader import HeaderReader
+from pyro_compress.artifact.header_bits import header_reader
 from pyro_compress.artifact.layout import tensor_columns
+from pyro_compress.artifact.rules import rules_of
 from pyro_compress.artifact.stream import code_selections, code_tensor
 from pyro_compress.stored import StoredNetwork, StoredTensor, tensor_shapes
 
@@ -62,18 +64,23 @@ class ModelEntropy:
         self.total_bits -= float(np.log2(tables[levels, symbols] / TOTAL).sum())
         return symbols
 
+    def alike(self, table: np.ndarray, count: int, symbols: np.ndarray | None) -> np.ndarray:
+        assert symbols is not None
+        self.total_bits -= float(np.log2(table[symbols.astype(np.intp)] / TOTAL).sum())
+        return symbols
+
 
 def model_bytes(data: bytes) -> float:
     """Code length that the file's models promise for everything in its stream."""
-    reader = HeaderReader(unwrap(data), data[VERSION_BYTE])
-    header, network = reader.header(), decode(data)
-    coder = ModelEntropy()
+    header, network = header_reader(unwrap(data), data[VERSION_BYTE]).header(), decode(data)
+    coder, rules = ModelEntropy(), rules_of(header.version)
     code_selections(coder, header, network.architecture.layers)
     for name, columns in tensor_columns(network.architecture, header.image_side).items():
         integers = network.tensors[name].integers
         if integers is not None:
-            matrix = integers.reshape(len(integers), len(columns))
-            code_tensor(coder, header.codes[name], columns, len(integers), matrix)
+            code, matrix = header.codes[name], integers.reshape(len(integers), len(columns))
+            matrix = places_in(matrix, code.codebook) if code.codebook else matrix
+            code_tensor(coder, code, columns, len(integers), matrix, rules)
     return coder.total_bits / 8
 
 

@@ -23,13 +23,24 @@ from random import Random
 from types import CodeType, FrameType
 from typing import Any
 
-from pyro_compress.artifact import coding, decode, deviations, header_reader, layout, pattern, stream
+from pyro_compress.artifact import (
+    codebook,
+    coding,
+    decode,
+    deviations,
+    header_bits,
+    header_reader,
+    layout,
+    pattern,
+    rules,
+    stream,
+)
 from tests.artifact import fuzzing
 
 CHUNK = 500
 MEASURED_EVERY = 20
 ADDRESS_BYTES = 6 << 30
-READER = (decode, header_reader, stream, pattern, coding, layout, deviations)
+READER = (decode, header_reader, header_bits, stream, pattern, coding, rules, layout, deviations, codebook)
 
 
 @dataclass

@@ -7,6 +7,7 @@ from pyro_compress._lazy import lazy_names
 if TYPE_CHECKING:
     from pyro_compress.analysis.arviz_export import to_arviz
     from pyro_compress.analysis.bits import bit_widths
+    from pyro_compress.analysis.codebook import weight_sharing
     from pyro_compress.analysis.decision import Decision, SiteDecision
     from pyro_compress.analysis.diagnostics import diagnose
     from pyro_compress.analysis.importance import loo, psis_k_hat
@@ -28,6 +29,7 @@ _NAMES = {
     "architecture_left": "pyro_compress.analysis.structure",
     "to_arviz": "pyro_compress.analysis.arviz_export",
     "remove_dead": "pyro_compress.analysis.structure",
+    "weight_sharing": "pyro_compress.analysis.codebook",
 }
 __all__ = [
     "Decision",
@@ -43,5 +45,6 @@ __all__ = [
     "remove_dead",
     "signal_to_noise",
     "to_arviz",
+    "weight_sharing",
 ]
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)

@@ -5,16 +5,19 @@ Needs numpy, constriction and the standard library only, never torch.  Whatever 
 """
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from pyro_compress.architecture import Architecture
+from pyro_compress.artifact.codebook import levels_at
 from pyro_compress.artifact.deviations import DEVIATIONS_FLAG, code_deviations
 from pyro_compress.artifact.header import ALL_ZERO, MAGIC, MAX_LENGTH_BYTES, VERSIONS, Header
-from pyro_compress.artifact.header_reader import HeaderReader
+from pyro_compress.artifact.header_bits import header_reader
 from pyro_compress.artifact.layout import tensor_columns
+from pyro_compress.artifact.rules import rules_of
 from pyro_compress.artifact.stream import RangeReader, code_selections, code_tensor
 from pyro_compress.errors import ArtifactError
 from pyro_compress.stored import StoredNetwork, StoredTensor, tensor_shapes
@@ -52,41 +55,61 @@ def decode(data: bytes) -> StoredNetwork:
     Raises:
         ArtifactError: `data` is not a complete and intact file of this format and version.
     """
-    return decode_sections(data)[0]
+    return _decode(data, None)
 
 
 def decode_sections(data: bytes) -> tuple[StoredNetwork, list[Section]]:
     """The network, and what each part of the file costs."""
+    sections: list[Section] = []
+    return _decode(data, sections), sections
+
+
+def _decode(data: bytes, sections: list[Section] | None) -> StoredNetwork:
+    """The network; what each part of the file costs goes into `sections`, if that is given."""
     body = unwrap(data)
-    reader = HeaderReader(body, data[len(MAGIC)])
-    header = reader.header()
+    reader = header_reader(body, data[len(MAGIC)])
+    header, rules = reader.header(), rules_of(data[len(MAGIC)])
     tensors, start = _floats(header, body, reader.position)
     _check_plausible(header, len(body) - start)
     coder = RangeReader(body[start:])
+    bits = [coder.used_bits()]
     try:
         architecture = Architecture(header.input_shape, code_selections(coder, header, None))
-        sections = [Section("selections", (), 0, 0, coder.used_bits() / 8, coder.used_bits() / 8)]
+        bits.append(coder.used_bits())
         columns = tensor_columns(architecture, header.image_side)
         for name, shape in tensor_shapes(architecture).items():
-            code, before = header.codes[name], coder.used_bits()
+            code = header.codes[name]
             if code.step_exponent is not None:
-                rows = shape[0]
-                numbers = code_tensor(coder, code, columns[name], rows, None).reshape(shape)
-                tensors[name] = StoredTensor(numbers, code.step_exponent)
-            sections.append(_section(name, tensors[name], (coder.used_bits() - before) / 8))
+                numbers = code_tensor(coder, code, columns[name], shape[0], None, rules)
+                if code.codebook:
+                    numbers = levels_at(numbers, code.codebook)
+                tensors[name] = StoredTensor(numbers.reshape(shape), code.step_exponent)
+            bits.append(coder.used_bits())
         tensors = {name: tensors[name] for name in header.codes}
         deviations: dict[str, np.ndarray] = {}
         if header.flags & DEVIATIONS_FLAG:
-            before = coder.used_bits()
-            deviations = code_deviations(coder, tensors, columns, None)
-            sections.append(_deviations_section(tensors, deviations, (coder.used_bits() - before) / 8))
+            deviations = code_deviations(coder, tensors, columns, None, rules)
+        bits.append(coder.used_bits())
         coder.check_end()
         network = StoredNetwork(architecture, tensors, deviations)
     except (ValueError, MemoryError) as error:
         raise ArtifactError(f"the file does not hold a network that fits together: {error}") from error
-    rest = len(data) - reader.position - sum(section.file_bytes for section in sections)
-    parts = [("container", rest), ("header", float(reader.position))]
-    return network, [Section(name, (), 0, 0, size, size) for name, size in parts] + sections
+    if sections is not None:
+        sections += _sections(network, len(data), reader.position, np.diff(bits) / 8)
+    return network
+
+
+def _sections(network: StoredNetwork, file_bytes: int, header_bytes: int, stream_bytes: np.ndarray) -> list[Section]:
+    """What each part costs; `stream_bytes` are those of the selections, of every tensor, and of the deviations."""
+    selections, *each, last = map(float, stream_bytes)
+    sections = [Section("header", (), 0, 0, header_bytes, header_bytes)]
+    sections.append(Section("selections", (), 0, 0, selections, selections))
+    tensors = zip(network.tensors.items(), each, strict=True)
+    sections += [_section(name, tensor, size) for (name, tensor), size in tensors]
+    if network.deviations:
+        sections.append(_deviations_section(network.tensors, network.deviations, last))
+    rest = file_bytes - sum(section.file_bytes for section in sections)
+    return [Section("container", (), 0, 0, rest, rest), *sections]
 
 
 def unwrap(data: bytes) -> bytes:
@@ -94,7 +117,7 @@ def unwrap(data: bytes) -> bytes:
     if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
         raise ArtifactError(f"not a compressed network: the file starts with {data[:4]!r}, {MAGIC!r} was expected")
     if len(data) > len(MAGIC) and data[len(MAGIC)] not in VERSIONS:
-        read = " and ".join(map(str, VERSIONS))
+        read = f"{VERSIONS[0]} to {VERSIONS[-1]}"
         raise ArtifactError(f"the file has format version {data[len(MAGIC)]}, this program reads {read}: update it")
     length, start = _length(data)
     expected = start + length + CHECKSUM_BYTES
@@ -162,7 +185,7 @@ def _section(name: str, tensor: StoredTensor, stream_bytes: float) -> Section:
 
 
 def _deviations_section(
-    tensors: dict[str, StoredTensor], deviations: dict[str, np.ndarray], stream_bytes: float
+    tensors: Mapping[str, StoredTensor], deviations: Mapping[str, np.ndarray], stream_bytes: float
 ) -> Section:
     held = np.concatenate([exponents[tensors[name].dense() != 0] for name, exponents in deviations.items()])
     return Section("deviations", (), held.size, *_spread(held, stream_bytes))

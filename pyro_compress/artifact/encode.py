@@ -7,12 +7,14 @@ from math import isqrt
 import numpy as np
 
 from pyro_compress.architecture import Select, describe
+from pyro_compress.artifact.codebook import codebook_of, places_in
 from pyro_compress.artifact.coding import FALLS, LARGEST, UNIT, split
 from pyro_compress.artifact.deviations import DEVIATIONS_FLAG, code_deviations
-from pyro_compress.artifact.header import ALL_ZERO, MAGIC, Header, HeaderWriter, TensorCode
-from pyro_compress.artifact.header_reader import HeaderReader
+from pyro_compress.artifact.header import ALL_ZERO, MAGIC, VERSIONS, Header, HeaderWriter, TensorCode
+from pyro_compress.artifact.header_bits import codebook_bits, header_reader, header_writer
 from pyro_compress.artifact.layout import Columns, tensor_columns
 from pyro_compress.artifact.pattern import DENSITIES, STRENGTHS, density
+from pyro_compress.artifact.rules import Rules, rules_of
 from pyro_compress.artifact.stream import RangeWriter, code_selections, code_tensor
 from pyro_compress.errors import ArtifactError
 from pyro_compress.stored import StoredNetwork, StoredTensor
@@ -22,27 +24,34 @@ TRIAL_NUMBERS = 1 << 19
 TYPICAL_FALL = FALLS.index(13)
 
 
-def encode(network: StoredNetwork) -> bytes:
+def encode(network: StoredNetwork, *, version: int = VERSIONS[-1]) -> bytes:
     """The compressed file of a network.
+
+    Args:
+        network: what to store.
+        version: of the format, for readers that know no newer one; 1 and 2 stand for the lower one that holds it.
 
     Raises:
         ArtifactError: the format cannot hold the network; the sentence says which part and why.
     """
     _check(network)
     sides = _image_sides(network.architecture.input_shape)
-    files = [_encode(network, side) for side in sides]
+    files = [_encode(network, side, version) for side in sides]
     return min(files, key=len)
 
 
-def _encode(network: StoredNetwork, image_side: int) -> bytes:
+def _encode(network: StoredNetwork, image_side: int, version: int) -> bytes:
     architecture = network.architecture
     columns = tensor_columns(architecture, image_side)
     flags = DEVIATIONS_FLAG if network.deviations else 0
-    header = Header(architecture.input_shape, image_side, list(architecture.layers), flags=flags)
+    header = Header(architecture.input_shape, image_side, list(architecture.layers), flags=flags, version=version)
+    if version < VERSIONS[-1]:
+        header.version = header.old_version
     for position, layer in enumerate(architecture.layers):
         if isinstance(layer, Select):
             header.selected[position] = len(layer.indices)
-    header.codes = {name: choose_code(network.tensors[name], columns[name]) for name in columns}
+    rules = rules_of(header.version)
+    header.codes = {name: choose_code(network.tensors[name], columns[name], rules) for name in columns}
     return encode_with(header, network)
 
 
@@ -50,17 +59,20 @@ def encode_with(header: Header, network: StoredNetwork) -> bytes:
     """The file of a network under given settings: `encode` picks them, and a reader finds them in a file's header."""
     columns = tensor_columns(network.architecture, header.image_side)
     written = _write_header(header)
-    coder = RangeWriter()
+    coder, rules = RangeWriter(), rules_of(header.version)
     code_selections(coder, header, network.architecture.layers)
     floats = bytearray()
     for name, code in header.codes.items():
         tensor = network.tensors[name]
         if tensor.integers is not None:
-            code_tensor(coder, code, columns[name], len(tensor.integers), _matrix(tensor.integers, columns[name]))
+            matrix = _matrix(tensor.integers, columns[name])
+            if code.codebook:
+                matrix = places_in(matrix, code.codebook)
+            code_tensor(coder, code, columns[name], len(matrix), matrix, rules)
         elif tensor.floats is not None:
             floats += tensor.floats.astype("<f4").tobytes()
     if header.flags & DEVIATIONS_FLAG:
-        code_deviations(coder, {name: network.tensors[name] for name in columns}, columns, network.deviations)
+        code_deviations(coder, {name: network.tensors[name] for name in columns}, columns, network.deviations, rules)
     body = written + bytes(floats) + coder.finish()
     writer = HeaderWriter()
     writer.varint(len(body))
@@ -83,28 +95,42 @@ def _image_sides(shape: tuple[int, ...]) -> list[int]:
     return sides
 
 
-def choose_code(tensor: StoredTensor, columns: Columns) -> TensorCode:
+def choose_code(tensor: StoredTensor, columns: Columns, rules: Rules) -> TensorCode:
     """The settings under which a tensor, or the first rows of a large one, takes the fewest bits.
 
-    Strengths are tried, then falls, which matter for few numbers only.
+    A codebook is tried where the numbers leave out some that lie between them, and rules have codebooks.
     """
     if tensor.integers is None:
         return TensorCode(None)
     matrix = _matrix(tensor.integers, columns)
-    code = first_code(matrix, tensor.step_exponent)
+    code, bits = _settings(matrix, tensor.step_exponent, columns, rules)
+    codebook = codebook_of(matrix) if rules.codebooks else ()
+    if codebook:
+        other, other_bits = _settings(places_in(matrix, codebook), tensor.step_exponent, columns, rules)
+        if other_bits + codebook_bits(codebook) < bits:
+            return replace(other, codebook=codebook)
+    return code
+
+
+def _settings(matrix: np.ndarray, step_exponent: int, columns: Columns, rules: Rules) -> tuple[TensorCode, int]:
+    """Strengths are tried, then falls, which matter for few numbers only; the best ones, and what they take in bits."""
+    code = first_code(matrix, step_exponent)
     if code.density == ALL_ZERO:
-        return code
+        return code, 0
     trial = matrix[: max(1, TRIAL_NUMBERS // len(columns))]
 
     def bits(code: TensorCode) -> int:
         coder = RangeWriter()
-        code_tensor(coder, code, columns, len(trial), trial)
+        code_tensor(coder, code, columns, len(trial), trial, rules)
         return coder.used_bits()
 
-    code = min((replace(code, strength=index) for index in range(len(STRENGTHS))), key=bits)
+    tried = {code: bits(code) for code in (replace(code, strength=index) for index in range(len(STRENGTHS)))}
+    code = min(tried, key=tried.__getitem__)
     if code.top_token and np.count_nonzero(matrix) <= MANY_NONZERO:
-        code = min((replace(code, fall=index) for index in range(len(FALLS))), key=bits)
-    return code if code.top_token else replace(code, fall=0)
+        tried |= {other: bits(other) for other in (replace(code, fall=index) for index in range(len(FALLS)))}
+        code = min((replace(code, fall=index) for index in range(len(FALLS))), key=tried.__getitem__)
+    taken = tried[code] * len(matrix) // len(trial)
+    return (code if code.top_token else replace(code, fall=0)), taken
 
 
 def first_code(matrix: np.ndarray, step_exponent: int, strength: int = 0) -> TensorCode:
@@ -140,8 +166,8 @@ def _check(network: StoredNetwork) -> None:
 def _write_header(header: Header) -> bytes:
     """The header's bytes, after checking that a reader finds the same in them."""
     try:
-        written = HeaderWriter().header(header)
-        layers = HeaderReader(written, header.version).header().layers
+        written = header_writer(header.version).header(header)
+        layers = header_reader(written, header.version).header().layers
     except (ArtifactError, ValueError) as error:
         raise ArtifactError(f"the format cannot hold this network: {error}") from error
     for layer, found in zip(header.layers, layers, strict=True):

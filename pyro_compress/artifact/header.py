@@ -2,6 +2,7 @@
 
 `FORMAT.md`, part 2, is the specification.  This file holds what both sides share, and the writer.  The reader
 (`header_reader.py`) accepts exactly what the writer writes, so a network has one header per choice of settings.
+Both write whole bytes, as versions 1 and 2 do; `header_bits.py` says the same in bits, as version 3 does.
 """
 
 import struct
@@ -33,7 +34,7 @@ from pyro_compress.errors import ArtifactError, unknown_name
 from pyro_compress.stored import STEP_EXPONENTS, tensor_shapes
 
 MAGIC = b"PYR"
-VERSIONS = (1, 2)
+VERSIONS = (1, 2, 3)
 MAX_LENGTH_BYTES = 5
 
 MAX_LAYERS = 1024
@@ -57,12 +58,15 @@ CODES: tuple[type, ...] = (
 )
 # What the upper half of the byte of code 6 says; version 1 has the first only.
 EXTENDED = ("Flatten", "Add", "Recall", "relu6")
+Named = Linear | Conv2d | ChannelAffine
 CODED_ACTIVATIONS = ACTIVATIONS[: 16 - len(CODES)]
 KNOWN_FLAGS = 1
 DEFAULT_SLOPES = {"leaky_relu": 0.01, "elu": 1.0}
 SHORT_NAME = 64
 SHORT_NUMBERS = 6
 STEMS = ("", "fc", "conv", "bn", "features.", "classifier.", "layers.", "net.", "linear", "layer")
+# Orders of the Exp-Golomb codes of version 3, for sizes and for what is mostly small; earlier versions have one code.
+SIZE, SMALL = 4, 2
 ALL_ZERO = 31
 FLOATS = 30
 NEW_STEP = 128
@@ -70,18 +74,22 @@ NEW_STEP = 128
 
 @dataclass(frozen=True)
 class TensorCode:
-    """How one tensor is coded: float32 (`step_exponent` None), or integers with the settings of their model."""
+    """How one tensor is coded: float32 (`step_exponent` None), or integers with the settings of their model.
+
+    With a codebook (the non-zero integers that occur, in order) the places in it are coded, counted from zero.
+    """
 
     step_exponent: int | None
     density: int = ALL_ZERO
     strength: int = 0
     top_token: int = 0
     fall: int = 0
+    codebook: tuple[int, ...] = ()
 
 
 @dataclass
 class Header:
-    """What the header says.
+    """What the header says, and the version of the format that it says it in.
 
     The indices of `Select` layers are in the stream, so a header that was read holds `Select(())`; `selected` gives
     the number of indices by the layer's position.
@@ -93,6 +101,7 @@ class Header:
     selected: dict[int, int] = field(default_factory=dict)
     codes: dict[str, TensorCode] = field(default_factory=dict)
     flags: int = 0
+    version: int = VERSIONS[-1]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -100,8 +109,8 @@ class Header:
         return tensor_shapes(Architecture(self.input_shape, tuple(self.layers)))
 
     @property
-    def version(self) -> int:
-        """The lowest version of the format that can say all this."""
+    def old_version(self) -> int:
+        """The one of versions 1 and 2 that says all this, if it has no codebooks."""
         return 2 if self.flags or any(extended(layer) for layer in self.layers) else 1
 
 
@@ -150,7 +159,7 @@ def check_kept(layers: Sequence[Layer], shapes: Sequence[tuple[int, ...]]) -> No
 
 
 class HeaderWriter:
-    """Header → bytes."""
+    """Header → bytes, in versions 1 and 2."""
 
     def __init__(self) -> None:
         self.out = bytearray()
@@ -158,9 +167,8 @@ class HeaderWriter:
         self._steps = {True: 0, False: 0}
 
     def header(self, header: Header) -> bytes:
-        if header.version > 1:
-            self.out.append(header.flags)
-        self.varint(len(header.input_shape))
+        self.flags(header)
+        self.varint(len(header.input_shape), SMALL)
         for extent in header.input_shape:
             self.varint(extent)
         if len(header.input_shape) == 1:
@@ -172,20 +180,30 @@ class HeaderWriter:
                 self.tensor(name, header.codes[name])
         return bytes(self.out)
 
-    def varint(self, value: int) -> None:
+    def flags(self, header: Header) -> None:
+        if header.version > 1:
+            self.out.append(header.flags)
+
+    def raw(self, data: bytes) -> None:
+        self.out += data
+
+    def varint(self, value: int, order: int = SIZE) -> None:
         while value > 127:
             self.out.append(value & 127 | 128)
             value >>= 7
         self.out.append(value)
 
     def pair(self, value: Pair) -> None:
-        self.varint(2 * value[0] + (value[0] != value[1]))
+        self.varint(2 * value[0] + (value[0] != value[1]), SMALL)
         if value[0] != value[1]:
-            self.varint(value[1])
+            self.varint(value[1], SMALL)
+
+    def head(self, code: int, number: int, flags: list[bool]) -> None:
+        self.out.append(code | (number or sum(1 << bit for bit, flag in enumerate(flags) if flag)) << 4)
 
     def layer(self, layer: Layer, position: int, selected: int) -> None:
         flags, optional = self._flags(layer)
-        self.out.append(_code(layer) | sum(1 << bit for bit, flag in enumerate(flags) if flag) << 4)
+        self.head(_code(layer), extended(layer), flags)
         match layer:
             case Linear():
                 self.varint(layer.out_features)
@@ -199,17 +217,17 @@ class HeaderWriter:
             case Select():
                 self.varint(selected)
             case Add() | Recall():
-                self.varint(position - layer.source)
+                self.varint(position - layer.source, SMALL)
         for flag, values in zip(flags, optional, strict=True):
             for value in values if flag else ():
                 if isinstance(value, float):
-                    self.out += struct.pack("<d", value)
+                    self.raw(struct.pack("<d", value))
                 elif isinstance(value, tuple):
                     self.pair(value)
                 else:
-                    self.varint(value)
+                    self.varint(value, SMALL)
         if isinstance(layer, Linear | Conv2d | ChannelAffine):
-            self.name(layer.name)
+            self.name(layer)
 
     def _flags(self, layer: Layer) -> tuple[list[bool], list[tuple[Pair | int | float, ...]]]:
         """Which optional parts of a layer differ from their defaults, and the values of each part."""
@@ -227,8 +245,8 @@ class HeaderWriter:
                 return [layer.slope != DEFAULT_SLOPES.get(layer.kind, 0.0)], [(float(layer.slope),)]
         return [], []
 
-    def name(self, name: str) -> None:
-        stem, number = split_name(name)
+    def name(self, layer: Named) -> None:
+        stem, number = split_name(layer.name)
         step = number - self._number if stem == self._stem else 0
         self._stem, self._number = stem, number
         if 0 < step < SHORT_NAME:
@@ -239,7 +257,7 @@ class HeaderWriter:
             raw = stem.encode()
             self.varint(0)
             self.varint(len(raw))
-            self.out += raw
+            self.raw(raw)
             self.varint(number + 1)
 
     def tensor(self, name: str, code: TensorCode) -> None:
@@ -274,9 +292,8 @@ def tensor_names(layer: Layer) -> list[str]:
 
 
 def _code(layer: Layer) -> int:
-    """A layer's first byte without its flags."""
     if extended(layer):
-        return CODES.index(Flatten) | extended(layer) << 4
+        return CODES.index(Flatten)
     if not isinstance(layer, Activation):
         return CODES.index(type(layer))
     if layer.kind not in CODED_ACTIVATIONS:

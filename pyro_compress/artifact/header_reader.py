@@ -40,6 +40,8 @@ from pyro_compress.artifact.header import (
     NEW_STEP,
     SHORT_NAME,
     SHORT_NUMBERS,
+    SIZE,
+    SMALL,
     STEMS,
     Header,
     HeaderWriter,
@@ -54,7 +56,9 @@ from pyro_compress.stored import STEP_EXPONENTS, tensor_shapes
 
 
 class HeaderReader:
-    """Bytes → header; every count is checked before anything is allocated."""
+    """Bytes → header, in versions 1 and 2; every count is checked before anything is allocated."""
+
+    _writer: type[HeaderWriter] = HeaderWriter
 
     def __init__(self, data: bytes, version: int) -> None:
         self._data, self._version = data, version
@@ -64,11 +68,10 @@ class HeaderReader:
 
     def header(self) -> Header:
         """Read the header at the start of the data; `position` is then where it ends."""
-        flags = self.byte("its flags") if self._version > 1 else 0
-        if flags & ~KNOWN_FLAGS:
-            raise ArtifactError(f"the header has flags {flags:08b}, known are {KNOWN_FLAGS:08b}: update this program")
-        rank = self.varint("input rank", MAX_RANK)
-        header = Header(tuple(self.varint("input extent", MAX_EXTENT) for _ in range(rank)), flags=flags)
+        flags = self.flags()
+        rank = self.varint("input rank", MAX_RANK, order=SMALL)
+        extents = tuple(self.varint("input extent", MAX_EXTENT) for _ in range(rank))
+        header = Header(extents, flags=flags, version=self._version)
         if prod(header.input_shape) > MAX_EXTENT:
             raise ArtifactError(f"the file declares an input of {prod(header.input_shape)} numbers, limit {MAX_EXTENT}")
         if len(header.input_shape) == 1:
@@ -93,16 +96,31 @@ class HeaderReader:
                 tensors = tensor_shapes(Architecture((), (layer,)))
                 numbers += sum(prod(extents) for extents in tensors.values())
                 for name in tensors if numbers <= MAX_NUMBERS else ():
-                    header.codes[name] = self.tensor(name)
+                    header.codes[name] = self.tensor(name, prod(tensors[name]))
             if numbers > MAX_NUMBERS:
                 raise ArtifactError(f"the file declares at least {numbers} numbers, limit {MAX_NUMBERS}")
             header.layers.append(layer)
         check_kept(header.layers, shapes)
-        if header.version != self._version:
+        self.finish()
+        if self._version == 2 and header.old_version != self._version:
             raise ArtifactError(f"the file has format version {self._version}, but uses nothing that needs it")
-        if HeaderWriter().header(header) != self._data[: self.position]:
+        if self._writer().header(header) != self._data[: self.position]:
             raise ArtifactError("the header is not written in its one canonical form")
         return header
+
+    def flags(self) -> int:
+        flags = self.byte("its flags") if self._version > 1 else 0
+        if flags & ~KNOWN_FLAGS:
+            raise ArtifactError(f"the header has flags {flags:08b}, known are {KNOWN_FLAGS:08b}: update this program")
+        return flags
+
+    def finish(self) -> None:
+        """Go to where the header ends."""
+
+    def head(self) -> tuple[int, int, list[bool]]:
+        """Code of a layer; the number and the flags that share its other half."""
+        head = self.byte("a layer")
+        return head & 15, head >> 4, [bool(head >> bit & 1) for bit in range(4, 8)]
 
     def byte(self, what: str) -> int:
         if self.position >= len(self._data):
@@ -116,27 +134,32 @@ class HeaderReader:
         self.position += length
         return self._data[self.position - length : self.position]
 
-    def varint(self, what: str, limit: int, least: int = 0) -> int:
+    def varint(self, what: str, limit: int, least: int = 0, order: int = SIZE) -> int:
+        value = self.number(what, limit, order)
+        if value > limit:
+            raise ArtifactError(f"{what} in the header exceeds the limit {limit}")
+        if value < least:
+            raise ArtifactError(f"{what} in the header is {value}, at least {least} is expected")
+        return value
+
+    def number(self, what: str, limit: int, order: int) -> int:
+        """A number, or anything beyond the limit if it is beyond the limit."""
         value, shift = 0, 0
         while True:
             byte = self.byte(what)
             value |= (byte & 127) << shift
             shift += 7
-            if value > limit or shift > 63:
-                raise ArtifactError(f"{what} in the header exceeds the limit {limit}")
-            if byte < 128:
-                break
-        if value < least:
-            raise ArtifactError(f"{what} in the header is {value}, at least {least} is expected")
-        return value
+            if value > limit or byte < 128:
+                return value
+            if shift > 63:
+                return limit + 1
 
     def pair(self, what: str, least: int) -> Pair:
-        code = self.varint(what, 2 * MAX_EXTENT, 2 * least)
-        return (code // 2, self.varint(what, MAX_EXTENT, least) if code % 2 else code // 2)
+        code = self.varint(what, 2 * MAX_EXTENT, 2 * least, SMALL)
+        return (code // 2, self.varint(what, MAX_EXTENT, least, SMALL) if code % 2 else code // 2)
 
     def layer(self, shape: tuple[int, ...], position: int) -> Layer:
-        head = self.byte("a layer")
-        code, flags = head & 15, [bool(head >> bit & 1) for bit in range(4, 8)]
+        code, number, flags = self.head()
         if code >= len(CODES):
             kind = CODED_ACTIVATIONS[code - len(CODES)]
             slope = struct.unpack("<d", self.raw(8, "a slope"))[0] if flags[0] else DEFAULT_SLOPES.get(kind, 0.0)
@@ -147,11 +170,11 @@ class HeaderReader:
         match CODES[code].__name__:
             case "Linear":
                 out = self.varint("out_features", MAX_EXTENT)
-                return Linear(self.name(), channels, out, flags[0])
+                return Linear(self.name(Linear), channels, out, flags[0])
             case "Conv2d":
                 return self._conv(channels, flags)
             case "ChannelAffine":
-                return ChannelAffine(self.name(), channels)
+                return ChannelAffine(self.name(ChannelAffine), channels)
             case "MaxPool2d":
                 return MaxPool2d(*self._pool(flags))
             case "AvgPool2d":
@@ -162,16 +185,16 @@ class HeaderReader:
                 if not shape:
                     raise ArtifactError("the file selects entries of an input without axes")
                 return Select(())
-        return self._extended(head >> 4, position)
+        return self._extended(number, position)
 
     def _extended(self, number: int, position: int) -> Layer:
         if number >= (len(EXTENDED) if self._version > 1 else 1):
             raise ArtifactError(f"layer {position} has unknown kind {number} of code {CODES.index(Flatten)}")
         match EXTENDED[number]:
             case "Add":
-                return Add(position - self.varint("a reference", position, 1))
+                return Add(position - self.varint("a reference", position, 1, SMALL))
             case "Recall":
-                return Recall(position - self.varint("a reference", position, 1))
+                return Recall(position - self.varint("a reference", position, 1, SMALL))
             case "Flatten":
                 return Flatten()
         return Activation(EXTENDED[number])
@@ -181,17 +204,17 @@ class HeaderReader:
         stride = self.pair("stride", 1) if flags[1] else (1, 1)
         padding = self.pair("padding", 0) if flags[2] else (0, 0)
         dilation = self.pair("dilation", 1) if flags[3] else (1, 1)
-        groups = self.varint("groups", MAX_EXTENT, 1) if flags[3] else 1
+        groups = self.varint("groups", MAX_EXTENT, 1, SMALL) if flags[3] else 1
         if channels % groups or out % groups:
             raise ArtifactError(f"a convolution from {channels} to {out} channels cannot have {groups} groups")
-        return Conv2d(self.name(), channels, out, kernel, stride, padding, dilation, groups, flags[0])
+        return Conv2d(self.name(Conv2d), channels, out, kernel, stride, padding, dilation, groups, flags[0])
 
     def _pool(self, flags: list[bool]) -> tuple[Pair, Pair, Pair]:
         kernel = self.pair("kernel size", 1)
         stride = self.pair("stride", 1) if flags[0] else kernel
         return kernel, stride, self.pair("padding", 0) if flags[1] else (0, 0)
 
-    def name(self) -> str:
+    def name(self, kind: type) -> str:
         code = self.varint("a layer's name", SHORT_NAME + len(STEMS) * SHORT_NUMBERS - 1)
         if code >= SHORT_NAME:
             stem, number = divmod(code - SHORT_NAME, SHORT_NUMBERS)
@@ -207,7 +230,7 @@ class HeaderReader:
             self._number = self.varint("a layer's name", MAX_NUMBER_IN_NAME) - 1
         return self._stem + (str(self._number) if self._number >= 0 else "")
 
-    def tensor(self, name: str) -> TensorCode:
+    def tensor(self, name: str, numbers: int) -> TensorCode:
         model = self.byte("a tensor's model")
         if model == FLOATS:
             return TensorCode(None)

@@ -11,64 +11,55 @@ import numpy as np
 
 from pyro_compress.artifact.coding import UNIT, UNIT_BITS, Coder, Values
 from pyro_compress.artifact.layout import Columns
+from pyro_compress.artifact.rules import Rules
 
 STRENGTHS = (1, 4, 16, 64)
 DENSITIES = 30
 NEIGHBOURS = 8
-GROWTH = 8
 PATCH = 4
-BLOCK_NUMBERS = 1 << 17
 # up to here one call of numpy for all groups is quicker than smaller arrays
-STACKED_NUMBERS = 1 << 11
+STACKED_NUMBERS = 1 << 12
 
 Choose = Callable[[slice, np.ndarray, np.ndarray], None]
 
 
 class Gains:
-    """Corrections of the odds, one per group, learnt from what was coded before."""
+    """Corrections of the odds, one per group, learnt from what was coded before.
+
+    Counts are float64, and exact: they are integers below 2⁵³ in units of 2⁻¹⁶, with the prior's already added.
+    """
 
     def __init__(self, groups: int, strength: int) -> None:
-        self._strength = strength * UNIT
-        self._seen = np.zeros(groups, np.int64)
-        self._ones = np.zeros(groups, np.int64)
-        self._expected = np.zeros(groups, np.int64)
+        self._strength = float(strength * UNIT)
+        self._total = np.full(groups, 2 * self._strength)
+        self._ones = np.full(groups, self._strength)
+        self._expected = np.full(groups, self._strength)
 
     def values(self) -> np.ndarray:
         """(groups,) float64: how much more often than expected a one was seen, over the same for zeros."""
-        a = self._strength
-        total, ones = self._seen * UNIT + a, self._ones * UNIT
-        return ((ones + a) / (self._expected + a)) * ((total - self._expected) / (total - ones))
+        gain = self._ones / self._expected
+        gain *= (self._total - self._expected) / (self._total - self._ones)
+        return gain
 
     def learn(self, seen: np.ndarray | int, ones: np.ndarray, expected: np.ndarray) -> None:
         """Count per group (groups,): elements, ones among them, what the other gains expected in units of 2⁻¹⁶."""
-        self._seen += seen
-        self._ones += ones
+        self._total += UNIT * seen
+        self._ones += UNIT * ones
         self._expected += expected
 
 
 def probability(odds: np.ndarray) -> np.ndarray:
-    """Odds as a probability in units of 2⁻¹⁶, int64, from 1 to 65,535; the array that is given is overwritten."""
-    more = odds + 1.0
-    np.divide(odds, more, out=odds)
+    """Odds as a probability in units of 2⁻¹⁶, whole float64 from 1 to 65,535; overwrites the array that is given."""
+    np.divide(odds, odds + 1.0, out=odds)
     odds *= UNIT
+    np.floor(odds, out=odds)
     np.minimum(odds, UNIT - 1.0, out=odds)
-    ones = odds.astype(np.int64)  # rounds down: odds are positive
-    return np.maximum(ones, 1, out=ones)
+    return np.maximum(odds, 1.0, out=odds)
 
 
 def density(index: int) -> int:
     """The starting probability with this index, in units of 2⁻¹⁶: 7/8, 5/8, and so on by halves; index below 30."""
     return ((7, 5)[index % 2] << (UNIT_BITS - 3)) >> (index // 2)
-
-
-def row_blocks(rows: int, columns: int) -> list[slice]:
-    """Rows coded in one go: one at first, later an eighth of those already coded, never many more than 2¹⁷ numbers."""
-    blocks, start, most = [], 0, max(1, BLOCK_NUMBERS // columns)
-    while start < rows:
-        stop = min(rows, start + min(most, max(1, start // GROWTH)))
-        blocks.append(slice(start, stop))
-        start = stop
-    return blocks
 
 
 class Pattern:
@@ -77,13 +68,15 @@ class Pattern:
     Groups of columns (all, by channel, place, patch, column) are numbered through, so one array holds their gains.
     """
 
-    def __init__(self, columns: Columns, start: int, strength: int) -> None:
+    def __init__(self, columns: Columns, start: int, strength: int, rules: Rules) -> None:
+        self.rules = rules
+        self.parts = columns.segments()
         self._start_odds = start / (UNIT - start)
         self._strength = strength
-        self._parts = columns.segments()
-        self._earlier = self._earlier_neighbours(columns) if columns.spatial else []
+        self._steps = columns.neighbours() if columns.spatial else None
+        self._earlier = self._earlier_neighbours(columns)
         labels, groups = [np.zeros(len(columns), np.int64)], 1
-        for label in (columns.channel, columns.place(1), columns.place(PATCH)):
+        for label in (columns.channel, columns.place(1), columns.place(PATCH)) if columns.spatial else ():
             _, group = np.unique(label, return_inverse=True)
             different = int(group.max(initial=-1)) + 1
             if 1 < different < len(columns):
@@ -91,21 +84,26 @@ class Pattern:
                 groups += different
         labels.append(np.arange(len(columns)) + groups)
         self._groups = groups + len(columns)
-        self._labels = [np.stack(labels)[:, part] for part in self._parts]
+        self._labels = [np.stack(labels)[:, part] for part in self.parts]
         self._sizes = [np.bincount(label.ravel(), minlength=self._groups) for label in self._labels]
         self._shared = Gains(self._groups, strength)
-        self._around = Gains(len(self._parts) * (NEIGHBOURS + 1), strength)
+        self._around = [Gains(NEIGHBOURS + 1, strength) for _ in self.parts]
 
-    def _earlier_neighbours(self, columns: Columns) -> list[list[np.ndarray]]:
+    def _earlier_neighbours(self, columns: Columns) -> list[np.ndarray]:
         """For each part, the neighbours of its columns in those directions in which some were coded before."""
-        number = np.full(len(columns) + 1, len(self._parts))
-        for part, members in enumerate(self._parts):
+        if self._steps is None:
+            return [np.zeros((0, 0), np.int64) for _ in self.parts]
+        number = np.full(len(columns) + 1, len(self.parts))
+        for part, members in enumerate(self.parts):
             number[members] = part
-        steps = columns.neighbours()
         return [
-            [step[members] for step in steps if (number[step[members]] < part).any()]
-            for part, members in enumerate(self._parts)
+            np.array([step[members] for step in self._steps if (number[step[members]] < part).any()], np.int64)
+            for part, members in enumerate(self.parts)
         ]
+
+    def around(self, known: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray | None:
+        """(8, n): the neighbours of elements among the numbers `known` so far (rows, columns + 1)."""
+        return None if self._steps is None else known[row, self._steps[:, column]]
 
     def row_gains(self, rows: int) -> Gains:
         """Fresh gains for the rows of a block."""
@@ -114,68 +112,65 @@ class Pattern:
     def code(
         self,
         coder: Coder,
-        known: np.ndarray,
+        nonzero: np.ndarray,
         part: int,
         rows: Gains,
         symbols: Callable[[np.ndarray], np.ndarray] | None,
-    ) -> np.ndarray:
-        """Code one part of the columns of a block of rows: boolean (rows, columns of the part).
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Code one part of the columns of a block of rows: rows and columns of its non-zero elements, row major.
 
-        `known` (rows, columns + 1) holds the numbers coded so far, zero elsewhere; its last column stays zero.
+        `nonzero` (columns + 1, rows) uint8 says which elements are known to be non-zero; this part is filled in.
         `symbols` is told the probabilities of ones (rows, columns of the part) and gives what is to be coded.
         """
+        members = self.parts[part]
         shared, row = self._shared.values()[self._labels[part]], rows.values()[:, None]
-        by_column = np.full(shared.shape[1], self._start_odds)
-        for gain in shared:
-            by_column = by_column * gain
+        by_column = self._start_odds * shared[0]
+        for gain in shared[1:]:
+            by_column *= gain
         odds = by_column * row
         count = around = None
-        if part and self._earlier:
-            count = self._count(known, part)
-            around = self._around.values()[count]
+        if part and len(self._earlier[part]):
+            count = nonzero[self._earlier[part]].sum(0, np.uint8).T.astype(np.intp, order="C")
+            around = self._around[part].values()[count]
             odds *= around
         ones = probability(odds.copy())
         flat = None if symbols is None else symbols(ones).ravel()
-        found = coder.bits(ones.ravel(), flat).reshape(ones.shape)
-        self._learn(part, found, rows, odds, shared, row)
-        if count is not None and around is not None:
-            self._learn_around(count.ravel(), found.ravel(), probability(odds / around).ravel())
-        return found
-
-    def _count(self, known: np.ndarray, part: int) -> np.ndarray:
-        """Group of each element (rows, columns of the part) by the number of its neighbours that are not zero."""
-        # byte columns as rows: taking a row is one copy
-        nonzero = np.ascontiguousarray((known != 0).T).view(np.uint8)
-        count = np.full((len(self._parts[part]), len(known)), part * (NEIGHBOURS + 1), np.uint8)
-        for step in self._earlier[part]:
-            count += nonzero[step]
-        return count.T.astype(np.intp, order="C")
-
-    def _learn(
-        self, part: int, found: np.ndarray, rows: Gains, odds: np.ndarray, shared: np.ndarray, row: np.ndarray
-    ) -> None:
-        label = self._labels[part].ravel()
-        if odds.size <= STACKED_NUMBERS:
-            expected = probability(odds / shared[:, None, :]).sum(1)
-        else:
-            expected = np.stack([probability(odds / gain).sum(0) for gain in shared])
-        ones = np.broadcast_to(found.sum(0), expected.shape)
+        found = np.flatnonzero(coder.bits(ones.ravel(), flat))
+        at, column = np.divmod(found, len(members))
+        columns, by_row, each = _expected(odds, shared, row, around)
+        label = self._labels[part]
         self._shared.learn(
             self._sizes[part] * len(odds),
-            _by_group(label, ones, self._groups),
-            _by_group(label, expected, self._groups),
+            np.bincount(label[:, column].ravel(), minlength=self._groups),
+            np.bincount(label.ravel(), columns.ravel(), self._groups),
         )
-        rows.learn(odds.shape[1], found.sum(1), probability(odds / row).sum(1))
+        if part + 1 < len(self.parts):  # a block's rows have gains of their own
+            rows.learn(len(members), np.bincount(at, minlength=len(odds)), by_row)
+        if count is not None and each is not None:
+            seen = count.ravel()
+            self._around[part].learn(
+                np.bincount(seen, minlength=NEIGHBOURS + 1),
+                np.bincount(seen[found], minlength=NEIGHBOURS + 1),
+                np.bincount(seen, each.ravel(), NEIGHBOURS + 1),
+            )
+        column = members[column]
+        nonzero[column, at] = 1
+        return at, column
 
-    def _learn_around(self, group: np.ndarray, found: np.ndarray, expected: np.ndarray) -> None:
-        groups = len(self._parts) * (NEIGHBOURS + 1)
-        seen = np.bincount(group, minlength=groups)
-        self._around.learn(seen, np.bincount(group[found], minlength=groups), _by_group(group, expected, groups))
 
-
-def _by_group(label: np.ndarray, counts: np.ndarray, groups: int) -> np.ndarray:
-    """Sums of integers below 2⁵³ by group; int64 (groups,)."""
-    return np.bincount(label, counts.ravel(), minlength=groups).astype(np.int64)
+def _expected(
+    odds: np.ndarray, shared: np.ndarray, row: np.ndarray, around: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Ones that are expected without one of the gains: by family and column, by row, and of each element."""
+    if odds.size > STACKED_NUMBERS:
+        columns = np.stack([probability(odds / gain).sum(0) for gain in shared])
+        return columns, probability(odds / row).sum(1), None if around is None else probability(odds / around)
+    gains = np.empty((len(shared) + 1 + (around is not None), *odds.shape))
+    gains[: len(shared)], gains[len(shared)] = shared[:, None], row
+    if around is not None:
+        gains[-1] = around
+    expected = probability(np.divide(odds, gains, out=gains))
+    return expected[: len(shared)].sum(1), expected[len(shared)].sum(1), None if around is None else expected[-1]
 
 
 def code_matrix(
@@ -191,8 +186,6 @@ def code_matrix(
 
     `choose` may change what is `given` just before it is coded: rows, columns, probability of not being zero.
     """
-    parts = columns.segments()
-    neighbours = columns.neighbours() if columns.spatial and values is not None else None
     out = np.zeros((rows, len(columns) + 1), np.int32)
 
     def wanted(block: slice, part: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -206,17 +199,22 @@ def code_matrix(
 
         return symbols
 
-    for block in row_blocks(rows, len(columns)):
+    def fill(block: slice, row: np.ndarray, column: np.ndarray) -> None:
+        if len(row) and values is not None:
+            numbers = None if given is None else given[block][row, column]
+            known[row, column] = values.code(coder, pattern.around(known, row, column), len(row), numbers)
+
+    late = pattern.rules.by_level and not columns.spatial
+    for block in pattern.rules.row_blocks(rows, len(columns)):
         known = out[block]
+        nonzero = np.zeros((len(columns) + 1, len(known)), np.uint8)
         row_gains = pattern.row_gains(len(known))
-        for number, part in enumerate(parts):
-            found = pattern.code(coder, known, number, row_gains, wanted(block, part))
-            row, column = np.nonzero(found)
-            column = part[column]
-            if values is None:
-                known[row, column] = 1
-            elif len(row):
-                around = None if neighbours is None else known[row, neighbours[:, column]]
-                numbers = None if given is None else given[block][row, column]
-                known[row, column] = values.code(coder, around, len(row), numbers)
+        for number, part in enumerate(pattern.parts):
+            row, column = pattern.code(coder, nonzero, number, row_gains, wanted(block, part))
+            if not late:
+                fill(block, row, column)
+        if values is None:
+            known[:, :-1] = nonzero[:-1].T
+        elif late:
+            fill(block, *np.nonzero(nonzero.T))
     return out[:, :-1]

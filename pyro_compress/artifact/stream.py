@@ -15,33 +15,32 @@ from pyro_compress.artifact import layout
 from pyro_compress.artifact.coding import FALLS, TOTAL, TOTAL_BITS, UNIT, UNIT_BITS, Coder, Values
 from pyro_compress.artifact.header import ALL_ZERO, Header, TensorCode, shape_after
 from pyro_compress.artifact.pattern import STRENGTHS, Pattern, code_matrix, density
+from pyro_compress.artifact.rules import Rules, rules_of
 from pyro_compress.errors import ArtifactError
 
 WORD_BYTES = 4
 SELECT_STRENGTH = 1
 
 
-def _family() -> constriction.stream.model.Model:
-    return constriction.stream.model.Categorical(lazy=True, perfect=False)
+_FAMILY = constriction.stream.model.Categorical(lazy=True, perfect=False)
 
 
 def _binary(ones: np.ndarray) -> tuple[Any, ...]:
     """Model and parameters of binary symbols, as constriction takes them."""
-    if (ones == ones[0]).all():
-        scaled = int(ones[0]) << (TOTAL_BITS - UNIT_BITS)
-        return (_alone(np.array([TOTAL - scaled, scaled])),)
-    each = ones << (TOTAL_BITS - UNIT_BITS)
+    scaled = ones * float(1 << (TOTAL_BITS - UNIT_BITS))
+    if scaled[0] == scaled[-1] and (scaled == scaled[0]).all():
+        return (_alone(np.array([TOTAL - scaled[0], scaled[0]])),)
     tables = np.empty((len(ones), 2), np.float32)
-    tables[:, 0] = TOTAL - 1 - each
-    tables[:, 1] = each - 1
-    return _family(), tables
+    np.subtract(TOTAL - 1, scaled, out=tables[:, 0], casting="same_kind")
+    np.subtract(scaled, 1, out=tables[:, 1], casting="same_kind")
+    return _FAMILY, tables
 
 
 def _tokens(tables: np.ndarray, levels: np.ndarray) -> tuple[Any, ...]:
     """Model and parameters of symbols whose frequencies are rows of `tables`."""
-    if (levels == levels[0]).all():
+    if levels[0] == levels[-1] and (levels == levels[0]).all():
         return (_alone(tables[levels[0]]),)
-    return _family(), (tables - 1).astype(np.float32)[levels]
+    return _FAMILY, (tables - 1).astype(np.float32)[levels]
 
 
 def _alone(frequencies: np.ndarray) -> constriction.stream.model.Model:
@@ -65,6 +64,11 @@ class RangeWriter:
         assert symbols is not None
         if len(symbols):
             self.write(symbols.astype(np.int32), _tokens(tables, levels))
+        return symbols
+
+    def alike(self, table: np.ndarray, count: int, symbols: np.ndarray | None) -> np.ndarray:
+        assert symbols is not None
+        self.write(symbols.astype(np.int32), (_alone(table),))
         return symbols
 
     def write(self, symbols: np.ndarray, models: tuple[Any, ...]) -> None:
@@ -119,6 +123,9 @@ class RangeReader:
             return np.zeros(0, np.int64)
         return self._read(len(levels), _tokens(tables, levels)).astype(np.int64)
 
+    def alike(self, table: np.ndarray, count: int, symbols: np.ndarray | None) -> np.ndarray:
+        return self._read(count, (_alone(table),)).astype(np.int64)
+
     def used_bits(self) -> int:
         """Information read so far, in bits rounded up."""
         return self._again.used_bits()
@@ -141,22 +148,22 @@ class RangeReader:
 
 
 def code_tensor(
-    coder: Coder, code: TensorCode, columns: layout.Columns, rows: int, given: np.ndarray | None
+    coder: Coder, code: TensorCode, columns: layout.Columns, rows: int, given: np.ndarray | None, rules: Rules
 ) -> np.ndarray:
     """Code one tensor of integers as a matrix, int32 (rows, columns)."""
     if code.density == ALL_ZERO or not rows * len(columns):
         return np.zeros((rows, len(columns)), np.int32)
-    return code_matrix(coder, rows, columns, *tensor_models(code, columns), given)
+    return code_matrix(coder, rows, columns, *tensor_models(code, columns, rules), given)
 
 
-def tensor_models(code: TensorCode, columns: layout.Columns) -> tuple[Pattern, Values]:
+def tensor_models(code: TensorCode, columns: layout.Columns, rules: Rules) -> tuple[Pattern, Values]:
     """The models of one tensor before anything is coded."""
-    pattern = Pattern(columns, density(code.density), STRENGTHS[code.strength])
-    return pattern, Values(code.top_token, FALLS[code.fall])
+    pattern = Pattern(columns, density(code.density), STRENGTHS[code.strength], rules)
+    return pattern, Values(code.top_token, FALLS[code.fall], rules)
 
 
 def code_selection(
-    coder: Coder, features: layout.Columns, count: int, given: tuple[int, ...] | None
+    coder: Coder, features: layout.Columns, count: int, given: tuple[int, ...] | None, rules: Rules
 ) -> tuple[int, ...]:
     """Code which `count` of the features a `Select` layer keeps."""
     total = len(features)
@@ -168,7 +175,7 @@ def code_selection(
         flags = np.zeros(total, np.int32)
         flags[list(given)] = 1
         wanted = flags.reshape(rows, len(columns))
-    pattern = Pattern(columns, min(max(count * UNIT // total, 1), UNIT - 1), SELECT_STRENGTH)
+    pattern = Pattern(columns, min(max(count * UNIT // total, 1), UNIT - 1), SELECT_STRENGTH, rules)
     kept = np.flatnonzero(code_matrix(coder, rows, columns, pattern, None, wanted))
     if len(kept) != count:
         raise ArtifactError(f"a selection holds {len(kept)} entries where the header says {count}")
@@ -185,7 +192,7 @@ def code_selections(coder: Coder, header: Header, given: tuple[Layer, ...] | Non
             places = layout.flat(shape[0]) if features is None else features
             known = given[position] if given is not None else None
             wanted = known.indices if isinstance(known, Select) else None
-            layer = Select(code_selection(coder, places, header.selected[position], wanted))
+            layer = Select(code_selection(coder, places, header.selected[position], wanted, rules_of(header.version)))
         layers.append(layer)
         shapes.append(shape_after(layer, shapes, header.selected.get(position)))
         return layout.features_after(layer, features, shape, earlier)

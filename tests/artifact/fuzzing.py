@@ -8,7 +8,7 @@ change raw bytes, as a disk or a network does, and are never accepted.
 import signal
 import tracemalloc
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
@@ -33,10 +33,13 @@ from pyro_compress.architecture import (
 from pyro_compress.artifact.decode import decode, unwrap
 from pyro_compress.artifact.encode import encode, encode_with
 from pyro_compress.artifact.header import MAGIC, Header, HeaderWriter, places, shape_after
+from pyro_compress.artifact.header_bits import HeaderBitReader, header_reader
 from pyro_compress.artifact.header_reader import HeaderReader
 from pyro_compress.errors import ArtifactError
 from pyro_compress.stored import StoredNetwork
 from tests.artifact import networks
+
+Field = tuple[str, bytes]
 
 ACCEPTED = "accepted"
 LONGEST_SENTENCE = 600
@@ -61,7 +64,7 @@ class FieldReader(HeaderReader):
 
     def __init__(self, data: bytes, version: int) -> None:
         super().__init__(data, version)
-        self.fields: list[tuple[str, bytes]] = []
+        self.fields: list[Field] = []
         self._inside = False
 
     def byte(self, what: str) -> int:
@@ -75,13 +78,37 @@ class FieldReader(HeaderReader):
         self.fields.append(("raw", value))
         return value
 
-    def varint(self, what: str, limit: int, least: int = 0) -> int:
+    def number(self, what: str, limit: int, order: int) -> int:
         self._inside = True
         try:
-            value = super().varint(what, limit, least)
+            value = super().number(what, limit, order)
         finally:
             self._inside = False
         self.fields.append(("varint", varint(value)))
+        return value
+
+
+class BitFieldReader(HeaderBitReader):
+    """The same for version 3: fields are bits, written as the characters 0 and 1; numbers say their order."""
+
+    def __init__(self, data: bytes, version: int) -> None:
+        super().__init__(data, version)
+        self.fields: list[Field] = []
+        self._inside = False
+
+    def bits(self, count: int, what: str) -> int:
+        value = super().bits(count, what)
+        if not self._inside and count:
+            self.fields.append(("bits", f"{value:0{count}b}".encode()))
+        return value
+
+    def number(self, what: str, limit: int, order: int) -> int:
+        self._inside = True
+        try:
+            value = super().number(what, limit, order)
+        finally:
+            self._inside = False
+        self.fields.append((f"order {order}", bit_number(value, order)))
         return value
 
 
@@ -90,9 +117,28 @@ class Parts:
     """A valid file taken apart: version, the header's fields, float32 numbers, stream."""
 
     version: int
-    fields: tuple[tuple[str, bytes], ...]
+    fields: tuple[Field, ...]
     floats: bytes
     stream: bytes
+
+    @property
+    def in_bits(self) -> bool:
+        return self.version == 3
+
+
+def bit_number(value: int, order: int) -> bytes:
+    """A number of version 3 as characters."""
+    digits = f"{value + (1 << order):b}"
+    return b"0" * (len(digits) - order - 1) + digits.encode()
+
+
+def packed(fields: Iterable[Field], in_bits: bool) -> bytes:
+    """The bytes of a header's fields."""
+    pieces = b"".join(piece for _, piece in fields)
+    if not in_bits:
+        return pieces
+    digits = pieces + b"0" * (-len(pieces) % 8)
+    return int(digits or b"0", 2).to_bytes(len(digits) // 8, "big")
 
 
 def varint(value: int) -> bytes:
@@ -112,7 +158,7 @@ def wrapped(body: bytes, version: int = 1) -> bytes:
 def parts_of(data: bytes) -> Parts:
     """The parts of a valid file; they are all of it."""
     body, version = unwrap(data), data[len(MAGIC)]
-    reader = FieldReader(body, version)
+    reader = (FieldReader if version < 3 else BitFieldReader)(body, version)
     header = reader.header()
     shapes = header.shapes.items()
     floats = sum(4 * prod(shape) for name, shape in shapes if header.codes[name].step_exponent is None)
@@ -124,7 +170,7 @@ def parts_of(data: bytes) -> Parts:
 
 def joined(parts: Parts) -> bytes:
     """The file of these parts, with the length and the checksum that they need."""
-    return wrapped(b"".join(piece for _, piece in parts.fields) + parts.floats + parts.stream, parts.version)
+    return wrapped(packed(parts.fields, parts.in_bits) + parts.floats + parts.stream, parts.version)
 
 
 def small_networks() -> list[StoredNetwork]:
@@ -166,8 +212,14 @@ def small_networks() -> list[StoredNetwork]:
 
 @cache
 def small_files() -> tuple[bytes, ...]:
-    """The valid files that mutations start from."""
-    return tuple(encode(network) for network in small_networks())
+    """The valid files that mutations start from: version 3, and each of the first ones in version 1 or 2."""
+    found = small_networks()
+    codebook = networks.filled((4,), (Linear("fc1", 4, 8, True),))
+    integers = codebook.tensors["fc1.weight"].integers
+    assert integers is not None
+    integers[:] = np.reshape([0, 300, 300, -77, 0, -77, 300, 12] * 4, (8, 4))
+    old = [encode(network, version=1) for network in found]
+    return (*(encode(network) for network in (*found, codebook)), *old)
 
 
 def damaged(files: tuple[bytes, ...], random: Random) -> bytes:
@@ -207,8 +259,9 @@ def altered(files: tuple[bytes, ...], random: Random) -> bytes:
         return _retold(joined(parts), random)
     fields, version = list(parts.fields), parts.version
     floats, stream = bytearray(parts.floats), bytearray(parts.stream)
+    alike = [file for file in files if parts_of(file).in_bits == parts.in_bits]
     for _ in range(random.choice((1, 1, 1, 2, 4))):
-        other = parts_of(random.choice(files))
+        other = parts_of(random.choice(alike))
         match random.randrange(10):
             case 0 | 1 | 2 | 3:
                 _alter_field(fields, random)
@@ -218,19 +271,26 @@ def altered(files: tuple[bytes, ...], random: Random) -> bytes:
                 at = 4 * random.randrange(len(floats) // 4 + 1)
                 floats[at : at + 4] = bytes.fromhex(random.choice(FLOATS))
             case 7:
-                version = random.choice((0, 1, 1, 2, 2, 2, 3, 255))
+                version = random.choice((0, 1, 1, 2, 2, 3, 3, 4, 255))
             case 8:
                 stream = bytearray(random.choice((b"", other.stream, bytes(8), b"\xff" * 8, stream[:-1])))
             case _:
                 _damage(stream or bytearray(1), other.stream or b"\0", random)
-    body = b"".join(piece for _, piece in fields) + floats + stream
-    return wrapped(body, version)
+    return wrapped(packed(fields, parts.in_bits) + floats + stream, version)
 
 
-def _alter_field(fields: list[tuple[str, bytes]], random: Random) -> None:
+def _alter_field(fields: list[Field], random: Random) -> None:
     at = random.randrange(len(fields))
     kind, piece = fields[at]
-    if kind == "byte":
+    if kind == "bits":
+        flipped = random.choice((1 << random.randrange(len(piece)), random.getrandbits(len(piece))))
+        piece = f"{int(piece, 2) ^ flipped:0{len(piece)}b}".encode()
+    elif kind.startswith("order"):
+        order = int(kind.removeprefix("order"))
+        value = int(piece, 2) - (1 << order)
+        near = max(0, value + random.choice((-2, -1, 1, 2)))
+        piece = bit_number(random.choice((near, near, 2 * value, random.choice(MANY_EDGES))), order)
+    elif kind == "byte":
         piece = bytes([random.choice((piece[0] ^ 1 << random.randrange(8), random.randrange(256)))])
     elif kind == "raw":
         changed = bytearray(piece)
@@ -245,7 +305,7 @@ def _alter_field(fields: list[tuple[str, bytes]], random: Random) -> None:
     fields[at] = (kind, piece)
 
 
-def _move_fields(fields: list[tuple[str, bytes]], other: tuple[tuple[str, bytes], ...], random: Random) -> None:
+def _move_fields(fields: list[Field], other: tuple[Field, ...], random: Random) -> None:
     """Delete, repeat or exchange a run of fields, or take one from another file."""
     at, size = random.randrange(len(fields)), random.choice((1, 1, 2, 3, 8))
     start = random.randrange(len(other))
@@ -271,7 +331,8 @@ def _retold(data: bytes, random: Random) -> bytes:
             at = random.randrange(integers.size)
             integers.flat[at] = random.choice((0, 1, -1, 17, -5))
             settings = (code.step_exponent, random.randrange(30), random.randrange(4), 55, random.randrange(4))
-            header.codes[name] = type(code)(*settings)
+            levels = tuple(np.unique(integers[integers != 0]).tolist()) if code.codebook else ()
+            header.codes[name] = type(code)(*settings, levels)
     return encode_with(header, network)
 
 
@@ -283,7 +344,7 @@ def mutated(files: tuple[bytes, ...], random: Random) -> tuple[bytes, bool]:
 
 def header_of(data: bytes) -> Header:
     """The header of a file whose container is intact."""
-    return HeaderReader(unwrap(data), data[len(MAGIC)]).header()
+    return header_reader(unwrap(data), data[len(MAGIC)]).header()
 
 
 @contextmanager

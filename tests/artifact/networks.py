@@ -102,6 +102,17 @@ def residual() -> StoredNetwork:
     return filled((2, 8, 6), layers)
 
 
+def levels() -> StoredNetwork:
+    """Version 3: a layer whose weights have four different values, far apart, and one whose weights have two."""
+    layers = (Linear("fc1", 24, 30, True), Activation("relu"), Linear("fc2", 30, 10, False))
+    network = filled((24,), layers)
+    for name, values in (("fc1.weight", (-217, -50, 0, 60, 1025)), ("fc2.weight", (0, -4096, 4096, 0, 0))):
+        number = pattern(network.tensors[name].shape, 5, 100, len(name))
+        integers = np.array(values, np.int32)[np.abs(number) - 1]
+        network.tensors[name] = StoredTensor(integers, -12)
+    return network
+
+
 def assert_same(found: StoredNetwork, expected: StoredNetwork) -> None:
     """Equal architecture and bit for bit equal tensors."""
     assert found.architecture == expected.architecture

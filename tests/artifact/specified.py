@@ -29,19 +29,27 @@ class Bytes:
         self.at += 1
         return self.data[self.at - 1]
 
-    def varint(self) -> int:
+    def varint(self, order: int = 4) -> int:
         low = self.byte()
-        return low if low < 128 else low - 128 + 128 * self.varint()
+        return low if low < 128 else low - 128 + 128 * self.varint(order)
 
     def pair(self) -> tuple[int, int]:
-        code = self.varint()
-        return code // 2, self.varint() if code % 2 else code // 2
+        code = self.varint(2)
+        return code // 2, self.varint(2) if code % 2 else code // 2
+
+    def head(self) -> tuple[int, int, list[int]]:
+        """Code, the number of code 6, flags."""
+        head = self.byte()
+        return head & 15, head >> 4, [head >> bit & 1 for bit in range(4, 8)]
 
     def take(self, count: int) -> bytes:
         self.at += count
         return self.data[self.at - count : self.at]
 
-    def name(self) -> str:
+    def name(self, code: int) -> str:
+        return self._name()
+
+    def _name(self) -> str:
         code = self.varint()
         if code >= 64:
             self.stem, self.number = STEMS[(code - 64) // 6], (code - 64) % 6 - 1
@@ -51,6 +59,92 @@ class Bytes:
             self.stem = self.take(self.varint()).decode()
             self.number = self.varint() - 1
         return self.stem + (str(self.number) if self.number >= 0 else "")
+
+    def descriptor(self, part: str) -> "Descriptor":
+        head = self.byte()
+        if head & 128:
+            self.steps[part == "weight"] = self.byte() - 64
+        sizes = self.byte() if head & 31 < 30 else 0
+        return Descriptor(head & 31, head >> 5 & 3, self.steps[part == "weight"], sizes & 63, sizes >> 6)
+
+
+class Bits(Bytes):
+    """The header's fields in version 3, part 2.1; `at` is the byte behind those that were begun."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.bit = 0
+        self.last: dict[int, tuple[str, int]] = {0: ("fc", 0), 1: ("conv", 0), 2: ("bn", 0)}
+
+    def bits(self, count: int) -> int:
+        value = 0
+        for _ in range(count):
+            value = 2 * value + (self.data[self.bit // 8] >> 7 - self.bit % 8 & 1)
+            self.bit += 1
+        self.at = (self.bit + 7) // 8
+        return value
+
+    def varint(self, order: int = 4) -> int:
+        zeros = 0
+        while not self.bits(1):
+            zeros += 1
+        return 2 ** (zeros + order) + self.bits(zeros + order) - 2**order
+
+    def byte(self) -> int:
+        return self.bits(8)
+
+    def take(self, count: int) -> bytes:
+        return bytes(self.bits(8) for _ in range(count))
+
+    def head(self) -> tuple[int, int, list[int]]:
+        code = self.bits(4)
+        number = self.bits(2) if code == 6 else 0
+        count = {0: 1, 1: 4, 3: 2, 4: 2}.get(code, int(code >= 8))
+        return code, number, [self.bits(1) for _ in range(count)]
+
+    def name(self, code: int) -> str:
+        if self.bits(1):
+            stem, number = self.last[code]
+            self.stem, self.number = stem, number + 1
+        else:
+            self._name()
+        self.last[code] = self.stem, self.number
+        return self.stem + (str(self.number) if self.number >= 0 else "")
+
+    def descriptor(self, part: str) -> "Descriptor":
+        kind = self.varint(0)
+        if kind == 2:
+            return Descriptor(30)
+        z = self.varint(0)
+        step = self.steps[part == "weight"] + (-(z + 1) // 2 if z % 2 else z // 2)
+        self.steps[False] = step
+        if part == "weight":
+            self.steps[True] = step
+        if kind == 1:
+            return Descriptor(31, step=step)
+        density, strength, top = self.varint(2), self.bits(2), self.varint(2)
+        found = Descriptor(density, strength, step, top, self.bits(2) if top else 0)
+        if kind == 3:
+            counts = self.varint(2), self.varint(2)
+            order, found.levels = self.bits(4), {0: 0}
+            for sign, count in zip((-1, 1), counts, strict=True):
+                level = 0
+                for place in range(1, count + 1):
+                    level += 1 + self.varint(order)
+                    found.levels[sign * place] = sign * level
+        return found
+
+
+@dataclass
+class Descriptor:
+    """What the header says of a tensor; `levels` by place if there is a codebook."""
+
+    density: int
+    strength: int = 0
+    step: int = 0
+    top: int = 0
+    fall: int = 0
+    levels: dict[int, int] | None = None
 
 
 class Range:
@@ -85,7 +179,10 @@ def clipped(odds: float) -> int:
 class Matrix:
     """Parts 3.2 to 3.4 for one matrix; `top` is None for a selection."""
 
-    def __init__(self, places: list[Place], start: int, strength: int, top: int | None, fall: int) -> None:
+    def __init__(
+        self, version: int, places: list[Place], start: int, strength: int, top: int | None, fall: int
+    ) -> None:
+        self.new = version == 3
         self.places, self.start, self.a, self.top = places, start, strength * 65536, top
         self.spatial = any(y or x for _, y, x in places)
         phases = [y % 2 * 2 + x % 2 if self.spatial else j % 4 for j, (_, y, x) in enumerate(places)]
@@ -96,7 +193,7 @@ class Matrix:
         self.labels = [label for label in labels if 1 < len(set(label)) < len(places)]
         self.groups: dict[tuple[object, ...], list[int]] = {}
         self.signs = [[0, 0] for _ in range(4)]
-        self.sizes = [[0] * ((top or 0) + 1) for _ in range(9)]
+        self.sizes = [[0] * ((top or 0) + 1) for _ in range(6 if self.new else 9)]
         prior = [1.0]
         while len(prior) <= (top or 0):
             prior.append(prior[-1] * fall / 16)
@@ -107,15 +204,21 @@ class Matrix:
 
     def decode(self, coder: Range, rows: int) -> list[list[int]]:
         self.out = [[0] * len(self.places) for _ in range(rows)]
-        start = 0
-        while start < rows:
-            stop = min(rows, start + min(max(1, start // 8), max(1, 2**17 // len(self.places))))
+        for start, stop in blocks(3 if self.new else 1, rows, len(self.places)):
+            late: list[tuple[int, int]] = []
             for part, columns in enumerate(self.parts):
-                self._part(coder, [(i, j) for i in range(start, stop) for j in columns], part)
-            start = stop
+                found = self._part(coder, [(i, j) for i in range(start, stop) for j in columns], part)
+                if self.top is None:
+                    for i, j in found:
+                        self.out[i][j] = 1
+                elif self.new and not self.spatial:
+                    late += found
+                else:
+                    self._numbers(coder, found)
+            self._numbers(coder, sorted(late))
         return self.out
 
-    def _part(self, coder: Range, elements: list[tuple[int, int]], part: int) -> None:
+    def _part(self, coder: Range, elements: list[tuple[int, int]], part: int) -> list[tuple[int, int]]:
         learnt: list[tuple[list[int], int, int]] = []
         around = {element: self._around(*element) for element in elements}
         found = []
@@ -135,14 +238,18 @@ class Matrix:
             found += [(i, j)] * bit
         for group, bit, expected in learnt:
             group[0], group[1], group[2] = group[0] + 1, group[1] + bit, group[2] + expected
-        if self.top is None:
-            for i, j in found:
-                self.out[i][j] = 1
-        elif found:
-            negative = self._signs(coder, [sum(around[element]) for element in found])
-            sizes = self._sizes(coder, [max(map(abs, around[element]), default=0) for element in found])
+        return found
+
+    def _numbers(self, coder: Range, found: list[tuple[int, int]]) -> None:
+        if found:
+            around = [self._around(*element) for element in found]
+            negative = self._signs(coder, list(map(sum, around)))
+            sizes = self._sizes(coder, [max(map(abs, near), default=0) for near in around])
             for (i, j), minus, size in zip(found, negative, sizes, strict=True):
                 self.out[i][j] = -1 - size if minus else 1 + size
+
+    def _order(self, levels: list[int]) -> list[int]:
+        return sorted(range(len(levels)), key=levels.__getitem__) if self.new else list(range(len(levels)))
 
     def _gain(self, seen: int, ones: int, expected: int) -> float:
         total, a = 65536 * seen, self.a
@@ -157,36 +264,49 @@ class Matrix:
 
     def _signs(self, coder: Range, leans: list[int]) -> list[bool]:
         before = [((2 * t + 1) * 65536) // (2 * m + 2) for m, t in self.signs]
-        negative = []
-        for lean in leans:
-            level = min((abs(lean) + 1) // 2, 3)
+        levels = [min((abs(lean) + 1) // 2, 3) for lean in leans]
+        negative = [False] * len(leans)
+        for k in self._order(levels):
+            level = levels[k]
             against = coder.bit(min(max(before[level], 1), 65535))
             self.signs[level][0] += 1
             self.signs[level][1] += against
-            negative.append(bool(against) != (lean < 0))
+            negative[k] = bool(against) != (leans[k] < 0)
         return negative
 
     def _sizes(self, coder: Range, largest: list[int]) -> list[int]:
         if not self.top:
             return [0] * len(largest)
-        tokens, frequencies = [], tables(self.sizes, self.prior)
-        for most in largest:
-            tokens.append(coder.symbol(frequencies[min(most, 8)]))
-            self.sizes[min(most, 8)][tokens[-1]] += 1
+        tokens, frequencies = [0] * len(largest), tables(self.sizes, self.prior)
+        levels = [[0, 1, 2, 3, 4, 4, 5][min(most, 6)] if self.new else min(most, 8) for most in largest]
+        for k in self._order(levels):
+            tokens[k] = coder.symbol(frequencies[levels[k]])
+            self.sizes[levels[k]][tokens[k]] += 1
         octave = [4 + (t - 16) // 2 if t >= 16 else 1 for t in tokens]
         sizes = [t if t < 16 else 2**b + t % 2 * 2 ** (b - 1) for t, b in zip(tokens, octave, strict=True)]
-        for position in range(max(octave) - 2, -1, -1):
-            for k, b in enumerate(octave):
-                if b - 1 > position:
-                    sizes[k] += coder.bit(2**15) << position
+        places = [(k, position) for k, b in enumerate(octave) for position in range(b - 2, -1, -1)]
+        for k, position in places if self.new else sorted(places, key=lambda place: -place[1]):
+            sizes[k] += coder.bit(2**15) << position
         return sizes
+
+
+def blocks(version: int, rows: int, columns: int) -> list[tuple[int, int]]:
+    """First row of each block, and the row behind its last."""
+    found, start = [], 0
+    while start < rows:
+        wanted = max(1, start // (2 if rows * columns < 1024 else 1), 128 // columns * (rows * columns >= 1024))
+        if version < 3:
+            wanted = max(1, start // 8)
+        found.append((start, min(rows, start + min(wanted, max(1, 2**17 // columns)))))
+        start = found[-1][1]
+    return found
 
 
 def grid(channels: int, height: int, width: int) -> list[Place]:
     return [(c, y, x) for c in range(channels) for y in range(height) for x in range(width)]
 
 
-def selection(coder: Range, places: list[Place], kept: int) -> list[int]:
+def selection(version: int, coder: Range, places: list[Place], kept: int) -> list[int]:
     if kept in (0, len(places)):
         return list(range(kept))
     height, width = max(p[1] for p in places) + 1, max(p[2] for p in places) + 1
@@ -195,7 +315,7 @@ def selection(coder: Range, places: list[Place], kept: int) -> list[int]:
     if places == grid(channels, height, width):
         columns = grid(1, height, width) if channels >= height else grid(1, 1, width)
     start = min(max(kept * 65536 // len(places), 1), 65535)
-    rows = Matrix(columns, start, 1, None, 6).decode(coder, len(places) // len(columns))
+    rows = Matrix(version, columns, start, 1, None, 6).decode(coder, len(places) // len(columns))
     return [k for k, bit in enumerate(bit for row in rows for bit in row) if bit]
 
 
@@ -209,7 +329,7 @@ class Read:
     columns: list[Place] | None = None
     kept: int = 0
     source: int | None = None
-    tensors: list[tuple[str, tuple[int, ...], list[int]]] = field(default_factory=list)
+    tensors: list[tuple[str, tuple[int, ...], Descriptor]] = field(default_factory=list)
 
 
 def window(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
@@ -217,8 +337,7 @@ def window(size: int, kernel: int, stride: int, padding: int, dilation: int) -> 
 
 
 def read_layer(header: Bytes, outputs: list[tuple[int, ...]]) -> Read:
-    head, shape = header.byte(), outputs[-1]
-    code, flags = head & 15, [head >> bit & 1 for bit in range(4, 8)]
+    (code, number, flags), shape = header.head(), outputs[-1]
     layer, parts = Read(code, shape, shape), []
     if code == 0:
         layer.after = (header.varint(),)
@@ -227,7 +346,7 @@ def read_layer(header: Bytes, outputs: list[tuple[int, ...]]) -> Read:
         out, kernel = header.varint(), header.pair()
         stride = header.pair() if flags[1] else (1, 1)
         padding = header.pair() if flags[2] else (0, 0)
-        dilation, groups = (header.pair(), header.varint()) if flags[3] else ((1, 1), 1)
+        dilation, groups = (header.pair(), header.varint(2)) if flags[3] else ((1, 1), 1)
         layer.after = (out, *map(window, shape[1:], kernel, stride, padding, dilation))
         layer.columns = grid(shape[0] // groups, *kernel)
         parts = [("weight", (out, shape[0] // groups, *kernel)), ("bias", (out,))][: 1 + flags[0]]
@@ -240,30 +359,21 @@ def read_layer(header: Bytes, outputs: list[tuple[int, ...]]) -> Read:
         layer.after = (shape[0], *map(window, shape[1:], kernel, stride, padding, (1, 1)))
     elif code == 5:
         layer.after = (shape[0], *header.pair())
-    elif code == 6 and head >> 4 == 0:
+    elif code == 6 and number == 0:
         layer.after = (prod(shape),)
     elif code == 6:
-        layer.code = 16 + (head >> 4)  # 17 Add, 18 Recall, 19 relu6
+        layer.code = 16 + number  # 17 Add, 18 Recall, 19 relu6
         if layer.code < 19:
-            layer.source = len(outputs) - 1 - header.varint()
+            layer.source = len(outputs) - 1 - header.varint(2)
             layer.after = outputs[layer.source]
     elif code == 7:
         layer.kept = header.varint()
         layer.after = (layer.kept, *shape[1:])
     elif flags[0]:
         header.take(8)
-    name = header.name() if parts else ""
-    layer.tensors = [(f"{name}.{part}", extents, descriptor(header, part)) for part, extents in parts]
+    name = header.name(code) if parts else ""
+    layer.tensors = [(f"{name}.{part}", extents, header.descriptor(part)) for part, extents in parts]
     return layer
-
-
-def descriptor(header: Bytes, part: str) -> list[int]:
-    """[density, strength, step exponent, top token, fall]."""
-    head = header.byte()
-    if head & 128:
-        header.steps[part == "weight"] = header.byte() - 64
-    sizes = header.byte() if head & 31 < 30 else 0
-    return [head & 31, head >> 5 & 3, header.steps[part == "weight"], sizes & 63, sizes >> 6]
 
 
 def number(coder: Range, bits: int) -> int:
@@ -286,14 +396,12 @@ def tables(counts: list[list[int]], prior: list[float]) -> list[list[int]]:
     return found
 
 
-def deviations(coder: Range, rows: list[list[float]]) -> list[int | None]:
+def deviations(version: int, coder: Range, rows: list[list[float]]) -> list[int | None]:
     """Part 3.6 for one tensor: exponents, row major, None where the number is zero."""
     lowest, levels = number(coder, 7) - 64, number(coder, 5) + 1
     counts, last = [[0] * levels for _ in range(levels + 1)], [0] * len(rows[0])
     found: list[int | None] = []
-    start = 0
-    while start < len(rows):
-        stop = min(len(rows), start + min(max(1, start // 8), max(1, 2**17 // len(rows[0]))))
+    for start, stop in blocks(version, len(rows), len(rows[0])):
         frequencies, seen, after = tables(counts, [1 / levels] * levels), [], list(last)
         for row in rows[start:stop]:
             for j, value in enumerate(row):
@@ -304,7 +412,7 @@ def deviations(coder: Range, rows: list[list[float]]) -> list[int | None]:
                     after[j] = token + 1
         for level, token in seen:
             counts[level][token] += 1
-        start, last = stop, after
+        last = after
     return found
 
 
@@ -318,8 +426,10 @@ def decode_all(data: bytes) -> tuple[list[list[int]], dict[str, list[float]], di
     file = Bytes(data)
     version = file.take(4)[3]
     header = Bytes(file.take(file.varint()))
-    flags = header.byte() if version == 2 else 0
-    shape = tuple(header.varint() for _ in range(header.varint()))
+    if version == 3:
+        header = Bits(header.data)
+    flags = header.byte() if version == 2 else header.bits(1) if isinstance(header, Bits) else 0
+    shape = tuple(header.varint() for _ in range(header.varint(2)))
     side = header.varint() if len(shape) == 1 else 0
     features = (grid(shape[0] // side**2, side, side) if side else grid(shape[0], 1, 1)) if len(shape) == 1 else None
     layers: list[Read] = []
@@ -327,13 +437,14 @@ def decode_all(data: bytes) -> tuple[list[list[int]], dict[str, list[float]], di
         layers.append(read_layer(header, [shape, *(layer.after for layer in layers)]))
     numbers: dict[str, list[float]] = {}
     for name, extents, settings in (tensor for layer in layers for tensor in layer.tensors):
-        if settings[0] == 30:
-            numbers[name] = list(struct.unpack(f"<{prod(extents)}f", header.take(4 * prod(extents))))
+        if settings.density == 30:
+            numbers[name] = list(struct.unpack_from(f"<{prod(extents)}f", header.data, header.at))
+            header.at += 4 * prod(extents)
     coder, selections, seen = Range(header.data[header.at :]), [], [features]
     for layer in layers:
         layer.columns = features if layer.code == 0 else layer.columns
         if layer.code == 7:
-            kept = selection(coder, features or grid(layer.before[0], 1, 1), layer.kept)
+            kept = selection(version, coder, features or grid(layer.before[0], 1, 1), layer.kept)
             selections.append(kept)
             features = [features[k] for k in kept] if features is not None else None
         if layer.code in (0, 6) and not (layer.code == 6 and features is not None):
@@ -342,20 +453,22 @@ def decode_all(data: bytes) -> tuple[list[list[int]], dict[str, list[float]], di
             features = seen[layer.source]
         seen.append(features)
     for layer in layers:
-        for name, extents, (density, strength, step, top, fall) in layer.tensors:
+        for name, extents, said in layer.tensors:
+            density = said.density
             if density == 30:
                 continue
             places = layer.columns if name.endswith(".weight") else [(0, 0, 0)]
             rows: list[list[int]] = [[0] * prod(extents)]
             if density != 31 and prod(extents) and places:
                 start = (5 if density % 2 else 7) * 2**13 >> density // 2
-                matrix = Matrix(places, start, (1, 4, 16, 64)[strength], top, (6, 10, 13, 15)[fall])
-                rows = matrix.decode(coder, extents[0])
-            numbers[name] = [value * 2.0**step for row in rows for value in row]
+                strength, fall = (1, 4, 16, 64)[said.strength], (6, 10, 13, 15)[said.fall]
+                rows = Matrix(version, places, start, strength, said.top, fall).decode(coder, extents[0])
+            values = [said.levels[place] if said.levels else place for row in rows for place in row]
+            numbers[name] = [value * 2.0**said.step for value in values]
     spread: dict[str, list[int | None]] = {}
     for name, extents, owner in ((t[0], t[1], layer) for layer in layers for t in layer.tensors if flags):
         if any(numbers[name]) and coder.bit(2**15):
             wide = len(owner.columns or []) if name.endswith(".weight") else 1
             held = numbers[name]
-            spread[name] = deviations(coder, [held[k * wide : (k + 1) * wide] for k in range(extents[0])])
+            spread[name] = deviations(version, coder, [held[k * wide : (k + 1) * wide] for k in range(extents[0])])
     return selections, numbers, spread

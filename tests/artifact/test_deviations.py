@@ -16,13 +16,14 @@ from pyro_compress.artifact.decode import decode, decode_sections
 from pyro_compress.artifact.deviations import code_deviations
 from pyro_compress.artifact.encode import encode
 from pyro_compress.artifact.layout import tensor_columns
+from pyro_compress.artifact.rules import rules_of
 from pyro_compress.artifact.stream import RangeReader, RangeWriter
 from pyro_compress.errors import ArtifactError, DecisionError
 from pyro_compress.stored import StoredNetwork, StoredTensor
 from tests.artifact import networks, specified
 from tests.artifact.test_rate_distortion import ARCHITECTURE, decision, site
 
-GOLDEN = Path(__file__).parent / "golden" / "v2-deviations.pyrc"
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def spread(network: StoredNetwork, lowest: int = -9, levels: int = 5) -> StoredNetwork:
@@ -56,13 +57,18 @@ def test_deviations_come_back_and_encode_to_the_same_bytes(name: str, lowest: in
     }
 
 
-def test_the_golden_file_holds_the_same_for_ever() -> None:
-    assert encode(spread(networks.dense())) == GOLDEN.read_bytes()
-    assert sorted(decode(GOLDEN.read_bytes()).deviations) == ["fc1.weight", "fc2.weight"]
+@pytest.mark.parametrize("version", [2, 3])
+def test_the_golden_files_hold_the_same_for_ever(version: int) -> None:
+    data = (GOLDEN / f"v{version}-deviations.pyrc").read_bytes()
+    network = spread(networks.dense())
+    assert data[3] == version and encode(network, version=version) == data
+    found = decode(data).deviations
+    assert sorted(found) == ["fc1.weight", "fc2.weight"]
+    assert all(np.array_equal(found[name], network.deviations[name]) for name in found)
 
 
-def test_a_file_without_deviations_is_of_version_1() -> None:
-    assert encode(networks.dense())[3] == 1 and encode(spread(networks.dense()))[3] == 2
+def test_an_old_file_without_deviations_is_of_version_1() -> None:
+    assert encode(networks.dense(), version=1)[3] == 1 and encode(spread(networks.dense()), version=1)[3] == 2
 
 
 def test_deviations_of_columns_that_differ_cost_little() -> None:
@@ -157,4 +163,5 @@ def test_what_no_writer_writes(bits: list[int], message: str) -> None:
         Architecture((1,), (Linear("fc1", 1, 3, False),)), {"fc1.weight": StoredTensor(np.ones((3, 1), np.int32))}
     )
     with pytest.raises(ArtifactError, match=message):
-        code_deviations(RangeReader(section(bits)), network.tensors, tensor_columns(network.architecture, 0), None)
+        columns = tensor_columns(network.architecture, 0)
+        code_deviations(RangeReader(section(bits)), network.tensors, columns, None, rules_of(3))

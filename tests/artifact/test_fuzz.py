@@ -65,9 +65,10 @@ def test_mutations_that_hypothesis_chooses(random: Random) -> None:
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(st.binary(max_size=60), st.sampled_from((1, 2)))
+@given(st.binary(max_size=60), st.sampled_from((1, 2, 3)))
 @example(b"", 1)
 @example(b"\0\0", 1)
+@example(b"", 3)
 def test_any_body_in_an_intact_container(body: bytes, version: int) -> None:
     data = fuzzing.wrapped(body, version)
     fuzzing.outcome(data)

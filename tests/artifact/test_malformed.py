@@ -24,21 +24,21 @@ def varint(value: int) -> bytes:
     return out + bytes([value])
 
 
-def wrapped(body: bytes) -> bytes:
+def wrapped(body: bytes, version: int = 1) -> bytes:
     """A body in an intact container: magic, version, right length, right checksum."""
-    data = b"PYR\x01" + varint(len(body)) + body
+    data = b"PYR" + bytes([version]) + varint(len(body)) + body
     return data + zlib.crc32(data).to_bytes(4, "little")
 
 
 def body_of(data: bytes) -> bytes:
     start = 4 + next(i for i in range(5) if data[4 + i] < 128) + 1
-    assert wrapped(data[start:-4]) == data
+    assert wrapped(data[start:-4], data[3]) == data
     return data[start:-4]
 
 
-@pytest.fixture(scope="module")
-def valid() -> bytes:
-    return encode(networks.conv())
+@pytest.fixture(scope="module", params=[1, 3])
+def valid(request: pytest.FixtureRequest) -> bytes:
+    return encode(networks.conv(), version=request.param)
 
 
 def test_truncated_at_every_byte(valid: bytes) -> None:
@@ -62,7 +62,7 @@ def test_flipped_bits_with_repaired_checksum(valid: bytes) -> None:
         damaged = bytearray(body)
         damaged[position // 8] ^= 1 << position % 8
         try:
-            decode(wrapped(bytes(damaged)))
+            decode(wrapped(bytes(damaged), valid[3]))
         except ArtifactError:
             refused += 1
     assert refused > 20
@@ -73,7 +73,7 @@ def test_body_truncated_with_repaired_container(valid: bytes) -> None:
     body, same, refused = body_of(valid), decode(valid).tensors, 0
     for length in range(0, len(body), 3):
         try:
-            found = decode(wrapped(body[:length])).tensors
+            found = decode(wrapped(body[:length], valid[3])).tensors
         except ArtifactError:
             refused += 1
         else:
@@ -82,13 +82,15 @@ def test_body_truncated_with_repaired_container(valid: bytes) -> None:
 
 
 def test_wrong_magic(valid: bytes) -> None:
-    with pytest.raises(ArtifactError, match=r"not a compressed network: the file starts with b'QYR\\x01', b'PYR' was"):
+    with pytest.raises(
+        ArtifactError, match=r"not a compressed network: the file starts with b'QYR\\x0[13]', b'PYR' was"
+    ):
         decode(b"Q" + valid[1:])
 
 
 def test_newer_version(valid: bytes) -> None:
-    with pytest.raises(ArtifactError, match="format version 3, this program reads 1 and 2"):
-        decode(valid[:3] + b"\3" + valid[4:])
+    with pytest.raises(ArtifactError, match="format version 4, this program reads 1 to 3"):
+        decode(valid[:3] + b"\4" + valid[4:])
 
 
 def test_damaged_checksum(valid: bytes) -> None:
@@ -104,12 +106,12 @@ def test_bytes_behind_the_end(valid: bytes) -> None:
 @pytest.mark.parametrize("extra", [b"\0", b"\1", b"\0\0\0\0"])
 def test_bytes_behind_the_stream(valid: bytes, extra: bytes) -> None:
     with pytest.raises(ArtifactError, match="holds other or more bytes than its numbers need"):
-        decode(wrapped(body_of(valid) + extra))
+        decode(wrapped(body_of(valid) + extra, valid[3]))
 
 
 def test_length_in_more_bytes_than_needed(valid: bytes) -> None:
     body = body_of(valid)
-    data = b"PYR\x01" + bytes([len(body) & 127 | 128, len(body) >> 7 | 128, 0]) + body
+    data = valid[:4] + bytes([len(body) & 127 | 128, len(body) >> 7 | 128, 0]) + body
     with pytest.raises(ArtifactError, match="length at the start of the file is not written as"):
         decode(data + zlib.crc32(data).to_bytes(4, "little"))
 
@@ -191,10 +193,10 @@ def test_malformed_header(case: str) -> None:
     assert peak_bytes < 200_000
 
 
-def test_selection_of_another_size(valid: bytes) -> None:
+def test_selection_of_another_size() -> None:
     """A stream that selects five entries under a header that says six."""
     network = StoredNetwork(Architecture((9,), (Select((0, 2, 3, 5, 8)),)), {})
-    body = bytearray(body_of(encode(network)))
+    body = bytearray(body_of(encode(network, version=1)))
     assert body[:6] == b"\1\x09" + body[2:3] + b"\1\7\5"
     body[5] = 6
     with pytest.raises(ArtifactError, match=r"selection holds|other or more bytes"):

@@ -43,14 +43,14 @@ def test_the_bytes_of_the_new_layers() -> None:
     layers = (Activation("relu"), Activation("relu6"), Add(1), Recall(0), Add(3))
     body = b"\0" + VECTOR + b"\5" + RELU + RELU6 + ADD + b"\1" + RECALL + b"\3" + ADD + b"\1"
     data = wrapped(2, body)
-    assert encode(StoredNetwork(Architecture((4,), layers), {})) == data
+    assert encode(StoredNetwork(Architecture((4,), layers), {}), version=1) == data
     assert decode(data).architecture.layers == layers
 
 
 @pytest.mark.parametrize("layer", [Add(0), Recall(0), Activation("relu6")], ids=describe)
 def test_version_2_is_written_for_what_needs_it_and_for_nothing_else(layer: Layer) -> None:
     for layers, version in (((Flatten(), layer), 2), ((Flatten(), Activation("relu")), 1)):
-        assert encode(StoredNetwork(Architecture((4,), layers), {}))[3] == version
+        assert encode(StoredNetwork(Architecture((4,), layers), {}), version=1)[3] == version
 
 
 IMAGES = b"\3\1" + varint(2048) * 2  # one channel of 2²² pixels

@@ -32,7 +32,7 @@ from pyro_compress.stored import StoredNetwork, StoredTensor, tensor_shapes
 from tests.artifact import networks, specified
 
 GOLDEN = Path(__file__).parent / "golden"
-GOLDEN_FILES = ["v1-dense", "v1-conv", "v2-residual"]
+GOLDEN_FILES = ["v1-dense", "v1-conv", "v2-residual", "v3-dense", "v3-conv", "v3-residual", "v3-levels"]
 NAMES = st.text(max_size=12) | st.sampled_from(["0", "fc1", "a.00", "x007", "9" * 30, "conv4294967295", "7²"])
 
 
@@ -102,17 +102,19 @@ def stored_networks(draw: st.DrawFn) -> StoredNetwork:
         largest = draw(st.sampled_from([0, 1, 3, 40, 1000, 2**24]))
         kept = random.random(extents) < draw(st.sampled_from([0.02, 0.3, 1.0]))
         integers = random.integers(-largest, largest, extents, np.int32, endpoint=True) * kept
+        if draw(st.integers(0, 3)) == 0:
+            integers = random.choice(np.array([0, *integers.flat[:3]], np.int32), extents) * kept
         tensors[name] = StoredTensor(integers.astype(np.int32), draw(st.sampled_from([-64, -8, -4, 0, 63])))
     return StoredNetwork(architecture, tensors)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(stored_networks())
-def test_random_networks_come_back_and_encode_to_the_same_bytes(network: StoredNetwork) -> None:
-    data = encode(network)
+@given(stored_networks(), st.sampled_from([1, 3, 3]))
+def test_random_networks_come_back_and_encode_to_the_same_bytes(network: StoredNetwork, version: int) -> None:
+    data = encode(network, version=version)
     found = decode(data)
     networks.assert_same(found, network)
-    assert encode(found) == data
+    assert encode(found, version=version) == data
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -129,8 +131,8 @@ def test_golden_files_hold_the_same_network_for_ever(golden: str) -> None:
     data = (GOLDEN / f"{golden}.pyrc").read_bytes()
     network = getattr(networks, name)()
     networks.assert_same(decode(data), network)
-    assert encode(network) == data
     assert data[3] == int(version[1:])
+    assert encode(network, version=min(data[3], 1) if data[3] < 3 else 3) == data
 
 
 def assert_specified(network: StoredNetwork, data: bytes) -> None:
@@ -149,9 +151,9 @@ def test_a_second_decoder_that_follows_the_specification_agrees_on_golden_files(
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(stored_networks())
-def test_a_second_decoder_that_follows_the_specification_agrees(network: StoredNetwork) -> None:
-    assert_specified(network, encode(network))
+@given(stored_networks(), st.sampled_from([1, 3, 3]))
+def test_a_second_decoder_that_follows_the_specification_agrees(network: StoredNetwork, version: int) -> None:
+    assert_specified(network, encode(network, version=version))
 
 
 def test_every_part_is_accounted_for() -> None:
