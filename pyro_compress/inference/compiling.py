@@ -19,14 +19,18 @@ def compiled(graph: fx.GraphModule, examples: tuple[Tensor, ...]) -> Function:
         return _replayed(graph, "there is no C++ compiler")
     # its import looks for CUDA and logs that there is none, which is no news on a CPU
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    # here, because it takes seconds to import
+    # here, because it takes seconds to import, and because operators are registered
     import torch._inductor as inductor
+
+    from pyro_compress.inference.pooling import keep_pooling
 
     try:
         # what the graph draws comes from torch's generator, as where it is replayed
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            found: Function = inductor.compile(untranspose(graph), list(examples), options={"fallback_random": True})
+            found: Function = inductor.compile(
+                keep_pooling(untranspose(graph)), list(examples), options={"fallback_random": True}
+            )
             found(*examples)
     except Exception as error:
         return _replayed(graph, f"the compiler failed: {str(error).strip().partition(chr(10))[0][:200]}")
