@@ -81,7 +81,7 @@ def run(
             _fit(here, run_directory, settings, loaded, resume=resume is not None, quiet=as_json)
             if resume is None or not here.from_first(run_directory.decision.exists):
                 steps.analyse_step(run_directory, settings, loaded, say=say(as_json))
-            # short, and nothing in it to share: the other ranks are done
+            # short, and nothing in it to share: the other ranks wait
             if here.first:
                 steps.compress_step(run_directory, settings, loaded)
                 report(run_directory, settings, loaded, as_json)

@@ -255,6 +255,8 @@ def joined(timeout_seconds: float = 1800.0) -> Iterator[Ranks]:
         ) from error
     try:
         yield Ranks.here()
+        # one that leaves while others still work takes its connections down under them
+        Ranks.here().wait()
     finally:
         dist.destroy_process_group()
 

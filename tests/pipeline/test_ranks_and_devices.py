@@ -49,7 +49,7 @@ def test_a_run_on_two_ranks_and_its_end_on_one(cli: Cli, user: Path) -> None:
     before = run.file.read_bytes()
     assert cli("compress", "shared").code == 0 and run.file.read_bytes() == before
     again = torchrun(user, *words)
-    assert again.returncode != 0 and again.stderr.count("shared holds a finished run") == 1
+    assert again.returncode != 0 and again.stderr.count("shared holds an unfinished run") == 1
 
 
 def test_commands_that_do_not_share_say_so(cli: Cli, user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
