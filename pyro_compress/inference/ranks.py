@@ -253,12 +253,21 @@ def joined(timeout_seconds: float = 1800.0) -> Iterator[Ranks]:
             f"rank {os.environ['RANK']} of {count} cannot join the others at {address}: {_first_line(error)}; start "
             "all of them with torchrun, and see that this address can be reached"
         ) from error
+    _compile_apart(int(os.environ.get("LOCAL_RANK", 0)))
     try:
         yield Ranks.here()
         # one that leaves while others still work takes its connections down under them
         Ranks.here().wait()
     finally:
         dist.destroy_process_group()
+
+
+def _compile_apart(rank: int) -> None:
+    """Keep what this rank compiles in a folder of its own: a library that another is writing cannot be loaded."""
+    if rank > 0:
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{cache_dir()}-rank{rank}"
 
 
 def _bits(tensors: Iterable[Tensor]) -> int:
