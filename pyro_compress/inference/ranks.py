@@ -10,10 +10,13 @@ would be empty runs the whole batch with the weight 0, so that it meets the othe
 """
 
 import contextlib
+import getpass
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -265,9 +268,9 @@ def joined(timeout_seconds: float = 1800.0) -> Iterator[Ranks]:
 def _compile_apart(rank: int) -> None:
     """Keep what this rank compiles in a folder of its own: a library that another is writing cannot be loaded."""
     if rank > 0:
-        from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{cache_dir()}-rank{rank}"
+        # where torch compiles otherwise; asking it would load the compiler
+        usual = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{os.environ.get('TORCHINDUCTOR_CACHE_DIR', usual)}-rank{rank}"
 
 
 def _bits(tensors: Iterable[Tensor]) -> int:
