@@ -5,6 +5,8 @@
 
 Two processes are started.  In turn the first fits alone while the other sleeps, and both fit together, each on its half
 of every batch; the ratio is that of the seconds of neighbouring turns, and the table holds its median and range.
+Beside it stands the same ratio of processor time, what a rank does in place of what one process does: on cores that
+others use too it says more, but knows of no waiting.
 """
 
 import argparse
@@ -44,13 +46,13 @@ class Side:
         self.state.join(ranks)
         self.x, self.y = torch.rand(batch, *shape), torch.randint(10, (batch,))
 
-    def turn(self, steps: int) -> float:
-        """Seconds of that many steps."""
-        started = time.perf_counter()
+    def turn(self, steps: int) -> tuple[float, float]:
+        """Wall seconds of that many steps, and the processor's."""
+        started, spent = time.perf_counter(), time.process_time()
         for _ in range(steps):
             rows = self.ranks.deal(torch.arange(len(self.x)))
             self.method.step(self.state, (self.x[rows], self.y[rows]))
-        return time.perf_counter() - started
+        return time.perf_counter() - started, time.process_time() - spent
 
 
 class Spent:
@@ -74,23 +76,23 @@ def ratios(ranks: Ranks, network: str, prior: str, batch: int, turns: int, secon
     if alone is not None:
         alone.turn(WARM_UP)
     shared.turn(WARM_UP)
-    steps = max(5, ranks.from_first(lambda: round(seconds * 5 / alone.turn(5)) if alone else 0))
+    steps = max(5, ranks.from_first(lambda: round(seconds * 5 / alone.turn(5)[0]) if alone else 0))
     whole, message = Spent(ranks.average), Spent(ranks._sum)
     ranks.average, ranks._sum = whole, message  # type: ignore[method-assign, assignment]
-    found, together = [], 0.0
+    found, work = [], []
     for _ in range(turns):
         ranks.wait()
-        one = alone.turn(steps) if alone is not None else 0.0
+        one, one_spent = alone.turn(steps) if alone is not None else (0.0, 0.0)
         ranks.wait()
-        two = shared.turn(steps)
-        together += two
-        if alone is not None:
-            found.append(one / two)
+        two, two_spent = shared.turn(steps)
+        work.append(one_spent / max(ranks.of_all(two_spent)))
+        found.append(one / two)
     if ranks.first:
         count = sum(one.numel() for one in shared.state.trained())
         yield (
             f"| {network} | {prior} | {batch} | {1e3 * one / steps:.1f} | {1e3 * two / steps:.1f} | "
-            f"{statistics.median(found):.2f} ({min(found):.2f}–{max(found):.2f}) | {4 * count / 2**20:.1f} | "
+            f"{statistics.median(found):.2f} ({min(found):.2f}–{max(found):.2f}) | "
+            f"{statistics.median(work):.2f} | {4 * count / 2**20:.1f} | "
             f"{1e3 * whole.seconds / (turns * steps):.2f} | {1e3 * message.seconds / (turns * steps):.2f} |"
         )
 
@@ -126,8 +128,8 @@ def main() -> None:
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]
     print(f"torch {torch.__version__}, Python {sys.version.split()[0]}, {len(os.sched_getaffinity(0))} cores")
-    heads = ("network", "prior", "batch", "ms alone", "ms on two ranks", "throughput", "MiB sent", "ms averaging")
-    print(f"| {' | '.join(heads)} | of it in all-reduce |\n" + "| --- " * (len(heads) + 1) + "|", flush=True)
+    heads = ("network", "prior", "batch", "ms alone", "ms on two ranks", "throughput", "of work", "MiB sent")
+    print(f"| {' | '.join(heads)} | ms averaging | of it in all-reduce |\n" + "| --- " * 10 + "|", flush=True)
     multiprocessing.spawn(work, (port, given), nprocs=2)
 
 

@@ -10,10 +10,13 @@ would be empty runs the whole batch with the weight 0, so that it meets the othe
 """
 
 import contextlib
+import getpass
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -253,12 +256,21 @@ def joined(timeout_seconds: float = 1800.0) -> Iterator[Ranks]:
             f"rank {os.environ['RANK']} of {count} cannot join the others at {address}: {_first_line(error)}; start "
             "all of them with torchrun, and see that this address can be reached"
         ) from error
+    _compile_apart(int(os.environ.get("LOCAL_RANK", 0)))
     try:
         yield Ranks.here()
         # one that leaves while others still work takes its connections down under them
         Ranks.here().wait()
     finally:
         dist.destroy_process_group()
+
+
+def _compile_apart(rank: int) -> None:
+    """Keep what this rank compiles in a folder of its own: a library that another is writing cannot be loaded."""
+    if rank > 0:
+        # where torch compiles otherwise; asking it would load the compiler
+        usual = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{os.environ.get('TORCHINDUCTOR_CACHE_DIR', usual)}-rank{rank}"
 
 
 def _bits(tensors: Iterable[Tensor]) -> int:
