@@ -125,7 +125,7 @@ def without_closed_form(found: Fitted) -> Fitted:
     "method",
     [
         SVI(epochs=1500, batch_size=1, learning_rate=0.02, schedule="linear", kl_warmup=0.0),
-        BayesByBackprop(epochs=1500, batch_size=1, learning_rate=0.02, schedule="linear"),
+        BayesByBackprop(epochs=1500, batch_size=1, learning_rate=0.02, schedule="linear", averaging=0.5),
     ],
 )
 def test_mean_field_finds_its_optimum_where_the_posterior_has_correlations(method: Method) -> None:

@@ -62,7 +62,7 @@ UNKNOWN = {
     ),
     "method option": (
         ["--prior", "normal", *MINE, "--set", "method.learningrate=1"],
-        "unknown option of method 'svi': 'learningrate': known are baseline, batch_size, ",
+        "unknown option of method 'svi': 'learningrate': known are averaging, baseline, ",
         "Did you mean 'learning_rate'?",
     ),
     "decision option": (
