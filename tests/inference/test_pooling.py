@@ -1,5 +1,7 @@
 """Pooling operators of our own compute and lay out what torch's do."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from pyro_compress.inference.pooling import keep_pooling
 
 @pytest.mark.parametrize("options", [{}, {"stride": 1, "padding": 1}, {"stride": 3, "dilation": 2, "ceil_mode": True}])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_outputs_and_gradients_are_torchs(options: dict[str, int], layout: torch.memory_format) -> None:
+def test_outputs_and_gradients_are_torchs(options: dict[str, Any], layout: torch.memory_format) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 9, 8).contiguous(memory_format=layout)
 
