@@ -11,41 +11,14 @@ _aten = torch.ops.aten
 Pair = list[int]
 
 
-@torch.library.custom_op("pyro_compress::max_pool2d", mutates_args=())
-def max_pool2d(
+def _max_pool2d(
     x: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil: bool
 ) -> tuple[Tensor, Tensor]:
-    """`aten::max_pool2d_with_indices`."""
     found: tuple[Tensor, Tensor] = _aten.max_pool2d_with_indices(x, kernel, stride, padding, dilation, ceil)
     return found
 
 
-@max_pool2d.register_fake
-def _(x: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil: bool) -> tuple[Tensor, Tensor]:
-    found: tuple[Tensor, Tensor] = _aten.max_pool2d_with_indices(x, kernel, stride, padding, dilation, ceil)
-    return found
-
-
-@torch.library.custom_op("pyro_compress::max_pool2d_backward", mutates_args=())
-def max_pool2d_backward(
-    gradient: Tensor,
-    x: Tensor,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    ceil: bool,
-    indices: Tensor,
-) -> Tensor:
-    """`aten::max_pool2d_with_indices_backward`."""
-    found: Tensor = _aten.max_pool2d_with_indices_backward(
-        gradient, x, kernel, stride, padding, dilation, ceil, indices
-    )
-    return found
-
-
-@max_pool2d_backward.register_fake
-def _(
+def _max_pool2d_backward(
     gradient: Tensor,
     x: Tensor,
     kernel: Pair,
@@ -59,6 +32,11 @@ def _(
         gradient, x, kernel, stride, padding, dilation, ceil, indices
     )
     return found
+
+
+# what they compute says what shapes they have too
+for _name, _function in (("max_pool2d", _max_pool2d), ("max_pool2d_backward", _max_pool2d_backward)):
+    torch.library.custom_op(f"pyro_compress::{_name}", _function, mutates_args=()).register_fake(_function)
 
 
 def keep_pooling(graph: fx.GraphModule) -> fx.GraphModule:
