@@ -23,6 +23,7 @@ from pyro_compress.errors import NetworkError
 from pyro_compress.inference.elbo import closed_form, terms_from_traces
 from pyro_compress.inference.guides import Guide
 from pyro_compress.inference.local_reparameterization import LocalReparameterization
+from pyro_compress.inference.optimisation import buffer_arrays
 from pyro_compress.liveness import Numbers, signals
 from pyro_compress.models.bayesian import BayesianNetwork, attribute_name
 from pyro_compress.models.narrowing import Index, can_narrow, folds, multiply_adds, narrowed
@@ -94,8 +95,7 @@ class Whole:
                 site.kept(cuts.get(name)), 0, np.minimum(before + 1, PATIENCE)
             ).astype(np.uint8)
             values[name] = np.where(times < PATIENCE, site.mean, np.float32(0.0))
-        buffers = {name: tensor.detach().numpy() for name, tensor in self.model.network.named_buffers()}
-        numbers = Numbers(values, buffers)
+        numbers = Numbers(values, buffer_arrays(self.model))
         flow = signals(self.architecture, numbers)
         kept = [signal.kept & present for signal, present in zip(flow, self._kept, strict=True)]
         if not all(entries.any() for entries in kept):
@@ -130,10 +130,6 @@ class Whole:
             for whole, part, index in self._pairs(self.left)
             if id(whole) in wholes
         }
-
-    def sizes(self) -> list[int]:
-        """Entries that are kept before each layer and after the last."""
-        return [int(kept.sum()) for kept in self._kept]
 
     def capture(self) -> dict[str, Any]:
         """For `restore`."""
