@@ -106,6 +106,17 @@ def groups_of(layer: Weighted) -> int:
     return 1 if isinstance(layer, Linear) else layer.groups
 
 
+def products_per_link(architecture: Architecture) -> list[int]:
+    """Per dense layer and convolution: products of a forward pass of one example between one input and one output."""
+    found = []
+    for layer, shape in zip(architecture.layers, architecture.shapes()[1:], strict=True):
+        if isinstance(layer, Conv2d):
+            found.append(math.prod(layer.kernel_size) * math.prod(shape[1:]))
+        elif isinstance(layer, Linear):
+            found.append(1)
+    return found
+
+
 def is_depthwise(layer: Layer) -> bool:
     """Whether each output channel reads exactly the input channel of its own number."""
     return isinstance(layer, Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1

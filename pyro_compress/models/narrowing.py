@@ -5,10 +5,10 @@ reads fewer entries than reach it picks them in front of its forward pass.
 """
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from pyro_compress.architecture import Add, Architecture, BatchNorm, Conv2d, Flatten, Linear, Recall
-from pyro_compress.liveness import Numbers, Signal, Weighted
+from pyro_compress.liveness import Numbers, Signal, groups_of, products_per_link
 
 Index = tuple[np.ndarray, ...]
 
@@ -41,7 +41,7 @@ def can_narrow(architecture: Architecture) -> bool:
     """
     weighted = architecture.weighted()
     chain = not any(isinstance(layer, Add | Recall) for layer in architecture.layers)
-    return chain and all(_groups(layer) == 1 for layer in weighted) and all(layer.bias for layer in weighted[1:])
+    return chain and all(groups_of(layer) == 1 for layer in weighted) and all(layer.bias for layer in weighted[1:])
 
 
 def narrowed(network: nn.Module, architecture: Architecture, kept: Sequence[np.ndarray]) -> Narrowed:
@@ -92,16 +92,12 @@ def folds(architecture: Architecture, flow: Sequence[Signal], numbers: Numbers) 
 
 def multiply_adds(architecture: Architecture, kept: Sequence[np.ndarray]) -> int:
     """Products of a forward pass of one example through what is kept."""
-    total = 0
-    for position, (layer, shape) in enumerate(zip(architecture.layers, architecture.shapes()[1:], strict=True)):
-        if isinstance(layer, Linear | Conv2d):
-            area = 1 if isinstance(layer, Linear) else math.prod(layer.kernel_size) * math.prod(shape[1:])
-            total += int(kept[position].sum()) * int(kept[position + 1].sum()) * area
-    return total
-
-
-def _groups(layer: Weighted) -> int:
-    return 1 if isinstance(layer, Linear) else layer.groups
+    links = [
+        int(kept[position].sum()) * int(kept[position + 1].sum())
+        for position, layer in enumerate(architecture.layers)
+        if isinstance(layer, Linear | Conv2d)
+    ]
+    return sum(map(mul, links, products_per_link(architecture)))
 
 
 def _select(chosen: torch.Tensor, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

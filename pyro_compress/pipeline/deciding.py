@@ -15,14 +15,18 @@ from pyro_compress.analysis.bits import bit_widths
 from pyro_compress.analysis.decision import Decision
 from pyro_compress.analysis.moments import ALIGN_BY, MOMENTS
 from pyro_compress.analysis.pruning import prune
+from pyro_compress.analysis.structure import architecture_left, format_architecture, remove_dead
+from pyro_compress.analysis.units import prune_units
 from pyro_compress.data import DataSet
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.models.tracing import trace
 from pyro_compress.pipeline.fine_tuning import fine_tuned
 from pyro_compress.pipeline.judging import Judge, nothing_pruned, with_batch_norm
 from pyro_compress.pipeline.one_mode import STORED, how_of, stored_of, within_one_mode
 from pyro_compress.posterior import Posterior
 
+Say = Callable[[str], None]
 SNR_LADDER = (3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.0)
 C_LADDER = (1024.0, 256.0, 64.0, 16.0, 4.0, 1.0, 0.25, 1 / 16)
 
@@ -34,6 +38,8 @@ class DecisionSettings:
     Args:
         group_threshold, log_alpha, snr, remove_percent: cuts, see `analysis.pruning.prune`.  Where none of the
             last three is given, the largest SNR cut of a ladder that validation allows is taken.
+        multiply_adds: share of the multiply-adds of a forward pass that may stay: before all else, units go that cost
+            the least evidence for what they save, see `analysis.units.prune_units`.  None removes no units for speed.
         moments, align_by: of draws, see `analysis.moments.one_mode`; without draws they are not looked at.
         stored: 'mean' or 'best-draw' of draws, or 'auto', the one with fewer validation errors.
         c: share of the posterior variance that rounding may add; found on validation if None.
@@ -51,6 +57,7 @@ class DecisionSettings:
     log_alpha: float | None = None
     snr: float | None = None
     remove_percent: float | None = None
+    multiply_adds: float | None = None
     moments: str = "auto"
     align_by: str = "auto"
     stored: str = "auto"
@@ -76,6 +83,8 @@ class DecisionSettings:
                 f"teacher_draws and fine_tune_noise must not be negative, found {self.teacher_draws} and "
                 f"{self.fine_tune_noise}"
             )
+        if self.multiply_adds is not None and not 0 < self.multiply_adds <= 1:
+            raise DecisionError(f"multiply_adds is a share above 0 and at most 1, found {self.multiply_adds}")
         if list(self.rate_weights) != sorted(self.rate_weights):
             raise DecisionError(f"rate_weights must rise from stage to stage, found {self.rate_weights}")
 
@@ -89,7 +98,7 @@ def decide(
     *,
     teacher: torch.Tensor | None = None,
     seed: int = 0,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = lambda line: None,
 ) -> Decision:
     """Prune, choose c on validation, fine-tune in stages.
 
@@ -107,7 +116,7 @@ def decide(
     judge = Judge(network, data, likelihood)
     reference = judge.errors(nothing_pruned(posterior))
     say(f"{stored_of(posterior)}, nothing pruned: {100 * reference.mean():.2f} % validation error")
-    pruned = _choose_cut(posterior, judge, data, settings, reference)
+    pruned = _choose_cut(posterior, judge, data, settings, say)
     kept, total = pruned.weights_left()
     say(f"pruned to {100 * kept / total:.2f} % of the weights: {100 * judge.errors(pruned).mean():.2f} %")
     decision = _choose_c(posterior, pruned, judge, data, settings, say)
@@ -135,7 +144,7 @@ def without_draws(
     likelihood: Likelihood,
     settings: DecisionSettings,
     *,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = lambda line: None,
 ) -> Posterior:
     """Moments within one mode in place of draws, as the settings say; a posterior without draws as it is."""
     if posterior.draws is None:
@@ -151,13 +160,28 @@ def without_draws(
     )
 
 
-def _choose_cut(
-    posterior: Posterior, judge: Judge, data: DataSet, settings: DecisionSettings, reference: np.ndarray
-) -> Decision:
+def _choose_units(
+    posterior: Posterior, judge: Judge, data: DataSet, settings: DecisionSettings, say: Say
+) -> tuple[Decision | None, np.ndarray]:
+    """Which units stay for their share of the multiply-adds, None for all; and the errors of their posterior mean."""
+    whole = nothing_pruned(posterior)
+    if settings.multiply_adds is None:
+        return None, judge.errors(whole)
+    architecture = trace(judge.network, data.input_shape)
+    units = prune_units(posterior, architecture, multiply_adds=settings.multiply_adds)
+    narrow = with_batch_norm(judge.network, whole & units, data)
+    errors = judge.errors(narrow)
+    sizes = format_architecture(architecture_left(remove_dead(architecture, narrow)))
+    say(f"{sizes} for {100 * settings.multiply_adds:g} % of the multiply-adds: {100 * errors.mean():.2f} %")
+    return units, errors
+
+
+def _choose_cut(posterior: Posterior, judge: Judge, data: DataSet, settings: DecisionSettings, say: Say) -> Decision:
     """The cuts that were given, or the largest SNR cut of a ladder that stays within the tolerance.
 
     A log-uniform prior has a cut of its own, log α < 3, which is one on the SNR.
     """
+    units, reference = _choose_units(posterior, judge, data, settings, say)
     given = settings.log_alpha, settings.snr, settings.remove_percent
     uncut = any(site.prior not in ("LogUniform", "point") for site in posterior.parameters.values())
     candidates = SNR_LADDER if given == (None, None, None) and uncut else (settings.snr,)
@@ -169,7 +193,7 @@ def _choose_cut(
             snr=snr,
             remove_percent=settings.remove_percent,
         )
-        pruned = with_batch_norm(judge.network, pruned, data)
+        pruned = with_batch_norm(judge.network, pruned if units is None else units & pruned, data)
         if judge.accepts(pruned, reference, settings.tolerance_points):
             break
     return pruned
@@ -181,7 +205,7 @@ def _choose_c(
     judge: Judge,
     data: DataSet,
     settings: DecisionSettings,
-    say: Callable[[str], None],
+    say: Say,
 ) -> Decision:
     """The largest c of a ladder whose rounding stays within the tolerance, or the smallest there is."""
     candidates = C_LADDER if settings.c is None else (settings.c,)
@@ -201,7 +225,7 @@ def _fine_tune_stages(
     tune: Callable[..., Decision],
     settings: DecisionSettings,
     reference: np.ndarray,
-    say: Callable[[str], None],
+    say: Say,
 ) -> Decision:
     """Stages of rising rate weight, each from where the last one ended; stops at the first that costs too much."""
     accepted = current = decision
