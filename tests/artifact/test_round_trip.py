@@ -30,6 +30,7 @@ from pyro_compress.artifact.encode import encode
 from pyro_compress.artifact.header import split_name
 from pyro_compress.stored import StoredNetwork, StoredTensor, tensor_shapes
 from tests.artifact import networks, specified
+from tests.artifact.runnable import RUNNABLE, runnable
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_FILES = ["v1-dense", "v1-conv", "v2-residual", "v3-dense", "v3-conv", "v3-residual", "v3-levels"]
@@ -123,6 +124,16 @@ def test_a_name_is_its_stem_and_its_number(name: str) -> None:
     stem, number = split_name(name)
     assert stem + (str(number) if number >= 0 else "") == name
     assert number < 2**32 - 1
+
+
+# the three large ones take half a minute each: `benchmarks/artifact.py` and `runtimes_agree.py` have VGG-16
+@pytest.mark.parametrize("name", sorted(RUNNABLE.keys() - {"vgg-16", "resnet18", "mobilenet_v2"}))
+def test_registered_networks_come_back_and_encode_to_the_same_bytes(name: str) -> None:
+    network = runnable(name)
+    data = encode(network)
+    found = decode(data)
+    networks.assert_same(found, network)
+    assert encode(found) == data
 
 
 @pytest.mark.parametrize("golden", GOLDEN_FILES)
