@@ -2,6 +2,7 @@
 
     python -m benchmarks.training_cost                         # all rows but the whole run, two threads
     python -m benchmarks.training_cost --parts steps sizes     # some of them; 'sizes' draws the figure
+    python -m benchmarks.training_cost --parts shrinking       # fits of LeNet-300-100 from start to end
     python -m benchmarks.training_cost --parts whole --entry lenet-5/group-horseshoe
 
 A plain step is the torch module as it is, `F.cross_entropy`, `backward`, and fused Adam over its parameters.  Ours are
@@ -10,11 +11,15 @@ written file and trains the plain network for as many epochs, before and after, 
 """
 
 import argparse
+import json
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
+from statistics import median
 
 import torch
 import torch.nn.functional as F
@@ -22,22 +27,28 @@ from torch import Tensor, nn
 
 from benchmarks.peers import peer_steps
 from benchmarks.timing import Step, paired
+from pyro_compress import data as data_module
+from pyro_compress.data import DataSet
 from pyro_compress.inference.bayes_by_backprop import BayesByBackprop
+from pyro_compress.inference.fit import fit
 from pyro_compress.inference.svi import SVI
 from pyro_compress.inference.variational import VariationalMethod
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.networks import NETWORKS as NETWORKS_BY_NAME
 from pyro_compress.models.networks import lenet_5, lenet_300_100, mlp_500_500
 from pyro_compress.models.priors.base import Prior
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.log_uniform import LogUniform
 from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.priors.scale_mixture import ScaleMixture
+from pyro_compress.pipeline.settings import settings_from_entry
 
 Factory = Callable[[], nn.Module]
 SIZE = 55_000
 NETWORKS: dict[str, Factory] = {"LeNet-300-100": lenet_300_100, "LeNet-5": lenet_5}
 # of the fastest peer's time with the same estimator
 PEER_GOALS = {"LeNet-300-100": 2.0, "LeNet-5": 1.15}
+SHRINKING = ("lenet-300-100/group-horseshoe", "lenet-300-100/log-uniform")
 ESTIMATORS = {"local": "local reparameterization", "flipout": "flipout", "shared": "one sample per batch"}
 
 
@@ -163,49 +174,73 @@ def size_rows(seconds: float, figure: Path) -> Iterable[str]:
     drawn.savefig(figure, dpi=150)
 
 
+class PlainTraining:
+    """A registered network that is trained plainly, an epoch at a time."""
+
+    def __init__(self, network: str, data: DataSet) -> None:
+        self._data, self._network, self._done = data, NETWORKS_BY_NAME[network].factory(), 0
+        self._optimizer = torch.optim.Adam(self._network.parameters(), lr=1e-3, fused=True)
+        self._seconds: list[float] = []
+
+    def run(self, epochs: int) -> None:
+        """Some more epochs, each timed."""
+        for _ in range(epochs):
+            started = time.perf_counter()
+            for x, y in data_module.batches(self._data.train_x, self._data.train_y, 128, 0, self._done):
+                self._optimizer.zero_grad()
+                F.cross_entropy(self._network(x), y).backward()
+                self._optimizer.step()
+            self._done += 1
+            self._seconds.append(time.perf_counter() - started)
+
+    def seconds(self) -> float:
+        """Median of the epochs so far."""
+        return median(self._seconds)
+
+
+def shrinking_rows(entries: Sequence[str]) -> Iterable[str]:
+    """The fit of an entry, which shrinks as it goes, against as many plain epochs; compiling is in the ratio."""
+    for entry in entries:
+        settings = settings_from_entry(entry, threads=torch.get_num_threads())
+        method, data = settings.build_method(), data_module.load(settings.data)
+        plain_training = PlainTraining(settings.network, data)
+        plain_training.run(5)
+        model = BayesianNetwork(NETWORKS_BY_NAME[settings.network].factory(), settings.build_prior())
+        started = time.perf_counter()
+        fit(model, data, method)
+        seconds = time.perf_counter() - started
+        plain_training.run(5)
+        base = plain_training.seconds() * method.rounds
+        what = f"{entry}: fit of {method.rounds} epochs that shrinks, compiling included"
+        yield row(what, seconds / base, 1e3 * seconds, 1e3 * base, "plain, as many epochs", "≤ 2.0")
+
+
 def whole_row(entry: str, out: Path) -> Iterable[str]:
     """An entry from start to file, and plain training for as many epochs on the same data."""
-    import json
-    import subprocess
-    import sys
-
-    from pyro_compress import data as data_module
-    from pyro_compress.models.networks import NETWORKS as registered
-    from pyro_compress.pipeline.settings import settings_from_entry
-
     settings = settings_from_entry(entry, threads=torch.get_num_threads())
     method, decision = settings.build_method(), settings.build_decision()
     stages = decision.fine_tune_epochs * len(decision.rate_weights) if decision.fine_tune_epochs else 0
     epochs = settings.pretrain_epochs + method.rounds + stages
-    data, network = data_module.load(settings.data), registered[settings.network]()
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
-
-    def epoch_seconds(epoch: int) -> float:
-        started = time.perf_counter()
-        for x, y in data_module.batches(data.train_x, data.train_y, 128, 0, epoch):
-            optimizer.zero_grad()
-            F.cross_entropy(network(x), y).backward()
-            optimizer.step()
-        return time.perf_counter() - started
-
-    before = [epoch_seconds(epoch) for epoch in range(2)]
+    plain_training = PlainTraining(settings.network, data_module.load(settings.data))
+    plain_training.run(2)
     command = [sys.executable, "-m", "pyro_compress", "run", entry, "--out", str(out)]
+    started = time.perf_counter()
     subprocess.run([*command, "--threads", str(torch.get_num_threads())], check=True)
-    after = [epoch_seconds(epoch) for epoch in range(2, 4)]
+    seconds = time.perf_counter() - started
+    plain_training.run(2)
     results = json.loads((out / "results.json").read_text())
-    one = sum(before + after) / 4
-    seconds = results["wall_seconds"]
     what = (
-        f"{entry}, whole run of {epochs} epochs at most: {results['error_after_percent']:.2f} %, "
+        f"{entry}, whole run of {epochs} epochs at most, evaluation included: {results['error_after_percent']:.2f} %, "
         f"{results['file_bytes']:,} bytes"
     )
-    yield row(what, seconds / (one * epochs), 1e3 * seconds, 1e3 * one * epochs, "plain, as many epochs", "≤ 1.0")
+    base = plain_training.seconds() * epochs
+    yield row(what, seconds / base, 1e3 * seconds, 1e3 * base, "plain, as many epochs", "≤ 1.0")
 
 
 def main() -> None:
     """Parse the command line and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=("steps", "peers", "sizes", "whole"),
+    parser.add_argument("--parts", nargs="+", choices=("steps", "peers", "sizes", "shrinking", "whole"),
                         default=["steps", "peers", "sizes"])  # fmt: skip
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=20.0, help="per comparison")
@@ -218,6 +253,7 @@ def main() -> None:
         "steps": lambda: step_rows(given.seconds),
         "peers": lambda: peer_rows(given.seconds),
         "sizes": lambda: size_rows(given.seconds / 4, given.out / "training_cost.png"),
+        "shrinking": lambda: shrinking_rows(SHRINKING),
         "whole": lambda: whole_row(given.entry, given.out / "whole"),
     }
     chosen: Sequence[str] = given.parts

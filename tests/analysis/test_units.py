@@ -114,19 +114,19 @@ def slow_search(network: nn.Module, found: Posterior, share: float) -> dict[str,
 
     whole = products()
     while products() > share * whole:
-        options = []
+        options: list[tuple[float, str, int, str, slice]] = []
         for name, after in pairwise(names):
             outputs = len(nats[name])
             block = len(nats[after].T) // outputs
             alive = np.flatnonzero(there[name].any(1))
-            for unit in alive if len(alive) > 1 else []:
+            for unit in alive.tolist() if len(alive) > 1 else []:
                 read = there[after][:, unit * block : (unit + 1) * block]
-                lost = min(
+                lost: float = min(
                     nats[name][unit][there[name][unit]].sum(),
                     nats[after][:, unit * block : (unit + 1) * block][read].sum(),
                 )
                 options.append((lost, name, unit, after, slice(unit * block, (unit + 1) * block)))
-        for unit in np.flatnonzero(there["d1"].any(0)):
+        for unit in np.flatnonzero(there["d1"].any(0)).tolist():
             lost = nats["d1"][:, unit][there["d1"][:, unit]].sum()
             options.append((lost, "", unit, "d1", slice(unit, unit + 1)))
 
