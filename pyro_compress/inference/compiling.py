@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
+from pyro_compress.inference.convolutions import correlate_one_channel
 from pyro_compress.inference.graphs import untranspose
 
 Function = Callable[..., tuple[Tensor, ...]]
@@ -29,7 +30,9 @@ def compiled(graph: fx.GraphModule, examples: tuple[Tensor, ...]) -> Function:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             found: Function = inductor.compile(
-                keep_pooling(untranspose(graph)), list(examples), options={"fallback_random": True}
+                keep_pooling(correlate_one_channel(untranspose(graph))),
+                list(examples),
+                options={"fallback_random": True},
             )
             found(*examples)
     except Exception as error:

@@ -34,8 +34,9 @@ class Place:
     @property
     def axes(self) -> list[int]:
         """Of the parameter, from the one whose numbers lie farthest apart to the one where they are neighbours."""
-        strides = self.parameter.stride()
-        return sorted(range(self.parameter.ndim), key=lambda axis: -strides[axis])
+        strides, shape = self.parameter.stride(), self.parameter.shape
+        # an axis of length one lies anywhere: it comes last of those that tie, so that its stride stays
+        return sorted(range(self.parameter.ndim), key=lambda axis: (-strides[axis], -shape[axis]))
 
     def view(self, vector: Tensor) -> Tensor:
         """The parameter's part of a vector of the same layout, in the parameter's shape and strides."""

@@ -47,7 +47,7 @@ class Guide(PyroModule):
         start = site.loc.detach().expand(site.shape).clone()
         if len(site.shape) == 4:
             # filters in this layout make convolutions and pooling on CPUs a third faster
-            start = start.contiguous(memory_format=torch.channels_last)
+            start = torch.empty_like(start, memory_format=torch.channels_last).copy_(start)
         setattr(self.loc, attribute, nn.Parameter(start))
         shape = site.shape if site.tied is None else site.tied
         spread = (

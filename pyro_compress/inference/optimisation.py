@@ -1,6 +1,7 @@
 """What gradient-based methods share: optimizer and schedule, one descent step, its state, the check for NaN."""
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def refuse_non_finite(loss: torch.Tensor, where: str, terms: Mapping[str, torch.
     Raises:
         InferenceError: names the first non-finite term, in the order given.
     """
-    if bool(torch.isfinite(loss)):
+    if math.isfinite(float(loss.detach())):
         return
     culprit = next((name for name, term in terms.items() if not bool(torch.isfinite(term))), "the objective")
     raise InferenceError(
@@ -248,10 +249,14 @@ class GradientMethod(MinibatchMethod):
         loss.backward()
 
     def finish(self, state: GradientState) -> None:
+        """Move what is trained, and count the step."""
+        self.move(state)
+        state.steps_done += 1
+
+    def move(self, state: Any) -> None:
         """Average over the ranks, clip and move."""
         state.settle_gradients()
         state.ranks.average(state.moved(), state.moving_buffers())
         if self.clip is not None:
             nn.utils.clip_grad_norm_(state.moved(), self.clip)
         state.optimizer.step()
-        state.steps_done += 1

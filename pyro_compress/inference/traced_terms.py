@@ -6,8 +6,8 @@ at every step, so it is recorded once (`make_fx`) together with its gradient, an
     (trained vectors, weights of the two terms, batch, noise) → (objective, data, complexity by site, gradients)
 
 Noise is drawn outside the graph, from the run's own generator and in the order in which the program draws it, so a
-replayed step gives bit for bit what running the program gives.  A compiled graph gives the same
-up to rounding, from the same noise.
+replayed step gives bit for bit what running the program gives.  A compiled graph gives the same up to rounding, from
+the same noise; it may move the vectors as well, in place of an optimizer that would read the gradients again.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_compress.errors import InferenceError
+from pyro_compress.inference.adam import Adam
 from pyro_compress.inference.compiling import Function, compiled
 from pyro_compress.inference.contract import Batch
 from pyro_compress.inference.elbo import ElboTerms
@@ -45,11 +46,22 @@ class Traced:
         graph: of (vectors, weights, *batch, *noise).
         noise: buffers for it, in the order in which they are filled.
         sites: names of the complexities.
+        moves: whether it takes the optimizer's moments and numbers behind the noise, and moves the vectors.
     """
 
     graph: Function
     noise: tuple[Tensor, ...]
     sites: tuple[str, ...]
+    moves: bool = False
+
+
+@dataclass(frozen=True)
+class Descended:
+    """What a recorded step gave, without gradients: the objective, its terms, and whether the vectors have moved."""
+
+    loss: Tensor
+    terms: ElboTerms
+    moved: bool
 
 
 class TracedTerms:
@@ -84,8 +96,9 @@ class TracedTerms:
         *,
         at_once: bool = False,
         compile_it: bool = False,
-    ) -> tuple[Tensor, ElboTerms] | None:
-        """Add the gradient of (weights[1] · complexity − weights[0] · data) / total to that of the vectors.
+        adam: Adam | None = None,
+    ) -> Descended | None:
+        """Add the gradient of (weights[1] · complexity − weights[0] · data) / total to that of the vectors, or move.
 
         Args:
             batch: of a shape that comes often where it is to be compiled.
@@ -93,43 +106,65 @@ class TracedTerms:
             noise: the run's.
             at_once: record a step the first time that a batch of that shape comes, and not after some times.
             compile_it: what is recorded.
+            adam: moves the vectors by that gradient in place of adding it, where the step is compiled.
 
         Returns:
-            (the objective, the terms), without gradients; None where the program has to be run, and nothing was added.
+            None where the program has to be run, and nothing was added.
         """
-        traced = self._for(batch, at_once or compile_it, compile_it)
+        adam = adam if compile_it else None
+        traced = self._for(batch, at_once or compile_it, compile_it, adam)
         if traced is None:
             return None
         with torch.no_grad():
             for buffer in traced.noise:
                 noise.fill_like(buffer)
             numbers = (torch.tensor(number) for number in (*weights, total))
-            vectors = (vector.whole.detach() for vector in self._flat.vectors)
-            loss, data, complexity, *rest = traced.graph(*vectors, *numbers, *batch, *traced.noise)
-        self._flat.add_gradients(rest[len(traced.sites) :])
-        return loss, ElboTerms(data, complexity, dict(zip(traced.sites, rest, strict=False)))
+            behind = [*adam.moments(), *adam.numbers()] if adam is not None and traced.moves else []
+            loss, data, complexity, *rest = traced.graph(*self._vectors(), *numbers, *batch, *traced.noise, *behind)
+        if not traced.moves:
+            self._flat.add_gradients(rest[len(traced.sites) :])
+        return Descended(loss, ElboTerms(data, complexity, dict(zip(traced.sites, rest, strict=False))), traced.moves)
 
     def is_worth_compiling(self, steps: int) -> bool:
         """Whether that many steps more pay for compiling what has been replayed so far."""
         return steps * self._saved_seconds > self._compiling_seconds
 
-    def _for(self, batch: Batch, at_once: bool, compile_it: bool) -> Traced | None:
-        key = (compile_it, *((tuple(part.shape), part.stride(), part.dtype) for part in batch))
+    def _for(self, batch: Batch, at_once: bool, compile_it: bool, adam: Adam | None) -> Traced | None:
+        key = (compile_it, adam is None, *((tuple(part.shape), part.stride(), part.dtype) for part in batch))
         self._calls[key] += 1
         if key not in self._graphs:
             if self._calls[key] <= TRACE_AFTER and not at_once:
                 return None
             traced = self._traced(batch, exact=not compile_it)
-            self._graphs[key] = self._compiled(traced, batch) if traced is not None and compile_it else traced
+            self._graphs[key] = self._compiled(traced, batch, adam) if traced is not None and compile_it else traced
         return self._graphs[key]
 
-    def _compiled(self, traced: Traced, batch: Batch) -> Traced:
+    def _compiled(self, traced: Traced, batch: Batch, adam: Adam | None) -> Traced:
         assert isinstance(traced.graph, fx.GraphModule)
-        vectors = tuple(vector.whole.detach() for vector in self._flat.vectors)
-        # it is run once, and what it draws inside is not to be missing from the run
-        with torch.random.fork_rng(devices=[]):
-            graph = compiled(traced.graph, (*vectors, *torch.ones(3), *batch, *traced.noise))
-        return replace(traced, graph=graph)
+        graph = traced.graph
+        # it is run once: that must not move anything, and what it draws inside is not to be missing from the run
+        examples = (*(one.clone() for one in self._vectors()), *torch.ones(3), *batch, *traced.noise)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            if adam is not None:
+                count = len(examples)
+                examples = (*examples, *(one.clone() for one in adam.moments()), *torch.ones(2 * len(self._vectors())))
+                graph = make_fx(self._moving(traced, adam, count))(*examples)
+            return replace(traced, graph=compiled(graph, examples), moves=adam is not None)
+
+    def _moving(self, traced: Traced, adam: Adam, count: int) -> Callable[..., list[Tensor]]:
+        """The recorded step, whose arguments are the first `count`, and the move that its gradients ask for."""
+        vectors = len(self._flat.vectors)
+
+        def function(*inputs: Tensor) -> list[Tensor]:
+            found = traced.graph(*inputs[:count])
+            moments, numbers = inputs[count : count + 2 * vectors], inputs[count + 2 * vectors :]
+            adam.move(inputs[:vectors], found[-vectors:], moments, numbers)
+            return [*found[:-vectors]]
+
+        return function
+
+    def _vectors(self) -> list[Tensor]:
+        return [vector.whole.detach() for vector in self._flat.vectors]
 
     def _traced(self, batch: Batch, exact: bool) -> Traced | None:
         sites: list[str] = []
@@ -148,7 +183,7 @@ class TracedTerms:
             whole = [v.joined([next(gradients) for _ in v.places]) for v in self._flat.vectors]
             return [one.detach() for one in (loss, terms.data, terms.complexity, *terms.by_site.values())] + whole
 
-        vectors = [vector.whole.detach() for vector in self._flat.vectors]
+        vectors = self._vectors()
         state = torch.get_rng_state()
         try:
             with warnings.catch_warnings(), pyro.validation_enabled(False):

@@ -8,6 +8,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 
 from pyro_compress.errors import InferenceError, unknown_name
+from pyro_compress.inference.adam import Adam
 from pyro_compress.inference.contract import Batch, Info, Model
 from pyro_compress.inference.elbo import Divergence, ElboTerms, elbo_terms
 from pyro_compress.inference.flat import FlatParameters, is_elementwise
@@ -154,11 +155,14 @@ class VariationalMethod(GradientMethod):
             whole = not batch or len(batch[0]) >= min(self.batch_size, state.held)
             often = whole and state.steps_done >= TRACE_AFTER
             recorded, compile_it = self.recorded(state), state.compiled and whole
-            found = recorded.descend(batch, weights, total, state.noise, at_once=often, compile_it=compile_it)
+            adam = Adam(state.optimizer) if compile_it and self.may_move_at_once(state) else None
+            found = recorded.descend(
+                batch, weights, total, state.noise, at_once=often, compile_it=compile_it, adam=adam
+            )
             if found is not None:
-                loss, terms = found
-                refuse_non_finite(loss, self.where(state), {**terms.by_site, "y": terms.data})
-                return terms
+                state.has_moved = found.moved
+                refuse_non_finite(found.loss, self.where(state), {**found.terms.by_site, "y": found.terms.data})
+                return found.terms
         with DrawnFrom(state.noise):
             terms = self.estimate(state, batch)
         self.descend(state, weighted(terms, *weights, total), {**terms.by_site, "y": terms.data})
@@ -171,6 +175,16 @@ class VariationalMethod(GradientMethod):
         if self.compile == "auto" and not state.compiled:
             state.compiled = state.traced.is_worth_compiling(state.steps_planned - state.steps_done)
         return state.traced
+
+    def may_move_at_once(self, state: VariationalState) -> bool:
+        """Whether nothing comes between the gradient of one estimate and the step of Adam."""
+        alone = self.clip is None and state.ranks.count == 1 and (self.particles == 1 or self.side_by_side(state))
+        return alone and Adam.is_plain(state.optimizer)
+
+    def move(self, state: VariationalState) -> None:
+        if not state.has_moved:
+            super().move(state)
+        state.has_moved = False
 
     def traceable(self, state: VariationalState) -> bool:
         """Whether a step does the same at every call but for the noise, and moves no buffers."""

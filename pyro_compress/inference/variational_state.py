@@ -33,6 +33,7 @@ class VariationalState(GradientState):
 
     Attributes:
         compiled: whether steps are compiled: once they are, they stay so, also in a run that is resumed.
+        has_moved: whether the step that is being taken has moved what is trained.
         whole: the network as it was given, where it may shrink while it is trained.
         input_shape: of one example, as the last step saw it.
     """
@@ -53,7 +54,7 @@ class VariationalState(GradientState):
         self.noise, self.baseline = Noise(seed), Baseline()
         self.averages: list[torch.Tensor] = []
         self.traced: TracedTerms | None = None
-        self.compiled = False
+        self.compiled = self.has_moved = False
         self.whole: Whole | None = None
         self.input_shape: tuple[int, ...] = ()
 

@@ -41,6 +41,16 @@ def test_parameters_keep_values_and_strides_and_lie_in_one_vector_per_rate() -> 
     assert float(held[1].detach()[0, 0, 0, 0]) == 17.0
 
 
+def test_filters_over_one_channel_keep_the_layout_that_convolutions_look_at() -> None:
+    start = torch.empty(20, 1, 5, 5, memory_format=torch.channels_last).normal_()
+    held = nn.Parameter(start)
+    FlatParameters([{"params": [held], "multiplier": 1.0}], by_element=True)
+    # an axis of length one may have any stride, but this is how a convolution tells
+    assert held.stride() == (25, 1, 5, 1)
+    output = nn.functional.conv2d(torch.ones(2, 1, 8, 8), held)
+    assert output.is_contiguous(memory_format=torch.channels_last) and not output.is_contiguous()
+
+
 @pytest.mark.parametrize("name", ["adam", "sgd", "rmsprop", "adafactor"])
 def test_steps_are_those_of_the_same_optimizer_over_the_parameters(name: str) -> None:
     held, copies = parameters(), parameters()

@@ -1,0 +1,69 @@
+"""Gradients of filters over one channel, rewritten as convolutions: the same numbers, and nothing else is touched."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional as F
+
+from pyro_compress.inference.convolutions import correlate_one_channel
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"padding": 2},
+    {"stride": 2},
+    {"stride": (3, 2), "padding": (1, 0)},
+    {"dilation": 2},
+    {"stride": 2, "padding": 1, "dilation": (1, 2)},
+]
+
+
+def gradients(
+    channels: int, options: dict[str, Any], outputs: int = 6, groups: int = 1
+) -> tuple[Any, tuple[Tensor, ...]]:
+    """A function of (x, filters, bias) that gives the gradients of all, and examples."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    def function(*inputs: Tensor) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            leaves = [one.detach().requires_grad_() for one in inputs]
+            x, filters, bias = leaves
+            output = F.conv2d(x, filters, bias, groups=groups, **options)
+            # a loss whose gradient differs from output to output
+            loss = (output.sin() * torch.arange(1, output.shape[-1] + 1)).sum()
+            return torch.autograd.grad(loss, leaves)
+
+    return function, (random(5, channels, 11, 12), random(outputs, channels // groups, 3, 4), random(outputs))
+
+
+def targets(graph: torch.fx.GraphModule) -> list[str]:
+    return [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_gradients_are_torchs(options: dict[str, Any]) -> None:
+    function, inputs = gradients(1, options)
+    graph = correlate_one_channel(make_fx(function)(*inputs))
+    assert targets(graph).count("aten.convolution.default") == 2
+    for found, expected in zip(graph(*inputs), function(*inputs), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_gradient_of_filters_is_asked_of_nobody_else() -> None:
+    function, inputs = gradients(1, {})
+    graph = correlate_one_channel(make_fx(function)(*inputs))
+    (left,) = [node for node in graph.graph.nodes if node.target is torch.ops.aten.convolution_backward.default]
+    assert left.args[10] == [True, False, True]
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(2, 1), (2, 2)])
+def test_other_convolutions_stay(channels: int, groups: int) -> None:
+    function, inputs = gradients(channels, {}, groups=groups)
+    before = make_fx(function)(*inputs)
+    names = targets(before)
+    assert targets(correlate_one_channel(before)) == names
