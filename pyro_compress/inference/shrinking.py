@@ -50,6 +50,19 @@ class Left:
     index: Mapping[str, Index]
 
 
+@dataclass(frozen=True, eq=False)
+class Leaving:
+    """What is to be left out next.
+
+    Attributes:
+        kept: which entries stay, before each layer and after the last.
+        folds: what biases take over from constants, by name.
+    """
+
+    kept: Sequence[np.ndarray]
+    folds: Mapping[str, np.ndarray]
+
+
 class Whole:
     """Model and guide over the whole network, while a part of it is trained.
 
@@ -79,8 +92,8 @@ class Whole:
             for whole, part, index in self._pairs(self.left):
                 whole[index] = part.detach()
 
-    def narrow(self, parameters: Mapping[str, ParameterPosterior]) -> Left | None:
-        """Look which weights are off; a narrower model and guide where that has become worth it.
+    def look(self, parameters: Mapping[str, ParameterPosterior]) -> Leaving | None:
+        """Look which weights are off; what leaves where that has become worth it.
 
         Args:
             parameters: the posterior of the whole network, after `write_back`.
@@ -103,10 +116,14 @@ class Whole:
             return None
         if multiply_adds(self.architecture, kept) > WORTHWHILE * multiply_adds(self.architecture, self._kept):
             return None
-        for name, taken in folds(self.architecture, flow, numbers).items():
+        return Leaving(kept, folds(self.architecture, flow, numbers))
+
+    def narrow(self, leaving: Leaving) -> Left:
+        """The narrower model and guide."""
+        for name, taken in leaving.folds.items():
             with torch.no_grad():
                 self._location(name).add_(torch.from_numpy(taken).float())
-        left = self._leave(kept)
+        left = self._leave(leaving.kept)
         self._drop_means(left.index)
         self.left_nats = complexity_nats(self.model, self.guide) - complexity_nats(left.model, left.guide)
         return left

@@ -235,10 +235,10 @@ class VariationalMethod(GradientMethod):
                 self.refuse_shrinking()
         whole, former, flat = state.whole, state.optimizer, state.flat
         whole.write_back()
-        remembered = whole.spread(flat.parts(former))
-        left = whole.narrow(parameter_moments(whole.model, whole.guide.moments()))
-        if left is not None:
-            state.go_on_with(left)
+        leaving = whole.look(parameter_moments(whole.model, whole.guide.moments()))
+        if leaving is not None:
+            remembered = whole.spread(flat.parts(former))
+            state.go_on_with(whole.narrow(leaving))
             state.compiled = self.compile == "always"
             state.flat.remember(state.optimizer, whole.cut(remembered), former)
 
