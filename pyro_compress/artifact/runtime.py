@@ -116,8 +116,11 @@ def to_torch(network: StoredNetwork, *, sparse: bool = False) -> nn.Sequential:
     modules = [_module(layer) for layer in layers]
     for layer, module in zip(layers, modules, strict=True):
         for name in tensor_shapes(arch.Architecture((), (layer,))):
-            parameter = module.get_parameter(name.rpartition(".")[2])
-            parameter.data.copy_(_tensor(network.tensors[name]))
+            parameter, value = module.get_parameter(name.rpartition(".")[2]), _tensor(network.tensors[name])
+            if value.ndim == 4:
+                # filters in this layout make convolutions and pooling on CPUs up to twice as fast
+                value = torch.empty_like(value, memory_format=torch.channels_last).copy_(value)
+            parameter.data = value
     if sparse:
         modules = [_sparse(module) for module in modules]
     refers = any(isinstance(layer, arch.Add | arch.Recall) for layer in layers)

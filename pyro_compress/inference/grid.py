@@ -87,7 +87,10 @@ def fine_tune(
         The fine-tuned values before rounding, by name; round them with the site's grid.
     """
     parameters = dict(network.named_parameters())
-    hidden = {name: (site.value.clone() * site.kept).float() for name, site in sites.items()}
+    # laid out as the parameters are, whose gradients a fused optimizer pairs with them number by number in memory
+    hidden = {name: torch.empty_like(parameters[name]).detach() for name in sites}
+    for name, site in sites.items():
+        hidden[name].copy_(site.value * site.kept)
     optimizer = torch.optim.Adam(hidden.values(), lr=learning_rate, fused=True)
     steps = epochs * -(-len(data.train_x) // batch_size)
     done, ranks, device = 0, Ranks.here(), data.train_x.device

@@ -89,6 +89,7 @@ def test_entries_are_held_against_the_figures_of_the_papers() -> None:
         "lenet-300-100/group-normal-jeffreys": 58,
         "lenet-300-100/log-uniform": 113,
         "lenet-5/group-horseshoe": 771,
+        "lenet-5/group-horseshoe-narrow": 771,
         "lenet-5/group-normal-jeffreys": 573,
         "lenet-5/log-uniform": 365,
         "mlp-500-500/scale-mixture": None,

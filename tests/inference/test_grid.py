@@ -149,3 +149,21 @@ def test_noise_is_added_to_what_is_kept_and_not_to_what_is_stored() -> None:
     values = fine_tune(network, noisy_sites, data, Categorical(), epochs=2, rate_weight=0.0, batch_size=30)
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(parameter.detach(), sites[name].quantised(values[name]))
+
+
+def test_the_layout_of_filters_changes_nothing() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(60, 2, 5, 5)
+    data = as_data((x, (x[:, 0, 1, 1] > 0).long()))
+    made = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 2))
+    sites = {"0.weight": GridSite(0.5 * torch.randn(3, 2, 3, 3), torch.ones(3, 2, 3, 3, dtype=torch.bool), STEP)}
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        network = copy.deepcopy(made).to(memory_format=layout)
+        values = fine_tune(
+            network, sites, data, Categorical(), epochs=3, rate_weight=0.5, batch_size=20, learning_rate=0.02
+        )
+        found.append(values["0.weight"])
+    # a fused optimizer would pair numbers that do not belong together
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+    assert float((found[0] - sites["0.weight"].value).abs().max()) > 0.02
