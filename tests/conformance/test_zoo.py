@@ -39,7 +39,8 @@ def test_each_entry_has_a_file_named_after_it() -> None:
 
 @entries
 def test_an_entry_names_registered_things(entry: Entry) -> None:
-    assert entry.name == f"{entry.network}/{entry.prior}"
+    plain = f"{entry.network}/{entry.prior}"
+    assert entry.name == plain or entry.name.startswith(f"{plain}-")
     assert entry.network in NETWORKS
     assert entry.prior in PRIORS
     assert entry.data in NAMES

@@ -24,7 +24,7 @@ class Entry:
     """Network × prior × method × decision, as pure data.
 
     Attributes:
-        name: 'network/prior', as `pyro-compress run` takes it.
+        name: 'network/prior', as `pyro-compress run` takes it; 'network/prior-variant' for other decisions.
         network, prior, method, data: registered names.
         prior_options, method_options, decision_options: keywords of each.
         pretrain_epochs: epochs of plain maximum likelihood before the posterior is fitted.
