@@ -8,7 +8,7 @@ ENTRY = Entry(
     prior="group-horseshoe",
     data="mnist",
     method_options={"epochs": 14, "kl_weight": 0.3},
-    decision_options={"tolerance_points": 0.5, "multiply_adds": 0.1, "fine_tune_epochs": 20},
+    decision_options={"tolerance_points": 0.5, "multiply_adds": 0.12, "fine_tune_epochs": 20},
     pretrain_epochs=5,
     published=(
         Published("BC-GHS", "Louizos et al. 2017", 1.0, 156, 419, 771, "5-10-76-16"),
