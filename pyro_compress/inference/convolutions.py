@@ -54,4 +54,9 @@ def _rewrite(graph: fx.GraphModule, node: fx.Node) -> None:
             turned = call(_aten.transpose.int, found, 0, 1)
         user.replace_all_uses_with(turned)
         graph.graph.erase_node(user)
-    node.update_arg(len(arguments) - 1, [mask[0], False, mask[2]])
+    # asked for the bias alone, that kernel makes the filters' gradient all the same
+    for user in [user for user in node.users if user.target is operator.getitem and user.args[1] == 2]:
+        with graph.graph.inserting_before(user):
+            user.replace_all_uses_with(call(_aten.sum.dim_IntList, gradient, [0, 2, 3]))
+        graph.graph.erase_node(user)
+    node.update_arg(len(arguments) - 1, [mask[0], False, False])

@@ -54,11 +54,19 @@ def test_gradients_are_torchs(options: dict[str, Any]) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_the_gradient_of_filters_is_asked_of_nobody_else() -> None:
+def test_gradients_of_filters_and_bias_are_asked_of_nobody_else() -> None:
     function, inputs = gradients(1, {})
     graph = correlate_one_channel(make_fx(function)(*inputs))
     (left,) = [node for node in graph.graph.nodes if node.target is torch.ops.aten.convolution_backward.default]
-    assert left.args[10] == [True, False, True]
+    assert left.args[10] == [True, False, False]
+
+
+def test_where_the_images_need_no_gradient_nothing_is_left_of_it() -> None:
+    function, (x, filters, bias) = gradients(1, {})
+    graph = correlate_one_channel(make_fx(lambda *inputs: function(x, *inputs)[1:])(filters, bias))
+    assert "aten.convolution_backward.default" not in targets(graph)
+    for found, expected in zip(graph(filters, bias), function(x, filters, bias)[1:], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(2, 1), (2, 2)])
