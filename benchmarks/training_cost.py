@@ -16,7 +16,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -48,6 +49,8 @@ SIZE = 55_000
 NETWORKS: dict[str, Factory] = {"LeNet-300-100": lenet_300_100, "LeNet-5": lenet_5}
 # of the fastest peer's time with the same estimator
 PEER_GOALS = {"LeNet-300-100": 2.0, "LeNet-5": 1.15}
+# width of the hidden layers, examples per batch
+SIZES = ((0.25, 128), (0.5, 128), (1.0, 128), (2.0, 128), (4.0, 128), (8.0, 128), (1.0, 32), (1.0, 512), (1.0, 1024))
 SHRINKING = ("lenet-300-100/group-horseshoe", "lenet-300-100/log-uniform")
 ESTIMATORS = {"local": "local reparameterization", "flipout": "flipout", "shared": "one sample per batch"}
 
@@ -139,39 +142,65 @@ def perceptron(width: float) -> Factory:
     )
 
 
+@dataclass(frozen=True)
+class Size:
+    """Milliseconds of a plain step and of ours, and ratios of neighbours, by prior, for one width and batch."""
+
+    width: float
+    batch: int
+    plain: float
+    milliseconds: Mapping[str, float]
+    ratios: Mapping[str, float]
+
+
 def size_rows(seconds: float, figure: Path) -> Iterable[str]:
     """Step times over widths and batches; draws the figure."""
-    from matplotlib.figure import Figure
+    sizes = []
+    for width, count in SIZES:
+        batch, factory = images(count), perceptron(width)
+        steps = {"plain": plain(factory(), batch)}
+        for name, prior in (("log-uniform", LogUniform()), ("horseshoe", GroupHorseshoe())):
+            steps[name] = ours(svi(count), factory(), prior, batch)
+        found = paired(steps, "plain", seconds)
+        base = found["horseshoe"].base_milliseconds
+        times = {name: each.milliseconds for name, each in found.items()}
+        sizes.append(Size(width, count, base, times, {name: each.ratio for name, each in found.items()}))
+        for name, each in found.items():
+            yield row(f"width {width:g}, batch {count}: {name}", each.ratio, each.milliseconds, base, "plain", "")
+    draw_sizes(sizes, figure)
 
-    widths, batches = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0), (32, 128, 512, 1024)
-    cases = {"width of the hidden layers / LeNet-300-100's": [(w, 128) for w in widths]}
-    cases["examples per batch"] = [(1.0, count) for count in batches]
-    drawn = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = drawn.subplots(1, 2)
-    for axis, (label, sizes) in zip(axes, cases.items(), strict=True):
-        lines: dict[str, list[float]] = {"plain": [], "log-uniform": [], "horseshoe": []}
-        for width, count in sizes:
-            batch, factory = images(count), perceptron(width)
-            steps = {"plain": plain(factory(), batch)}
-            steps["log-uniform"] = ours(svi(count), factory(), LogUniform(), batch)
-            steps["horseshoe"] = ours(svi(count), factory(), GroupHorseshoe(), batch)
-            found = paired(steps, "plain", seconds)
-            lines["plain"].append(found["horseshoe"].base_milliseconds)
-            for name, each in found.items():
-                lines[name].append(each.milliseconds)
-                yield row(f"width {width:g}, batch {count}: {name}", each.ratio, each.milliseconds,
-                          each.base_milliseconds, "plain", "")  # fmt: skip
-        x = [width if "width" in label else count for width, count in sizes]
-        for (name, times), marker in zip(lines.items(), "os^", strict=True):
-            axis.loglog(x, times, marker=marker, label=name)
-        axis.set_xticks(x, [f"{one:g}" for one in x])
-        axis.minorticks_off()
-        axis.set_xlabel(label)
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("milliseconds per step")
-    axes[0].legend()
-    figure.parent.mkdir(parents=True, exist_ok=True)
-    drawn.savefig(figure, dpi=150)
+
+def draw_sizes(sizes: Sequence[Size], path: Path) -> None:
+    """Step times above, ratios to plain training below; over widths on the left and over batches on the right."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    panels = figure.subplots(2, 2, sharex="col", sharey="row")
+    cases = (
+        ("width of the hidden layers / LeNet-300-100's", [size for size in sizes if size.batch == 128]),
+        ("examples per batch", [size for size in sizes if size.width == 1]),
+    )
+    for (above, below), (label, chosen) in zip(panels.T, cases, strict=True):
+        x = [size.batch if label.startswith("examples") else size.width for size in chosen]
+        above.plot(x, [size.plain for size in chosen], "o-", label="plain, fused Adam")
+        for name, style in (("log-uniform", "s-"), ("horseshoe", "^-")):
+            above.plot(x, [size.milliseconds[name] for size in chosen], style, label=f"SVI, {name}")
+            below.plot(x, [size.ratios[name] for size in chosen], style, color=above.lines[-1].get_color())
+        below.axhline(1, color="0.6", linewidth=1)
+        below.set(xscale="log", xlabel=label)
+        above.set(yscale="log", yticks=[2, 5, 10, 20, 50])
+        above.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        for axis in (above, below):
+            axis.minorticks_off()
+            axis.grid(alpha=0.3)
+        below.set_xticks(x, [f"{one:g}" for one in x])
+    panels[0, 0].set_ylabel("milliseconds per step")
+    panels[1, 0].set_ylabel("ratio to plain")
+    panels[1, 0].set_ylim(0, 1.1 * max(ratio for size in sizes for ratio in size.ratios.values()))
+    panels[0, 0].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
 
 
 class PlainTraining:
