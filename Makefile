@@ -20,7 +20,7 @@ test: lint
 # What training costs against plain training; libraries to compare with that are not there are named and left out.
 bench: $(VENV)/.installed
 	-$(BIN)/python -m pip install --quiet --editable '.[peers]'
-	$(BIN)/python -W ignore::FutureWarning -m benchmarks.training_cost
+	$(BIN)/python -W ignore::FutureWarning -m benchmarks.training_cost --parts steps peers sizes shrinking whole
 
 lint: $(VENV)/.installed-for-tests
 	$(BIN)/ruff check .

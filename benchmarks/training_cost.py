@@ -92,7 +92,8 @@ def svi(count: int, **options: object) -> SVI:
 
 def row(what: str, ratio: float, milliseconds: float, base: float, against: str, goal: str) -> str:
     """Of the table."""
-    return f"| {what} | {milliseconds:.2f} | {against} | {base:.2f} | {ratio:.2f} | {goal} |"
+    ours, theirs = (f"{each:,.0f}" if each >= 1000 else f"{each:.2f}" for each in (milliseconds, base))
+    return f"| {what} | {ours} | {against} | {theirs} | {ratio:.2f} | {goal} |"
 
 
 def step_rows(seconds: float) -> Iterable[str]:
