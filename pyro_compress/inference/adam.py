@@ -27,9 +27,9 @@ class Adam:
         self._optimizer = optimizer
         for (vector,) in self._held():
             if not optimizer.state[vector]:
-                zeros = (torch.zeros_like(vector, memory_format=torch.preserve_format) for _ in range(2))
-                average, square = zeros
-                optimizer.state[vector] = {"step": torch.tensor(0.0), "exp_avg": average, "exp_avg_sq": square}
+                average, square = torch.zeros_like(vector), torch.zeros_like(vector)
+                counter = torch.zeros((), device=vector.device)
+                optimizer.state[vector] = {"step": counter, "exp_avg": average, "exp_avg_sq": square}
 
     @staticmethod
     def is_plain(optimizer: torch.optim.Optimizer) -> bool:
