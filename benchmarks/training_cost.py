@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.memory import images
 from benchmarks.peers import peer_steps
 from benchmarks.timing import Step, paired
 from pyro_compress import data as data_module
@@ -53,12 +54,6 @@ PEER_GOALS = {"LeNet-300-100": 2.0, "LeNet-5": 1.15}
 SIZES = ((0.25, 128), (0.5, 128), (1.0, 128), (2.0, 128), (4.0, 128), (8.0, 128), (1.0, 32), (1.0, 512), (1.0, 1024))
 SHRINKING = ("lenet-300-100/group-horseshoe", "lenet-300-100/log-uniform")
 ESTIMATORS = {"local": "local reparameterization", "flipout": "flipout", "shared": "one sample per batch"}
-
-
-def images(count: int) -> tuple[Tensor, Tensor]:
-    """A batch of the shape of MNIST's."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(count, 1, 28, 28, generator=generator), torch.randint(0, 10, (count,), generator=generator)
 
 
 def plain(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Step:
@@ -99,7 +94,7 @@ def row(what: str, ratio: float, milliseconds: float, base: float, against: str,
 def step_rows(seconds: float) -> Iterable[str]:
     """SVI and Bayes by Backprop against plain training."""
     for name, factory in NETWORKS.items():
-        batch, goal = images(128), "≤ 2.5" if name == "LeNet-300-100" else "≤ 2.0"
+        batch, goal = images(128, 1, 28, 28), "≤ 2.5" if name == "LeNet-300-100" else "≤ 2.0"
         steps = {"plain": plain(factory(), batch)}
         for prior in (GroupHorseshoe(), LogUniform()):
             steps[f"SVI, {type(prior).__name__}"] = ours(svi(128), factory(), prior, batch)
@@ -108,7 +103,7 @@ def step_rows(seconds: float) -> Iterable[str]:
         for what, found in paired(steps, "plain", seconds).items():
             limit = goal if what.startswith("SVI") else ""
             yield row(f"{name}: {what}", found.ratio, found.milliseconds, found.base_milliseconds, "plain", limit)
-    batch = images(100)
+    batch = images(100, 1, 28, 28)
     method = BayesByBackprop(epochs=10_000, batch_size=100, compile="always")
     steps = {"plain": plain(mlp_500_500(), batch), "BBB": ours(method, mlp_500_500(), ScaleMixture(), batch)}
     found = paired(steps, "plain", seconds)["BBB"]
@@ -119,7 +114,7 @@ def peer_rows(seconds: float) -> Iterable[str]:
     """Mean-field SVI against the fastest library with the same estimator; a ratio above 1 says that ours is faster."""
     for name, factory in NETWORKS.items():
         for estimator, words in ESTIMATORS.items():
-            batch = images(128)
+            batch = images(128, 1, 28, 28)
             steps: dict[str, Step] = {"ours": ours(svi(128, estimator=estimator), factory(), Normal(), batch)}
             for peer, step in peer_steps(factory, batch, estimator):
                 if isinstance(step, str):
@@ -158,7 +153,7 @@ def size_rows(seconds: float, figure: Path) -> Iterable[str]:
     """Step times over widths and batches; draws the figure."""
     sizes = []
     for width, count in SIZES:
-        batch, factory = images(count), perceptron(width)
+        batch, factory = images(count, 1, 28, 28), perceptron(width)
         steps = {"plain": plain(factory(), batch)}
         for name, prior in (("log-uniform", LogUniform()), ("horseshoe", GroupHorseshoe())):
             steps[name] = ours(svi(count), factory(), prior, batch)

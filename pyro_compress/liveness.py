@@ -106,6 +106,12 @@ def groups_of(layer: Weighted) -> int:
     return 1 if isinstance(layer, Linear) else layer.groups
 
 
+def is_plain_chain(architecture: Architecture) -> bool:
+    """Whether no layer refers back and no convolution is grouped."""
+    refers = any(isinstance(layer, Add | Recall) for layer in architecture.layers)
+    return not refers and all(groups_of(layer) == 1 for layer in architecture.weighted())
+
+
 def products_per_link(architecture: Architecture) -> list[int]:
     """Per dense layer and convolution: products of a forward pass of one example between one input and one output."""
     found = []

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pyro_compress.analysis.decision import Decision
-from pyro_compress.architecture import Add, Architecture, BatchNorm, Conv2d, Flatten, Layer, Linear, Recall, Select
+from pyro_compress.architecture import Architecture, BatchNorm, Conv2d, Flatten, Layer, Linear, Select
+from pyro_compress.liveness import is_plain_chain
 from pyro_compress.stored import StoredNetwork, StoredTensor
 
 
@@ -39,10 +40,8 @@ class Compaction:
 
 def can_compact(architecture: Architecture) -> bool:
     """Chains without residual connections, batch norm (its statistics cover all channels) and grouped convolutions."""
-    return not any(
-        isinstance(layer, BatchNorm | Add | Recall) or (isinstance(layer, Conv2d) and layer.groups > 1)
-        for layer in architecture.layers
-    )
+    normed = any(isinstance(layer, BatchNorm) for layer in architecture.layers)
+    return is_plain_chain(architecture) and not normed
 
 
 def compact(architecture: Architecture, decision: Decision) -> Compaction:

@@ -17,9 +17,9 @@ import numpy as np
 
 from pyro_compress.analysis.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.analysis.pruning import signal_to_noise
-from pyro_compress.architecture import Add, Architecture, BatchNorm, Conv2d, Linear, Recall
+from pyro_compress.architecture import Architecture, BatchNorm, Conv2d, Linear
 from pyro_compress.errors import DecisionError
-from pyro_compress.liveness import Weighted, groups_of, products_per_link
+from pyro_compress.liveness import Weighted, is_plain_chain, products_per_link
 from pyro_compress.posterior import ParameterPosterior, Posterior
 
 
@@ -40,13 +40,13 @@ def prune_units(posterior: Posterior, architecture: Architecture, *, multiply_ad
     """
     if not 0 < multiply_adds <= 1:
         raise DecisionError(f"multiply_adds is the share that may stay, above 0 and at most 1; found {multiply_adds}")
-    layers = architecture.weighted()
-    if any(isinstance(layer, Add | Recall) for layer in architecture.layers) or any(groups_of(w) > 1 for w in layers):
+    if not is_plain_chain(architecture):
         raise DecisionError(
             "multiply_adds needs a chain of layers without grouped convolutions, and this network is none: prune it "
             "with group_threshold, snr or remove_percent"
         )
-    chain = _Chain([_Links(layer, products, posterior) for layer, products in _weighted(architecture)])
+    weighted = zip(architecture.weighted(), products_per_link(architecture), strict=True)
+    chain = _Chain([_Links(layer, products, posterior) for layer, products in weighted])
     chain.shrink(multiply_adds)
     kept = chain.kept()
     last = ""
@@ -58,10 +58,6 @@ def prune_units(posterior: Posterior, architecture: Architecture, *, multiply_ad
             kept |= dict.fromkeys((f"{layer.name}.weight", f"{layer.name}.bias"), kept[f"{last}.bias"])
     sites = {name: _site(site, kept.get(name)) for name, site in posterior.parameters.items()}
     return Decision(sites, dict(posterior.buffers), {"multiply_adds": multiply_adds})
-
-
-def _weighted(architecture: Architecture) -> Iterator[tuple[Weighted, int]]:
-    return zip(architecture.weighted(), products_per_link(architecture), strict=True)
 
 
 def _site(site: ParameterPosterior, kept: np.ndarray | None) -> SiteDecision:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from pyro_compress.architecture import Add, Architecture, BatchNorm, Conv2d, Flatten, Linear, Recall
-from pyro_compress.liveness import Numbers, Signal, groups_of, products_per_link
+from pyro_compress.architecture import Architecture, BatchNorm, Conv2d, Flatten, Linear
+from pyro_compress.liveness import Numbers, Signal, is_plain_chain, products_per_link
 
 Index = tuple[np.ndarray, ...]
 
@@ -39,9 +39,7 @@ def can_narrow(architecture: Architecture) -> bool:
 
     A bias is not needed where nothing constant can come from: in the first layer.
     """
-    weighted = architecture.weighted()
-    chain = not any(isinstance(layer, Add | Recall) for layer in architecture.layers)
-    return chain and all(groups_of(layer) == 1 for layer in weighted) and all(layer.bias for layer in weighted[1:])
+    return is_plain_chain(architecture) and all(layer.bias for layer in architecture.weighted()[1:])
 
 
 def narrowed(network: nn.Module, architecture: Architecture, kept: Sequence[np.ndarray]) -> Narrowed:

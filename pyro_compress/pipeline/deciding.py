@@ -116,7 +116,7 @@ def decide(
     judge = Judge(network, data, likelihood)
     reference = judge.errors(nothing_pruned(posterior))
     say(f"{stored_of(posterior)}, nothing pruned: {100 * reference.mean():.2f} % validation error")
-    pruned = _choose_cut(posterior, judge, data, settings, say)
+    pruned = _choose_cut(posterior, judge, data, settings, reference, say)
     kept, total = pruned.weights_left()
     say(f"pruned to {100 * kept / total:.2f} % of the weights: {100 * judge.errors(pruned).mean():.2f} %")
     decision = _choose_c(posterior, pruned, judge, data, settings, say)
@@ -161,27 +161,28 @@ def without_draws(
 
 
 def _choose_units(
-    posterior: Posterior, judge: Judge, data: DataSet, settings: DecisionSettings, say: Say
+    posterior: Posterior, judge: Judge, data: DataSet, settings: DecisionSettings, reference: np.ndarray, say: Say
 ) -> tuple[Decision | None, np.ndarray]:
     """Which units stay for their share of the multiply-adds, None for all; and the errors of their posterior mean."""
-    whole = nothing_pruned(posterior)
     if settings.multiply_adds is None:
-        return None, judge.errors(whole)
+        return None, reference
     architecture = trace(judge.network, data.input_shape)
     units = prune_units(posterior, architecture, multiply_adds=settings.multiply_adds)
-    narrow = with_batch_norm(judge.network, whole & units, data)
+    narrow = with_batch_norm(judge.network, nothing_pruned(posterior) & units, data)
     errors = judge.errors(narrow)
     sizes = format_architecture(architecture_left(remove_dead(architecture, narrow)))
     say(f"{sizes} for {100 * settings.multiply_adds:g} % of the multiply-adds: {100 * errors.mean():.2f} %")
     return units, errors
 
 
-def _choose_cut(posterior: Posterior, judge: Judge, data: DataSet, settings: DecisionSettings, say: Say) -> Decision:
+def _choose_cut(
+    posterior: Posterior, judge: Judge, data: DataSet, settings: DecisionSettings, reference: np.ndarray, say: Say
+) -> Decision:
     """The cuts that were given, or the largest SNR cut of a ladder that stays within the tolerance.
 
     A log-uniform prior has a cut of its own, log α < 3, which is one on the SNR.
     """
-    units, reference = _choose_units(posterior, judge, data, settings, say)
+    units, reference = _choose_units(posterior, judge, data, settings, reference, say)
     given = settings.log_alpha, settings.snr, settings.remove_percent
     uncut = any(site.prior not in ("LogUniform", "point") for site in posterior.parameters.values())
     candidates = SNR_LADDER if given == (None, None, None) and uncut else (settings.snr,)
