@@ -8,16 +8,17 @@ step.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-# of an optimizer's group, at which its step is the one above
+# of an optimizer's groups, at which its step is the one above
 _PLAIN = {"weight_decay": 0, "amsgrad": False, "maximize": False, "differentiable": False}
 
 
 class Adam:
-    """The step of a `torch.optim.Adam` that `is_plain`, for vectors in the order of its groups, one in each.
+    """The step of a `torch.optim.Adam` that `is_plain`, for vectors in the order in which its groups hold them.
 
     Args:
         optimizer: see above; what it remembers is made if it has not moved yet.
@@ -25,7 +26,7 @@ class Adam:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
-        for (vector,) in self._held():
+        for _, _, vector in self._held():
             if not optimizer.state[vector]:
                 average, square = torch.zeros_like(vector), torch.zeros_like(vector)
                 counter = torch.zeros((), device=vector.device)
@@ -33,24 +34,29 @@ class Adam:
 
     @staticmethod
     def is_plain(optimizer: torch.optim.Optimizer) -> bool:
-        """Whether that is Adam as it was published, with one vector per group."""
+        """Whether that is Adam as it was published."""
         return type(optimizer) is torch.optim.Adam and all(
-            all(group[name] == value for name, value in _PLAIN.items()) and len(group["params"]) == 1
-            for group in optimizer.param_groups
+            all(group[name] == value for name, value in _PLAIN.items()) for group in optimizer.param_groups
         )
+
+    @property
+    def count(self) -> int:
+        """Of `numbers`."""
+        return 2 * len(self._optimizer.param_groups)
 
     def moments(self) -> list[Tensor]:
         """m and v of every vector, in turn."""
-        states = (self._optimizer.state[vector] for (vector,) in self._held())
+        states = (self._optimizer.state[vector] for _, _, vector in self._held())
         return [state[name] for state in states for name in ("exp_avg", "exp_avg_sq")]
 
     def numbers(self) -> list[Tensor]:
-        """η / (1 − β₁ᵗ) and √(1 − β₂ᵗ) of every vector, in turn, for the step that comes; counts it."""
-        found = []
+        """η / (1 − β₁ᵗ) and √(1 − β₂ᵗ) of every group, in turn, for the step that comes; counts it."""
+        counters = [self._optimizer.state[vector]["step"] for _, _, vector in self._held()]
+        torch._foreach_add_(counters, 1)
+        # every step moves every vector, so they all have come as far
+        count, found = float(counters[0]), []
         for group in self._optimizer.param_groups:
-            (vector,), (first, second) = group["params"], group["betas"]
-            self._optimizer.state[vector]["step"] += 1
-            count = float(self._optimizer.state[vector]["step"])
+            first, second = group["betas"]
             found += [torch.tensor(group["lr"] / (1 - first**count)), torch.tensor((1 - second**count) ** 0.5)]
         return found
 
@@ -62,14 +68,15 @@ class Adam:
         numbers: Sequence[Tensor],
     ) -> None:
         """The step, in place, with `moments()` and `numbers()`."""
-        for place, (vector, gradient, group) in enumerate(
-            zip(vectors, gradients, self._optimizer.param_groups, strict=True)
-        ):
+        for place, (vector, gradient, (of, group, _)) in enumerate(zip(vectors, gradients, self._held(), strict=True)):
             (first, second), (average, square) = group["betas"], moments[2 * place : 2 * place + 2]
-            rate, root = numbers[2 * place : 2 * place + 2]
+            rate, root = numbers[2 * of : 2 * of + 2]
             average.lerp_(gradient, 1 - first)
             square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
             vector.sub_(rate * average / (square.sqrt() / root + group["eps"]))
 
-    def _held(self) -> Iterator[list[Tensor]]:
-        return (group["params"] for group in self._optimizer.param_groups)
+    def _held(self) -> Iterator[tuple[int, dict[str, Any], Tensor]]:
+        """(place of the group, group, vector) for all vectors."""
+        for place, group in enumerate(self._optimizer.param_groups):
+            for vector in group["params"]:
+                yield place, group, vector

@@ -1,8 +1,9 @@
-"""Trained tensors laid end to end: one vector per learning rate, of which the parameters are views.
+"""Trained tensors laid end to end: small ones of one learning rate in one vector, of which they are views.
 
 A step of Adam pays for every tensor that it visits, and a guide has dozens of small ones.  Laid out like this a step
-visits as many as there are learning rates, a recorded step takes and returns as many, and rows and columns that
-training leaves out are left out of one vector.
+visits as many as there are learning rates, and a recorded step takes and returns as many.  Large tensors stay alone, in
+vectors of their own: what makes their gradient then moves them as well, where a joined one would be written and read
+once more.
 """
 
 import copy
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 ELEMENTWISE = frozenset(
     {"adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "rprop", "sgd"}
 )
+# numbers from which on writing and reading them once more costs more than visiting one tensor more
+LARGE = 16384
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +54,7 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Vector:
-    """All parameters of one learning rate.
+    """Parameters of one learning rate.
 
     Attributes:
         multiplier: of the base learning rate.
@@ -79,9 +82,10 @@ class Vector:
         return Vector(multiplier, nn.Parameter(whole), tuple(places))
 
     def joined(self, values: Iterable[Tensor | None]) -> Tensor:
-        """One value per parameter, end to end; None is zero."""
+        """One value per parameter, end to end; None is zero.  A view where there is one."""
         pairs = zip(self.places, values, strict=True)
-        return torch.cat([p.flat(torch.zeros_like(p.parameter) if v is None else v) for p, v in pairs])
+        flat = [p.flat(torch.zeros_like(p.parameter) if v is None else v) for p, v in pairs]
+        return flat[0] if len(flat) == 1 else torch.cat(flat)
 
 
 class FlatParameters:
@@ -96,7 +100,7 @@ class FlatParameters:
         by_rate: dict[float, list[nn.Parameter]] = {}
         for group in groups:
             by_rate.setdefault(group["multiplier"], []).extend(group["params"])
-        self.vectors = tuple(Vector.of(rate, held) for rate, held in by_rate.items() if held)
+        self.vectors = tuple(Vector.of(rate, part) for rate, held in by_rate.items() for part in _parts(held))
         self._by_element = by_element
 
     @property
@@ -152,20 +156,28 @@ class FlatParameters:
         parts: Mapping[int, Mapping[str, Tensor]],
         former: torch.optim.Optimizer,
     ) -> None:
-        """Give a fresh optimizer over the vectors what a `former` one over as many vectors remembered.
+        """Give a fresh optimizer over the vectors what a `former` one remembered.
 
         Args:
             optimizer: fresh.
             parts: as `FlatParameters.parts` gives them, cut to the parameters that there are now.
-            former: of which counters are taken over.
+            former: over vectors of the same learning rates; its counters are taken over.
         """
-        was = [group["params"][0] for group in former.param_groups]
-        for vector, old in zip(self.vectors, was, strict=True):
+        was = {group["multiplier"]: group["params"][0] for group in former.param_groups}
+        for vector in self.vectors:
+            old = was[vector.multiplier]
             state = {key: copy.deepcopy(value) for key, value in former.state[old].items() if not _is_like(value, old)}
             each = [parts[id(place.parameter)] for place in vector.places]
             for key in each[0]:
-                state[key] = vector.joined(part[key] for part in each)
+                # a copy: one that lies alone is joined to nothing
+                state[key] = vector.joined(part[key] for part in each).clone()
             optimizer.state[vector.whole] = state
+
+
+def _parts(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Each large one by itself, and the others together."""
+    small = [parameter for parameter in parameters if parameter.numel() < LARGE]
+    return [[one] for one in parameters if one.numel() >= LARGE] + ([small] if small else [])
 
 
 def _is_like(value: Any, vector: Tensor) -> bool:

@@ -16,14 +16,15 @@ _SHAPED = {_aten.ones_like.default, _aten.zeros_like.default, _aten.new_zeros.de
 _SMALL = 4096
 # x ∘ neutral = x
 _NEUTRAL = {_aten.sub.Tensor: 0.0, _aten.add.Tensor: 0.0, _aten.mul.Tensor: 1.0, _aten.div.Tensor: 1.0}
+_COMMUTATIVE = {_aten.add.Tensor, _aten.mul.Tensor}
 
 
 def simplify(graph: fx.GraphModule, *, exact: bool = False) -> fx.GraphModule:
     """Fold constants, leave out operations with neutral elements and what nothing reads; changes `graph`.
 
     A sum a + c·b with a number c, such as the gradient of a likelihood and that of a normal prior, is one operation,
-    which rounds once where two rounded twice, and ln eˣ is x, which every guide's entropy asks for; not if the results
-    must be `exact`ly those of the operations traced.
+    which rounds once where two rounded twice; ln eˣ is x, which every guide's entropy asks for; x / c is x · (1 / c),
+    since vector units divide many times slower.  Not if the results must be `exact`ly those of the operations traced.
 
     Operations that draw random numbers or write in place stay where they are.
     """
@@ -56,6 +57,7 @@ def simplify(graph: fx.GraphModule, *, exact: bool = False) -> fx.GraphModule:
         if node.target is _aten.log.default and getattr(node.args[0], "target", None) is _aten.exp.default:
             node.replace_all_uses_with(node.args[0].args[0])
             continue
+        _multiply_by_reciprocal(graph, node, known)
         _fuse_scaled_sum(graph, node, known)
     graph.graph.eliminate_dead_code()
     graph.recompile()
@@ -95,17 +97,30 @@ def _values(arguments: Any, known: dict[fx.Node, Any]) -> Any:
 
 
 def _unchanged(node: fx.Node, known: dict[fx.Node, Any]) -> fx.Node | None:
-    """The first argument, where the operation gives just that."""
+    """The argument that the operation gives back as it is, if there is one."""
     if node.op != "call_function" or node.target not in _NEUTRAL or len(node.args) != 2 or node.kwargs:
         return None
-    first, second = node.args
-    number = _number(second, known)
-    if not isinstance(first, fx.Node) or number is None or number != _NEUTRAL[node.target]:
-        return None
-    before, after = first.meta.get("val", known.get(first)), node.meta.get("val")
-    if before is None or after is None or before.dtype != after.dtype or before.shape != after.shape:
-        return None
-    return first
+    for same, other in (node.args, node.args[::-1]) if node.target in _COMMUTATIVE else (node.args,):
+        if not isinstance(same, fx.Node) or _number(other, known) != _NEUTRAL[node.target]:
+            continue
+        before, after = same.meta.get("val", known.get(same)), node.meta.get("val")
+        if before is not None and after is not None and before.dtype == after.dtype and before.shape == after.shape:
+            return same
+    return None
+
+
+def _multiply_by_reciprocal(graph: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> None:
+    """x / c becomes x · (1 / c), for numbers c other than zero."""
+    if node.op != "call_function" or node.target is not _aten.div.Tensor or node.kwargs or len(node.args) != 2:
+        return
+    number, value = _number(node.args[1], known), node.meta.get("val")
+    if not number or not isinstance(node.args[0], fx.Node) or not isinstance(value, Tensor):
+        return
+    before = node.args[0].meta.get("val", known.get(node.args[0]))
+    if before is None or before.dtype != value.dtype or before.shape != value.shape or not value.is_floating_point():
+        return
+    node.target = _aten.mul.Tensor
+    node.update_arg(1, 1.0 / number)
 
 
 def _fuse_scaled_sum(graph: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> None:
@@ -133,10 +148,11 @@ def _fuse_scaled_sum(graph: fx.GraphModule, node: fx.Node, known: dict[fx.Node, 
 
 
 def _number(argument: Any, known: dict[fx.Node, Any]) -> float | None:
-    """What a real scalar argument is, where that is known."""
+    """What a real argument is, where that is known and the same number all over."""
     value = known.get(argument) if isinstance(argument, fx.Node) else argument
     if isinstance(value, Tensor):
-        return float(value) if value.ndim == 0 and not value.is_complex() else None
+        first = value.flatten()[:1]
+        return float(first) if len(first) and not value.is_complex() and bool((value == first).all()) else None
     return float(value) if isinstance(value, int | float) else None
 
 

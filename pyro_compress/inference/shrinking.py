@@ -32,7 +32,7 @@ from pyro_compress.posterior import ParameterPosterior
 
 # checks in a row
 PATIENCE = 2
-# a new step has to be recorded, and maybe compiled: that pays where so much of the arithmetic goes
+# a new step has to be recorded: that pays where so much of the arithmetic goes
 WORTHWHILE = 0.85
 
 
@@ -57,10 +57,12 @@ class Leaving:
     Attributes:
         kept: which entries stay, before each layer and after the last.
         folds: what biases take over from constants, by name.
+        multiply_adds_spared: of a forward pass of one example.
     """
 
     kept: Sequence[np.ndarray]
     folds: Mapping[str, np.ndarray]
+    multiply_adds_spared: int
 
 
 class Whole:
@@ -114,9 +116,10 @@ class Whole:
         if not all(entries.any() for entries in kept):
             # the layer would be left without any; what stands is not worth less for it
             return None
-        if multiply_adds(self.architecture, kept) > WORTHWHILE * multiply_adds(self.architecture, self._kept):
+        now, then = multiply_adds(self.architecture, self._kept), multiply_adds(self.architecture, kept)
+        if then > WORTHWHILE * now:
             return None
-        return Leaving(kept, folds(self.architecture, flow, numbers))
+        return Leaving(kept, folds(self.architecture, flow, numbers), now - then)
 
     def narrow(self, leaving: Leaving) -> Left:
         """The narrower model and guide."""

@@ -34,7 +34,7 @@ from pyro_compress.inference.noise import Noise, is_standard_normal
 # tracing costs as much as a hundred steps, so batches of one shape must come that often first
 TRACE_AFTER = 100
 # measured on two cores: what compiling takes, and what it saves per step and operation, and per number that one writes
-COMPILING_SECONDS, COMPILING_SECONDS_PER_OPERATION = 10.0, 0.04
+COMPILING_SECONDS, COMPILING_SECONDS_PER_OPERATION = 6.0, 0.01
 SAVED_SECONDS_PER_OPERATION, SAVED_SECONDS_PER_NUMBER = 2e-6, 2e-10
 
 
@@ -71,6 +71,9 @@ class TracedTerms:
         modules: that hold the trained tensors.
         flat: the vectors that these are parts of.
         terms: (batch) to terms; must do the same at every call but for the noise.
+
+    Attributes:
+        compiling_seconds: estimate for what has been recorded last.
     """
 
     def __init__(self, modules: Iterable[nn.Module], flat: FlatParameters, terms: Callable[[Batch], ElboTerms]) -> None:
@@ -85,7 +88,7 @@ class TracedTerms:
         self._slots = [slots[id(parameter)] for parameter in flat.parameters]
         self._graphs: dict[tuple[Any, ...], Traced | None] = {}
         self._calls: Counter[tuple[Any, ...]] = Counter()
-        self._compiling_seconds, self._saved_seconds = 0.0, 0.0
+        self.compiling_seconds, self._saved_seconds = 0.0, 0.0
 
     def descend(
         self,
@@ -127,7 +130,7 @@ class TracedTerms:
 
     def is_worth_compiling(self, steps: int) -> bool:
         """Whether that many steps more pay for compiling what has been replayed so far."""
-        return steps * self._saved_seconds > self._compiling_seconds
+        return steps * self._saved_seconds > self.compiling_seconds
 
     def _for(self, batch: Batch, at_once: bool, compile_it: bool, adam: Adam | None) -> Traced | None:
         key = (compile_it, adam is None, *((tuple(part.shape), part.stride(), part.dtype) for part in batch))
@@ -147,7 +150,7 @@ class TracedTerms:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             if adam is not None:
                 count = len(examples)
-                examples = (*examples, *(one.clone() for one in adam.moments()), *torch.ones(2 * len(self._vectors())))
+                examples = (*examples, *(one.clone() for one in adam.moments()), *torch.ones(adam.count))
                 graph = make_fx(self._moving(traced, adam, count))(*examples)
             return replace(traced, graph=compiled(graph, examples), moves=adam is not None)
 
@@ -203,7 +206,7 @@ class TracedTerms:
         graph = simplify(graph, exact=exact)
         operations, numbers = _pointwise(graph)
         self._saved_seconds = operations * SAVED_SECONDS_PER_OPERATION + numbers * SAVED_SECONDS_PER_NUMBER
-        self._compiling_seconds = COMPILING_SECONDS + operations * COMPILING_SECONDS_PER_OPERATION
+        self.compiling_seconds = COMPILING_SECONDS + operations * COMPILING_SECONDS_PER_OPERATION
         return Traced(graph, noise, tuple(sites))
 
     @contextlib.contextmanager

@@ -11,8 +11,8 @@ from pyro_compress.inference.adam import Adam
 
 def held() -> tuple[list[nn.Parameter], torch.optim.Adam]:
     generator = torch.Generator().manual_seed(0)
-    vectors = [nn.Parameter(torch.randn(size, generator=generator)) for size in (7, 40)]
-    groups = [{"params": [vector], "lr": rate} for vector, rate in zip(vectors, (0.01, 0.05), strict=True)]
+    vectors = [nn.Parameter(torch.randn(size, generator=generator)) for size in (7, 40, 5)]
+    groups: list[dict[str, Any]] = [{"params": vectors[:1], "lr": 0.01}, {"params": vectors[1:], "lr": 0.05}]
     return vectors, torch.optim.Adam(groups, betas=(0.8, 0.99), eps=1e-6, fused=True)
 
 
@@ -49,7 +49,7 @@ def test_moves_are_torchs(ways: list[Any]) -> None:
     for vector, other in zip(found, expected, strict=True):
         for name, value in plain.state[other].items():
             torch.testing.assert_close(ours.state[vector][name], value, rtol=1e-5, atol=1e-9)
-    assert float(ours.state[found[0]]["step"]) == 6
+    assert [float(ours.state[vector]["step"]) for vector in found] == [6, 6, 6]
 
 
 @pytest.mark.parametrize(
@@ -60,9 +60,8 @@ def test_moves_are_torchs(ways: list[Any]) -> None:
         lambda held: torch.optim.Adam(held, weight_decay=0.1),
         lambda held: torch.optim.Adam(held, amsgrad=True),
         lambda held: torch.optim.Adam(held, maximize=True),
-        lambda held: torch.optim.Adam([*held, nn.Parameter(torch.zeros(2))]),
     ],
-    ids=["AdamW", "SGD", "decay", "amsgrad", "maximize", "two in a group"],
+    ids=["AdamW", "SGD", "decay", "amsgrad", "maximize"],
 )
 def test_what_is_not_plain_adam(optimizer: Any) -> None:
     assert not Adam.is_plain(optimizer([nn.Parameter(torch.zeros(3))]))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from pyro_compress.inference import flat as flat_module
 from pyro_compress.inference.flat import FlatParameters, is_elementwise
 from pyro_compress.inference.optimisation import build_optimizer
 
@@ -39,6 +40,16 @@ def test_parameters_keep_values_and_strides_and_lie_in_one_vector_per_rate() -> 
     with torch.no_grad():
         flat.vectors[1].whole[0] = 17.0
     assert float(held[1].detach()[0, 0, 0, 0]) == 17.0
+
+
+def test_large_parameters_lie_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flat_module, "LARGE", 6)
+    held = parameters()
+    flat = FlatParameters(groups(held), by_element=True)
+    found = [(vector.multiplier, [id(place.parameter) for place in vector.places]) for vector in flat.vectors]
+    weights, filters, number, unused = map(id, held)
+    assert found == [(1.0, [weights]), (1.0, [number]), (3.0, [filters]), (3.0, [unused])]
+    assert flat.vectors[2].whole.data_ptr() == held[1].data_ptr()
 
 
 def test_filters_over_one_channel_keep_the_layout_that_convolutions_look_at() -> None:
@@ -84,7 +95,10 @@ def test_gradients_of_vectors_and_of_autograd_add_up() -> None:
             torch.testing.assert_close(found, torch.zeros_like(found) if expected is None else 2 * expected)
 
 
-def test_a_fresh_optimizer_remembers_the_parts_that_are_left() -> None:
+@pytest.mark.parametrize("large", [1000, 6])
+def test_a_fresh_optimizer_remembers_the_parts_that_are_left(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # under 6 the weights lie alone, until they lose a row
+    monkeypatch.setattr(flat_module, "LARGE", large)
     held = parameters()
     flat = FlatParameters(groups(held), by_element=True)
     former = build_optimizer("adam", flat.groups(), 0.01)

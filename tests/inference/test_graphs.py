@@ -33,6 +33,31 @@ def test_what_no_input_enters_is_worked_out_once() -> None:
     torch.testing.assert_close(graph(x), function(x))
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_numbers_that_are_the_same_all_over_are_numbers(exact: bool) -> None:
+    def function(x: Tensor) -> Tensor:
+        zero, one, three = torch.zeros(()).expand(2, 3), torch.ones(3), torch.tensor(3.0).expand(2, 3)
+        uneven = torch.tensor([1.0, 1.0, 2.0])
+        return zero + (one * (x - zero) / one) / three * uneven / torch.tensor(0.0)
+
+    x = torch.randn(2, 3, generator=GENERATOR)
+    graph = simplify(make_fx(function)(x), exact=exact)
+    third = "aten.div.Tensor" if exact else "aten.mul.Tensor"
+    assert called(graph) == [third, "aten.mul.Tensor", "aten.div.Tensor"]
+    torch.testing.assert_close(graph(x), function(x))
+
+
+def test_quotients_of_whole_numbers_and_of_broadcast_ones_stay() -> None:
+    def function(x: Tensor, n: Tensor) -> tuple[Tensor, ...]:
+        return n / 3.0, x.sum() / torch.full((2, 3), 4.0), 3.0 / x
+
+    x, n = torch.randn(2, 3, generator=GENERATOR), torch.arange(3)
+    graph = simplify(make_fx(function)(x, n))
+    assert called(graph).count("aten.div.Tensor") == 2
+    for found, expected in zip(graph(x, n), function(x, n), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_operations_that_change_the_type_or_the_shape_stay() -> None:
     def function(x: Tensor, n: Tensor) -> tuple[Tensor, ...]:
         return x.sum() + torch.zeros(4), n / 1.0, n + n * 0.5, x + n * 2

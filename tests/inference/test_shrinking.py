@@ -1,5 +1,6 @@
 """Shrinking while training: what leaves, what stays, and that decisions speak of the whole network."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pyro_compress.inference.guides import Guide
 from pyro_compress.inference.local_reparameterization import LocalReparameterization
 from pyro_compress.inference.shrinking import Whole, complexity_nats
 from pyro_compress.inference.svi import SVI
+from pyro_compress.inference.traced_terms import TracedTerms
 from pyro_compress.inference.variational_state import VariationalState
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical
@@ -157,6 +159,39 @@ def assert_same(first: Posterior, second: Posterior) -> None:
 def test_where_nothing_goes_nothing_changes(prior: Prior) -> None:
     method: dict[str, Any] = {"epochs": 3, "batch_size": 20, "kl_warmup": 0.0}
     assert_same(fitted(SVI(shrink=True, **method), prior), fitted(SVI(shrink=False, **method), prior))
+
+
+@pytest.mark.parametrize(
+    ("compile", "compiled", "spared", "done", "pays"),
+    [
+        ("auto", True, 10**6, 0, True),  # 128,000 examples, 10⁶ multiply-adds each: 12.8 seconds against 10
+        ("auto", True, 10**6, 400, False),  # and 7.7
+        ("auto", True, 7 * 10**5, 0, False),
+        ("auto", False, 1, 999, True),  # only recorded, not compiled
+        ("always", True, 1, 999, True),
+    ],
+)
+def test_compiled_steps_are_exchanged_where_what_is_left_of_the_run_pays(
+    compile: str, compiled: bool, spared: int, done: int, pays: bool
+) -> None:
+    method, state = started(GroupHorseshoe(), compile=compile)
+    method = dataclasses.replace(method, batch_size=128)
+    state.compiled, state.steps_planned, state.steps_done = compiled, 1000, done
+    state.traced = TracedTerms(state.modules.values(), state.flat, lambda batch: method.terms(state, batch))
+    state.traced.compiling_seconds = 10.0
+    assert method.pays(state, spared) == pays
+
+
+def test_what_does_not_pay_stays() -> None:
+    method, state = started(GroupHorseshoe())
+    checked(method, state, 1)
+    state.compiled, state.steps_planned = True, state.steps_done
+    state.traced = TracedTerms(state.modules.values(), state.flat, lambda batch: method.terms(state, batch))
+    checked(method, state, 2)
+    assert state.whole is not None and state.whole.left is None
+    state.compiled = False
+    checked(method, state, 1)
+    assert state.whole.left is not None
 
 
 def test_a_run_that_shrank_resumes_bit_for_bit(tmp_path: Path) -> None:
