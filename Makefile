@@ -21,6 +21,9 @@ test: lint
 bench: $(VENV)/.installed
 	-$(BIN)/python -m pip install --quiet --editable '.[peers]'
 	$(BIN)/python -W ignore::FutureWarning -m benchmarks.training_cost --parts steps peers sizes shrinking whole
+	$(BIN)/python -m benchmarks.ranks_speed lenet-5 lenet-300-100 --batch-sizes 128
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.memory
 
 lint: $(VENV)/.installed-for-tests
 	$(BIN)/ruff check .

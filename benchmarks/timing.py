@@ -43,3 +43,9 @@ def paired(steps: Mapping[str, Step], base: str, seconds: float, warmup: int = 5
         for name, each in found.items()
         if name != base
     }
+
+
+def row(what: str, ratio: float, milliseconds: float, base: float, against: str, goal: str) -> str:
+    """A line of the table of `training_cost`; thousands of milliseconds are printed without decimals."""
+    ours, theirs = (f"{each:,.0f}" if each >= 1000 else f"{each:.2f}" for each in (milliseconds, base))
+    return f"| {what} | {ours} | {against} | {theirs} | {ratio:.2f} | {goal} |"

@@ -11,16 +11,12 @@ written file and trains the plain network for as many epochs, before and after, 
 """
 
 import argparse
-import json
 import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from statistics import median
 
 import torch
 import torch.nn.functional as F
@@ -28,22 +24,18 @@ from torch import Tensor, nn
 
 from benchmarks.memory import images
 from benchmarks.peers import peer_steps
-from benchmarks.timing import Step, paired
-from pyro_compress import data as data_module
-from pyro_compress.data import DataSet
+from benchmarks.timing import Step, paired, row
+from benchmarks.whole_runs import SHRINKING, shrinking_rows, whole_row
 from pyro_compress.inference.bayes_by_backprop import BayesByBackprop
-from pyro_compress.inference.fit import fit
 from pyro_compress.inference.svi import SVI
 from pyro_compress.inference.variational import VariationalMethod
 from pyro_compress.models.bayesian import BayesianNetwork
-from pyro_compress.models.networks import NETWORKS as NETWORKS_BY_NAME
 from pyro_compress.models.networks import lenet_5, lenet_300_100, mlp_500_500
 from pyro_compress.models.priors.base import Prior
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.log_uniform import LogUniform
 from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.priors.scale_mixture import ScaleMixture
-from pyro_compress.pipeline.settings import settings_from_entry
 
 Factory = Callable[[], nn.Module]
 SIZE = 55_000
@@ -52,7 +44,6 @@ NETWORKS: dict[str, Factory] = {"LeNet-300-100": lenet_300_100, "LeNet-5": lenet
 PEER_GOALS = {"LeNet-300-100": 2.0, "LeNet-5": 1.15}
 # width of the hidden layers, examples per batch
 SIZES = ((0.25, 128), (0.5, 128), (1.0, 128), (2.0, 128), (4.0, 128), (8.0, 128), (1.0, 32), (1.0, 512), (1.0, 1024))
-SHRINKING = ("lenet-300-100/group-horseshoe", "lenet-300-100/log-uniform")
 ESTIMATORS = {"local": "local reparameterization", "flipout": "flipout", "shared": "one sample per batch"}
 
 
@@ -83,12 +74,6 @@ def ours(method: VariationalMethod, network: nn.Module, prior: Prior, batch: tup
 def svi(count: int, **options: object) -> SVI:
     """Compiled, not shrinking."""
     return SVI(epochs=10_000, batch_size=count, compile="always", shrink=False, **options)  # type: ignore[arg-type]
-
-
-def row(what: str, ratio: float, milliseconds: float, base: float, against: str, goal: str) -> str:
-    """Of the table."""
-    ours, theirs = (f"{each:,.0f}" if each >= 1000 else f"{each:.2f}" for each in (milliseconds, base))
-    return f"| {what} | {ours} | {against} | {theirs} | {ratio:.2f} | {goal} |"
 
 
 def step_rows(seconds: float) -> Iterable[str]:
@@ -197,69 +182,6 @@ def draw_sizes(sizes: Sequence[Size], path: Path) -> None:
     panels[0, 0].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-
-
-class PlainTraining:
-    """A registered network that is trained plainly, an epoch at a time."""
-
-    def __init__(self, network: str, data: DataSet) -> None:
-        self._data, self._network, self._done = data, NETWORKS_BY_NAME[network].factory(), 0
-        self._optimizer = torch.optim.Adam(self._network.parameters(), lr=1e-3, fused=True)
-        self._seconds: list[float] = []
-
-    def run(self, epochs: int) -> None:
-        """Some more epochs, each timed."""
-        for _ in range(epochs):
-            started = time.perf_counter()
-            for x, y in data_module.batches(self._data.train_x, self._data.train_y, 128, 0, self._done):
-                self._optimizer.zero_grad()
-                F.cross_entropy(self._network(x), y).backward()
-                self._optimizer.step()
-            self._done += 1
-            self._seconds.append(time.perf_counter() - started)
-
-    def seconds(self) -> float:
-        """Median of the epochs so far."""
-        return median(self._seconds)
-
-
-def shrinking_rows(entries: Sequence[str]) -> Iterable[str]:
-    """The fit of an entry, which shrinks as it goes, against as many plain epochs; compiling is in the ratio."""
-    for entry in entries:
-        settings = settings_from_entry(entry, threads=torch.get_num_threads())
-        method, data = settings.build_method(), data_module.load(settings.data)
-        plain_training = PlainTraining(settings.network, data)
-        plain_training.run(5)
-        model = BayesianNetwork(NETWORKS_BY_NAME[settings.network].factory(), settings.build_prior())
-        started = time.perf_counter()
-        fit(model, data, method)
-        seconds = time.perf_counter() - started
-        plain_training.run(5)
-        base = plain_training.seconds() * method.rounds
-        what = f"{entry}: fit of {method.rounds} epochs that shrinks, compiling included"
-        yield row(what, seconds / base, 1e3 * seconds, 1e3 * base, "plain, as many epochs", "≤ 2.0")
-
-
-def whole_row(entry: str, out: Path) -> Iterable[str]:
-    """An entry from start to file, and plain training for as many epochs on the same data."""
-    settings = settings_from_entry(entry, threads=torch.get_num_threads())
-    method, decision = settings.build_method(), settings.build_decision()
-    stages = decision.fine_tune_epochs * len(decision.rate_weights) if decision.fine_tune_epochs else 0
-    epochs = settings.pretrain_epochs + method.rounds + stages
-    plain_training = PlainTraining(settings.network, data_module.load(settings.data))
-    plain_training.run(2)
-    command = [sys.executable, "-m", "pyro_compress", "run", entry, "--out", str(out)]
-    started = time.perf_counter()
-    subprocess.run([*command, "--threads", str(torch.get_num_threads())], check=True)
-    seconds = time.perf_counter() - started
-    plain_training.run(2)
-    results = json.loads((out / "results.json").read_text())
-    what = (
-        f"{entry}, whole run of {epochs} epochs at most, evaluation included: {results['error_after_percent']:.2f} %, "
-        f"{results['file_bytes']:,} bytes"
-    )
-    base = plain_training.seconds() * epochs
-    yield row(what, seconds / base, 1e3 * seconds, 1e3 * base, "plain, as many epochs", "≤ 1.0")
 
 
 def main() -> None:

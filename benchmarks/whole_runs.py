@@ -1,0 +1,85 @@
+"""Fits and runs of zoo entries from start to end, against as many epochs of plain training: rows of `training_cost`."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.timing import row
+from pyro_compress import data as data_module
+from pyro_compress.data import DataSet
+from pyro_compress.inference.fit import fit
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.networks import NETWORKS
+from pyro_compress.pipeline.settings import settings_from_entry
+
+SHRINKING = ("lenet-300-100/group-horseshoe", "lenet-300-100/log-uniform")
+
+
+class PlainTraining:
+    """A registered network that is trained plainly, an epoch at a time."""
+
+    def __init__(self, network: str, data: DataSet) -> None:
+        self._data, self._network, self._done = data, NETWORKS[network].factory(), 0
+        self._optimizer = torch.optim.Adam(self._network.parameters(), lr=1e-3, fused=True)
+        self._seconds: list[float] = []
+
+    def run(self, epochs: int) -> None:
+        """Some more epochs, each timed."""
+        for _ in range(epochs):
+            started = time.perf_counter()
+            for x, y in data_module.batches(self._data.train_x, self._data.train_y, 128, 0, self._done):
+                self._optimizer.zero_grad()
+                F.cross_entropy(self._network(x), y).backward()
+                self._optimizer.step()
+            self._done += 1
+            self._seconds.append(time.perf_counter() - started)
+
+    def seconds(self) -> float:
+        """Median of the epochs so far."""
+        return median(self._seconds)
+
+
+def shrinking_rows(entries: Sequence[str]) -> Iterable[str]:
+    """The fit of an entry, which shrinks as it goes, against as many plain epochs; compiling is in the ratio."""
+    for entry in entries:
+        settings = settings_from_entry(entry, threads=torch.get_num_threads())
+        method, data = settings.build_method(), data_module.load(settings.data)
+        plain_training = PlainTraining(settings.network, data)
+        plain_training.run(5)
+        model = BayesianNetwork(NETWORKS[settings.network].factory(), settings.build_prior())
+        started = time.perf_counter()
+        fit(model, data, method)
+        seconds = time.perf_counter() - started
+        plain_training.run(5)
+        base = plain_training.seconds() * method.rounds
+        what = f"{entry}: fit of {method.rounds} epochs that shrinks, compiling included"
+        yield row(what, seconds / base, 1e3 * seconds, 1e3 * base, "plain, as many epochs", "≤ 2.0")
+
+
+def whole_row(entry: str, out: Path) -> Iterable[str]:
+    """An entry from start to file, and plain training for as many epochs on the same data."""
+    settings = settings_from_entry(entry, threads=torch.get_num_threads())
+    method, decision = settings.build_method(), settings.build_decision()
+    stages = decision.fine_tune_epochs * len(decision.rate_weights) if decision.fine_tune_epochs else 0
+    epochs = settings.pretrain_epochs + method.rounds + stages
+    plain_training = PlainTraining(settings.network, data_module.load(settings.data))
+    plain_training.run(2)
+    command = [sys.executable, "-m", "pyro_compress", "run", entry, "--out", str(out)]
+    started = time.perf_counter()
+    subprocess.run([*command, "--threads", str(torch.get_num_threads())], check=True)
+    seconds = time.perf_counter() - started
+    plain_training.run(2)
+    results = json.loads((out / "results.json").read_text())
+    what = (
+        f"{entry}, whole run of {epochs} epochs at most, evaluation included: {results['error_after_percent']:.2f} %, "
+        f"{results['file_bytes']:,} bytes"
+    )
+    base = plain_training.seconds() * epochs
+    yield row(what, seconds / base, 1e3 * seconds, 1e3 * base, "plain, as many epochs", "≤ 1.0")
