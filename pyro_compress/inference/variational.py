@@ -154,7 +154,7 @@ class VariationalMethod(GradientMethod):
         """One estimate of the terms, and the gradient of the objective from it."""
         if self.traceable(state):
             # the last batch of an epoch may be smaller and comes too seldom to pay for being compiled
-            whole = not batch or len(batch[0]) >= min(self.batch_size, state.held)
+            whole = not batch or len(batch[0]) >= min(self.batch_size, state.held) // state.ranks.count
             often = whole and state.steps_done >= TRACE_AFTER
             recorded, compile_it = self.recorded(state), state.compiled and whole
             adam = Adam(state.optimizer) if compile_it and self.may_move_at_once(state) else None
@@ -238,7 +238,8 @@ class VariationalMethod(GradientMethod):
         whole, former, flat = state.whole, state.optimizer, state.flat
         whole.write_back()
         leaving = whole.look(parameter_moments(whole.model, whole.guide.moments()))
-        if leaving is not None and self.pays(state, leaving.multiply_adds_spared):
+        # one answer for all ranks: shares of unequal size may have been compiled on one of them only
+        if leaving is not None and state.ranks.from_first(lambda: self.pays(state, leaving.multiply_adds_spared)):
             remembered = whole.spread(flat.parts(former))
             state.go_on_with(whole.narrow(leaving))
             state.flat.remember(state.optimizer, whole.cut(remembered), former)
@@ -251,8 +252,9 @@ class VariationalMethod(GradientMethod):
         """Whether the steps that are left pay for compiling one that spares so many multiply-adds per example."""
         if self.compile == "always" or not state.compiled or state.traced is None:
             return True
-        examples = self.batch_size * (state.steps_planned - state.steps_done)
-        return examples * multiply_adds * SECONDS_PER_MULTIPLY_ADD > state.traced.compiling_seconds
+        examples = self.batch_size * (state.steps_planned - state.steps_done) / state.ranks.count
+        seconds = examples * multiply_adds * SECONDS_PER_MULTIPLY_ADD
+        return seconds > state.traced.compiling_seconds
 
     def refuse_shrinking(self) -> None:
         """Told that the network cannot shrink."""

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
 
 from pyro_compress.data import DataSet, generator_for
 from pyro_compress.errors import InferenceError
+from pyro_compress.inference import traced_terms
+from pyro_compress.inference.compiling import Function
 from pyro_compress.inference.contract import Batch, State
 from pyro_compress.inference.elbo import ElboTerms
 from pyro_compress.inference.fit import EpochRecord, fit
@@ -113,6 +116,19 @@ def fitted(folder: Path | None = None, **more: Any) -> dict[str, Any]:
     return {"means": means(posterior), "history": history, "told": told}
 
 
+def compiled() -> dict[str, Any]:
+    """The fit with steps that are compiled, by a compiler that gives graphs back as they are; and how many it saw."""
+    seen: list[Function] = []
+
+    def compiler(graph: Function, examples: tuple[torch.Tensor, ...]) -> Function:
+        seen.append(graph)
+        return graph
+
+    with mock.patch.object(traced_terms, "compiled", compiler):
+        posterior = fit(model(), data_set(), replace(SHORT, compile="always"), seed=SEED)
+    return {"means": means(posterior), "compiled": len(seen)}
+
+
 class Breaks(SVI):
     """Meets a loss that is not finite, on the last rank alone."""
 
@@ -176,6 +192,7 @@ def scenarios(ranks: Ranks, folder: Path) -> Iterator[tuple[str, Any]]:
     for examples in BATCH_SIZES:
         yield f"gradient of {examples}", gradient(ranks, examples)
     yield "fit", fitted(folder)
+    yield "compiled", compiled()
     yield "resumed", fitted(checkpoint=folder / "after0.pt", resume=True)
     yield "resumed by more", fitted(checkpoint=folder / "alone.pt", resume=True)
     with_norm = fit(model(norm=True), data_set(), replace(SHORT, batch_size=23), seed=SEED)

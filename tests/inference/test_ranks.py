@@ -78,11 +78,18 @@ def test_the_gradient_is_that_of_one_process_on_the_union_batch(outcome: Outcome
     np.testing.assert_allclose(first, expected, rtol=2e-5, atol=2e-6 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("scenario", ["fit", "resumed", "resumed by more", "batch norm", "map", "grid"])
+@pytest.mark.parametrize("scenario", ["fit", "compiled", "resumed", "resumed by more", "batch norm", "map", "grid"])
 def test_both_ranks_end_with_the_same_parameters(outcome: Outcome, scenario: str) -> None:
     first, second = (found[scenario] for found in outcome.found)
     assert first.get("means", first) == second.get("means", second)
     assert first.get("history") == second.get("history")
+
+
+def test_shares_of_whole_batches_are_compiled_and_no_others(outcome: Outcome) -> None:
+    for found in outcome.found:
+        assert found["compiled"]["compiled"] == 1
+        for name, value in found["fit"]["means"].items():
+            np.testing.assert_allclose(found["compiled"]["means"][name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_noise_of_the_ranks_differs_and_the_first_has_that_of_one_process(outcome: Outcome) -> None:
