@@ -151,9 +151,17 @@ def _number(argument: Any, known: dict[fx.Node, Any]) -> float | None:
     """What a real argument is, where that is known and the same number all over."""
     value = known.get(argument) if isinstance(argument, fx.Node) else argument
     if isinstance(value, Tensor):
-        first = value.flatten()[:1]
-        return float(first) if len(first) and not value.is_complex() and bool((value == first).all()) else None
+        return float(value[(0,) * value.ndim]) if _is_even(value) and not value.is_complex() else None
     return float(value) if isinstance(value, int | float) else None
+
+
+def _is_even(value: Tensor) -> bool:
+    """Whether there are numbers, and all are the same."""
+    if value.numel() == 0:
+        return False
+    # most are one number that was expanded; millions need not be looked at for that
+    expanded = all(stride == 0 or size == 1 for stride, size in zip(value.stride(), value.shape, strict=True))
+    return expanded or bool((value == value[(0,) * value.ndim]).all())
 
 
 def _alike(*groups: tuple[fx.Node, ...]) -> bool:
