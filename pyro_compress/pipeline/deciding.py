@@ -228,19 +228,26 @@ def _fine_tune_stages(
     reference: np.ndarray,
     say: Say,
 ) -> Decision:
-    """Stages of rising rate weight, each from where the last one ended; stops at the first that costs too much."""
-    accepted = current = decision
+    """Stages of rising rate weight, each from where the last one ended; stops at the first that costs too much.
+
+    As long as none was within the tolerance, the one with the lowest error stands, or what was there before.
+    """
+    accepted, accepted_rise, within = decision, judge.rise(decision, reference)[0], False
+    current = decision
     for rate_weight in settings.rate_weights:
         current = tune(current, rate_weight=rate_weight)
         rise, standard_error = judge.rise(current, reference)
         kept, total = current.weights_left()
         good = rise <= max(settings.stage_tolerance_points, standard_error)
+        # at the same error the later one has the shorter code
+        better = not within and rise <= accepted_rise
         say(
             f"on the grid with rate weight {rate_weight:g}: {100 * kept / total:.2f} % of the weights, error "
-            f"{rise:+.2f} ± {standard_error:.2f} points; {'kept' if good else 'refused'}"
+            f"{rise:+.2f} ± {standard_error:.2f} points; "
+            f"{'kept' if good else 'too much, but less than what was there' if better else 'refused'}"
         )
-        if not good and accepted is not decision:
+        if good or better:
+            accepted, accepted_rise, within = current, rise, good
+        elif within:
             break
-        if good or judge.rise(accepted, reference)[0] > rise:
-            accepted = current
     return accepted

@@ -8,7 +8,13 @@ ENTRY = Entry(
     prior="log-uniform",
     data="mnist",
     method_options={"epochs": 60, "kl_weight": 0.3},
-    decision_options={"rate_weights": (0.1,), "tolerance_points": 0.2},
+    decision_options={
+        "rate_weights": (0.1, 0.15),
+        "fine_tune_epochs": 20,
+        "tolerance_points": 0.2,
+        "stage_tolerance_points": 0.2,
+        "fine_tune_noise": 0.5,
+    },
     published=(
         Published("Sparse VD", "Molchanov et al. 2017, as in Louizos et al. 2017", 1.8, 21, 84, 113, "512-114-72"),
         Published("Deep Compression", "Han et al. 2016", 1.6, 6, None, 40),
