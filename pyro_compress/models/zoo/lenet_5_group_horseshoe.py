@@ -8,7 +8,7 @@ ENTRY = Entry(
     prior="group-horseshoe",
     data="mnist",
     method_options={"epochs": 14, "kl_weight": 0.3},
-    decision_options={"tolerance_points": 0.5},
+    decision_options={"rate_weights": (0.5, 1.0, 1.5, 2.0), "tolerance_points": 0.5},
     pretrain_epochs=5,
     published=(
         Published("BC-GHS", "Louizos et al. 2017", 1.0, 156, 419, 771, "5-10-76-16"),
