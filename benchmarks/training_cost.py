@@ -160,7 +160,7 @@ def draw_sizes(sizes: Sequence[Size], path: Path) -> None:
     panels = figure.subplots(2, 2, sharex="col", sharey="row")
     cases = (
         ("width of the hidden layers / LeNet-300-100's", [size for size in sizes if size.batch == 128]),
-        ("examples per batch", [size for size in sizes if size.width == 1]),
+        ("examples per batch", sorted((size for size in sizes if size.width == 1), key=lambda size: size.batch)),
     )
     for (above, below), (label, chosen) in zip(panels.T, cases, strict=True):
         x = [size.batch if label.startswith("examples") else size.width for size in chosen]
