@@ -49,6 +49,9 @@ def simplify(graph: fx.GraphModule, *, exact: bool = False) -> fx.GraphModule:
         replacement.meta = dict(node.meta)
         node.replace_all_uses_with(replacement, delete_user_cb=lambda user: user not in known)
         known[replacement] = value
+    # what an operation writes into does not keep the value that it was recorded with
+    written = _written(graph, known)
+    known = {node: value for node, value in known.items() if _storage(value) not in written}
     for node in list(graph.graph.nodes):
         same = _unchanged(node, known)
         if same is not None:
@@ -90,6 +93,23 @@ def _is_pure(node: fx.Node) -> bool:
     if not isinstance(node.target, torch._ops.OpOverload):
         return False
     return torch.Tag.nondeterministic_seeded not in node.target.tags and not node.target._schema.is_mutable
+
+
+def _written(graph: fx.GraphModule, known: dict[fx.Node, Any]) -> set[int]:
+    """Storages of known tensors that operations of the graph write into."""
+    writing = [node for node in graph.graph.nodes if node.op == "call_function" and _writes(node)]
+    return {
+        place for node in writing for one in node.all_input_nodes if (place := _storage(known.get(one))) is not None
+    }
+
+
+def _writes(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and bool(node.target._schema.is_mutable)
+
+
+def _storage(value: Any) -> int | None:
+    """Where the numbers of a tensor lie."""
+    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
 
 
 def _values(arguments: Any, known: dict[fx.Node, Any]) -> Any:
@@ -156,12 +176,9 @@ def _number(argument: Any, known: dict[fx.Node, Any]) -> float | None:
 
 
 def _is_even(value: Tensor) -> bool:
-    """Whether there are numbers, and all are the same."""
-    if value.numel() == 0:
-        return False
-    # most are one number that was expanded; millions need not be looked at for that
+    """Whether it is one number, or one that was expanded."""
     expanded = all(stride == 0 or size == 1 for stride, size in zip(value.stride(), value.shape, strict=True))
-    return expanded or bool((value == value[(0,) * value.ndim]).all())
+    return value.ndim == 0 or (value.numel() > 1 and expanded)
 
 
 def _alike(*groups: tuple[fx.Node, ...]) -> bool:
