@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from pyro_compress.inference.convolutions import correlate_one_channel
-from pyro_compress.inference.graphs import untranspose
+from pyro_compress.inference.graphs import unscale_sums, untranspose
 
 Function = Callable[..., tuple[Tensor, ...]]
 
@@ -30,7 +30,7 @@ def compiled(graph: fx.GraphModule, examples: tuple[Tensor, ...]) -> Function:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             found: Function = inductor.compile(
-                keep_pooling(correlate_one_channel(untranspose(graph))),
+                keep_pooling(correlate_one_channel(unscale_sums(untranspose(graph)))),
                 list(examples),
                 options={"fallback_random": True},
             )

@@ -28,17 +28,7 @@ def simplify(graph: fx.GraphModule, *, exact: bool = False) -> fx.GraphModule:
 
     Operations that draw random numbers or write in place stay where they are.
     """
-    known: dict[fx.Node, Any] = {}
-    for node in list(graph.graph.nodes):
-        if node.op == "get_attr":
-            known[node] = getattr(graph, node.target)
-        elif node.op == "call_function" and _is_pure(node) and all(one in known for one in node.all_input_nodes):
-            with torch.no_grad():
-                known[node] = node.target(*_values(node.args, known), **_values(node.kwargs, known))
-        elif node.target in _SHAPED and "val" in node.meta and node.meta["val"].numel() <= _SMALL:
-            like = node.meta["val"]
-            is_one = node.target in (_aten.ones_like.default, _aten.new_ones.default)
-            known[node] = torch.full(like.shape, float(is_one), dtype=like.dtype, device=like.device)
+    known = _constants(graph)
     for count, (node, value) in enumerate(list(known.items())):
         if node.op == "get_attr" or not isinstance(value, Tensor) or all(user in known for user in node.users):
             continue
@@ -49,9 +39,6 @@ def simplify(graph: fx.GraphModule, *, exact: bool = False) -> fx.GraphModule:
         replacement.meta = dict(node.meta)
         node.replace_all_uses_with(replacement, delete_user_cb=lambda user: user not in known)
         known[replacement] = value
-    # what an operation writes into does not keep the value that it was recorded with
-    written = _written(graph, known)
-    known = {node: value for node, value in known.items() if _storage(value) not in written}
     for node in list(graph.graph.nodes):
         same = _unchanged(node, known)
         if same is not None:
@@ -87,6 +74,26 @@ def untranspose(graph: fx.GraphModule) -> fx.GraphModule:
     return graph
 
 
+def unscale_sums(graph: fx.GraphModule) -> fx.GraphModule:
+    """torch.add(a, b, alpha=c) becomes a + c·b; changes `graph`.
+
+    Inductor of torch 2.14 makes `addmm` of a sum with a matrix product and loses alpha (`torch.compile` of
+    torch.add(a @ b, x, alpha=c) gives a @ b + x).  It fuses the multiplication into the sum by itself.
+    """
+    for node in graph.graph.find_nodes(op="call_function", target=_aten.add.Tensor):
+        if node.kwargs.get("alpha", 1) == 1:
+            continue
+        summand, scaled = node.args
+        with graph.graph.inserting_before(node):
+            product = graph.graph.call_function(_aten.mul.Tensor, (scaled, node.kwargs["alpha"]))
+            replacement = graph.graph.call_function(_aten.add.Tensor, (summand, product))
+        replacement.meta = dict(node.meta)
+        node.replace_all_uses_with(replacement)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
 def _is_pure(node: fx.Node) -> bool:
     if node.target is operator.getitem:
         return True
@@ -95,12 +102,28 @@ def _is_pure(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded not in node.target.tags and not node.target._schema.is_mutable
 
 
-def _written(graph: fx.GraphModule, known: dict[fx.Node, Any]) -> set[int]:
-    """Storages of known tensors that operations of the graph write into."""
+def _constants(graph: fx.GraphModule) -> dict[fx.Node, Any]:
+    """Values of the nodes that no input enters and that nothing writes into."""
+    known: dict[fx.Node, Any] = {}
+    for node in list(graph.graph.nodes):
+        if node.op == "get_attr":
+            known[node] = getattr(graph, node.target)
+        elif node.op == "call_function" and _is_pure(node) and all(one in known for one in node.all_input_nodes):
+            with torch.no_grad():
+                known[node] = node.target(*_values(node.args, known), **_values(node.kwargs, known))
+        elif node.target in _SHAPED and "val" in node.meta and node.meta["val"].numel() <= _SMALL:
+            like = node.meta["val"]
+            is_one = node.target in (_aten.ones_like.default, _aten.new_ones.default)
+            known[node] = torch.full(like.shape, float(is_one), dtype=like.dtype, device=like.device)
+    # what an operation writes into does not keep the value that it was made with, nor does what follows from it
     writing = [node for node in graph.graph.nodes if node.op == "call_function" and _writes(node)]
-    return {
-        place for node in writing for one in node.all_input_nodes if (place := _storage(known.get(one))) is not None
-    }
+    written = {_storage(known[one]) for node in writing for one in node.all_input_nodes if one in known} - {None}
+    constant: dict[fx.Node, Any] = {}
+    for node, value in known.items():
+        follows = node.target not in _SHAPED and any(one not in constant for one in node.all_input_nodes)
+        if _storage(value) not in written and not follows:
+            constant[node] = value
+    return constant
 
 
 def _writes(node: fx.Node) -> bool:
@@ -176,9 +199,13 @@ def _number(argument: Any, known: dict[fx.Node, Any]) -> float | None:
 
 
 def _is_even(value: Tensor) -> bool:
-    """Whether it is one number, or one that was expanded."""
-    expanded = all(stride == 0 or size == 1 for stride, size in zip(value.stride(), value.shape, strict=True))
-    return value.ndim == 0 or (value.numel() > 1 and expanded)
+    """Whether there are numbers, and all are the same."""
+    if value.numel() == 0:
+        return False
+    if all(stride == 0 or size == 1 for stride, size in zip(value.stride(), value.shape, strict=True)):
+        return True
+    # most are one number that was expanded; millions need not be looked at for the others
+    return value.numel() <= _SMALL and bool((value == value[(0,) * value.ndim]).all())
 
 
 def _alike(*groups: tuple[fx.Node, ...]) -> bool:

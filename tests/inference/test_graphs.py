@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_compress.inference.compiling import compiled
 from pyro_compress.inference.densities import compute_log_prob
 from pyro_compress.inference.graphs import simplify, untranspose
 from pyro_compress.inference.log_joint import LogJoint
@@ -37,8 +38,8 @@ def test_what_no_input_enters_is_worked_out_once() -> None:
 def test_numbers_that_are_the_same_all_over_are_numbers(exact: bool) -> None:
     def function(x: Tensor) -> Tensor:
         zero, one, three = (torch.tensor(number).expand(2, 3) for number in (0.0, 1.0, 3.0))
-        uneven = torch.tensor([1.0, 1.0, 2.0])
-        return zero + (one * (x - zero) / one) / three * uneven / torch.tensor(0.0)
+        uneven, dense = torch.tensor([1.0, 1.0, 2.0]), torch.tensor([[1.0]] * 2)
+        return zero + (one * (x - zero) / one * dense) / three * uneven / torch.tensor(0.0)
 
     x = torch.randn(2, 3, generator=GENERATOR)
     graph = simplify(make_fx(function)(x), exact=exact)
@@ -51,7 +52,9 @@ def test_numbers_that_are_written_over_are_not_what_they_were() -> None:
     def function(x: Tensor) -> Tensor:
         held = torch.zeros(2, 3)
         held[0] = x[1]
-        return x + held
+        total = torch.zeros_like(x)
+        total += x
+        return x + held + (held + 1.0).square() + total.exp()
 
     x = torch.randn(2, 3, generator=GENERATOR)
     graph = simplify(make_fx(function)(x))
@@ -90,6 +93,17 @@ def test_a_sum_with_a_multiple_is_one_operation(swapped: bool) -> None:
     graph = simplify(make_fx(function)(a, b))
     assert called(graph) == ["aten.view.default", "aten.add.Tensor"]
     torch.testing.assert_close(graph(a, b), function(a, b))
+
+
+@pytest.mark.parametrize("product_first", [False, True])
+def test_compiled_sums_of_a_matrix_product_keep_their_multiple(product_first: bool) -> None:
+    def function(a: Tensor, b: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        terms = (a @ b, x) if product_first else (x, a @ b)
+        return (torch.add(*terms, alpha=-2.5),)
+
+    examples = tuple(torch.randn(*shape, generator=GENERATOR) for shape in ((2, 20), (20, 3), (2, 3)))
+    function_compiled = compiled(make_fx(function)(*examples), examples)
+    torch.testing.assert_close(function_compiled(*examples), function(*examples))
 
 
 def test_multiples_that_others_read_or_that_broadcast_stay() -> None:
