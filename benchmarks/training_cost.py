@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from benchmarks.memory import images
 from benchmarks.peers import peer_steps
 from benchmarks.timing import Step, paired, row
-from benchmarks.whole_runs import SHRINKING, shrinking_rows, whole_row
+from benchmarks.whole_runs import SHRINKING, shrinking_row, whole_row
 from pyro_compress.inference.bayes_by_backprop import BayesByBackprop
 from pyro_compress.inference.svi import SVI
 from pyro_compress.inference.variational import VariationalMethod
@@ -200,7 +200,7 @@ def main() -> None:
         "steps": lambda: step_rows(given.seconds),
         "peers": lambda: peer_rows(given.seconds),
         "sizes": lambda: size_rows(given.seconds / 4, given.out / "training_cost.png"),
-        "shrinking": lambda: shrinking_rows(SHRINKING),
+        "shrinking": lambda: map(shrinking_row, SHRINKING),
         "whole": lambda: whole_row(given.entry, given.out / "whole"),
     }
     chosen: Sequence[str] = given.parts

@@ -36,6 +36,8 @@ TRACE_AFTER = 100
 # measured on two cores: what compiling takes, and what it saves per step and operation, and per number that one writes
 COMPILING_SECONDS, COMPILING_SECONDS_PER_OPERATION = 6.0, 0.01
 SAVED_SECONDS_PER_OPERATION, SAVED_SECONDS_PER_NUMBER = 2e-6, 2e-10
+# of a pass forward, with what follows from it in a step
+SECONDS_PER_MULTIPLY_ADD = 1e-10
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,10 @@ class TracedTerms:
     def is_worth_compiling(self, steps: int) -> bool:
         """Whether that many steps more pay for compiling what has been replayed so far."""
         return steps * self._saved_seconds > self.compiling_seconds
+
+    def is_worth_compiling_anew(self, multiply_adds: float) -> bool:
+        """Whether sparing so many, of passes forward, pays for compiling a narrower step."""
+        return multiply_adds * SECONDS_PER_MULTIPLY_ADD > self.compiling_seconds
 
     def _for(self, batch: Batch, at_once: bool, compile_it: bool, adam: Adam | None) -> Traced | None:
         key = (compile_it, adam is None, *((tuple(part.shape), part.stride(), part.dtype) for part in batch))

@@ -34,8 +34,6 @@ from pyro_compress.posterior import Posterior
 
 MOMENTS = "exact marginals of the guide; of its draws where a value is transformed, or a product of sites"
 COMPILE = ("auto", "always", "never")
-# of a pass forward, with what follows from it in a step; measured on two cores
-SECONDS_PER_MULTIPLY_ADD = 1e-10
 RATES: Mapping[str, float] = {"weight": 1.0, "scale": 5.0, "other": 1.0, "log_variance": 3.0, "free": 1.0}
 
 
@@ -253,8 +251,7 @@ class VariationalMethod(GradientMethod):
         if self.compile == "always" or not state.compiled or state.traced is None:
             return True
         examples = self.batch_size * (state.steps_planned - state.steps_done) / state.ranks.count
-        seconds = examples * multiply_adds * SECONDS_PER_MULTIPLY_ADD
-        return seconds > state.traced.compiling_seconds
+        return state.traced.is_worth_compiling_anew(examples * multiply_adds)
 
     def refuse_shrinking(self) -> None:
         """Told that the network cannot shrink."""
