@@ -21,16 +21,27 @@ class Adam:
     """The step of a `torch.optim.Adam` that `is_plain`, for vectors in the order in which its groups hold them.
 
     Args:
-        optimizer: see above; what it remembers is made if it has not moved yet.
+        optimizer: see above; what it remembers is made if it has not moved yet, and must not be replaced later on.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
+        states = []
         for _, _, vector in self._held():
-            if not optimizer.state[vector]:
-                average, square = torch.zeros_like(vector), torch.zeros_like(vector)
-                counter = torch.zeros((), device=vector.device)
-                optimizer.state[vector] = {"step": counter, "exp_avg": average, "exp_avg_sq": square}
+            state = optimizer.state[vector]
+            if not state:
+                state.update(exp_avg=torch.zeros_like(vector), exp_avg_sq=torch.zeros_like(vector))
+                state["step"] = torch.zeros((), device=vector.device)
+            states.append(state)
+        self._moments = [state[name] for state in states for name in ("exp_avg", "exp_avg_sq")]
+        # side by side, since counting each by itself takes longer than the rest of the bookkeeping
+        self._counters = torch.stack([state["step"] for state in states])
+        for state, counter in zip(states, self._counters.unbind(), strict=True):
+            state["step"] = counter
+
+    def is_of(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether it moves what that optimizer moves."""
+        return self._optimizer is optimizer
 
     @staticmethod
     def is_plain(optimizer: torch.optim.Optimizer) -> bool:
@@ -46,19 +57,25 @@ class Adam:
 
     def moments(self) -> list[Tensor]:
         """m and v of every vector, in turn."""
-        states = (self._optimizer.state[vector] for _, _, vector in self._held())
-        return [state[name] for state in states for name in ("exp_avg", "exp_avg_sq")]
+        return self._moments
 
     def numbers(self) -> list[Tensor]:
         """η / (1 − β₁ᵗ) and √(1 − β₂ᵗ) of every group, in turn, for the step that comes; counts it."""
-        counters = [self._optimizer.state[vector]["step"] for _, _, vector in self._held()]
-        torch._foreach_add_(counters, 1)
-        # every step moves every vector, so they all have come as far
-        count, found = float(counters[0]), []
+        count, found = self._next_count(), []
         for group in self._optimizer.param_groups:
             first, second = group["betas"]
-            found += [torch.tensor(group["lr"] / (1 - first**count)), torch.tensor((1 - second**count) ** 0.5)]
-        return found
+            found += [group["lr"] / (1 - first**count), (1 - second**count) ** 0.5]
+        return [*torch.tensor(found).unbind()]
+
+    def _next_count(self) -> float:
+        # every step moves every vector, so they all have come as far
+        if self._counters.device.type != "cpu":
+            self._counters.add_(1)
+            return float(self._counters[0])
+        # not by torch, which takes tens of microseconds for a few numbers in between large operations
+        counters = self._counters.numpy()
+        counters += 1
+        return float(counters[0])
 
     def move(
         self,

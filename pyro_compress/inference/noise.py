@@ -10,7 +10,6 @@ the distribution function is off by less than 1 / 65536 and the variance by less
 SFC64 (Doty-Humphrey's small fast chaotic generator); no bit is used twice.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -25,15 +24,15 @@ _aten = torch.ops.aten
 CELLS = 65536
 # below this numpy's own normal numbers cost less
 MANY = 4096
-# from here on a second thread pays
+# from here on there are two streams
 SHARED = 32768
 
 
 class Noise:
     """A stream of standard normal numbers.
 
-    Large tensors are filled by two generators, half each and side by side where torch may use several threads: the
-    numbers do not depend on that.
+    Large tensors are filled by two generators, half each, so that two threads could.  None do: torch's threads keep
+    their cores busy while they wait for the next operation, and sharing the work took a quarter longer.
 
     Args:
         seed: streams of different seeds are independent.
@@ -53,13 +52,9 @@ class Noise:
         flat = out.view(-1).numpy()
         if count < SHARED:
             self._first.look_up(flat)
-        elif torch.get_num_threads() == 1:
+        else:
             self._first.look_up(flat[: count // 2])
             self._second.look_up(flat[count // 2 :])
-        else:
-            other = _helper().submit(self._second.look_up, flat[count // 2 :])
-            self._first.look_up(flat[: count // 2])
-            other.result()
         return out
 
     def fill_like(self, out: Tensor) -> Tensor:
@@ -120,11 +115,6 @@ class _Lane:
             "has_uint32": captured["has_uint32"],
             "uinteger": captured["uinteger"],
         }
-
-
-@cache
-def _helper() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="noise")
 
 
 class DrawnFrom(TorchFunctionMode):

@@ -123,7 +123,7 @@ class TracedTerms:
         with torch.no_grad():
             for buffer in traced.noise:
                 noise.fill_like(buffer)
-            numbers = (torch.tensor(number) for number in (*weights, total))
+            numbers = torch.tensor((*weights, total)).unbind()
             behind = [*adam.moments(), *adam.numbers()] if adam is not None and traced.moves else []
             loss, data, complexity, *rest = traced.graph(*self._vectors(), *numbers, *batch, *traced.noise, *behind)
         if not traced.moves:

@@ -155,7 +155,7 @@ class VariationalMethod(GradientMethod):
             whole = not batch or len(batch[0]) >= min(self.batch_size, state.held) // state.ranks.count
             often = whole and state.steps_done >= TRACE_AFTER
             recorded, compile_it = self.recorded(state), state.compiled and whole
-            adam = Adam(state.optimizer) if compile_it and self.may_move_at_once(state) else None
+            adam = state.adam() if compile_it and self.may_move_at_once(state) else None
             found = recorded.descend(
                 batch, weights, total, state.noise, at_once=often, compile_it=compile_it, adam=adam
             )
@@ -188,7 +188,7 @@ class VariationalMethod(GradientMethod):
 
     def traceable(self, state: VariationalState) -> bool:
         """Whether a step does the same at every call but for the noise, and moves no buffers."""
-        return next(state.model.network.buffers(), None) is None
+        return not state.has_buffers
 
     def side_by_side(self, state: VariationalState) -> bool:
         """Whether `terms` is the mean over all particles."""

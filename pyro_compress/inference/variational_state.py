@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pyro_compress.inference.adam import Adam
 from pyro_compress.inference.contract import Model
 from pyro_compress.inference.flat import FlatParameters
 from pyro_compress.inference.guides import Guide
@@ -36,6 +37,7 @@ class VariationalState(GradientState):
         has_moved: whether the step that is being taken has moved what is trained.
         whole: the network as it was given, where it may shrink while it is trained.
         input_shape: of one example, as the last step saw it.
+        has_buffers: whether a step may move buffers of the network.
     """
 
     def __init__(
@@ -54,9 +56,11 @@ class VariationalState(GradientState):
         self.noise, self.baseline = Noise(seed), Baseline()
         self.averages: list[torch.Tensor] = []
         self.traced: TracedTerms | None = None
+        self._adam: Adam | None = None
         self.compiled = self.has_moved = False
         self.whole: Whole | None = None
         self.input_shape: tuple[int, ...] = ()
+        self.has_buffers = _has_buffers(model)
 
     @property
     def left_nats(self) -> float:
@@ -68,6 +72,13 @@ class VariationalState(GradientState):
         self.model, self.guide, self.traced = left.model, left.guide, None
         self.flat, self.optimizer = self.build(left.model, left.guide)
         self.modules = {"guide": left.guide, "free": left.model.free}
+        self.has_buffers = _has_buffers(left.model)
+
+    def adam(self) -> Adam:
+        """What moves the vectors where a compiled step does so."""
+        if self._adam is None or not self._adam.is_of(self.optimizer):
+            self._adam = Adam(self.optimizer)
+        return self._adam
 
     def clear_gradients(self) -> None:
         self.flat.clear_gradients()
@@ -106,6 +117,12 @@ class VariationalState(GradientState):
             if left is not None:
                 self.go_on_with(left)
         super().restore(captured)
+        # the optimizer remembers by other tensors now
+        self._adam = None
         self.restore_of_rank(captured)
         self.compiled = captured["compiled"]
         self.averages = [tensor.clone() for tensor in captured["averages"]]
+
+
+def _has_buffers(model: Model) -> bool:
+    return next(model.network.buffers(), None) is not None

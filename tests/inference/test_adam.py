@@ -52,6 +52,22 @@ def test_moves_are_torchs(ways: list[Any]) -> None:
     assert [float(ours.state[vector]["step"]) for vector in found] == [6, 6, 6]
 
 
+def test_one_that_is_kept_counts_what_torch_moved_in_between() -> None:
+    (expected, plain), (found, ours) = held(), held()
+    adam = Adam(ours)
+    assert adam.is_of(ours) and not adam.is_of(plain)
+    for step in range(6):
+        by_torch(expected, plain, step)
+        if step in (2, 5):
+            by_torch(found, ours, step)
+        else:
+            with torch.no_grad():
+                adam.move(found, gradients(found, step), adam.moments(), adam.numbers())
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=2e-6, atol=1e-7)
+    assert [float(ours.state[vector]["step"]) for vector in found] == [6, 6, 6]
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [
