@@ -205,13 +205,14 @@ def main() -> None:
     }
     chosen: Sequence[str] = given.parts
     table = ["| what | ms | against | ms | ratio | goal |", "| --- | ---: | --- | ---: | ---: | --- |"]
+    where = f"{date.today()}, {platform.machine()}, {given.threads} threads, torch {torch.__version__}"
+    given.out.mkdir(parents=True, exist_ok=True)
     for part in chosen:
         for line in parts[part]():
             print(line, flush=True)
             table.append(line)
-    where = f"{date.today()}, {platform.machine()}, {given.threads} threads, torch {torch.__version__}"
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "table.md").write_text("\n".join([*table, "", where]) + "\n")
+            # after every row, so that nothing is lost where a later one fails
+            (given.out / "table.md").write_text("\n".join([*table, "", where]) + "\n")
     print("\n".join(["", *table, "", where]))
 
 

@@ -1,6 +1,7 @@
 """Fits and runs of zoo entries from start to end, against as many epochs of plain training: rows of `training_cost`."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -68,13 +69,19 @@ def shrinking_row(entry: str) -> str:
 
 
 def whole_row(entry: str, out: Path) -> Iterable[str]:
-    """An entry from start to file, and plain training for as many epochs on the same data."""
+    """An entry from start to file, and plain training for as many epochs on the same data.
+
+    Args:
+        entry: what is run.
+        out: the run's folder; that of the run before is taken away.
+    """
     settings = settings_from_entry(entry, threads=torch.get_num_threads())
     method, decision = settings.build_method(), settings.build_decision()
     stages = decision.fine_tune_epochs * len(decision.rate_weights) if decision.fine_tune_epochs else 0
     epochs = settings.pretrain_epochs + method.rounds + stages
     plain_training = PlainTraining(settings.network, data_module.load(settings.data))
     plain_training.run(2)
+    shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "pyro_compress", "run", entry, "--out", str(out)]
     started = time.perf_counter()
     subprocess.run([*command, "--threads", str(torch.get_num_threads())], check=True)
