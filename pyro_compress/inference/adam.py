@@ -39,10 +39,6 @@ class Adam:
         for state, counter in zip(states, self._counters.unbind(), strict=True):
             state["step"] = counter
 
-    def is_of(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether it moves what that optimizer moves."""
-        return self._optimizer is optimizer
-
     @staticmethod
     def is_plain(optimizer: torch.optim.Optimizer) -> bool:
         """Whether that is Adam as it was published."""

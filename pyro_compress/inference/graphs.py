@@ -99,7 +99,7 @@ def _is_pure(node: fx.Node) -> bool:
         return True
     if not isinstance(node.target, torch._ops.OpOverload):
         return False
-    return torch.Tag.nondeterministic_seeded not in node.target.tags and not node.target._schema.is_mutable
+    return torch.Tag.nondeterministic_seeded not in node.target.tags and not _writes(node)
 
 
 def _constants(graph: fx.GraphModule) -> dict[fx.Node, Any]:

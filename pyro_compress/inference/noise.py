@@ -33,6 +33,7 @@ class Noise:
 
     Large tensors are filled by two generators, half each, so that two threads could.  None do: torch's threads keep
     their cores busy while they wait for the next operation, and sharing the work took a quarter longer.
+    The halves stay, since what a seed gives depends on them.
 
     Args:
         seed: streams of different seeds are independent.

@@ -60,7 +60,7 @@ class VariationalState(GradientState):
         self.compiled = self.has_moved = False
         self.whole: Whole | None = None
         self.input_shape: tuple[int, ...] = ()
-        self.has_buffers = _has_buffers(model)
+        self.has_buffers = bool(self.moving_buffers())
 
     @property
     def left_nats(self) -> float:
@@ -69,14 +69,14 @@ class VariationalState(GradientState):
 
     def go_on_with(self, left: Left) -> None:
         """Train a narrower model from now on, with an optimizer that remembers nothing yet."""
-        self.model, self.guide, self.traced = left.model, left.guide, None
+        self.model, self.guide, self.traced, self._adam = left.model, left.guide, None, None
         self.flat, self.optimizer = self.build(left.model, left.guide)
         self.modules = {"guide": left.guide, "free": left.model.free}
-        self.has_buffers = _has_buffers(left.model)
+        self.has_buffers = bool(self.moving_buffers())
 
     def adam(self) -> Adam:
         """What moves the vectors where a compiled step does so."""
-        if self._adam is None or not self._adam.is_of(self.optimizer):
+        if self._adam is None:
             self._adam = Adam(self.optimizer)
         return self._adam
 
@@ -122,7 +122,3 @@ class VariationalState(GradientState):
         self.restore_of_rank(captured)
         self.compiled = captured["compiled"]
         self.averages = [tensor.clone() for tensor in captured["averages"]]
-
-
-def _has_buffers(model: Model) -> bool:
-    return next(model.network.buffers(), None) is not None

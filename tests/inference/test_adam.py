@@ -55,7 +55,6 @@ def test_moves_are_torchs(ways: list[Any]) -> None:
 def test_one_that_is_kept_counts_what_torch_moved_in_between() -> None:
     (expected, plain), (found, ours) = held(), held()
     adam = Adam(ours)
-    assert adam.is_of(ours) and not adam.is_of(plain)
     for step in range(6):
         by_torch(expected, plain, step)
         if step in (2, 5):

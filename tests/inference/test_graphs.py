@@ -37,7 +37,7 @@ def test_what_no_input_enters_is_worked_out_once() -> None:
 @pytest.mark.parametrize("exact", [False, True])
 def test_numbers_that_are_the_same_all_over_are_numbers(exact: bool) -> None:
     def function(x: Tensor) -> Tensor:
-        zero, one, three = (torch.tensor(number).expand(2, 3) for number in (0.0, 1.0, 3.0))
+        zero, one, three = torch.zeros(()).expand(2, 3), torch.ones(3), torch.tensor(3.0).expand(2, 3)
         uneven, dense = torch.tensor([1.0, 1.0, 2.0]), torch.tensor([[1.0]] * 2)
         return zero + (one * (x - zero) / one * dense) / three * uneven / torch.tensor(0.0)
 
@@ -64,7 +64,7 @@ def test_numbers_that_are_written_over_are_not_what_they_were() -> None:
 
 def test_quotients_of_whole_numbers_and_of_broadcast_ones_stay() -> None:
     def function(x: Tensor, n: Tensor) -> tuple[Tensor, ...]:
-        return n / 3.0, x.sum() / torch.tensor(4.0).expand(2, 3), 3.0 / x
+        return n / 3.0, x.sum() / torch.full((2, 3), 4.0), 3.0 / x
 
     x, n = torch.randn(2, 3, generator=GENERATOR), torch.arange(3)
     graph = simplify(make_fx(function)(x, n))
