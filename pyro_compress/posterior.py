@@ -71,9 +71,10 @@ class ParameterPosterior:
         return self.prior == "point"
 
     def log_alpha(self) -> np.ndarray:
-        """float64, S: dropout rate log α = log Var w − log (E w)²; −∞ for a point estimate."""
-        with np.errstate(divide="ignore"):
-            return np.log(self.variance.astype(np.float64)) - np.log(self.mean.astype(np.float64) ** 2 + 1e-16)
+        """float64, S: dropout rate log α = log Var w − log (E w)²; −∞ without a variance, ∞ around a mean of zero."""
+        mean, variance = self.mean.astype(np.float64), self.variance.astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(variance == 0, -np.inf, np.log(variance) - 2 * np.log(np.abs(mean)))
 
     def kept(self, group_threshold: float | None = None, log_alpha_threshold: float | None = None) -> np.ndarray:
         """Boolean, S: weights whose group is on and whose own log α is below a threshold.

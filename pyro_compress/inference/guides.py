@@ -15,7 +15,6 @@ from torch import nn
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.models.bayesian import BayesianNetwork, attribute_name
-from pyro_compress.models.kl import LOG_ALPHA_LIMIT
 from pyro_compress.models.priors.base import LatentSite, Moments
 from pyro_compress.models.program import Program
 
@@ -72,8 +71,7 @@ class Guide(PyroModule):
         site, attribute = self.sites[name], attribute_name(name)
         loc, spread = getattr(self.loc, attribute), getattr(self.log_variance, attribute)
         if site.family == "dropout":
-            rate = spread.clamp(-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT)
-            return loc, torch.exp(0.5 * rate) * loc.abs() + 1e-12
+            return loc, torch.exp(0.5 * spread) * loc.abs() + 1e-12
         if site.max_log_variance is not None:
             spread = spread.clamp(max=site.max_log_variance)
         return loc, torch.exp(0.5 * spread)

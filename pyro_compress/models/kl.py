@@ -17,49 +17,52 @@ from pyro_compress.models.distributions import LogUniform
 
 # Constants of Molchanov et al. 2017, eq. 14.
 K1, K2, K3 = 0.63576, 1.87320, 1.48695
-LOG_ALPHA_LIMIT = 8.0
 # KL(N(0, σ²) ‖ 1/|w|): ½ ln(2πe) + (γ + ln 2)/2 with its sign, what the published form leaves out as 'constant'.
 LOG_UNIFORM_CONSTANT = -0.5 * math.log(2 * math.pi * math.e) - 0.5 * (0.5772156649015329 + math.log(2.0))
 
 
 def log_alpha(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
-    """Dropout rate of N(θ, αθ²) on a log scale: log α = log σ² − log θ²."""
-    return log_variance - torch.log(mean.square() + 1e-16)
+    """Dropout rate of N(θ, αθ²) on a log scale: log α = log σ² − log θ², large but finite at θ = 0."""
+    return log_variance - 2 * torch.log(mean.abs().clamp(min=torch.finfo(mean.dtype).tiny))
 
 
 def negative_kl_log_uniform(log_alpha_value: torch.Tensor) -> torch.Tensor:
     """−KL(N(θ, αθ²) ‖ log-uniform) + C ≈ k₁ σ(k₂ + k₃ log α) − ½ log(1 + 1/α) − k₁, elementwise nats.
 
-    Molchanov et al. 2017, eq. 14; within 0.01 nats of the exact value for log α in [−8, 8].
+    Molchanov et al. 2017, eq. 14; within 0.01 nats of the exact value for every α.
     """
-    bounded = log_alpha_value.clamp(-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT)
-    return K1 * torch.sigmoid(K2 + K3 * bounded) - 0.5 * torch.nn.functional.softplus(-bounded) - K1
+    falling = K1 * torch.sigmoid(-K2 - K3 * log_alpha_value)
+    return -falling - 0.5 * torch.nn.functional.softplus(-log_alpha_value)
 
 
 class _NormalLogUniformTotal(torch.autograd.Function):
-    """Σ KL(N(θ, σ²) ‖ log-uniform), published approximation, with its gradient in θ and σ written down."""
+    """Σ KL(N(θ, σ²) ‖ log-uniform), published approximation, with its gradient in θ and σ written down.
+
+    Nothing is squared that could overflow, so value and gradient hold for all numbers that have a ratio |θ|/σ.
+    """
 
     @staticmethod
     def forward(ctx: Any, mean: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        # u = 1/α = θ²/σ²; ln(1 + u) = softplus(−log α), with u so far from 0 that log serves as well as log1p
-        inverse = torch.div(mean, scale).square_()
-        limit = math.exp(LOG_ALPHA_LIMIT)
-        inside = (inverse > 1 / limit) & (inverse < limit)
-        inverse.clamp_(1 / limit, limit)
-        step = torch.sigmoid_(torch.log(inverse).mul_(-K3).add_(K2))
-        total = K1 * (mean.numel() - step.sum()) + 0.5 * torch.log(inverse + 1).sum()
-        # −d KL / d log α = k₁k₃ s (1 − s) + ½ u / (1 + u), zero outside the clip
-        slope = torch.addcmul(step, step, step, value=-1).mul_(K1 * K3)
-        slope.add_(inverse.div_(inverse + 1), alpha=0.5).mul_(inside)
+        # q = |θ|/σ = α^−½; u = min(q, 1/q)² vanishes where it does not matter
+        ratio = torch.div(mean, scale).abs_().clamp_(max=torch.finfo(mean.dtype).max)
+        log_ratio = torch.log(ratio)
+        small = torch.minimum(ratio, ratio.reciprocal()).square_()
+        # 1 − σ(k₂ + k₃ log α), and ½ ln(1 + q²) = max(ln q, 0) + ½ ln(1 + u)
+        falling = torch.sigmoid(log_ratio.mul(2 * K3).sub_(K2))
+        total = K1 * falling.sum() + log_ratio.clamp_(min=0).sum() + 0.5 * torch.log1p(small).sum()
+        # −2 d KL / d log α = 2 k₁k₃ s (1 − s) + q² / (1 + q²)
+        slope = torch.addcmul(falling, falling, falling, value=-1).mul_(2 * K1 * K3)
+        slope.add_(torch.where(ratio > 1, 1.0, small).div_(small.add_(1)))
         ctx.save_for_backward(mean, scale, slope)
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean, scale, slope = ctx.saved_tensors
-        # d log α / dθ = −2/θ, d log α / dσ = 2/σ; the clip has cut off θ → 0 unless σ → 0 with it
-        slope = slope * (2 * grads[0])
-        return torch.where(mean == 0, 0.0, slope / mean), (slope / scale).neg_()
+        # d log α / dθ = −2/θ, d log α / dσ = 2/σ; where θ is next to nothing the slope is θ²/σ², which may underflow
+        ratio = mean / scale
+        of_mean = torch.where(ratio.abs() < 1e-9, ratio / scale, slope / mean)
+        return of_mean.mul_(grads[0]), (slope / scale).mul_(-grads[0])
 
 
 class _StandardNormalTotal(torch.autograd.Function):
@@ -117,6 +120,7 @@ def _log_uniform_offset(q: Normal, p: LogUniform) -> torch.Tensor | float:
 @register_kl(Normal, LogUniform)
 def _kl_normal_log_uniform(q: Normal, p: LogUniform) -> torch.Tensor:
     published = -negative_kl_log_uniform(log_alpha(q.loc, 2 * torch.log(q.scale)))
+    published = torch.where(q.loc == 0, 0.0, published)
     return published + (LOG_UNIFORM_CONSTANT + p.log_normaliser if p.is_proper else 0.0)
 
 

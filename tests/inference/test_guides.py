@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
@@ -12,7 +13,8 @@ from torch import nn
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.guides import Guide
 from pyro_compress.models.bayesian import BayesianNetwork
-from pyro_compress.models.kl import LOG_ALPHA_LIMIT
+from pyro_compress.models.distributions import LogUniform as LogUniformDistribution
+from pyro_compress.models.kl import kl_nats
 from pyro_compress.models.likelihoods import Gaussian
 from pyro_compress.models.parameters import Parameter
 from pyro_compress.models.priors.base import LatentSite, Prior
@@ -55,13 +57,15 @@ def test_log_variance_is_clamped_where_the_prior_says_so() -> None:
 
 
 @pytest.mark.parametrize("rate", [-20.0, 20.0])
-def test_dropout_rates_stay_where_the_kl_is_defined(rate: float) -> None:
+def test_dropout_rates_are_bounded_by_nothing(rate: float) -> None:
     guide = guide_of(LogUniform(alpha=0.5, tied="layer"))
     with torch.no_grad():
         guide.log_variance.weight.fill_(rate)
     loc, scale = guide.location_and_scale("weight")
-    expected = math.exp(0.5 * math.copysign(LOG_ALPHA_LIMIT, rate))
-    torch.testing.assert_close(scale, expected * loc.abs(), rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(scale, math.exp(0.5 * rate) * loc.abs(), rtol=1e-5, atol=1e-9)
+    divergence = kl_nats(dist.Normal(loc, scale), LogUniformDistribution(shape=loc.shape))
+    (slope,) = torch.autograd.grad(divergence, guide.log_variance.weight)
+    assert float(slope) < 0
 
 
 def test_convolutions_keep_their_values_in_any_memory_layout() -> None:

@@ -10,7 +10,9 @@ from torch.distributions import kl_divergence
 
 from pyro_compress.models.distributions import LogUniform, ScaleMixtureNormal
 from pyro_compress.models.kl import (
-    LOG_ALPHA_LIMIT,
+    K1,
+    K2,
+    K3,
     LOG_UNIFORM_CONSTANT,
     StandardNormal,
     _NormalLogUniformTotal,
@@ -46,16 +48,17 @@ def exact_log_uniform_kl(log_alphas: torch.Tensor) -> torch.Tensor:
 
 
 def test_published_log_uniform_kl_is_within_a_hundredth_of_a_nat() -> None:
-    log_alphas = torch.arange(-8.0, 8.01, 0.5, dtype=torch.float64)
+    log_alphas = torch.arange(-20.0, 20.01, 0.5, dtype=torch.float64)
     published = -negative_kl_log_uniform(log_alphas)
     error = published + LOG_UNIFORM_CONSTANT - exact_log_uniform_kl(log_alphas)
     assert float(error.abs().max()) < 0.01
 
 
-@pytest.mark.parametrize("log_alpha_value", [-8.0, -3.0, -1.0, 0.0, 1.0, 3.0, 8.0])
+@pytest.mark.parametrize("log_alpha_value", [-20.0, -12.0, -9.0, -3.0, -1.0, 0.0, 1.0, 3.0, 9.0, 14.0, 20.0])
 def test_log_uniform_kl_is_the_true_one_against_the_proper_form(log_alpha_value: float) -> None:
     torch.manual_seed(4)
-    theta = torch.tensor([0.02], dtype=torch.float64)
+    # so that both lie between the bounds
+    theta = torch.tensor([0.02 * math.exp(-0.25 * log_alpha_value)], dtype=torch.float64)
     sigma = theta * math.exp(0.5 * log_alpha_value)
     p = LogUniform(1e-12, 1e3)
     count = 2_000_000
@@ -96,7 +99,7 @@ def test_proper_form_adds_its_constant_once_per_weight() -> None:
 def normal_parameters(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(6)
     mean = torch.randn(shape, dtype=torch.float64, generator=generator)
-    # log α spread over about (−5, 5), inside the clip
+    # log α spread over about (−5, 5)
     spread = torch.rand(shape, dtype=torch.float64, generator=generator) * 10 - 5
     return mean.requires_grad_(), (mean.abs() * torch.exp(0.5 * spread)).detach().requires_grad_()
 
@@ -136,18 +139,51 @@ def test_standard_normal_keeps_its_type_when_expanded() -> None:
     torch.testing.assert_close(batch.log_prob(value), dist.Normal(0.0, 1.0).log_prob(value).sum((1, 2)))
 
 
-def test_log_alpha_beyond_the_clip_is_flat() -> None:
-    limit = math.exp(0.5 * LOG_ALPHA_LIMIT)
-    mean = torch.tensor([1.0, -1.0, 1.0, 0.0, -1.0], dtype=torch.float64, requires_grad=True)
-    scale = torch.tensor([1.5 * limit, 2.0 * limit, 0.5 / limit, 0.1, 1.0], dtype=torch.float64, requires_grad=True)
-    total = _NormalLogUniformTotal.apply(mean, scale)
-    edges = torch.tensor([LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT, -LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT, 0.0])
-    torch.testing.assert_close(total, -negative_kl_log_uniform(edges.double()).sum())
-    total.backward()
-    assert mean.grad is not None and scale.grad is not None
-    assert mean.grad[:4].tolist() == [0.0] * 4 and scale.grad[:4].tolist() == [0.0] * 4
-    # at log α = 0 shrinking |θ| and growing σ both lower the divergence
-    assert float(mean.grad[4]) < 0 and float(scale.grad[4]) < 0
+def formula(mean: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The published KL in double precision, from log α without a bound."""
+    rate = 2 * (torch.log(scale) - torch.log(mean.abs()))
+    one = torch.ones_like(rate)
+    return (K1 * (one - torch.sigmoid(K2 + K3 * rate)) + 0.5 * torch.log1p(torch.exp(-rate))).sum()
+
+
+@pytest.mark.parametrize("log_alpha_value", [-80.0, -30.0, -20.0, -12.0, -9.0, -8.0, -1.0, 2.0, 8.0, 12.0, 20.0, 30.0])
+@pytest.mark.parametrize("theta", [1.0, -3e-2, 1e-15, -1e8])
+def test_single_precision_has_the_value_and_slope_of_the_formula(log_alpha_value: float, theta: float) -> None:
+    mean = torch.tensor([theta])
+    scale = mean.abs() * math.exp(0.5 * log_alpha_value)
+    exact = mean.double().requires_grad_(), scale.double().requires_grad_()
+    value = formula(*exact)
+    slopes = torch.autograd.grad(value, exact)
+    for total in (_NormalLogUniformTotal.apply, lambda *of: kl_divergence(dist.Normal(*of), LogUniform(low=0.0)).sum()):
+        single = mean.clone().requires_grad_(), scale.clone().requires_grad_()
+        found = total(*single)
+        # 1 − σ(…) of the formula is exact to 1e-16
+        assert float(found.detach()) == pytest.approx(float(value.detach()), rel=1e-5, abs=1e-14)
+        for one, expected in zip(torch.autograd.grad(found, single), slopes, strict=True):
+            assert float(one) == pytest.approx(float(expected), rel=1e-4, abs=1e-14 / abs(theta))
+
+
+def test_slope_at_the_start_of_the_scales_is_a_half() -> None:
+    for log_variance in (-9.0, -12.0, -40.0):
+        spread = torch.full((4,), log_variance, requires_grad=True)
+        q = dist.Normal(torch.ones(4), torch.exp(0.5 * spread))
+        (slope,) = torch.autograd.grad(kl_nats(q, LogUniform(shape=(4,))), spread)
+        torch.testing.assert_close(slope, torch.full((4,), -0.5), rtol=1e-3, atol=0.0)
+
+
+def test_nothing_overflows_where_the_numbers_themselves_do_not() -> None:
+    sizes = torch.tensor([0.0, 1e-45, 1e-38, 1e-20, 1.0, 1e20, 1e37])
+    mean, scale = (part.reshape(-1) for part in torch.meshgrid(sizes, sizes[2:], indexing="ij"))
+    mean = torch.cat([mean, -mean]).requires_grad_()
+    scale = torch.cat([scale, scale]).requires_grad_()
+    q = dist.Normal(mean, scale)
+    for total in (kl_nats(q, LogUniform(low=0.0)), kl_divergence(q, LogUniform(low=0.0)).sum()):
+        found = torch.autograd.grad(total, (mean, scale))
+        assert math.isfinite(float(total.detach())) and all(bool(torch.isfinite(slope).all()) for slope in found)
+        # no mean, no divergence to lower; and whatever there is, a smaller mean or a larger scale lowers it
+        assert not found[0][mean == 0].any() and not found[1][mean == 0].any()
+        assert bool((found[0] * mean.sign() >= 0).all()) and bool((found[1] <= 0).all())
+    assert math.isfinite(float(log_alpha(torch.zeros(1), torch.zeros(1))))
 
 
 @pytest.mark.parametrize(
