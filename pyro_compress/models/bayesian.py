@@ -19,7 +19,7 @@ from torch import nn
 
 from pyro_compress.errors import PriorError
 from pyro_compress.models.likelihoods import Categorical, Likelihood
-from pyro_compress.models.parameters import Parameter, parameters_of
+from pyro_compress.models.parameters import Parameter, parameters_of, refuse_tied_modules
 from pyro_compress.models.priors.base import LatentSite, Prior
 
 
@@ -37,6 +37,7 @@ class BayesianNetwork(PyroModule):
     Raises:
         PriorError: a pattern that matches no parameter, two patterns that match one, or a prior that cannot
             cover what it matches.
+        NetworkError: two parameters are one tensor.
     """
 
     def __init__(
@@ -46,11 +47,12 @@ class BayesianNetwork(PyroModule):
         likelihood: Likelihood | None = None,
     ) -> None:
         super().__init__()
+        # of the original: a copy of parameters that share memory shares nothing
+        self.parameters_covered = assign_priors(network, prior)
         # kept out of the module tree: its values are replaced at every call, `free` holds those that are learned
         self._held = (copy.deepcopy(network),)
         self.prior = prior
         self.likelihood = likelihood or Categorical()
-        self.parameters_covered = assign_priors(self.network, prior)
         covered = {parameter.name for parameter, _ in self.parameters_covered}
         self.free = PyroModule("free")
         self._free_names: dict[str, str] = {}
@@ -154,6 +156,7 @@ def attribute_name(dotted: str) -> str:
 
 def assign_priors(network: nn.Module, prior: Prior | Mapping[str, Prior]) -> tuple[tuple[Parameter, Prior], ...]:
     """Which prior covers which parameter; see `BayesianNetwork` for the rules and errors."""
+    refuse_tied_modules(network)
     parameters = parameters_of(network)
     if isinstance(prior, Prior):
         chosen = [

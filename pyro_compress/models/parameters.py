@@ -1,11 +1,14 @@
 """Where a network's parameters sit: their layer's kind and the axis along which a group prior ties them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import handle_torch_function, has_torch_function
+
+from pyro_compress.errors import NetworkError
 
 NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
@@ -44,6 +47,42 @@ def parameters_of(network: nn.Module) -> tuple[Parameter, ...]:
             name = f"{prefix}.{local}" if prefix else local
             found.append(Parameter(name, tensor.shape, _kind(module, local, tensor)))
     return tuple(found)
+
+
+def place_in_memory(tensor: torch.Tensor) -> tuple[int, int]:
+    """Storage and offset: the same for two tensors that begin at the same number."""
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())
+
+
+def refuse_tied(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[tuple[int, int], str]:
+    """Refuse two names of one tensor; names by place otherwise.
+
+    Raises:
+        NetworkError: names both.
+    """
+    owners: dict[tuple[int, int], str] = {}
+    for name, tensor in parameters:
+        place = place_in_memory(tensor)
+        if place in owners and tensor.numel():
+            raise NetworkError(
+                f"{owners[place]} and {name} are tied (one tensor used twice): tied weights are not supported"
+            )
+        owners[place] = name
+    return owners
+
+
+def refuse_tied_modules(network: nn.Module) -> None:
+    """Refuse networks in which two modules, or two names of one, hold the same tensor.
+
+    Raises:
+        NetworkError: names both.
+    """
+    refuse_tied(
+        (f"{prefix}.{local}" if prefix else local, tensor)
+        for prefix, module in network.named_modules()
+        for local, tensor in module._parameters.items()
+        if tensor is not None
+    )
 
 
 def _kind(module: nn.Module, local: str, tensor: torch.Tensor) -> str:

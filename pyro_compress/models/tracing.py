@@ -25,6 +25,7 @@ from pyro_compress.models.operations import (
     RefusedError,
     reshape,
 )
+from pyro_compress.models.parameters import place_in_memory, refuse_tied
 
 # Not 1 and no usual size, so that a batch axis cannot be mistaken for another one.
 _BATCH = 7
@@ -277,17 +278,12 @@ def _check_module(module: nn.Module) -> None:
 
 
 def _check_all_used(network: nn.Module, layers: Layers) -> None:
-    owners: dict[int, str] = {}
-    for layer in layers:
-        if not isinstance(layer, Linear | Conv2d | BatchNorm):
-            continue
-        for kind, parameter in network.get_submodule(layer.name).named_parameters(recurse=False):
-            name, memory = f"{layer.name}.{kind}", parameter.data_ptr()
-            if memory in owners:
-                raise NetworkError(
-                    f"{owners[memory]} and {name} are tied (one tensor used twice): tied weights are not supported"
-                )
-            owners[memory] = name
+    owners = refuse_tied(
+        (f"{layer.name}.{kind}", parameter)
+        for layer in layers
+        if isinstance(layer, Linear | Conv2d | BatchNorm)
+        for kind, parameter in network.get_submodule(layer.name).named_parameters(recurse=False)
+    )
     for name, parameter in network.named_parameters():
-        if parameter.data_ptr() not in owners:
+        if place_in_memory(parameter) not in owners:
             raise NetworkError(f"parameter {name} is not used by the forward pass: remove its module from the network")

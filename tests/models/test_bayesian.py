@@ -14,7 +14,7 @@ from pyro.infer.inspect import generate_graph_specification, get_model_relations
 from pyro.optim import PyroOptim
 from torch import nn
 
-from pyro_compress.errors import PriorError
+from pyro_compress.errors import NetworkError, PriorError
 from pyro_compress.inference.guides import Guide
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical, Gaussian
@@ -108,6 +108,44 @@ def test_rules_fail_loudly(rules: dict[str, Prior], text: str) -> None:
 def test_group_prior_without_weights_to_cover_is_refused() -> None:
     with pytest.raises(PriorError, match="no dense or convolution weight for GroupHorseshoe to cover"):
         BayesianNetwork(nn.Sequential(nn.BatchNorm1d(4)), GroupHorseshoe())
+
+
+class Tied(nn.Module):
+    """Two layers of one weight, tied in one of three ways."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        if how == "one parameter":
+            self.second.weight = self.first.weight
+        elif how == "one memory":
+            self.second.weight = nn.Parameter(self.first.weight.data)
+        else:
+            self.second.weight = nn.Parameter(self.first.weight.data.t())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.second(self.first(x))
+        return output
+
+
+@pytest.mark.parametrize("prior", [Normal(), GroupHorseshoe(), {"first.weight": Normal()}, {"*.bias": Normal()}])
+@pytest.mark.parametrize("how", ["one parameter", "one memory", "transposed"])
+def test_tied_weights_are_refused_by_both_names(how: str, prior: Any) -> None:
+    with pytest.raises(NetworkError, match=r"^first\.weight and second\.weight are tied \(one tensor used twice\)"):
+        BayesianNetwork(Tied(how), prior)
+
+
+def test_two_names_of_one_parameter_in_a_module_are_refused() -> None:
+    layer = nn.Linear(3, 3)
+    layer.also = layer.bias
+    with pytest.raises(NetworkError, match="bias and also are tied"):
+        BayesianNetwork(layer, Normal())
+
+
+def test_a_module_that_is_registered_twice_is_one_module() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    network.first = network[0]
+    assert set(covered(BayesianNetwork(network, Normal()))) == {"0.weight", "0.bias"}
 
 
 def test_network_given_is_not_touched() -> None:
