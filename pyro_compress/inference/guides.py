@@ -14,7 +14,8 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from pyro_compress.errors import InferenceError
-from pyro_compress.models.bayesian import BayesianNetwork, attribute_name
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.names import attribute_name
 from pyro_compress.models.priors.base import LatentSite, Moments
 from pyro_compress.models.program import Program
 

@@ -206,17 +206,22 @@ class LowRank(JointGuide):
 
     Args:
         model: whose latent sites it covers.
-        rank: directions.
+        rank: directions; None is 10, or as many as there are latent numbers.
     """
 
     name = "low-rank"
     most: ClassVar[int] = 5_000_000
 
-    def __init__(self, model: Model, rank: int) -> None:
-        self.rank = rank
+    def __init__(self, model: Model, rank: int | None = None) -> None:
+        self.asked = rank
         super().__init__(model)
         # at V = 0 the gradient is zero
-        self.factor = nn.Parameter(0.1 / math.sqrt(rank) * torch.randn(self.width, rank))
+        self.factor = nn.Parameter(0.1 / math.sqrt(self.rank) * torch.randn(self.width, self.rank))
+
+    @property
+    def rank(self) -> int:
+        """Number of directions."""
+        return min(10, self.width) if self.asked is None else self.asked
 
     def check(self) -> None:
         if self.rank > self.width or self.rank * self.width > self.most:

@@ -15,6 +15,7 @@ from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.contract import Batch, MinibatchMethod, Model, State
 from pyro_compress.inference.elbo import ElboTerms
 from pyro_compress.inference.ranks import Ranks
+from pyro_compress.models.names import dotted_name
 
 Schedule = Callable[[float], float]
 
@@ -235,8 +236,10 @@ class GradientMethod(MinibatchMethod):
             broken = next((name for name, tensor in trained if not bool((tensor.abs() < RUN_AWAY).all())), None)
             if broken is None:
                 raise
+            *place, attribute = broken.split(".")
+            name = ".".join((*place, dotted_name(attribute)))
             raise InferenceError(
-                f"{self.where(state)}: parameter '{broken.replace('__', '.')}' is not finite or has run away; {ADVICE}"
+                f"{self.where(state)}: parameter '{name}' is not finite or has run away; {ADVICE}"
             ) from error
 
     def where(self, state: GradientState) -> str:

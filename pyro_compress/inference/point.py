@@ -16,7 +16,8 @@ from pyro_compress.inference.contract import Batch, Info, Model
 from pyro_compress.inference.elbo import ElboTerms
 from pyro_compress.inference.joint_guides import transform_of
 from pyro_compress.inference.optimisation import GradientMethod, GradientState, as_array, buffer_arrays, build_optimizer
-from pyro_compress.models.bayesian import BayesianNetwork, attribute_name
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.names import attribute_name
 from pyro_compress.models.parameters import Parameter
 from pyro_compress.models.priors.base import LatentSite, Prior
 from pyro_compress.posterior import ParameterPosterior, Posterior

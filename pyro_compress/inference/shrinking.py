@@ -25,7 +25,8 @@ from pyro_compress.inference.guides import Guide
 from pyro_compress.inference.local_reparameterization import LocalReparameterization
 from pyro_compress.inference.optimisation import buffer_arrays
 from pyro_compress.liveness import Numbers, signals
-from pyro_compress.models.bayesian import BayesianNetwork, attribute_name
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.names import attribute_name
 from pyro_compress.models.narrowing import Index, can_narrow, folds, multiply_adds, narrowed
 from pyro_compress.models.tracing import trace
 from pyro_compress.posterior import ParameterPosterior

@@ -47,7 +47,7 @@ class SVI(VariationalMethod):
         guide: 'declared' (what the priors declare, sites and weights independent), 'full-rank' or 'low-rank': one
             normal over all latent numbers, log-normal sites on a log scale.  A model that is no `BayesianNetwork`
             declares nothing: its sites are independent normals in unconstrained space.
-        rank: of 'low-rank'.
+        rank: of 'low-rank'; None is 10, or as many as there are latent numbers.
         shrink: whether units that the posterior has switched off leave the network while it is trained, see
             `inference.shrinking`.  None: where priors say what is off (group priors, log-uniform) and the network can.
         entropy: of a guide over all sites: 'sampled', with gradients through the sample alone, which have no noise left
@@ -57,7 +57,7 @@ class SVI(VariationalMethod):
     estimator: str | None = None
     baseline: bool = True
     guide: str = "declared"
-    rank: int = 10
+    rank: int | None = None
     shrink: bool | None = None
     entropy: str = "sampled"
 
@@ -79,7 +79,7 @@ class SVI(VariationalMethod):
                 "shrink=True needs the declared guide and an optimizer by name that treats every number by itself, "
                 f"such as 'adam'; found guide='{self.guide}', optimizer={self.optimizer!r}"
             )
-        if self.rank < 1:
+        if self.rank is not None and self.rank < 1:
             raise InferenceError(f"the rank of a low-rank guide must be at least 1, found rank={self.rank}")
 
     def build_guide(self, model: Model) -> Guide | JointGuide:

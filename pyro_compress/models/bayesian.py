@@ -19,6 +19,7 @@ from torch import nn
 
 from pyro_compress.errors import PriorError
 from pyro_compress.models.likelihoods import Categorical, Likelihood
+from pyro_compress.models.names import attribute_name, refuse_names
 from pyro_compress.models.parameters import Parameter, parameters_of, refuse_tied_modules
 from pyro_compress.models.priors.base import LatentSite, Prior
 
@@ -37,7 +38,7 @@ class BayesianNetwork(PyroModule):
     Raises:
         PriorError: a pattern that matches no parameter, two patterns that match one, or a prior that cannot
             cover what it matches.
-        NetworkError: two parameters are one tensor.
+        NetworkError: two parameters are one tensor, or one has the name of the likelihood's sites.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class BayesianNetwork(PyroModule):
         self._held = (copy.deepcopy(network),)
         self.prior = prior
         self.likelihood = likelihood or Categorical()
+        own = ("data", "y", *(site.name for site in self.likelihood.latents()))
+        refuse_names((name for name, _ in self.network.named_parameters()), own)
         covered = {parameter.name for parameter, _ in self.parameters_covered}
         self.free = PyroModule("free")
         self._free_names: dict[str, str] = {}
@@ -147,11 +150,6 @@ class BayesianNetwork(PyroModule):
             for module, local, parameter in taken:
                 del module.__dict__[local]
                 module._parameters[local] = parameter
-
-
-def attribute_name(dotted: str) -> str:
-    """A dotted parameter or site name as a module attribute."""
-    return dotted.replace(".", "__")
 
 
 def assign_priors(network: nn.Module, prior: Prior | Mapping[str, Prior]) -> tuple[tuple[Parameter, Prior], ...]:

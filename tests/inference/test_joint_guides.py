@@ -203,6 +203,18 @@ def test_models_that_are_too_large_are_refused() -> None:
     assert math.isfinite(float(LowRank(model, 4).marginal_variance().sum().detach()))
 
 
+@pytest.mark.parametrize("width", [1, 4, 30])
+def test_rank_is_ten_or_as_many_as_there_are_latent_numbers(width: int) -> None:
+    model = BayesianNetwork(nn.Linear(width, 1), {"weight": Normal(scale=SCALE)}, Gaussian(noise=0.5))
+    x = torch.randn(40, width, generator=torch.Generator().manual_seed(0))
+    found = fit(model, (x, x.sum(1, keepdim=True)), SVI(epochs=2, batch_size=20, guide="low-rank", draws=10))
+    assert found.parameters["weight"].mean.shape == (1, width)
+    assert LowRank(model).rank == min(10, width)
+    if width == 4:
+        with pytest.raises(InferenceError, match="4 latent numbers needs a rank of at most 4, found rank=10"):
+            fit(model, (x, x.sum(1, keepdim=True)), SVI(epochs=1, batch_size=20, guide="low-rank", rank=10))
+
+
 @pytest.mark.parametrize("kind", ["full-rank", "low-rank"])
 def test_draws_carry_their_density(kind: str) -> None:
     """Σ of the log-density over a grid of draws is that of N(μ, Σ), less ln x of a log-normal site."""
