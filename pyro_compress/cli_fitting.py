@@ -83,7 +83,9 @@ def run(
                 steps.analyse_step(run_directory, settings, loaded, say=say(as_json))
             # short, and nothing in it to share: the other ranks wait
             if here.first:
-                steps.compress_step(run_directory, settings, loaded)
+                # a file that is there may have been written to a target, or with deviations: it stays
+                if resume is None or not run_directory.file.exists():
+                    steps.compress_step(run_directory, settings, loaded)
                 report(run_directory, settings, loaded, as_json)
 
 

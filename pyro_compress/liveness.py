@@ -77,12 +77,18 @@ class Numbers:
 
     def affine(self, layer: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
         """float64 (channels,), twice: scale and shift of a batch norm at inference."""
-        scale = 1 / np.sqrt(self._buffers[f"{layer.name}.running_var"] + layer.eps)
+        mean, deviation = self.statistics(layer)
+        scale = 1 / deviation
         shift = np.zeros(layer.channels)
         if layer.affine:
             scale = scale * self._stored[f"{layer.name}.weight"]
             shift = self._stored[f"{layer.name}.bias"].astype(np.float64)
-        return scale, shift - self._buffers[f"{layer.name}.running_mean"] * scale
+        return scale, shift - mean * scale
+
+    def statistics(self, layer: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
+        """float64 (channels,), twice: running mean and √(running variance + ε)."""
+        variance = self._buffers[f"{layer.name}.running_var"]
+        return self._buffers[f"{layer.name}.running_mean"], np.sqrt(variance + layer.eps)
 
 
 def signals(architecture: Architecture, numbers: Numbers) -> list[Signal]:

@@ -10,12 +10,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from pyro_compress.errors import DecisionError
+from pyro_compress.posterior import ParameterPosterior
 
 FLOAT_BITS = 32
 
@@ -29,12 +31,19 @@ class SiteDecision:
         variance: float32, S. Posterior variance of the weight; zero for point estimates.
         bits: uint8, S. 0 = pruned; 32 with step None = stored as float32.
         step: grid step Δ, a power of two (fixed point with −log₂Δ fraction bits), or None.
+        mean: float32, S. Posterior mean, where `value` is another number or has been moved; None where it is `value`.
     """
 
     value: np.ndarray
     variance: np.ndarray
     bits: np.ndarray
     step: float | None = None
+    mean: np.ndarray | None = None
+
+    @staticmethod
+    def of(site: ParameterPosterior, bits: np.ndarray, step: float | None = None) -> "SiteDecision":
+        """What a posterior says is to be stored, at so many bits."""
+        return SiteDecision(site.to_store, site.variance, bits, step, None if site.value is None else site.mean)
 
     def __post_init__(self) -> None:
         if not (self.value.shape == self.variance.shape == self.bits.shape):
@@ -62,6 +71,21 @@ class SiteDecision:
         if self.step is None:
             return np.where(self.kept(), self.value, 0).astype(np.float32)
         return (self.integers() * self.step).astype(np.float32)
+
+    def moved_to(self, value: np.ndarray, **changed: Any) -> "SiteDecision":
+        """Another number to store; where the posterior stands is kept."""
+        return replace(self, value=value, mean=self.value if self.mean is None else self.mean, **changed)
+
+    def spread(self) -> np.ndarray:
+        """float64, S: σ², and where the value is not the mean E[(w − s)²] = σ² + (μ − s)² about s, what is stored.
+
+        Of all normals centred at s, the one with this variance is nearest to N(μ, σ²) in KL(posterior ‖ ·).  Rounding
+        alone is not counted, as `bit_widths` has weighed it against σ².  A point estimate has none.
+        """
+        variance = self.variance.astype(np.float64)
+        if self.mean is None:
+            return variance
+        return np.where(variance > 0, variance + (self.mean.astype(np.float64) - self.stored()) ** 2, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +125,8 @@ class Decision:
             tensors[f"value/{name}"] = site.value.astype(np.float32)
             tensors[f"variance/{name}"] = site.variance.astype(np.float32)
             tensors[f"bits/{name}"] = site.bits.astype(np.uint8)
+            if site.mean is not None:
+                tensors[f"mean/{name}"] = site.mean.astype(np.float32)
             steps[name] = site.step
         for name, buffer in self.buffers.items():
             tensors[f"buffer/{name}"] = buffer.astype(np.float32)
@@ -121,7 +147,13 @@ class Decision:
             described = json.loads(metadata["decision"])
             steps, made_by = described["steps"], described["made_by"]
             sites = {
-                name: SiteDecision(tensors[f"value/{name}"], tensors[f"variance/{name}"], tensors[f"bits/{name}"], step)
+                name: SiteDecision(
+                    tensors[f"value/{name}"],
+                    tensors[f"variance/{name}"],
+                    tensors[f"bits/{name}"],
+                    step,
+                    tensors.get(f"mean/{name}"),
+                )
                 for name, step in steps.items()
             }
         except Exception as error:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from pyro_compress.analysis.decision import Decision
-from pyro_compress.analysis.structure import remove_dead_indexed
+from pyro_compress.analysis.structure import remove_dead_spread
 from pyro_compress.architecture import Architecture
 from pyro_compress.errors import DecisionError
 from pyro_compress.stored import STEP_EXPONENTS, StoredNetwork
@@ -16,33 +16,31 @@ OCTAVES = 32
 
 def stored_network(architecture: Architecture, decision: Decision, *, keep_deviations: bool = False) -> StoredNetwork:
     """What a file holds of a decision: dead units removed, and the deviations of what is left if they are kept."""
-    network, index = remove_dead_indexed(architecture, decision)
-    return with_deviations(network, index, decision) if keep_deviations else network
+    network, spread = remove_dead_spread(architecture, decision)
+    return with_deviations(network, spread) if keep_deviations else network
 
 
-def with_deviations(
-    network: StoredNetwork, index: Mapping[str, tuple[np.ndarray, ...]], decision: Decision
-) -> StoredNetwork:
-    """The stored network with round(log₂ σ) beside each of its non-zero weights.
+def with_deviations(network: StoredNetwork, spread: Mapping[str, np.ndarray]) -> StoredNetwork:
+    """The stored network with round(log₂ s) beside each of its non-zero numbers, biases and batch norms too.
 
-    A factor of two between levels makes σ wrong by at most √2, either way.  Weights without a variance (point
-    estimates) get none; deviations more than 31 octaves below a tensor's largest are raised to that.
+    s² is the posterior's spread about the number that is stored (`SiteDecision.spread`): training on the grid and
+    targets, which move it away from the mean, widen it.  A factor of two between levels makes s wrong by at most √2,
+    either way.  Point estimates get none; deviations more than 31 octaves below a tensor's largest are raised to that.
 
     Args:
-        network: made from `decision`.
-        index: of each weight the place in the original tensor, from `structure.remove_dead_indexed`.
-        decision: holds the variances.
+        network: what a decision stores.
+        spread: per tensor, from `structure.remove_dead_spread`.
 
     Raises:
-        DecisionError: no weight has a variance.
+        DecisionError: no number has a variance.
     """
     found = {}
-    for name, where in index.items():
-        variance, kept = decision.sites[name].variance[where], network.tensors[name].dense() != 0
+    for name, tensor in network.tensors.items():
+        variance, kept = spread[name], tensor.dense() != 0
         if not (variance[kept] > 0).any():
             continue
         with np.errstate(divide="ignore"):
-            exponent = np.rint(0.5 * np.log2(variance.astype(np.float64)))
+            exponent = np.rint(0.5 * np.log2(variance))
         top = min(exponent[kept].max(), STEP_EXPONENTS[-1])
         exponent = np.clip(exponent, max(top - OCTAVES + 1, STEP_EXPONENTS[0]), top)
         found[name] = np.where(kept, exponent, 0).astype(np.int8)

@@ -42,7 +42,7 @@ def prune(
         if cut is not None and site.mean.ndim > 1 and not site.is_point:
             kept &= signal_to_noise(site) >= cut
         bits = np.where(kept, FLOAT_BITS, 0).astype(np.uint8)
-        sites[name] = SiteDecision(site.to_store, site.variance, bits)
+        sites[name] = SiteDecision.of(site, bits)
     settings = {
         "group_threshold": group_threshold,
         "log_alpha": log_alpha,

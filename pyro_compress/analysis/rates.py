@@ -175,7 +175,8 @@ def description_length_bits(complexity_nats: float, *, proper_prior: bool) -> fl
 def two_part_code_bits(file_bytes: int, label_nats: float) -> float:
     """8 · bytes + nats / ln 2: bits that send the network as a file, and then the labels given the inputs.
 
-    `label_nats` is −Σ ln p(y|x) of the DECODED network over the labels to be sent (Blier & Ollivier 2018).
+    `label_nats` is −Σ ln p(y|x) of the DECODED network over the labels to be sent, those of the training data
+    (Blier & Ollivier 2018).
     """
     return 8 * file_bytes + label_nats / math.log(2)
 

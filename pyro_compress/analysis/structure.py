@@ -68,17 +68,32 @@ def remove_dead(architecture: Architecture, decision: Decision) -> StoredNetwork
         DecisionError: a site or buffer is missing, superfluous, of another shape or not finite, or a grid is
             too fine for its numbers.
     """
-    return remove_dead_indexed(architecture, decision)[0]
+    return _built(architecture, decision).network()
 
 
 def remove_dead_indexed(
     architecture: Architecture, decision: Decision
 ) -> tuple[StoredNetwork, dict[str, tuple[np.ndarray, ...]]]:
     """What `remove_dead` gives, and per weight the index (`numpy.ix_`) of what is left in the original tensor."""
+    builder = _built(architecture, decision)
+    return builder.network(), builder.index
+
+
+def remove_dead_spread(architecture: Architecture, decision: Decision) -> tuple[StoredNetwork, dict[str, np.ndarray]]:
+    """What `remove_dead` gives, and per tensor the posterior's spread about what is stored (`SiteDecision.spread`).
+
+    What is folded brings its spread along, to first order and as if all weights were independent: of b + Σ W·c the sum
+    of those of b and W·c, of a batch norm's scale γ / √(var + ε) and shift those of γ, β and the bias in front.
+    """
+    builder = _built(architecture, decision, with_spread=True)
+    return builder.network(), builder.spread
+
+
+def _built(architecture: Architecture, decision: Decision, *, with_spread: bool = False) -> "_Builder":
     _check(architecture, decision)
-    builder = _Builder(architecture, decision)
+    builder = _Builder(architecture, decision, with_spread)
     builder.build()
-    return StoredNetwork(Architecture(architecture.input_shape, tuple(builder.layers)), builder.tensors), builder.index
+    return builder
 
 
 def architecture_left(network: StoredNetwork) -> list[int]:
@@ -108,7 +123,7 @@ class _Builder:
     `_number` tells which output of the reduced network an original one has become.
     """
 
-    def __init__(self, architecture: Architecture, decision: Decision) -> None:
+    def __init__(self, architecture: Architecture, decision: Decision, with_spread: bool) -> None:
         self._original = architecture.layers
         self._sites = decision.sites
         self._numbers = numbers_of(decision)
@@ -116,10 +131,15 @@ class _Builder:
         self._present = np.ones(architecture.input_shape[0], dtype=bool)
         self._referred = last_references(architecture.layers)
         self._number: list[int] = []
-        self._bias_for_norm: np.ndarray | None = None
+        self._bias_for_norm: tuple[np.ndarray, np.ndarray] | None = None
+        self._input_shape, self._with_spread = architecture.input_shape, with_spread
         self.layers: list[Layer] = []
         self.tensors: dict[str, StoredTensor] = {}
         self.index: dict[str, tuple[np.ndarray, ...]] = {}
+        self.spread: dict[str, np.ndarray] = {}
+
+    def network(self) -> StoredNetwork:
+        return StoredNetwork(Architecture(self._input_shape, tuple(self.layers)), self.tensors)
 
     def build(self) -> None:
         self._select(self._signals[0].kept)
@@ -150,35 +170,59 @@ class _Builder:
 
     def _add_norm(self, layer: BatchNorm) -> None:
         scale, shift = self._numbers.affine(layer)
-        if self._bias_for_norm is not None:
-            shift = shift + scale * self._bias_for_norm
-            self._bias_for_norm = None
+        bias, bias_spread = self._bias_for_norm if self._bias_for_norm is not None else (np.zeros(1), np.zeros(1))
+        self._bias_for_norm = None
+        weight, beta = (self._spread_of(f"{layer.name}.{kind}") for kind in ("weight", "bias"))
+        mean, deviation = self._numbers.statistics(layer)
+        found = {
+            "scale": (scale, weight / deviation**2),
+            "shift": (
+                shift + scale * bias,
+                beta + weight * ((bias - mean) / deviation) ** 2 + scale**2 * bias_spread,
+            ),
+        }
+        for kind, (numbers, spread) in found.items():
+            self.tensors[f"{layer.name}.{kind}"] = StoredTensor(floats=numbers[self._present].astype(np.float32))
+            self.spread[f"{layer.name}.{kind}"] = np.broadcast_to(spread, numbers.shape)[self._present]
         self.layers.append(ChannelAffine(layer.name, int(self._present.sum())))
-        self.tensors[f"{layer.name}.scale"] = StoredTensor(floats=scale[self._present].astype(np.float32))
-        self.tensors[f"{layer.name}.shift"] = StoredTensor(floats=shift[self._present].astype(np.float32))
+
+    def _spread_of(self, name: str) -> np.ndarray:
+        """float64 of the parameter's shape; one zero where there is no such parameter, or nobody asks for spreads."""
+        return self._sites[name].spread() if self._with_spread and name in self._sites else np.zeros(1)
 
     def _add_weighted(self, layer: Weighted, before: Signal, after: Signal, norm_follows: bool) -> None:
-        bias = self._numbers.bias(layer)
+        bias, bias_spread = self._numbers.bias(layer), self._spread_of(f"{layer.name}.bias")
         rows, columns = after.kept, before.kept
         alive = after.live[:, None]
         if groups_of(layer) == 1:
             folded = np.isfinite(before.constant) & ~before.live
-            bias = bias + self._numbers.gains(layer) @ np.where(folded, before.constant, 0)
+            constant = np.where(folded, before.constant, 0)
+            bias = bias + self._numbers.gains(layer) @ constant
+            bias_spread = bias_spread + self._gain_spread(layer) @ constant**2
             alive = alive & before.live
         else:
             columns = np.ones(1 if is_depthwise(layer) else before.kept.size // groups_of(layer), dtype=bool)
             if not is_depthwise(layer):
                 rows = np.ones(outputs_of(layer), dtype=bool)
-        bias = np.where(after.live, bias, 0)
+        bias, bias_spread = np.where(after.live, bias, 0), np.where(after.live, bias_spread, 0)
         self._add_weight(layer, rows, columns, alive)
         if norm_follows:
-            self._bias_for_norm, stored = bias, None
+            self._bias_for_norm, stored = (bias, bias_spread), None
         else:
             stored = _stored_bias(bias[rows], self._sites.get(f"{layer.name}.bias"))
         if stored is not None:
-            self.tensors[f"{layer.name}.bias"] = stored
+            self.tensors[f"{layer.name}.bias"], self.spread[f"{layer.name}.bias"] = (
+                stored,
+                np.broadcast_to(bias_spread, bias.shape)[rows],
+            )
         self.layers.append(_resized(layer, int(rows.sum()), int(before.kept.sum()), stored is not None))
         self._present = rows
+
+    def _gain_spread(self, layer: Weighted) -> np.ndarray:
+        """float64 (outputs, inputs per group): spread of `Numbers.gains`; a weight that is zero has none."""
+        site = self._sites[f"{layer.name}.weight"]
+        spread = self._spread_of(f"{layer.name}.weight") * (site.stored() != 0)
+        return np.asarray(spread.sum(axis=tuple(range(2, spread.ndim))))
 
     def _add_weight(self, layer: Weighted, rows: np.ndarray, columns: np.ndarray, alive: np.ndarray) -> None:
         """Store the kept rows and columns, with zeros where `alive` (outputs, inputs per group or 1) is false."""
@@ -186,6 +230,7 @@ class _Builder:
         site = self._sites[name]
         self.index[name] = np.ix_(rows, columns)
         mask = alive.reshape(*alive.shape, *(1,) * (site.value.ndim - 2))
+        self.spread[name] = np.broadcast_to(self._spread_of(name), site.value.shape)[rows][:, columns]
         if site.step is None:
             self.tensors[name] = StoredTensor(floats=(site.stored() * mask)[rows][:, columns].astype(np.float32))
         else:
@@ -232,6 +277,11 @@ def _check(architecture: Architecture, decision: Decision) -> None:
     for name in buffers:
         if not np.isfinite(decision.buffers[name]).all():
             raise DecisionError(f"buffer {name} holds NaN or infinite values")
+        least = float(decision.buffers[name].min(initial=0))
+        if name.endswith(".running_var") and least < 0:
+            raise DecisionError(
+                f"buffer {name} holds {least:g}, and no variance is negative: gather the statistics again"
+            )
 
 
 def _expected(architecture: Architecture) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:

@@ -54,8 +54,10 @@ def prune_units(posterior: Posterior, architecture: Architecture, *, multiply_ad
         if isinstance(layer, Linear | Conv2d):
             last = layer.name
         elif isinstance(layer, BatchNorm) and last:
-            # a batch norm with a shift would keep a channel that nothing reaches
-            kept |= dict.fromkeys((f"{layer.name}.weight", f"{layer.name}.bias"), kept[f"{last}.bias"])
+            # a batch norm with a shift would keep a channel that nothing reaches; behind a flattening each has several
+            made = kept[f"{last}.bias"]
+            stays = np.repeat(made, layer.channels // made.size)
+            kept |= dict.fromkeys((f"{layer.name}.weight", f"{layer.name}.bias"), stays)
     sites = {name: _site(site, kept.get(name)) for name, site in posterior.parameters.items()}
     return Decision(sites, dict(posterior.buffers), {"multiply_adds": multiply_adds})
 
@@ -67,7 +69,7 @@ def _site(site: ParameterPosterior, kept: np.ndarray | None) -> SiteDecision:
         else kept.reshape(*kept.shape, *(1,) * (site.mean.ndim - kept.ndim))
     )
     bits = np.where(np.broadcast_to(stays, site.mean.shape), FLOAT_BITS, 0).astype(np.uint8)
-    return SiteDecision(site.to_store, site.variance, bits)
+    return SiteDecision.of(site, bits)
 
 
 class _Links:

@@ -160,6 +160,8 @@ def _floats(header: Header, body: bytes, start: int) -> tuple[dict[str, StoredTe
         if start + size > len(body):
             raise ArtifactError(f"the file ends inside tensor {name}: {size} bytes expected, {len(body) - start} left")
         floats = np.frombuffer(body, "<f4", prod(shape), start).astype(np.float32)
+        if not np.isfinite(floats).all():
+            raise ArtifactError(f"tensor {name} holds NaN or infinite values: the file was written by a faulty program")
         tensors[name] = StoredTensor(floats=floats.reshape(shape))
         start += size
     return tensors, start

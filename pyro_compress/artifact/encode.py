@@ -157,6 +157,8 @@ def _check(network: StoredNetwork) -> None:
     for name, tensor in network.tensors.items():
         if tensor.integers is not None and np.abs(tensor.integers.astype(np.int64)).max(initial=0) > LARGEST:
             raise ArtifactError(f"tensor {name} holds integers beyond ±{LARGEST}: use a larger grid step or float32")
+        if tensor.floats is not None and not np.isfinite(tensor.floats).all():
+            raise ArtifactError(f"tensor {name} holds NaN or infinite values, and every number in a file is finite")
         if tensor.integers is None and tensor.step_exponent:
             raise ArtifactError(
                 f"tensor {name} is float32 and has a step exponent, {tensor.step_exponent}; 0 is expected"

@@ -117,7 +117,7 @@ def _with_integers(
     value, bits = site.value.copy(), site.bits.copy()
     value[where] = integers * step
     bits[where] = np.where(integers != 0, bits_for(integers), 0)
-    return replace(site, value=value, bits=bits, step=step)
+    return site.moved_to(value, bits=bits, step=step)
 
 
 def _cheapest(numbers: _Numbers, code: TensorCode, columns: Columns, price: float) -> tuple[np.ndarray, int]:

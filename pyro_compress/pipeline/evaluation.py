@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from pyro_compress.analysis.decision import Decision
 from pyro_compress.analysis.rates import description_length_bits, published_rates, two_part_code_bits
-from pyro_compress.analysis.structure import architecture_left, format_architecture, remove_dead
+from pyro_compress.analysis.structure import architecture_left, format_architecture
 from pyro_compress.architecture import Architecture
 from pyro_compress.artifact.artifact import load as load_artifact
 from pyro_compress.data import DataSet
@@ -20,7 +21,7 @@ from pyro_compress.data import load as load_data
 from pyro_compress.errors import DataError, RunError
 from pyro_compress.inference.devices import device_named
 from pyro_compress.models import zoo
-from pyro_compress.models.likelihoods import Categorical
+from pyro_compress.models.likelihoods import Categorical, Likelihood
 from pyro_compress.models.tracing import trace
 from pyro_compress.pipeline.judging import nothing_pruned, place
 from pyro_compress.pipeline.settings import RunSettings, likelihood_named
@@ -29,6 +30,7 @@ from pyro_compress.posterior import Posterior
 from pyro_compress.report.figures import RatePoint, save_all
 from pyro_compress.report.measure import Measurement, float32_bytes, mcnemar_p_value, measure, predict
 from pyro_compress.report.run_figures import figures_of_run
+from pyro_compress.stored import StoredNetwork
 
 
 def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dict[str, Any]:
@@ -50,19 +52,21 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     place(network, nothing_pruned(posterior))
     before = predict(network, x, y, likelihood)
     measured = measure(run.file, x, y, likelihood, float32_bytes(network))
-    after = predict(load_artifact(run.file).to_torch(), x, y, likelihood)
+    artifact = load_artifact(run.file)
+    decoded, left = artifact.to_torch(), artifact.network
+    after = predict(decoded, x, y, likelihood)
     results = {
-        **_headline(before.errors, measured, decision, architecture),
+        **_headline(before.errors, measured, decision, left),
         **_context(run, settings, posterior, data),
-        **_detail(measured, posterior, decision, architecture, settings, data),
+        **_detail(measured, posterior, decision, architecture, settings),
+        "two_part_code_bits": two_part_code_bits(measured.file_bytes, _training_label_nats(decoded, data, likelihood)),
     }
     if given is not None:
         results["error_given_percent"] = 100 * float(given.errors.mean())
     if data.classes is not None:
         results["mcnemar_p_value"] = mcnemar_p_value(before.errors, after.errors)
     run.results.write_text(json.dumps(results, indent=2) + "\n")
-    left = load_artifact(run.file).network.architecture
-    save_all(run.figures, figures_of_run(posterior, decision, architecture, left, _points(results)))
+    save_all(run.figures, figures_of_run(posterior, decision, architecture, left.architecture, _points(results)))
     return results
 
 
@@ -100,11 +104,10 @@ def evaluate_file(
 
 
 def _headline(
-    before_errors: np.ndarray, measured: Measurement, decision: Decision, architecture: Architecture
+    before_errors: np.ndarray, measured: Measurement, decision: Decision, left: StoredNetwork
 ) -> dict[str, Any]:
     """What others rely on at the top level of results.json, except where it comes from."""
-    stored = remove_dead(architecture, decision)
-    kept = sum(int(np.count_nonzero(s.stored())) for s in decision.sites.values() if s.value.ndim > 1)
+    kept = sum(np.count_nonzero(held.dense()) for name, held in left.tensors.items() if name.endswith(".weight"))
     _, total = decision.weights_left()
     return {
         "error_before_percent": 100 * float(before_errors.mean()),
@@ -113,8 +116,13 @@ def _headline(
         "file_bytes": measured.file_bytes,
         "file_rate": measured.file_rate,
         "weights_left_percent": 100 * kept / total,
-        "architecture_left": format_architecture(architecture_left(stored)),
+        "architecture_left": format_architecture(architecture_left(left)),
     }
+
+
+def _training_label_nats(network: nn.Module, data: DataSet, likelihood: Likelihood) -> float:
+    """−Σ ln p(y | x) over the training part: what the network was fitted to is what a two-part code sends."""
+    return float(predict(network, *data.part("train"), likelihood).nll_nats.sum())
 
 
 def _context(run: RunDirectory, settings: RunSettings, posterior: Posterior, data: DataSet) -> dict[str, Any]:
@@ -140,7 +148,6 @@ def _detail(
     decision: Decision,
     architecture: Architecture,
     settings: RunSettings,
-    data: DataSet,
 ) -> dict[str, Any]:
     bits = {name: int(site.bits.max(initial=0)) for name, site in decision.sites.items() if site.value.ndim > 1}
     rates = asdict(published_rates(architecture, decision))
@@ -158,7 +165,6 @@ def _detail(
         "steps_per_tensor": {name: site.step for name, site in decision.sites.items()},
         "rates": rates,
         "description_length_bits": description_length_bits(complexity, proper_prior=known),
-        "two_part_code_bits": two_part_code_bits(measured.file_bytes, measured.label_nats),
         "nll_nats_per_example": measured.nll_nats_per_example,
         "calibration_error": measured.calibration_error,
         "brier_score": measured.brier_score,

@@ -1,7 +1,5 @@
 """One stage of fine-tuning on the grid, from decision to decision."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import nn
@@ -96,7 +94,7 @@ def _names_in(architecture: Architecture) -> dict[str, str]:
 def _refitted(site: SiteDecision, value: np.ndarray) -> SiteDecision:
     """The site with new values: what rounds to zero is pruned, and bits are what the largest integer needs."""
     if site.step is None:
-        return replace(site, value=value)
+        return site.moved_to(value)
     integers = np.rint(value.astype(np.float64) / site.step)
     bits = np.where(site.kept() & (integers != 0), bits_for(integers), 0).astype(np.uint8)
-    return replace(site, value=value, bits=bits)
+    return site.moved_to(value, bits=bits)

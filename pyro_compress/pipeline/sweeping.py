@@ -124,7 +124,7 @@ def run_all(
     if not left:
         return {}
     Path(left[0].directory).parent.mkdir(parents=True, exist_ok=True)
-    processes = processes or max(1, len(os.sched_getaffinity(0)) // left[0].threads)
+    processes = processes or max(1, cores() // left[0].threads)
     started, failed = time.perf_counter(), {}
     for done, (task, trouble) in enumerate(
         (_by_ray if there and through != "processes" else _locally)(left, processes)
@@ -135,6 +135,13 @@ def run_all(
         outcome = "has finished" if trouble is None else f"FAILED ({trouble}), see {task.log}"
         say(f"{task.entry} with seed {task.seed} {outcome}; {done + 1} of {len(left)} after {minutes:.1f} minutes")
     return failed
+
+
+def cores() -> int:
+    """Cores that this process may use; where the system has no such notion (macOS, Windows), all that there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def refuse_failures(failed: Mapping[Task, str], count: int) -> None:

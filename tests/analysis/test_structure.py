@@ -313,3 +313,11 @@ class TestRefusals:
     def test_a_network_that_is_compressed_already(self) -> None:
         with pytest.raises(DecisionError, match=r"Select\(1 indices\) occurs in compressed networks only"):
             remove_dead(Architecture((2,), (Select((0,)),)), Decision({}))
+
+
+def test_a_negative_running_variance_is_refused() -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    whole = decide(network)
+    buffers = {**whole.buffers, "1.running_var": np.array([1, 0, -0.25, 1], np.float32)}
+    with pytest.raises(DecisionError, match=r"buffer 1\.running_var holds -0\.25, and no variance is negative"):
+        remove_dead(trace(network, (3,)), replace(whole, buffers=buffers))

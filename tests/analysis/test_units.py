@@ -223,3 +223,24 @@ def test_chains_only() -> None:
     network = nn.Sequential(nn.Conv2d(4, 4, 1, groups=2), nn.Flatten(), nn.Linear(4, 2))
     with pytest.raises(DecisionError, match="needs a chain of layers without grouped convolutions"):
         prune_units(posterior(network), trace(network, (4, 1, 1)), multiply_adds=0.5)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_batch_norm_behind_a_flattening_loses_all_entries_of_a_channel(pooled: bool) -> None:
+    pool = [nn.MaxPool2d(2)] if pooled else []
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), *pool, nn.Flatten(), norm := nn.BatchNorm1d(16 if pooled else 64), nn.ReLU(),
+        nn.Linear(norm.num_features, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3),
+    )  # fmt: skip
+    architecture = trace(network, (1, 6, 6))
+    decision = prune_units(posterior(network), architecture, multiply_adds=0.4)
+    (name,) = (n for n, module in network.named_modules() if module is norm)
+    channels = decision.sites["0.bias"].kept()
+    assert 0 < channels.sum() < 4
+    each = norm.num_features // 4
+    for kind in ("weight", "bias"):
+        assert (decision.sites[f"{name}.{kind}"].kept() == np.repeat(channels, each)).all()
+    left = remove_dead(architecture, decision)
+    assert architecture_left(left)[0] == channels.sum()
+    x = torch.randn(20, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(run(left, x), masked(network, decision, x), rtol=1e-5, atol=1e-6)

@@ -9,16 +9,19 @@ import torch
 
 from pyro_compress.analysis.decision import Decision
 from pyro_compress.analysis.deviations import stored_network
-from pyro_compress.analysis.structure import remove_dead_indexed
-from pyro_compress.architecture import Architecture, Linear
+from pyro_compress.analysis.pruning import prune
+from pyro_compress.analysis.structure import remove_dead_indexed, remove_dead_spread
+from pyro_compress.architecture import Architecture, BatchNorm, Linear
 from pyro_compress.artifact.artifact import Artifact
 from pyro_compress.artifact.decode import decode, decode_sections
 from pyro_compress.artifact.deviations import code_deviations
 from pyro_compress.artifact.encode import encode
 from pyro_compress.artifact.layout import tensor_columns
+from pyro_compress.artifact.rate_distortion import refine
 from pyro_compress.artifact.rules import rules_of
 from pyro_compress.artifact.stream import RangeReader, RangeWriter
 from pyro_compress.errors import ArtifactError, DecisionError
+from pyro_compress.posterior import ParameterPosterior, Posterior
 from pyro_compress.stored import StoredNetwork, StoredTensor
 from tests.artifact import networks, specified
 from tests.artifact.test_rate_distortion import ARCHITECTURE, decision, site
@@ -165,3 +168,63 @@ def test_what_no_writer_writes(bits: list[int], message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         columns = tensor_columns(network.architecture, 0)
         code_deviations(RangeReader(section(bits)), network.tensors, columns, None, rules_of(3))
+
+
+def bayesian_biases() -> Decision:
+    aim = decision(2.0**-14)
+    biases = {name: site(s.value, 2.0**-10) for name, s in aim.sites.items() if name.endswith(".bias")}
+    return aim.with_sites(biases)
+
+
+def test_biases_that_have_a_variance_keep_it() -> None:
+    found = stored_network(ARCHITECTURE, bayesian_biases(), keep_deviations=True)
+    assert set(found.deviations) == set(found.tensors)
+    for name in ("fc1.bias", "fc2.bias"):
+        np.testing.assert_array_equal(found.deviations[name], np.where(found.tensors[name].dense() != 0, -5, 0))
+    network = Artifact.of(found)
+    drawn = [network.sample(torch.Generator().manual_seed(seed)).state_dict() for seed in (1, 2)]
+    assert any(key.endswith("bias") and not torch.equal(value, drawn[1][key]) for key, value in drawn[0].items())
+
+
+def test_a_number_that_was_moved_has_the_spread_about_where_it_stands() -> None:
+    """E[(w − s)²] under N(μ, σ²), by moments: after training on the grid, a target, or from a draw that is stored."""
+    aim, away = bayesian_biases(), 6 * 2.0**-5
+    before = aim.sites["fc2.weight"]
+    moved = before.moved_to(before.stored() + np.float32(away) * (before.stored() != 0))
+    again = moved.moved_to(moved.value)  # twice: the mean stays where the posterior has it
+    np.testing.assert_array_equal(again.mean, before.value)
+    found = stored_network(ARCHITECTURE, aim.with_sites({"fc2.weight": again}), keep_deviations=True)
+    kept = found.tensors["fc2.weight"].dense() != 0
+    index = remove_dead_indexed(ARCHITECTURE, aim)[1]["fc2.weight"]
+    expected = np.sqrt(2.0**-14 + (before.value[index] - found.tensors["fc2.weight"].dense()).astype(float) ** 2)
+    np.testing.assert_array_equal(found.deviations["fc2.weight"][kept], np.rint(np.log2(expected[kept])))
+    refined = refine(ARCHITECTURE, aim, 3.0)
+    spread, changed = refined.sites["fc1.weight"].spread(), refined.sites["fc1.weight"].stored() == 0
+    was = changed & (aim.sites["fc1.weight"].stored() != 0)
+    assert was.any() and (spread[was] > 2 * 2.0**-14).all()
+
+
+def test_a_draw_that_is_stored_keeps_the_spread_about_itself(tmp_path: Path) -> None:
+    mean, draw = np.zeros((2, 3), np.float32), np.full((2, 3), 0.5, np.float32)
+    best = ParameterPosterior(mean, np.full((2, 3), 0.25, np.float32), "Normal", value=draw)
+    found = prune(Posterior({"a.weight": best}))
+    found.save(tmp_path / "decision.safetensors")
+    np.testing.assert_allclose(Decision.load(tmp_path / "decision.safetensors").sites["a.weight"].spread(), 0.5)
+
+
+def test_what_a_batch_norm_takes_over_brings_its_spread_along() -> None:
+    """Scale γ / s and shift β + γ (b − m) / s of independent γ, β and b, against draws of them."""
+    layers = (Linear("a", 2, 3, True), BatchNorm("n", 3, 0.0, True))
+    random = np.random.default_rng(0)
+    mean = {n: random.normal(size=3) for n in ("a.bias", "n.weight", "n.bias", "n.running_mean")}
+    variance = {"a.bias": 2.0**-6, "n.weight": 2.0**-8, "n.bias": 2.0**-12}
+    sites = {n: site(mean[n], variance[n], 2.0**-12) for n in variance}
+    sites = {n: replace(s, bits=np.full(3, 16, np.uint8)) for n, s in sites.items()}
+    sites["a.weight"] = site(random.normal(size=(3, 2)), 2.0**-10)
+    buffers = {"n.running_mean": mean["n.running_mean"].astype(np.float32), "n.running_var": np.full(3, 4, np.float32)}
+    spread = remove_dead_spread(Architecture((2,), layers), Decision(sites, buffers))[1]
+    drawn = {n: random.normal(mean[n], np.sqrt(variance[n]), (200_000, 3)) for n in variance}
+    scale = drawn["n.weight"] / 2
+    shift = drawn["n.bias"] + scale * (drawn["a.bias"] - mean["n.running_mean"])
+    np.testing.assert_allclose(spread["n.scale"], scale.var(0), rtol=0.02)
+    np.testing.assert_allclose(spread["n.shift"], shift.var(0), rtol=0.03)

@@ -257,3 +257,19 @@ def test_networks_that_the_format_cannot_hold(case: str) -> None:
     make, message = REFUSED[case]
     with pytest.raises(ArtifactError, match=message):
         encode(make())
+
+
+@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_float32_numbers_that_are_not_finite(version: int, wrong: float) -> None:
+    network = networks.dense()
+    held = network.tensors["fc2.weight"].dense()
+    body = body_of(encode(network, version=version))
+    start = body.index(held.astype("<f4").tobytes())
+    broken = body[: start + 8] + np.array(wrong, "<f4").tobytes() + body[start + 12 :]
+    with pytest.raises(ArtifactError, match=r"tensor fc2\.weight holds NaN or infinite values"):
+        decode(wrapped(broken, version))
+    spoilt = held.copy()
+    spoilt.ravel()[2] = wrong
+    with pytest.raises(ArtifactError, match=r"tensor fc2\.weight holds NaN or infinite values"):
+        encode(StoredNetwork(network.architecture, {**network.tensors, "fc2.weight": StoredTensor(floats=spoilt)}))

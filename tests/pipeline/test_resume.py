@@ -1,5 +1,7 @@
 """Ctrl-C leaves a run that goes on as if nothing had happened."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pyro_compress.artifact.artifact import load
 from pyro_compress.pipeline import progress, steps
 from pyro_compress.posterior import Posterior
 from tests.pipeline.conftest import SETTINGS, Cli
@@ -86,3 +89,18 @@ def test_a_resumed_run_keeps_its_settings(cli: Cli, digits_run: Path) -> None:
     found = cli("run", "--resume", digits_run, "--seed", "0", "--epochs", "4", "--set", "decision.c=1")
     assert found.code == 1
     assert f"--resume keeps the settings of {digits_run}: leave out --set, --epochs, --seed" in found.err
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_resumed_run_leaves_the_file_that_was_asked_for(cli: Cli, digits_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(digits_run, tmp_path / "run"))
+    wanted = round(0.9 * (run / "network.pyrc").stat().st_size)
+    for asked in (["--target-bytes", wanted], ["--keep-deviations"]):
+        assert cli("compress", run, *asked).code == 0
+        kept = (run / "network.pyrc").read_bytes()
+        found = cli("run", "--resume", run)
+        assert found.code == 0, found.err
+        assert (run / "network.pyrc").read_bytes() == kept
+        decision = json.loads((run / "results.json").read_text())["decision"]
+        assert decision.get("target_bytes") == (wanted if "--target-bytes" in asked else None)
+    assert load(run / "network.pyrc").network.deviations

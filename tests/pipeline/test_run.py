@@ -1,6 +1,7 @@
 """Whole runs on the embedded digits: what they leave behind, and that the same settings give the same bytes."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -71,7 +72,15 @@ def test_results_are_those_of_the_file(digits_run: Path) -> None:
     assert found["error_after_percent"] == pytest.approx(100 * float(errors.mean()))
     weights = [t.dense() for name, t in artifact.network.tensors.items() if name.endswith("weight")]
     left = 100 * sum(int(np.count_nonzero(w)) for w in weights) / 13_584
-    assert found["weights_left_percent"] >= left - 1e-9  # those that no path reaches are not in the file
+    assert found["weights_left_percent"] == pytest.approx(left)
+
+
+def test_the_two_part_code_sends_the_training_labels(digits_run: Path) -> None:
+    found, artifact = results(digits_run), load(digits_run / "network.pyrc")
+    x, y = steps.load_data(RunSettings.load(digits_run / "settings.json"), None).part("train")
+    with torch.no_grad():
+        nats = torch.nn.functional.cross_entropy(artifact.to_torch()(x), y, reduction="sum")
+    assert found["two_part_code_bits"] == pytest.approx(8 * len(artifact) + float(nats) / math.log(2), rel=1e-5)
 
 
 def test_run_directory_is_complete(digits_run: Path) -> None:

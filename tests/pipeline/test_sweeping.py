@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from pyro_compress.errors import PyroCompressError, RunError
-from pyro_compress.pipeline.sweeping import Task, collect, entries_and_seeds, refuse_failures, run_all, table, tasks_of
+from pyro_compress.pipeline.sweeping import (
+    Task,
+    collect,
+    cores,
+    entries_and_seeds,
+    refuse_failures,
+    run_all,
+    table,
+    tasks_of,
+)
 from tests.pipeline.conftest import Called, Cli
 
 ENTRY = "digits-cnn/group-horseshoe"
@@ -125,3 +135,11 @@ def test_a_sweep_that_fails_ends_with_status_1(cli: Cli, tmp_path: Path) -> None
     found = cli("sweep", ENTRY, "--out", tmp_path, "--threads", "1", "--through", "processes", "--set", "prior.tua=1")
     assert found.code == 1
     assert "1 of 1 runs failed" in found.err and "tua" in found.err
+
+
+def test_cores_are_counted_where_the_system_knows_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert cores() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cores() == 1

@@ -1,18 +1,27 @@
 """`compress --target-bytes` and `--target-error`: what they reach, what they record, what they refuse."""
 
+import copy
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import pyro_compress as pc
 from pyro_compress.analysis.decision import Decision
+from pyro_compress.analysis.structure import remove_dead
 from pyro_compress.artifact.encode import encode
 from pyro_compress.errors import DecisionError
+from pyro_compress.models.tracing import trace
+from pyro_compress.pipeline.judging import with_batch_norm
 from pyro_compress.pipeline.targets import to_bytes, to_error
+from pyro_compress.posterior import ParameterPosterior, Posterior
 from tests.artifact.test_rate_distortion import ARCHITECTURE, decision, size
 from tests.pipeline.conftest import Cli
+from tests.pipeline.test_draws_to_decision import classes
 
 
 @pytest.fixture
@@ -85,3 +94,30 @@ def test_the_python_road(digits_run: Path) -> None:
     small = pc.compress(pc.models.digits_cnn(), decided, (1, 8, 8), target_bytes=len(whole) - 50)
     assert len(small) <= len(whole) - 50
     assert encode(small.network) == small.data
+
+
+def test_a_target_from_python_gathers_batch_norm_again() -> None:
+    network, data = classes(norm=True)
+    sites = {
+        name: ParameterPosterior(p.detach().numpy().copy(), np.full(p.shape, 1e-3, np.float32), "Normal")
+        for name, p in network.named_parameters()
+    }
+    buffers = {name: b.numpy().copy() for name, b in network.named_buffers() if b.is_floating_point()}
+    posterior = Posterior(sites, {}, buffers)
+    decided = pc.analysis.prune(posterior) & pc.analysis.bit_widths(posterior)
+    whole = len(pc.compress(network, decided, (6,)))
+    with pytest.raises(
+        DecisionError, match=r"batch norm needs its statistics gathered again: give compress\(..., data="
+    ):
+        pc.compress(network, decided, (6,), target_bytes=whole - 20)
+    before = copy.deepcopy(network.state_dict())
+    x, y = data.part("train")
+    small = pc.compress(network, decided, (6,), target_bytes=whole - 20, data=(x, y))
+    assert len(small) <= whole - 20
+    settle = partial(with_batch_norm, copy.deepcopy(network), data=data)  # as the command line does
+    architecture = trace(network, (6,))
+    expected = to_bytes(architecture, decided, whole - 20, settle=settle)
+    assert small.data == encode(remove_dead(architecture, expected))
+    stale = to_bytes(architecture, decided, whole - 20)
+    assert not np.allclose(expected.buffers["n.running_var"], stale.buffers["n.running_var"], rtol=1e-3)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
