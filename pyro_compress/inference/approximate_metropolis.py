@@ -28,6 +28,7 @@ from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Batch, Info, Model
 from pyro_compress.inference.graphs import simplify
 from pyro_compress.inference.metropolis import Metropolis, MetropolisState
+from pyro_compress.models.program import Program
 
 NOTED = ("acceptance_rate", "step_size", "data_share")
 
@@ -55,6 +56,8 @@ class ApproximateMetropolis(Metropolis):
             )
 
     def init(self, model: Model, size: int, seed: int, held: int | None = None) -> "ApproximateState":
+        if isinstance(model, Program) and model.arguments:
+            model.rows("use Metropolis(...), which looks at all of them")
         state = self.fresh(ApproximateState, model, size, NOTED)
         state.step_size = torch.full((self.chains,), self.step_size)
         state.shuffle = np.random.Generator(np.random.PCG64(seed))

@@ -1,6 +1,6 @@
 """What a fit runs over: tensors that are a model's arguments, in batches or as a whole."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ class Feed:
         name: of the data.
         validation: inputs and targets held out, or None.
         ranks: that share every batch.
+        may_split: raises an InferenceError where the rows of the arguments may not come apart; None where they may.
     """
 
     tensors: Batch
@@ -30,6 +31,7 @@ class Feed:
     name: str
     validation: Batch | None = None
     ranks: Ranks = field(default_factory=Ranks, compare=False, repr=False)
+    may_split: Callable[[], object] | None = field(default=None, compare=False, repr=False)
 
     @staticmethod
     def of(model: Any, data: Any) -> "Feed":
@@ -73,16 +75,32 @@ class Feed:
     def batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
         """One epoch of shuffled batches, of each this rank's share; the order depends on (seed, epoch) alone.
 
-        Arguments that are no examples side by side come as a whole, once.
+        What comes as a whole keeps the order that it was given in: a batch that holds everything, on one rank, and
+        arguments that are no examples side by side.
+
+        Raises:
+            InferenceError: the rows of a Pyro model's arguments may not come apart.
         """
         if batch_size < 1:
             raise InferenceError(f"the batch size is {batch_size}; it must be at least 1")
-        if not self.can_batch:
+        whole = not self.can_batch or batch_size >= self.held
+        if whole and (not self.can_batch or self.ranks.count == 1 or not self._splits()):
             self.ranks.deal_whole()
             return iter((self.tensors,))
+        if self.may_split is not None:
+            self.may_split()
         order = torch.randperm(self.held, generator=generator_for(seed, epoch), device="cpu").to(self.tensors[0].device)
         shares = (self.ranks.deal(chosen) for chosen in order.split(batch_size))
         return (tuple(part[chosen] for part in self.tensors) for chosen in shares)
+
+    def _splits(self) -> bool:
+        """Whether ranks may have a share each of what is one batch."""
+        try:
+            if self.may_split is not None:
+                self.may_split()
+        except InferenceError:
+            return False
+        return True
 
 
 def _examples(tensors: Batch) -> int:

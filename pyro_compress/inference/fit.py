@@ -70,6 +70,8 @@ def fit(
     feed, model = Feed.of(model, data).on(place, ranks), copy.deepcopy(model)
     if not isinstance(model, BayesianNetwork):
         model = Program(model, feed.tensors)
+        feed = replace(feed, may_split=model.rows)
+        model.refuse_share(feed.tensors, feed.size)
     model.to(place)
     fingerprint = fingerprint_of(model, feed, method, seed)
     with on_device(place):

@@ -32,14 +32,15 @@ from pyro_compress.models.priors.base import LatentSite, Moments
 JOINT = "_joint"
 
 
-def sticking_the_landing(q: Any, p: Any, value: torch.Tensor) -> torch.Tensor:
+def sticking_the_landing(site: Any, p: Any) -> torch.Tensor:
     """log q − log p with gradients through the value alone (Roeder et al. 2017); a `Divergence`.
 
     What is left out has the mean zero.  The closer q is to the posterior, the less noise is left: none where it is the
     posterior.
     """
     if p is not None:
-        return sampled(q, p, value)
+        return sampled(site, p)
+    q = site["fn"]
     if isinstance(q, dist.LowRankMultivariateNormal):
         frozen = dist.LowRankMultivariateNormal(
             q.loc.detach(), q.cov_factor.detach(), q.cov_diag.detach(), validate_args=False
@@ -49,7 +50,7 @@ def sticking_the_landing(q: Any, p: Any, value: torch.Tensor) -> torch.Tensor:
         frozen = dist.Normal(q.base_dist.loc, q.base_dist.scale.detach(), validate_args=False).to_event(1)
     else:
         frozen = dist.MultivariateNormal(q.loc.detach(), scale_tril=q.scale_tril.detach(), validate_args=False)
-    return sampled(frozen, None, value)
+    return sampled({**site, "fn": frozen}, None)
 
 
 class JointGuide(PyroModule):

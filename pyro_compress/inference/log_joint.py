@@ -20,6 +20,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
 from torch.func import grad_and_value, vmap
@@ -31,6 +32,10 @@ from pyro_compress.inference.densities import compute_log_prob
 from pyro_compress.inference.graphs import simplify
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.program import Program, shape_of, transform_of
+from pyro_compress.models.rows import frames_of, per_row
+from pyro_compress.models.sites import refuse_other_sites
+
+DATA_PLATES = frozenset({"data"})
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ class LogJoint:
         self.model, self.size, self.temperature, self.dtype = model, size, temperature, dtype
         self.sites, self.free = _sites(model)
         self.width = self.free.stop
+        self._latent_names = frozenset(site.name for site in self.sites) - frozenset(model.free_values())
         network = model.network if isinstance(model, BayesianNetwork) else None
         # statistics of batch norm move as the network runs, which no graph and no batch of chains can do
         self.has_buffers = network is not None and any(True for _ in network.buffers())
@@ -146,13 +152,12 @@ class LogJoint:
     def _terms(self, parts: tuple[Tensor, ...], *batch: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         trace, jacobian = self._trace(parts, batch)
         data = prior = torch.zeros(())
-        latent = {site.name for site in self.sites}
+        latent = self._latent_names
+        refuse_other_sites(trace, latent)
         for name, node in trace.nodes.items():
-            if node["type"] != "sample" or type(node["fn"]).__name__ == "_Subsample":
-                continue
             if name in latent:
                 prior = prior + node["log_prob_sum"]
-            else:
+            elif node["type"] == "sample" and not site_is_subsample(node):
                 data = data + node["log_prob_sum"]
         return (data + prior) / self.temperature + jacobian, (data, prior)
 
@@ -167,23 +172,19 @@ class LogJoint:
     def apart(self, flat: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
         """(`pointwise`, log p(θ) / T + log |dθ/du|): the log joint with every example's share to itself."""
         trace, jacobian = self._trace(self._parts(flat), batch)
-        count, total = len(batch[0]), torch.zeros(())
+        latent = self._latent_names
+        refuse_other_sites(trace, latent)
+        plates = DATA_PLATES if isinstance(self.model, BayesianNetwork) else self.model.rows().plates
+        inside, prior = [], torch.zeros(())
         for name in trace.observation_nodes:
-            node = trace.nodes[name]
-            frames = [frame for frame in node["cond_indep_stack"] if frame.size == self.size or frame.size == count]
-            if name in {site.name for site in self.sites}:
-                continue
-            if not frames:
-                raise InferenceError(
-                    f"observed site '{name}' is in no plate of the {count} examples, so it has no log-likelihood per "
-                    "example: put it in `pyro.plate('data', len(x))`"
-                )
-            log_prob = node["fn"].log_prob(node["value"]).movedim(frames[0].dim, 0)
-            total = total + log_prob.reshape(count, -1).sum(1)
-        prior = torch.zeros(())
-        for site in (site for site in self.sites if site.where.start < self.latents.stop):
-            prior = prior + trace.nodes[site.name]["log_prob_sum"]
-        return total, prior / self.temperature + jacobian
+            if name not in latent and frames_of(trace.nodes[name], plates):
+                inside.append(name)
+            else:
+                # what does not depend on the rows counts once, as a prior does
+                prior = prior + trace.nodes[name]["log_prob_sum"]
+        # the plate has scaled n examples to N
+        share = len(batch[0]) / self.size
+        return per_row(trace, plates, inside, len(batch[0])) * share, prior / self.temperature + jacobian
 
     def _trace(self, parts: tuple[Tensor, ...], batch: tuple[Tensor, ...]) -> tuple[Any, Tensor]:
         values, jacobian = {}, torch.zeros(())
@@ -217,6 +218,8 @@ class LogJoint:
 
         Anything that depends on a value and not on its shape alone cannot be traced: that runs eagerly, and says so.
         """
+        if isinstance(self.model, Program):
+            self.model.refuse_share(batch, self.size)
         key = (tuple(flat.shape), *((tuple(part.shape), part.dtype) for part in batch))
         if key not in self._graphs:
             self._graphs[key] = self._traced(self.evaluate, flat, batch) if self.replay else self.evaluate

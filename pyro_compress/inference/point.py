@@ -20,6 +20,7 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.names import attribute_name
 from pyro_compress.models.parameters import Parameter
 from pyro_compress.models.priors.base import LatentSite, Prior
+from pyro_compress.models.sites import refuse_other_sites
 from pyro_compress.posterior import ParameterPosterior, Posterior
 
 
@@ -66,6 +67,7 @@ class MAP(GradientMethod):
         at = weights | latents
         trace = poutine.trace(poutine.condition(program, data=at)).get_trace()
         trace.compute_log_prob()
+        refuse_other_sites(trace, latents)
         data, by_site = torch.zeros(()), {}
         for name in trace.observation_nodes:
             log_prob = trace.nodes[name]["log_prob_sum"]

@@ -19,6 +19,7 @@ from pyro_compress.errors import InferenceError
 from pyro_compress.inference.from_draws import derived_shapes, derived_values
 from pyro_compress.inference.iid_draws import independent_draws
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.sites import is_deterministic, log_prob, weighted, weighted_total
 from pyro_compress.posterior import Posterior
 
 
@@ -134,8 +135,8 @@ def _log_likelihood(model: BayesianNetwork, values: dict[str, Tensor], output: T
     """(n,) nats."""
     latent = poutine.condition(model.likelihood.sample_latents, data=values)()
     trace: Any = poutine.trace(model.likelihood.observe).get_trace(output, y, latent)
-    nodes = [trace.nodes[name] for name in trace.observation_nodes]
-    return torch.stack([node["fn"].log_prob(node["value"]).reshape(len(y), -1).sum(1) for node in nodes]).sum(0)
+    nodes = [trace.nodes[name] for name in trace.observation_nodes if not is_deterministic(trace.nodes[name])]
+    return torch.stack([weighted(node, log_prob(node)).reshape(len(y), -1).sum(1) for node in nodes]).sum(0)
 
 
 def _log_prior(model: BayesianNetwork, values: dict[str, Tensor]) -> float:
@@ -150,7 +151,7 @@ def _log_prior(model: BayesianNetwork, values: dict[str, Tensor]) -> float:
     with pyro.validation_enabled(False):
         trace: Any = poutine.trace(poutine.condition(prior, data=latent)).get_trace()
         nodes = [node for node in trace.nodes.values() if node["type"] == "sample"]
-        total = sum((node["fn"].log_prob(node["value"]).double().sum() for node in nodes), torch.zeros(()))
+        total = sum((weighted_total(node, log_prob(node).double()) for node in nodes), torch.zeros(()))
     return float(total)
 
 

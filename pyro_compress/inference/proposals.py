@@ -24,6 +24,8 @@ from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Batch, Model
 from pyro_compress.inference.from_draws import derived_shapes, derived_values
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.program import Program
+from pyro_compress.models.sites import refuse_other_sites
 from pyro_compress.posterior import Latent, Posterior
 
 Guide = Callable[..., Any]
@@ -96,6 +98,8 @@ class Proposer:
         Raises:
             InferenceError: the guide has other sites than the model.
         """
+        if isinstance(self.model, Program):
+            self.model.refuse_share(batch, self.size)
         if self.vectorised is None:
             self.vectorised = self._can_vectorise(batch)
         if self.vectorised:
@@ -138,18 +142,20 @@ class Proposer:
                 drawn.compute_log_prob()
                 proposed = {name: drawn.nodes[name]["value"] for name in _sampled(drawn)}
                 self._check_sites(tuple(proposed))
-                log_proposal = sum((drawn.nodes[name]["log_prob_sum"] for name in proposed), zero)
+                log_proposal = _drawn_with(drawn, tuple(proposed))
             keywords = {"free": self.free} if isinstance(self.model, BayesianNetwork) else {}
             model = poutine.condition(self.model.forward, data=proposed)
             trace = poutine.trace(model).get_trace(*batch, size=self.size, **keywords)
+            refuse_other_sites(trace, self.latents)
             trace.compute_log_prob()
             values: dict[str, Any] = {name: trace.nodes[name]["value"] for name in self.latents}
             sums = {name: node["log_prob_sum"] for name, node in trace.nodes.items() if "log_prob_sum" in node}
             prior = sum((sums[name] for name in self.latents), zero)
+            log_proposal = _drawn_with(trace, self.latents) if log_proposal is None else log_proposal
             data = sum((value for name, value in sums.items() if name not in self.latents), zero)
             if isinstance(self.model, BayesianNetwork):
                 values = values | self.free | derived_values(self.model, values | self.free)
-        return values, data, prior, prior if log_proposal is None else log_proposal
+        return values, data, prior, log_proposal
 
     def _check_sites(self, found: tuple[str, ...]) -> None:
         if set(found) != set(self.latents):
@@ -172,6 +178,11 @@ class _OutOfPlaceNoise(TorchFunctionMode):
         if function is torch.Tensor.uniform_ and len(args) == 3 and not kwargs:
             return args[1] + (args[2] - args[1]) * torch.rand_like(args[0])
         return function(*args, **(kwargs or {}))
+
+
+def _drawn_with(trace: Any, names: tuple[str, ...]) -> Tensor:
+    """Log density of what was drawn, which no scale and no mask of the program changes."""
+    return sum((trace.nodes[name]["unscaled_log_prob"].sum() for name in names), torch.zeros(()))
 
 
 def _sampled(trace: Any) -> list[str]:

@@ -20,7 +20,7 @@ from pyro_compress.inference.contract import Batch, Info, Method, Model, State
 from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.from_draws import point_posterior, posterior_from_draws
 from pyro_compress.inference.log_joint import LogJoint
-from pyro_compress.inference.proposals import Proposer
+from pyro_compress.inference.proposals import Proposals, Proposer
 from pyro_compress.posterior import Posterior
 
 # proposals from which the search for the bound starts, and by which a hopeless run is known
@@ -108,6 +108,7 @@ class RejectionSampling(Method):
     def _propose(self, state: "RejectionState", batch: Batch, count: int) -> None:
         assert state.log_bound is not None
         found = state.proposer.draw(count, batch)
+        self._refuse_other_priors(found)
         log_likelihood = torch.nan_to_num(found.log_likelihood, nan=-math.inf, posinf=math.inf, neginf=-math.inf)
         top = float(log_likelihood.max())
         if top > state.log_bound:
@@ -122,6 +123,14 @@ class RejectionSampling(Method):
         state.add(torch.cat(parts, 1), log_likelihood[taken], found.log_prior[taken])
         state.proposed += count
         state.saw(count, top)
+
+    def _refuse_other_priors(self, found: Proposals) -> None:
+        apart = (found.log_prior - found.log_proposal).abs() > 1e-4 * (1 + found.log_prior.abs())
+        if bool(apart.any()):
+            raise InferenceError(
+                "latent sites of the model are scaled or masked, so the prior that counts is not the one that is drawn "
+                "from, and rejection sampling needs both to be one: use ImportanceSampling(...) or NUTS(...)"
+            )
 
     def draw(self, state: "RejectionState") -> Posterior:
         """The first `draws` accepted ones."""

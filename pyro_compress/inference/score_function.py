@@ -16,13 +16,14 @@ from pyro.poutine.messenger import Messenger
 from pyro_compress.inference.elbo import (
     ElboTerms,
     base_of,
+    closed_kl,
     entropy_nats,
     guide_and_model_traces,
     is_delta,
     sampled,
     terms_from_traces,
 )
-from pyro_compress.models.kl import kl_nats
+from pyro_compress.models.sites import log_prob, weighted_total
 
 
 class ScoreFunction(Messenger):
@@ -82,36 +83,36 @@ def score_terms(model: Any, guide: Any, baseline: Baseline, *args: Any, **kwargs
     guide_trace, model_trace = guide_and_model_traces(model, guide, ScoreFunction(), *args, **kwargs)
     decided = torch.zeros(())
 
-    def divergence(q: Any, p: Any, value: torch.Tensor) -> torch.Tensor:
+    def divergence(q: Any, p: Any) -> torch.Tensor:
         nonlocal decided
-        nats, by_sample = _nats_and_decided(q, p, value)
+        nats, by_sample = _nats_and_decided(q, p)
         decided = decided + by_sample.detach()
         return nats
 
     terms = terms_from_traces(model_trace, guide_trace, divergence)
     sites = guide_trace.nodes.values()
     drawn = [site for site in sites if site["type"] == "sample" and not is_delta(site["fn"])]
-    log_q = sum((site["fn"].log_prob(site["value"].detach()).sum() for site in drawn), torch.zeros(()))
+    # of what was drawn: no scale and no mask changes with which density
+    log_q = sum((log_prob(site, site["value"].detach()).sum() for site in drawn), torch.zeros(()))
     score = log_q - log_q.detach()  # worth 0, with the gradient of log q
     data = terms.data + (terms.data.detach() - baseline.data) * score
     complexity = terms.complexity + (decided - baseline.complexity) * score
     return ScoreTerms(data, complexity, terms.by_site, decided)
 
 
-def _nats_and_decided(q: Any, p: Any, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _nats_and_decided(q: Any, p: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """What a site adds to the complexity, and which part of it the sample decides."""
     nothing = torch.zeros(())
     if p is None:
         return -entropy_nats(q), nothing
-    if is_delta(q):
-        nats = sampled(q, p, value)
+    if is_delta(q["fn"]):
+        nats = sampled(q, p)
         return nats, nats
-    try:
-        closed = kl_nats(q, p)
-    except NotImplementedError:
-        cross = -p.log_prob(value).sum()
+    closed = closed_kl(q, p)
+    if closed is None:
+        cross = -weighted_total(p, log_prob(p, q["value"]))
         return cross - entropy_nats(q), cross
-    return closed, closed if _depends_on_others(p) else nothing
+    return closed, closed if _depends_on_others(p["fn"]) else nothing
 
 
 def _depends_on_others(p: Any) -> bool:

@@ -3,11 +3,14 @@
     log p(y, θ) = log p(θ) + (N/n) Σ_i log p(y_i | x_i, θ)
 
 A model that takes `size` scales its likelihood itself, as `BayesianNetwork` does.  For any other, `Program` scales
-the observed sites of its data plate, the plate with one place per example of the batch, by N/n.
+the observed sites of its data plate, the plate with one place per example of the batch, by N/n; what is observed
+outside of it and does not depend on the rows, such as a `pyro.factor` of parameters, counts once.  A batch is taken
+only where the rows may come apart (`rows.py`).
 """
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +18,19 @@ import torch
 from pyro import poutine
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import nn
 from torch.distributions import biject_to
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.models.priors.base import LatentSite
+from pyro_compress.models.rows import Rows, frames_of, rows_of
+from pyro_compress.models.sites import is_deterministic, is_latent
+from pyro_compress.models.unreached import WithPriors, unreached_places
+
+ALL_AT_ONCE = (
+    "fit all of it in one batch (batch_size of at least {count}), which keeps the order that the data have, or use a "
+    "method that sees all the data, such as NUTS(...)"
+)
 
 
 class Program(PyroModule):
@@ -38,7 +48,13 @@ class Program(PyroModule):
         super().__init__()
         self.function, self.arguments = function, arguments
         self.takes_size = "size" in inspect.signature(getattr(function, "forward", function)).parameters
-        self.sites = _latent_sites(self.prototype())
+        self._rows: Rows | None = None
+        self._why_whole = ""
+        self._unreached: dict[str, torch.Tensor] = {}
+        drawn = self.prototype()
+        self.sites = _latent_sites(drawn)
+        if any(is_latent(node) and node["mask"] is not None for node in drawn.nodes.values()):
+            self._unreached = unreached_places(self.run, self.arguments)
         # what methods ask of a BayesianNetwork and a plain model does not have
         self.free, self.network, self.parameters_covered = PyroModule("free"), nn.Module(), ()
 
@@ -63,15 +79,62 @@ class Program(PyroModule):
             size: N; n if not given.
 
         Raises:
-            InferenceError: n < N, and an observed site is in no data plate, or a latent one is in it.
+            InferenceError: n < N, and the rows may not come apart.
         """
-        count = len(arguments[0]) if arguments and arguments[0].ndim else 0
-        if self.takes_size:
-            return self.function(*arguments, size=count if size is None else size)
+        count = _examples(arguments)
         if size is None or size == count or not count:
-            return self.function(*arguments)
-        with ScaleData(count, size):
-            return self.function(*arguments)
+            return self.run(*arguments)
+        rows = self.rows()
+        if self.takes_size:
+            return self.run(*arguments, size=size)
+        with ScaleData(rows.plates, size / count):
+            return self.run(*arguments)
+
+    def run(self, *arguments: torch.Tensor, size: int | None = None) -> Any:
+        """The model as it is, scaled by itself where it takes `size`."""
+        keywords = {}
+        if self.takes_size:
+            keywords["size"] = _examples(arguments) if size is None else size
+        if not self._unreached:
+            return self.function(*arguments, **keywords)
+        with WithPriors(self._unreached):
+            return self.function(*arguments, **keywords)
+
+    def rows(self, advice: str = ALL_AT_ONCE) -> Rows:
+        """How the log-likelihood falls apart over the rows of the data; found at the first call.
+
+        Args:
+            advice: what the sentence ends with.
+
+        Raises:
+            InferenceError: it does not.
+        """
+        if self._rows is None and not self._why_whole:
+            try:
+                self._rows = rows_of(self.run, self.arguments, self.name)
+            except InferenceError as error:
+                self._why_whole = str(error)
+            else:
+                if not self._rows.checked:
+                    warnings.warn(
+                        f"{self.name} draws random numbers beside its sample sites, so it could not be seen whether a "
+                        "row's log-likelihood depends on the rows that it comes with: batches are right only where it "
+                        "does not",
+                        stacklevel=2,
+                    )
+        if self._rows is None:
+            count = _examples(self.arguments)
+            raise InferenceError(f"{self._why_whole}, so its rows cannot come in batches: {advice.format(count=count)}")
+        return self._rows
+
+    def refuse_share(self, arguments: tuple[torch.Tensor, ...], size: int) -> None:
+        """Say so where arguments are fewer than N and may not be; before a transform of torch, in which none is tried.
+
+        Raises:
+            InferenceError: as `rows`.
+        """
+        if _examples(arguments) not in (0, size):
+            self.rows()
 
     def prototype(self) -> Any:
         """One trace, drawn from the prior, that leaves torch's generator as it was."""
@@ -81,31 +144,20 @@ class Program(PyroModule):
 
 
 class ScaleData(Messenger):
-    """Scales what is observed in the plate of `count` examples to `size` of them."""
+    """Scales what is observed in the plates over the rows."""
 
-    def __init__(self, count: int, size: int) -> None:
+    def __init__(self, plates: frozenset[str], scale: float) -> None:
         super().__init__()
-        self.count, self.size = count, size
+        self.plates, self.scale = plates, scale
 
     def _pyro_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg):
-            return
-        in_plate = any(frame.size == self.count for frame in msg["cond_indep_stack"])
         # handlers outside this one, which may fix latent values, have not seen the message yet
-        observed = msg["is_observed"]
-        if observed and not in_plate:
-            raise InferenceError(
-                f"observed site '{msg['name']}' is in no plate of the batch's {self.count} examples, so it cannot be "
-                f"scaled to all {self.size}: put it in `pyro.plate('data', len(x))`, let the model take `size`, or "
-                "use a method that sees all the data"
-            )
-        if not observed and in_plate:
-            raise InferenceError(
-                f"latent site '{msg['name']}' is drawn per example, and a batch of {self.count} says nothing of the "
-                f"others of {self.size}: use a method that sees all the data, such as NUTS(...)"
-            )
-        if observed:
-            msg["scale"] = msg["scale"] * (self.size / self.count)
+        if msg["is_observed"] and not is_deterministic(msg) and frames_of(msg, self.plates):
+            msg["scale"] = msg["scale"] * self.scale
+
+
+def _examples(arguments: tuple[torch.Tensor, ...]) -> int:
+    return len(arguments[0]) if arguments and arguments[0].ndim else 0
 
 
 def transform_of(name: str, distribution: Any) -> Any:
@@ -146,9 +198,8 @@ def _latent_sites(trace: Any) -> dict[str, Any]:
                 f"the model declares the parameter '{name}' with pyro.param, which no prior covers: make it a sample "
                 "site, or a constant"
             )
-        if node["type"] != "sample" or node["is_observed"] or site_is_subsample(node):
-            continue
-        found[name] = node["fn"]
+        if is_latent(node):
+            found[name] = node["fn"]
     if not found:
         raise InferenceError("the model has no latent site: there is nothing to infer")
     return found
