@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from pyro_compress import analysis, data, errors, inference, models
     from pyro_compress.artifact.artifact import Artifact, load
     from pyro_compress.data import DataSet
-    from pyro_compress.inference.fit import fit
     from pyro_compress.models.bayesian import BayesianNetwork
     from pyro_compress.pipeline.coupled import coupled_channels
+    from pyro_compress.pipeline.fitting import fit
+    from pyro_compress.pipeline.flagging import diagnose
     from pyro_compress.pipeline.steps import compress
     from pyro_compress.posterior import Posterior
 
@@ -28,7 +29,8 @@ _NAMES = {
     "Artifact": "pyro_compress.artifact.artifact",
     "load": "pyro_compress.artifact.artifact",
     "DataSet": "pyro_compress.data",
-    "fit": "pyro_compress.inference.fit",
+    "diagnose": "pyro_compress.pipeline.flagging",
+    "fit": "pyro_compress.pipeline.fitting",
     "BayesianNetwork": "pyro_compress.models.bayesian",
     "compress": "pyro_compress.pipeline.steps",
     "coupled_channels": "pyro_compress.pipeline.coupled",
@@ -44,6 +46,7 @@ __all__ = [
     "compress",
     "coupled_channels",
     "data",
+    "diagnose",
     "errors",
     "fit",
     "inference",

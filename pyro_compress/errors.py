@@ -46,6 +46,10 @@ class RunError(PyroCompressError):
     """A run directory or a command's options are not what the command needs."""
 
 
+class PosteriorWarning(UserWarning):
+    """A posterior that was returned and should not be believed as it stands; the message says why and what to do."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """The sentence for a name that is not registered: lists the known ones and the nearest match."""
     names = sorted(known)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
@@ -17,6 +18,14 @@ from pyro_compress.draws import Draws
 from pyro_compress.errors import InferenceError
 
 KINDS = ("chains", "iid", "point")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """Something that speaks against believing a posterior: a name for programs and a sentence for people."""
+
+    name: str
+    sentence: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +147,12 @@ class Posterior:
             raise InferenceError(f"a posterior is one of {', '.join(KINDS)}, found '{self.kind}'")
         if (self.kind == "chains") and self.draws is None:
             raise InferenceError("a posterior of kind 'chains' needs its draws")
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """What `pyro_compress.fit` found that speaks against believing it; kept in the provenance as 'flags'."""
+        held: Any = self.provenance.get("flags", ())
+        return tuple(Flag(str(name), str(sentence)) for name, sentence in held)
 
     def sample_latents(self, count: int, seed: int) -> dict[str, np.ndarray]:
         """Draws by site, each (count, *shape): independent ones from the guide, or `count` of the sampler's draws.

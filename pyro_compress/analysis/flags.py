@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from pyro_compress.analysis.importance import K_HAT_LIMIT, LEAST_RATIOS, psis_k_hat
+from pyro_compress.posterior import Flag as Flag
 
 if TYPE_CHECKING:
     from pyro_compress.posterior import Posterior
@@ -20,14 +21,6 @@ E_BFMI_LIMIT = 0.3
 ACCEPTANCE_DISTANCE = 0.15
 ACCEPTANCE_RANGE = (0.1, 0.99)  # where no target is known
 IMPORTANCE_ESS = 100
-
-
-@dataclass(frozen=True)
-class Flag:
-    """Something that fails: a name for programs and a sentence for people."""
-
-    name: str
-    sentence: str
 
 
 @dataclass(frozen=True)

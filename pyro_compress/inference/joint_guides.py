@@ -30,6 +30,7 @@ from pyro_compress.inference.iid_draws import independent_draws
 from pyro_compress.models.priors.base import LatentSite, Moments
 
 JOINT = "_joint"
+MOST_DESCRIBED = 10_000
 
 
 def sticking_the_landing(site: Any, p: Any) -> torch.Tensor:
@@ -151,6 +152,15 @@ class JointGuide(PyroModule):
             following = {name: torch.stack([one[name] for one in each]) for name in each[0]}
         drawn = independent_draws(values | fixed | following, count, (*fixed, *following))
         return replace(drawn, statistics={GUIDE_DENSITY: density.numpy()[None]})
+
+
+def described(guide: JointGuide) -> dict[str, Any]:
+    """For a provenance: the family, and loc and sd of every number in unconstrained space where they are not many."""
+    if guide.width > MOST_DESCRIBED:
+        return {"guide": {"family": guide.name}}
+    with torch.no_grad():
+        loc, sd = guide.loc.joint.double(), guide.marginal_variance().double().sqrt()
+    return {"guide": {"family": guide.name, "loc": loc.tolist(), "sd": sd.tolist()}}
 
 
 def transform_of(site: LatentSite) -> Any:

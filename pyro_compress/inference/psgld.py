@@ -52,6 +52,9 @@ class PreconditionedSGLD(PolynomialSteps):
     def state(self, *arguments: Any, **keywords: Any) -> "PreconditionedState":
         return PreconditionedState(*arguments, **keywords)
 
+    def langevin_step(self, state: "PreconditionedState", size: float) -> Tensor:
+        return size * state.scale.mean(0)
+
     def move(self, state: "PreconditionedState", gradient: Tensor, size: float, samples: bool) -> None:
         # steps_done already counts this step
         if not self.freeze or state.averaged == 0 or state.steps_done <= state.warmup:

@@ -41,6 +41,10 @@ class Friction(StochasticGradientChains):
     def state(self, *arguments: Any, **keywords: Any) -> "VelocityState":
         return VelocityState(*arguments, **keywords)
 
+    def langevin_step(self, state: Any, size: float) -> Tensor:
+        # σ² / (1 − η / (2 σ² (2 − α)))
+        return torch.tensor(2 * size / (2 - self.friction))
+
     def move(self, state: "VelocityState", gradient: Tensor, size: float, samples: bool) -> None:
         size = size * self.temperature
         state.velocity.mul_(1 - self.friction).add_(gradient, alpha=size)

@@ -9,7 +9,7 @@ gradients without noise, and their draws are the path of a point estimate.
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,13 @@ from pyro_compress.inference.chains import ChainState, MinibatchChains, info_of,
 from pyro_compress.inference.contract import Batch, Info, Model
 from pyro_compress.inference.log_joint import Evaluation, LogJoint
 from pyro_compress.inference.noise import Noise
+from pyro_compress.posterior import Posterior
 
 ADVICE = "lower the step size (a=...) or check the inputs"
 # a log joint that has fallen by so many times its size at the start, and the number of dimensions, will not come back
 LOST = 1000.0
+# of a method with a step per coordinate: what the provenance keeps
+MOST_STEPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,22 @@ class StochasticGradientChains(MinibatchChains):
     def state(self, *arguments: Any, **keywords: Any) -> GradientChainState:
         """The state that this method needs; arguments as for `GradientChainState`."""
         return GradientChainState(*arguments, **keywords)
+
+    def draw(self, state: Any) -> Posterior:
+        posterior = super().draw(state)
+        assert posterior.draws is not None
+        mean = float((posterior.draws.weights() * posterior.draws.statistics["step_size"]).sum())
+        step = self.langevin_step(state, mean)
+        if step.numel() > MOST_STEPS:
+            return posterior
+        return replace(posterior, provenance={**posterior.provenance, "langevin_step": step.tolist()})
+
+    def langevin_step(self, state: Any, size: float) -> Tensor:
+        """The step ε of Langevin dynamics that has the error of a step of that size, one number or (D,).
+
+        Draws of a normal posterior of variance σ² then have the variance σ² / (1 − ε / (4 σ²)).
+        """
+        return torch.tensor(size)
 
     def step(self, state: GradientChainState, batch: Batch) -> Info:
         found = state.log_joint(state.position, batch)

@@ -16,7 +16,7 @@ from pyro_compress.inference.from_draws import posterior_from_draws
 from pyro_compress.inference.from_guide import exact_moments, parameter_moments, posterior_from_guide
 from pyro_compress.inference.guides import Guide
 from pyro_compress.inference.iid_draws import check_draws, number_of_draws
-from pyro_compress.inference.joint_guides import JointGuide, MeanField
+from pyro_compress.inference.joint_guides import JointGuide, MeanField, described
 from pyro_compress.inference.noise import DrawnFrom
 from pyro_compress.inference.optimisation import (
     GradientMethod,
@@ -223,7 +223,7 @@ class VariationalMethod(GradientMethod):
         # exact where a parameter is a site itself; what is made of sites keeps the moments of the draws
         exact = exact_moments(model, guide)
         parameters = {name: exact.get(name, found) for name, found in posterior.parameters.items()}
-        return replace(posterior, parameters=parameters, provenance={"moments": MOMENTS})
+        return replace(posterior, parameters=parameters, provenance={"moments": MOMENTS, **described(guide)})
 
     def between_rounds(self, state: VariationalState) -> None:
         if not self.may_shrink(state):
