@@ -46,6 +46,16 @@ def on_device(device: torch.device) -> Iterator[None]:
         restore_random_state(before, device)
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the generators that `random_state` reads, and no other: `torch.manual_seed` seeds those of every device."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
 def random_state(device: torch.device) -> torch.Tensor:
     """State of the CPU's generator, followed by that of the device, as bytes."""
     parts = [torch.get_rng_state()]

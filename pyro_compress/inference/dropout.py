@@ -106,7 +106,7 @@ class MCDropout(Dropout):
         width = sum(weight.numel() for weight in weights.values())
         count, rates = number_of_draws(self.draws, width), self.rates(network)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(state.seed)
+            torch.default_generator.manual_seed(state.seed)
             masks = {name: weight_masks(network, name, rate, count) for name, rate in rates.items() if rate > 0}
         values = {name: weight * masks[name] if name in masks else weight[None] for name, weight in weights.items()}
         latents = {name: value.detach()[None] for name, value in state.points.latents().items()}

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 
 from pyro_compress.data import DataSet, as_data, generator_for
-from pyro_compress.errors import DataError, InferenceError
+from pyro_compress.errors import InferenceError
+from pyro_compress.inference.alone import own
 from pyro_compress.inference.contract import Batch
 from pyro_compress.inference.ranks import Ranks
+from pyro_compress.models.arguments import Arguments
 from pyro_compress.models.bayesian import BayesianNetwork
 
 
@@ -24,6 +26,7 @@ class Feed:
         validation: inputs and targets held out, or None.
         ranks: that share every batch.
         may_split: raises an InferenceError where the rows of the arguments may not come apart; None where they may.
+        call: what else a Pyro model is called with, or None.
     """
 
     tensors: Batch
@@ -32,6 +35,7 @@ class Feed:
     validation: Batch | None = None
     ranks: Ranks = field(default_factory=Ranks, compare=False, repr=False)
     may_split: Callable[[], object] | None = field(default=None, compare=False, repr=False)
+    call: Arguments | None = None
 
     @staticmethod
     def of(model: Any, data: Any) -> "Feed":
@@ -39,27 +43,25 @@ class Feed:
 
         Args:
             model: a BayesianNetwork, or any Pyro model.
-            data: for networks what `data.as_data` takes; for other models a DataSet or a tuple of their arguments.
+            data: for networks what `data.as_data` takes; for other models a DataSet, or their arguments: a tuple, or a
+                dict by name.  See `Arguments` for what of these is data.
 
         Raises:
-            DataError: neither of those.
+            DataError: none of those.
         """
         if isinstance(model, BayesianNetwork):
             data = as_data(data)
         if isinstance(data, DataSet):
             held = (data.validation_x, data.validation_y) if len(data.validation_x) else None
             return Feed((data.train_x, data.train_y), data.N, data.name, held)
-        arguments = () if data is None else tuple(data) if isinstance(data, tuple | list) else (data,)
-        if not all(isinstance(part, torch.Tensor) for part in arguments):
-            kinds = ", ".join(type(part).__name__ for part in arguments)
-            raise DataError(f"a Pyro model's data are its arguments, a tuple of tensors; found ({kinds})")
+        tensors, call = Arguments.taken_apart(data)
         # without data N counts as 1, so that an objective per example is the whole one
-        return Feed(arguments, max(1, _examples(arguments)), "user data")
+        return Feed(tensors, max(1, _examples(tensors)), "user data", call=call)
 
     def on(self, device: torch.device, ranks: Ranks) -> "Feed":
         """The same on a device, shared by ranks."""
-        validation = self.validation and tuple(part.to(device) for part in self.validation)
-        tensors = tuple(part.to(device) for part in self.tensors)
+        validation = self.validation and tuple(own(part.to(device)) for part in self.validation)
+        tensors = tuple(own(part.to(device)) for part in self.tensors)
         return replace(self, tensors=tensors, validation=validation, ranks=ranks)
 
     @property

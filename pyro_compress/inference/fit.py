@@ -17,9 +17,16 @@ import torch
 from pyro_compress.data import DataSet
 from pyro_compress.data_sources import Examples
 from pyro_compress.errors import InferenceError
+from pyro_compress.inference.alone import alone
 from pyro_compress.inference.checkpoints import fingerprint_of, read_checkpoint, save_checkpoint, settings_text
 from pyro_compress.inference.contract import Batch, Info, Method, Model, State
-from pyro_compress.inference.devices import device_named, on_device, random_state, restore_random_state
+from pyro_compress.inference.devices import (
+    device_named,
+    on_device,
+    random_state,
+    restore_random_state,
+    seed_generators,
+)
 from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.optimisation import ADVICE, GradientState
 from pyro_compress.inference.ranks import Ranks
@@ -32,10 +39,11 @@ from pyro_compress.posterior import Posterior
 Callback = Callable[[EpochRecord, State], None]
 
 
+@alone()
 def fit(
     model: BayesianNetwork | Callable[..., Any],
-    data: DataSet | Examples | Batch | None,
-    method: Method,
+    data: DataSet | Examples | Batch | Mapping[str, Any] | Any,
+    method: Method | str,
     *,
     seed: int = 0,
     device: str = "cpu",
@@ -49,8 +57,9 @@ def fit(
     Args:
         model: the Bayesian network, or any Pyro model; a copy of it is trained.
         data: training and validation examples, the test part is not looked at; or what `data.as_data` takes.  For a
-            Pyro model a tuple of its arguments, or None where it takes none.
-        method: SVI(...), MAP(...), ...
+            Pyro model a tuple of its arguments, a dict of them by name, or None where it takes none; tensors and arrays
+            are data, all else is handed on as it is (`models.arguments`).  None of it is written to.
+        method: SVI(...), MAP(...), ...; or a name, such as 'nuts', for a method as it comes.
         seed: decides batches and noise; nothing outside this call is touched.
         device: 'cpu', 'cuda' or 'mps': where model, data and noise are.
         checkpoint: file that is written after every round, or None; a sampler's draws lie in a folder beside it.
@@ -61,21 +70,24 @@ def fit(
     Where ranks have been joined (`ranks.joined`), all of them call this alike: each sees its share of every batch,
     all end with the same posterior, and the first alone writes the checkpoint and tells callbacks and watcher.
 
+    Threads take turns (`inference.alone`), and gradients are on, whatever surrounds the call.
+
     Raises:
         InferenceError: a non-finite loss (the checkpoint keeps the last good epoch), a checkpoint of
             another run, or a method that does not run on several ranks or on that device.
     """
+    method = _method(method)
     ranks, place = Ranks.here(), device_named(device)
     refuse_unscaled(method, ranks.count, place)
     feed, model = Feed.of(model, data).on(place, ranks), copy.deepcopy(model)
     if not isinstance(model, BayesianNetwork):
-        model = Program(model, feed.tensors)
+        model = Program(model, feed.tensors, feed.call)
         feed = replace(feed, may_split=model.rows)
         model.refuse_share(feed.tensors, feed.size)
     model.to(place)
     fingerprint = fingerprint_of(model, feed, method, seed)
     with on_device(place):
-        torch.manual_seed(seed)
+        seed_generators(seed, place)
         state = method.init(model, feed.size, seed, feed.held)
         state.join(ranks)
         if checkpoint is not None:
@@ -97,6 +109,18 @@ def fit(
                 callback(record, state)
         posterior = method.draw(state)
     return _with_provenance(posterior, feed, method, seed, history)
+
+
+def _method(given: Method | str) -> Method:
+    if isinstance(given, str):
+        # all methods are imported where one is named
+        from pyro_compress.inference.registry import method_named
+
+        return method_named(given)
+    if not isinstance(given, Method):
+        found = f"the class {given.__name__}" if isinstance(given, type) else repr(given)
+        raise InferenceError(f"the method is an object such as SVI(...), or a name such as 'svi'; found {found}")
+    return given
 
 
 def refuse_unscaled(method: Method, count: int, device: torch.device) -> None:
@@ -131,7 +155,7 @@ def _begin(
         ranks.send_from_first([*state.trained(), *state.moving_buffers()])
     if saved is None:
         if not ranks.first:
-            _reseed(state, ranks.stream(seed))
+            _reseed(state, ranks.stream(seed), device)
         return []
     history = [EpochRecord(**record) for record in saved["history"]]
     own = saved["ranks"][ranks.rank] if ranks.rank < len(saved["ranks"]) else None
@@ -140,12 +164,12 @@ def _begin(
         state.restore_of_rank(own["state"])
     else:
         # this rank was not there, or the run was on another kind of device
-        _reseed(state, ranks.stream(seed, len(history)))
+        _reseed(state, ranks.stream(seed, len(history)), device)
     return history
 
 
-def _reseed(state: State, stream: int) -> None:
-    torch.manual_seed(stream)
+def _reseed(state: State, stream: int, device: torch.device) -> None:
+    seed_generators(stream, device)
     state.reseed(stream)
 
 

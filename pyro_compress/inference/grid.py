@@ -19,7 +19,9 @@ from torch import nn
 
 from pyro_compress import data as data_module
 from pyro_compress.data import DataSet
-from pyro_compress.inference.devices import on_device
+from pyro_compress.errors import NetworkError
+from pyro_compress.inference.alone import alone
+from pyro_compress.inference.devices import on_device, seed_generators
 from pyro_compress.inference.optimisation import linear, refuse_non_finite
 from pyro_compress.inference.ranks import Ranks
 from pyro_compress.models.likelihoods import Likelihood
@@ -52,6 +54,7 @@ class GridSite:
         return quantised if self.noise is None else quantised + self.noise * torch.randn_like(value) * self.kept
 
 
+@alone()
 def fine_tune(
     network: nn.Module,
     sites: Mapping[str, GridSite],
@@ -82,11 +85,15 @@ def fine_tune(
 
     Raises:
         InferenceError: the loss is not finite; says the epoch.
+        NetworkError: parameters that were made in inference mode, which torch lets nobody overwrite.
 
     Returns:
         The fine-tuned values before rounding, by name; round them with the site's grid.
     """
     parameters = dict(network.named_parameters())
+    for name, parameter in parameters.items():
+        if parameter.is_inference():
+            raise NetworkError(f"parameter '{name}' was made in inference mode and cannot be trained: give a copy")
     # laid out as the parameters are, whose gradients a fused optimizer pairs with them number by number in memory
     hidden = {name: torch.empty_like(parameters[name]).detach() for name in sites}
     for name, site in sites.items():
@@ -97,7 +104,7 @@ def fine_tune(
     ranks.send_from_first(hidden.values())
     network.train()
     with on_device(device):
-        torch.manual_seed(ranks.stream(seed))  # the network may have dropout
+        seed_generators(ranks.stream(seed), device)  # the network may have dropout
         targets = data.train_y if teacher is None else teacher.to(device)
         for epoch in range(epochs):
             for x, y in data_module.batches(data.train_x, targets, batch_size, seed + 7919, epoch):

@@ -23,6 +23,7 @@ from torch.distributions import biject_to, constraints
 from pyro_compress.draws import GUIDE_DENSITY, Draws
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Model
+from pyro_compress.inference.devices import seed_generators
 from pyro_compress.inference.elbo import sampled
 from pyro_compress.inference.from_draws import derived_shapes, derived_values
 from pyro_compress.inference.guides import Guide
@@ -134,7 +135,7 @@ class JointGuide(PyroModule):
         Their statistic 'guide_log_density' is log q(θ) in the space in which the model declares the sites.
         """
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            seed_generators(seed, self.loc.joint.device)
             joint = self.distribution().sample((count,))
             density = self.distribution().log_prob(joint).double()
         values = {}

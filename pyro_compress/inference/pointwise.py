@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from pyro_compress.draws import Draws
 from pyro_compress.errors import InferenceError
+from pyro_compress.inference.alone import alone
 from pyro_compress.inference.from_draws import derived_shapes, derived_values
 from pyro_compress.inference.iid_draws import independent_draws
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -23,6 +24,7 @@ from pyro_compress.models.sites import is_deterministic, log_prob, weighted, wei
 from pyro_compress.posterior import Posterior
 
 
+@alone()
 def draws_of_guide(model: BayesianNetwork, posterior: Posterior, count: int, seed: int) -> Draws:
     """Independent draws of every site of a closed-form guide, of w where it follows from sites, of point estimates.
 
@@ -38,6 +40,7 @@ def draws_of_guide(model: BayesianNetwork, posterior: Posterior, count: int, see
     return independent_draws(sampled | fixed | following, count, (*fixed, *following))
 
 
+@alone()
 def predictions(model: BayesianNetwork, posterior: Posterior, x: Tensor, *, chunk: int = 1000) -> np.ndarray:
     """float32, (chain, draw, example, ...): the likelihood's mean under every draw; class probabilities.
 
@@ -54,6 +57,7 @@ def predictions(model: BayesianNetwork, posterior: Posterior, x: Tensor, *, chun
     return _collected(model, posterior, x, mean, chunk)
 
 
+@alone()
 def log_likelihoods(
     model: BayesianNetwork, posterior: Posterior, x: Tensor, y: Tensor, *, chunk: int = 1000
 ) -> np.ndarray:
@@ -65,6 +69,7 @@ def log_likelihoods(
     return _collected(model, posterior, x, score, chunk)
 
 
+@alone()
 def log_joints(
     model: BayesianNetwork, posterior: Posterior, x: Tensor, y: Tensor, *, size: int | None = None, chunk: int = 1000
 ) -> np.ndarray:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from pyro_compress.draws import Draws
 from pyro_compress.errors import InferenceError
+from pyro_compress.inference.alone import alone
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.posterior import Posterior
 
@@ -74,6 +75,7 @@ class PosteriorPredictive:
         return np.maximum(0.0, self.predictive_entropy - self.expected_entropy)
 
 
+@alone()
 def posterior_predictive(
     model: BayesianNetwork,
     posterior: Posterior,
@@ -108,6 +110,7 @@ def posterior_predictive(
     return running.summary(None if y is None else y.cpu())
 
 
+@alone()
 def predictive_mean(
     model: BayesianNetwork, posterior: Posterior, x: Tensor, *, draws: int = 100, seed: int = 0, chunk: int = 1000
 ) -> Tensor:
@@ -125,6 +128,7 @@ def predictive_mean(
     return total.float()
 
 
+@alone()
 def predictive_draws(
     model: BayesianNetwork | Callable[..., Any],
     posterior: Posterior,
@@ -147,7 +151,7 @@ def predictive_draws(
     if isinstance(model, BayesianNetwork):
         model, (x,) = _ready(model, posterior), arguments
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         if isinstance(model, BayesianNetwork):
             each = [
                 model.likelihood.distribution_given(model.call_network(values.parameters, x), values.latent).sample()

@@ -138,7 +138,7 @@ class Proposer:
         proposed: dict[str, Any] = {}
         with pyro.validation_enabled(False), torch.no_grad(), _OutOfPlaceNoise():
             if self.guide is not None:
-                drawn = poutine.trace(self.guide).get_trace(*batch)
+                drawn = poutine.trace(self._run_guide).get_trace(*batch)
                 drawn.compute_log_prob()
                 proposed = {name: drawn.nodes[name]["value"] for name in _sampled(drawn)}
                 self._check_sites(tuple(proposed))
@@ -156,6 +156,13 @@ class Proposer:
             if isinstance(self.model, BayesianNetwork):
                 values = values | self.free | derived_values(self.model, values | self.free)
         return values, data, prior, log_proposal
+
+    def _run_guide(self, *batch: Tensor) -> None:
+        assert self.guide is not None
+        if isinstance(self.model, BayesianNetwork):
+            self.guide(*batch)
+        else:
+            self.model.called(self.guide, batch)
 
     def _check_sites(self, found: tuple[str, ...]) -> None:
         if set(found) != set(self.latents):
@@ -218,7 +225,7 @@ def _guide_of(posterior: Posterior, sites: tuple[str, ...]) -> Guide:
         )
     families = {name: _family(latent) for name, latent in posterior.latents.items()}
 
-    def guide(*arguments: Tensor) -> None:
+    def guide(*arguments: Any, **keywords: Any) -> None:
         for name, family in families.items():
             pyro.sample(name, family)
 

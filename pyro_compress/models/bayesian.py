@@ -22,6 +22,7 @@ from pyro_compress.models.likelihoods import Categorical, Likelihood
 from pyro_compress.models.names import attribute_name, refuse_names
 from pyro_compress.models.parameters import Parameter, parameters_of, refuse_tied_modules
 from pyro_compress.models.priors.base import LatentSite, Prior
+from pyro_compress.models.untouched import Untouched
 
 
 class BayesianNetwork(PyroModule):
@@ -52,6 +53,7 @@ class BayesianNetwork(PyroModule):
         self.parameters_covered = assign_priors(network, prior)
         # kept out of the module tree: its values are replaced at every call, `free` holds those that are learned
         self._held = (copy.deepcopy(network),)
+        self._untouched = Untouched()
         self.prior = prior
         self.likelihood = likelihood or Categorical()
         own = ("data", "y", *(site.name for site in self.likelihood.latents()))
@@ -134,7 +136,7 @@ class BayesianNetwork(PyroModule):
     def call_network(self, values: Mapping[str, Any], x: torch.Tensor) -> torch.Tensor:
         """The network's output with `values`, tensors or lazy values, in place of its parameters."""
         with self._placed(values):
-            return self.network(x)
+            return self._untouched(self.network, x, mode=self.network.training)
 
     @contextmanager
     def _placed(self, values: Mapping[str, Any]) -> Iterator[None]:

@@ -21,7 +21,8 @@ from pyro.poutine.messenger import Messenger
 from torch import nn
 from torch.distributions import biject_to
 
-from pyro_compress.errors import InferenceError
+from pyro_compress.errors import DataError, InferenceError
+from pyro_compress.models.arguments import Arguments
 from pyro_compress.models.priors.base import LatentSite
 from pyro_compress.models.rows import Rows, frames_of, rows_of
 from pyro_compress.models.sites import is_deterministic, is_latent
@@ -31,22 +32,29 @@ ALL_AT_ONCE = (
     "fit all of it in one batch (batch_size of at least {count}), which keeps the order that the data have, or use a "
     "method that sees all the data, such as NUTS(...)"
 )
+from pyro_compress.models.untouched import Untouched
 
 
 class Program(PyroModule):
     """A Pyro model over the arguments that it is fitted to.
 
     Args:
-        function: the model; its arguments are tensors, the data.
-        arguments: all of the data, or a batch of it; decides shapes.
+        function: the model.
+        arguments: those of its arguments that are tensors, the data: all of them, or a batch; decides shapes.
+        call: what else it is called with; nothing if not given.
 
     Raises:
+        DataError: it cannot be called with these arguments.
         InferenceError: the model declares a `pyro.param`, or has no latent site at all.
     """
 
-    def __init__(self, function: Callable[..., Any], arguments: tuple[torch.Tensor, ...]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], arguments: tuple[torch.Tensor, ...], call: Arguments | None = None
+    ) -> None:
         super().__init__()
         self.function, self.arguments = function, arguments
+        self.call, self._untouched = call or Arguments.taken_apart(arguments)[1], Untouched(f"the model {self.name}")
+        self._refuse_arguments()
         self.takes_size = "size" in inspect.signature(getattr(function, "forward", function)).parameters
         self._rows: Rows | None = None
         self._why_whole = ""
@@ -96,9 +104,9 @@ class Program(PyroModule):
         if self.takes_size:
             keywords["size"] = _examples(arguments) if size is None else size
         if not self._unreached:
-            return self.function(*arguments, **keywords)
+            return self.called(self.function, arguments, **keywords)
         with WithPriors(self._unreached):
-            return self.function(*arguments, **keywords)
+            return self.called(self.function, arguments, **keywords)
 
     def rows(self, advice: str = ALL_AT_ONCE) -> Rows:
         """How the log-likelihood falls apart over the rows of the data; found at the first call.
@@ -136,10 +144,31 @@ class Program(PyroModule):
         if _examples(arguments) not in (0, size):
             self.rows()
 
+    def called(self, function: Callable[..., Any], arguments: tuple[torch.Tensor, ...], **more: Any) -> Any:
+        """The model, or a guide that takes the same arguments, called with a batch, which it does not change."""
+
+        def run(*tensors: torch.Tensor) -> Any:
+            return self.call.call(function, tensors, **more)
+
+        return self._untouched(run, *arguments, mode=id(function))
+
+    def _refuse_arguments(self) -> None:
+        try:
+            signature = inspect.signature(getattr(self.function, "forward", self.function))
+        except ValueError:
+            return
+        try:
+            self.call.call(signature.bind, self.arguments, **({"size": 0} if "size" in signature.parameters else {}))
+        except TypeError as error:
+            raise DataError(
+                f"the model {self.name} cannot be called with the data that it was given: {error}; give a tuple of its "
+                "arguments, or a dict of them by name"
+            ) from error
+
     def prototype(self) -> Any:
         """One trace, drawn from the prior, that leaves torch's generator as it was."""
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             return poutine.trace(self.forward).get_trace(*self.arguments)
 
 

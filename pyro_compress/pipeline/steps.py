@@ -72,7 +72,7 @@ def with_examples(data: DataSet, count: int) -> DataSet:
 def build_network(settings: RunSettings, data: DataSet) -> nn.Module:
     """The run's network with its initial parameters, checked against the shapes of the data."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+        torch.default_generator.manual_seed(settings.seed)
         network = settings.build_network()
     architecture = trace(network, data.input_shape)
     if settings.likelihood == "categorical":

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_compress.draws import Draws
 from pyro_compress.errors import DataError, InferenceError
@@ -153,6 +154,6 @@ def test_what_cannot_be_sampled_is_refused(make: Any, sentence: str) -> None:
         make()
 
 
-def test_arguments_of_a_pyro_model_are_tensors() -> None:
-    with pytest.raises(DataError, match=r"a tuple of tensors; found \(Tensor, list\)"):
-        fit(conjugate, (X, [1.0]), Metropolis(draws=1))  # type: ignore[arg-type]
+def test_a_pyro_model_takes_no_loader() -> None:
+    with pytest.raises(DataError, match=r"a tuple of tensors and of what else it takes; found a DataLoader"):
+        fit(conjugate, DataLoader(TensorDataset(X, Y)), Metropolis(draws=1))
