@@ -97,7 +97,7 @@ def fine_tune(
     # laid out as the parameters are, whose gradients a fused optimizer pairs with them number by number in memory
     hidden = {name: torch.empty_like(parameters[name]).detach() for name in sites}
     for name, site in sites.items():
-        hidden[name].copy_(site.value * site.kept)
+        hidden[name].copy_(site.value.detach() * site.kept)
     optimizer = torch.optim.Adam(hidden.values(), lr=learning_rate, fused=True)
     steps = epochs * -(-len(data.train_x) // batch_size)
     done, ranks, device = 0, Ranks.here(), data.train_x.device
