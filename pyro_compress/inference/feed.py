@@ -52,16 +52,17 @@ class Feed:
         if isinstance(model, BayesianNetwork):
             data = as_data(data)
         if isinstance(data, DataSet):
-            held = (data.validation_x, data.validation_y) if len(data.validation_x) else None
-            return Feed((data.train_x, data.train_y), data.N, data.name, held)
-        tensors, call = Arguments.taken_apart(data)
+            held = (own(data.validation_x), own(data.validation_y)) if len(data.validation_x) else None
+            return Feed((own(data.train_x), own(data.train_y)), data.N, data.name, held)
+        given, call = Arguments.taken_apart(data)
+        tensors = tuple(own(tensor) for tensor in given)
         # without data N counts as 1, so that an objective per example is the whole one
         return Feed(tensors, max(1, _examples(tensors)), "user data", call=call)
 
     def on(self, device: torch.device, ranks: Ranks) -> "Feed":
         """The same on a device, shared by ranks."""
-        validation = self.validation and tuple(own(part.to(device)) for part in self.validation)
-        tensors = tuple(own(part.to(device)) for part in self.tensors)
+        validation = self.validation and tuple(part.to(device) for part in self.validation)
+        tensors = tuple(part.to(device) for part in self.tensors)
         return replace(self, tensors=tensors, validation=validation, ranks=ranks)
 
     @property

@@ -42,7 +42,7 @@ Callback = Callable[[EpochRecord, State], None]
 @alone()
 def fit(
     model: BayesianNetwork | Callable[..., Any],
-    data: DataSet | Examples | Batch | Mapping[str, Any] | Any,
+    data: DataSet | Examples | Mapping[str, Any] | Any,
     method: Method | str,
     *,
     seed: int = 0,

@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyro_compress.errors import DataError
 
-_DATA = object()
+
+class _Data:
+    """Stands in the place of a tensor; a class is itself in every copy."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Arguments:
     """A call of a Pyro model without its tensors.
 
     Attributes:
-        leaves: of all arguments, `_DATA` in the place of every tensor.
+        leaves: of all arguments, `_Data` in the place of every tensor.
         layout: of these within the call's (positional, keyword) arguments.
     """
 
@@ -56,12 +58,12 @@ class Arguments:
                     f"{type(leaf).__name__}: give pc.data.as_data(...) of it, or its tensors"
                 )
         tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
-        return tensors, Arguments(tuple(_DATA if isinstance(leaf, Tensor) else leaf for leaf in leaves), layout)
+        return tensors, Arguments(tuple(_Data if isinstance(leaf, Tensor) else leaf for leaf in leaves), layout)
 
     def call(self, function: Callable[..., Any], tensors: tuple[Tensor, ...], **more: Any) -> Any:
         """`function` of these arguments, with `tensors` in their places, and of `more` by name."""
         remaining = iter(tensors)
-        leaves = [next(remaining) if leaf is _DATA else leaf for leaf in self.leaves]
+        leaves = [next(remaining) if leaf is _Data else leaf for leaf in self.leaves]
         positional, keywords = tree_unflatten(leaves, self.layout)
         return function(*positional, **keywords, **more)
 

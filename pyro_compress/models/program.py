@@ -27,12 +27,12 @@ from pyro_compress.models.priors.base import LatentSite
 from pyro_compress.models.rows import Rows, frames_of, rows_of
 from pyro_compress.models.sites import is_deterministic, is_latent
 from pyro_compress.models.unreached import WithPriors, unreached_places
+from pyro_compress.models.untouched import Untouched
 
 ALL_AT_ONCE = (
     "fit all of it in one batch (batch_size of at least {count}), which keeps the order that the data have, or use a "
     "method that sees all the data, such as NUTS(...)"
 )
-from pyro_compress.models.untouched import Untouched
 
 
 class Program(PyroModule):
@@ -155,7 +155,7 @@ class Program(PyroModule):
     def _refuse_arguments(self) -> None:
         try:
             signature = inspect.signature(getattr(self.function, "forward", self.function))
-        except ValueError:
+        except ValueError:  # functions that are not written in Python have none
             return
         try:
             self.call.call(signature.bind, self.arguments, **({"size": 0} if "size" in signature.parameters else {}))

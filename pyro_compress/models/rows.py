@@ -60,7 +60,7 @@ def rows_of(run: Callable[..., Any], arguments: Arguments, name: str) -> Rows:
     with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.validation_enabled(False):
         trials, found = 0, Rows(frozenset())
         for seed in range(SEEDS):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             try:
                 whole = poutine.trace(run).get_trace(*arguments)
                 totals = {n: _total(site) for n, site in _sites(whole)}

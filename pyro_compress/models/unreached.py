@@ -26,7 +26,7 @@ def unreached_places(run: Callable[..., Any], arguments: tuple[Tensor, ...]) -> 
     found: dict[str, Tensor] = {}
     with torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
         for seed in range(TRIALS):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             with torch.no_grad():
                 drawn = poutine.trace(run).get_trace(*arguments)
             masked = {n: s for n, s in drawn.nodes.items() if is_latent(s) and s["mask"] is not None and _is_real(s)}

@@ -1,12 +1,13 @@
 """`pyro_compress.fit`: the loop of `inference/fit.py`, and a look at what came of it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pyro_compress.data import DataSet
 from pyro_compress.data_sources import Examples
-from pyro_compress.inference.contract import Batch, Method
+from pyro_compress.inference.alone import alone
+from pyro_compress.inference.contract import Method
 from pyro_compress.inference.fit import Callback
 from pyro_compress.inference.fit import fit as run
 from pyro_compress.inference.watching import Watcher
@@ -17,8 +18,8 @@ from pyro_compress.posterior import Posterior
 
 def fit(
     model: BayesianNetwork | Callable[..., Any],
-    data: DataSet | Examples | Batch | None,
-    method: Method,
+    data: DataSet | Examples | Mapping[str, Any] | Any,
+    method: Method | str,
     *,
     seed: int = 0,
     device: str = "cpu",
@@ -33,15 +34,17 @@ def fit(
     guide is far from the posterior, a step is too long, β is not 1) is one `PosteriorWarning`, and in
     `posterior.flags` with a name and a sentence each.  No flag is no proof.
     """
-    posterior = run(
-        model,
-        data,
-        method,
-        seed=seed,
-        device=device,
-        checkpoint=checkpoint,
-        resume=resume,
-        callbacks=callbacks,
-        watcher=watcher,
-    )
-    return with_flags(posterior, model, data)
+    # the look at it runs the model too
+    with alone():
+        posterior = run(
+            model,
+            data,
+            method,
+            seed=seed,
+            device=device,
+            checkpoint=checkpoint,
+            resume=resume,
+            callbacks=callbacks,
+            watcher=watcher,
+        )
+        return with_flags(posterior, model, data)

@@ -29,6 +29,7 @@ from pyro_compress.analysis.flags import importance_flags
 from pyro_compress.analysis.importance import guide_log_density
 from pyro_compress.draws import GUIDE_DENSITY
 from pyro_compress.errors import InferenceError, PosteriorWarning
+from pyro_compress.inference.alone import alone
 from pyro_compress.inference.at_draws import AtDraws, at_draws, coordinates, values_of, with_buffers
 from pyro_compress.inference.contract import Model
 from pyro_compress.inference.curvature import MOST_DENSE, largest_curvature, newton_step
@@ -64,6 +65,7 @@ def with_flags(posterior: Posterior, model: Any, data: Any) -> Posterior:
     return replace(posterior, provenance=provenance, statistics={**posterior.statistics, **numbers})
 
 
+@alone()
 def diagnose(posterior: Posterior, model: Any, data: Any) -> Diagnosis:
     """Summary of all quantities, and everything that speaks against the posterior.
 
@@ -112,7 +114,7 @@ def _chain_flags(posterior: Posterior, network: bool, found: dict[str, Any]) -> 
 
 def _by_log_joint(posterior: Posterior, model: Any, data: Any, found: dict[str, Any], budget: int) -> Iterator[Flag]:
     feed = Feed.of(model, data)
-    whole: Model = model if isinstance(model, BayesianNetwork) else Program(model, feed.tensors)
+    whole: Model = model if isinstance(model, BayesianNetwork) else Program(model, feed.tensors, feed.call)
     whole = with_buffers(whole, posterior)
     steps: Any = posterior.provenance.get("langevin_step")
     guide: Any = posterior.provenance.get("guide")

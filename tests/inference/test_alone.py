@@ -14,6 +14,7 @@ from torch import nn
 import pyro_compress as pc
 from pyro_compress.inference.alone import alone
 from pyro_compress.inference.contract import Method
+from pyro_compress.inference.fit import fit
 from pyro_compress.inference.grid import GridSite, fine_tune
 from pyro_compress.inference.predictive import posterior_predictive
 from pyro_compress.posterior import Posterior
@@ -28,7 +29,7 @@ def network() -> nn.Sequential:
 
 
 def fitted(method: Method, seed: int = 0) -> Posterior:
-    return pc.fit(pc.BayesianNetwork(network(), pc.models.Normal()), (X, Y), method, seed=seed)
+    return fit(pc.BayesianNetwork(network(), pc.models.Normal()), (X, Y), method, seed=seed)
 
 
 def location(x: torch.Tensor) -> None:
@@ -52,19 +53,19 @@ def test_what_surrounds_a_fit_does_not_enter_it(
     method: Method, around: Callable[[], AbstractContextManager[None]]
 ) -> None:
     with around():
-        within = pc.fit(pc.BayesianNetwork(network(), pc.models.Normal()), (X.clone(), Y), method, seed=0)
+        within = fit(pc.BayesianNetwork(network(), pc.models.Normal()), (X.clone(), Y), method, seed=0)
     np.testing.assert_array_equal(within.parameters["0.weight"].mean, fitted(method).parameters["0.weight"].mean)
 
 
 def test_a_pyro_model_and_the_grid_in_inference_mode() -> None:
     model = network()
-    weight = dict(model.named_parameters())["0.weight"]
+    weight = dict(model.named_parameters())["0.weight"].detach().clone()
     with torch.inference_mode():
-        found = pc.fit(location, (X[:, 0].clone(),), pc.inference.SVI(epochs=2), seed=0).parameters["centre"]
+        found = fit(location, (X[:, 0].clone(),), pc.inference.SVI(epochs=2), seed=0).parameters["centre"]
         sites = {"0.weight": GridSite(weight, torch.ones(6, 4, dtype=torch.bool), 2**-5)}
         data, likelihood = pc.data.as_data((X.clone(), Y)), pc.models.Categorical()
         tuned = fine_tune(model, sites, data, likelihood, epochs=1, rate_weight=0.0)
-    assert found.mean == pc.fit(location, (X[:, 0],), pc.inference.SVI(epochs=2), seed=0).parameters["centre"].mean
+    assert found.mean == fit(location, (X[:, 0],), pc.inference.SVI(epochs=2), seed=0).parameters["centre"].mean
     with torch.inference_mode(), pytest.raises(pc.errors.NetworkError, match=r"'0\.weight' was made in inference mode"):
         fine_tune(network(), sites, data, likelihood, epochs=1, rate_weight=0.0)
     again = network()
@@ -78,7 +79,7 @@ def test_threads_get_the_numbers_that_they_get_alone() -> None:
     tasks = [
         lambda: fitted(SVI, 1).parameters["0.weight"].mean,
         lambda: fitted(pc.inference.SGLD(epochs=4, batch_size=16, draws=2), 2).parameters["0.weight"].mean,
-        lambda: pc.fit(location, (X[:, 0],), pc.inference.SVI(epochs=20), seed=3).parameters["centre"].mean,
+        lambda: fit(location, (X[:, 0],), pc.inference.SVI(epochs=20), seed=3).parameters["centre"].mean,
         lambda: posterior_predictive(model, point, X, draws=5, seed=4).mean,
     ]
     one_by_one = [task() for task in tasks]
@@ -91,7 +92,7 @@ def test_threads_get_the_numbers_that_they_get_alone() -> None:
 def test_a_callback_may_fit() -> None:
     inner: list[Posterior] = []
     model = pc.BayesianNetwork(network(), pc.models.Normal())
-    pc.fit(model, (X, Y), SVI, callbacks=[lambda record, state: inner.append(fitted(pc.inference.MAP(epochs=1)))])
+    fit(model, (X, Y), SVI, callbacks=[lambda record, state: inner.append(fitted(pc.inference.MAP(epochs=1)))])
     np.testing.assert_array_equal(
         inner[-1].parameters["0.weight"].mean, fitted(pc.inference.MAP(epochs=1)).parameters["0.weight"].mean
     )
@@ -105,21 +106,21 @@ def test_the_callers_random_state_stays(monkeypatch: pytest.MonkeyPatch) -> None
     model = pc.BayesianNetwork(nn.Sequential(nn.Linear(4, 3)), pc.models.Normal())
     torch.set_rng_state(before)
     for method in METHODS:
-        pc.fit(model, (X, Y), method, seed=3)
-    pc.fit(location, (X[:, 0],), SVI, seed=3)
+        fit(model, (X, Y), method, seed=3)
+    fit(location, (X[:, 0],), SVI, seed=3)
     assert torch.equal(torch.get_rng_state(), before)
     # nor that of devices that the fit is not on
     assert seeded == []
 
 
 def test_a_method_by_its_name() -> None:
-    by_name = pc.fit(location, (X[:, 0],), "map", seed=0)
-    by_itself = pc.fit(location, (X[:, 0],), pc.inference.MAP(), seed=0)
+    by_name = fit(location, (X[:, 0],), "map", seed=0)
+    by_itself = fit(location, (X[:, 0],), pc.inference.MAP(), seed=0)
     assert by_name.parameters["centre"].mean == by_itself.parameters["centre"].mean
     with pytest.raises(pc.errors.InferenceError, match=r"unknown inference method 'nut': .*Did you mean 'nuts'"):
-        pc.fit(location, (X[:, 0],), "nut")
+        fit(location, (X[:, 0],), "nut")
     with pytest.raises(pc.errors.InferenceError, match=r"an object such as SVI\(\.\.\.\).*found the class SVI"):
-        pc.fit(location, (X[:, 0],), pc.inference.SVI)  # type: ignore[arg-type]
+        fit(location, (X[:, 0],), pc.inference.SVI)  # type: ignore[arg-type]
 
 
 def test_the_lock_is_given_back_after_an_error() -> None:
@@ -127,3 +128,9 @@ def test_the_lock_is_given_back_after_an_error() -> None:
         raise ValueError
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(lambda: fitted(pc.inference.MAP(epochs=1)).kind).result(timeout=60) == "point"
+
+
+def test_the_public_fit_looks_at_what_came_of_it_within_inference_mode() -> None:
+    with torch.inference_mode(), pytest.warns(pc.errors.PosteriorWarning):
+        found = pc.fit(location, {"x": X[:, 0].numpy()}, "svi")
+    assert "not_judged" not in found.statistics and found.flags

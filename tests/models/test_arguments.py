@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 
 import pyro_compress as pc
 from pyro_compress.errors import DataError
+from pyro_compress.inference.fit import fit
 from pyro_compress.models.arguments import Arguments
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
@@ -47,7 +48,7 @@ SAME = [
     ids=lambda method: type(method).__name__,
 )
 def test_every_way_to_give_the_same_arguments_gives_the_same_posterior(method: Any) -> None:
-    found = [pc.fit(regression, data, method, seed=1).parameters["weight"].mean for data in SAME]
+    found = [fit(regression, data, method, seed=1).parameters["weight"].mean for data in SAME]
     for one in found[1:]:
         np.testing.assert_array_equal(one, found[0])
 
@@ -56,14 +57,14 @@ def test_every_way_to_give_the_same_arguments_gives_the_same_posterior(method: A
     "method", [pc.inference.SGLD(epochs=5, batch_size=15, draws=3, a=0.01), pc.inference.NUTS(1, 5, 5)]
 )
 def test_constants_in_recorded_log_joints(method: Any) -> None:
-    found = [pc.fit(regression, data, method, seed=1).parameters["weight"].mean for data in (SAME[0], SAME[-1])]
+    found = [fit(regression, data, method, seed=1).parameters["weight"].mean for data in (SAME[0], SAME[-1])]
     np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_a_constant_makes_a_difference_and_counts_as_no_example() -> None:
     method = pc.inference.SVI(epochs=100, batch_size=40, learning_rate=0.05)
-    narrow = pc.fit(regression, (X, Y, 3, None, 0.01), method, seed=1)
-    wide = pc.fit(regression, (X, Y, 3, None, 10.0), method, seed=1)
+    narrow = fit(regression, (X, Y, 3, None, 0.01), method, seed=1)
+    wide = fit(regression, (X, Y, 3, None, 10.0), method, seed=1)
     assert np.abs(narrow.parameters["weight"].mean).max() < 0.1 < 0.4 < wide.parameters["weight"].mean[0]
     assert narrow.provenance["N"] == 40
 
@@ -73,7 +74,7 @@ def test_a_guide_is_called_with_all_arguments_of_the_model() -> None:
         pyro.sample("weight", dist.Normal(torch.zeros(width), 2.0 * scale).to_event(1))
 
     method = pc.inference.ImportanceSampling(draws=3000, proposal=guide, warn_below_percent=0.0)
-    found = pc.fit(regression, {"x": X, "y": Y, "width": 3}, method, seed=1)
+    found = fit(regression, {"x": X, "y": Y, "width": 3}, method, seed=1)
     np.testing.assert_allclose(found.parameters["weight"].mean, [1.0, -1.0, 0.5], atol=0.25)
 
 
@@ -99,4 +100,4 @@ def test_tensors_within_containers_are_data_and_keep_their_type() -> None:
 )
 def test_what_the_model_cannot_be_called_with_is_refused(data: Any, sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
-        pc.fit(regression, data, pc.inference.MAP(epochs=1))
+        fit(regression, data, pc.inference.MAP(epochs=1))
