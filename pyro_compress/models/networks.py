@@ -178,13 +178,19 @@ def load_network(reference: str) -> nn.Module:
     return network
 
 
+# precisions of real numbers that weights may be stored in
+REAL_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
 def load_weights(network: nn.Module, path: str | Path) -> None:
     """Copy a state dict from a `.safetensors` file, or from what `torch.save(network.state_dict(), path)` wrote.
 
-    Pickled code is never run (`weights_only=True`).  Either all numbers are taken over or none.
+    Pickled code is never run (`weights_only=True`).  Either all numbers are taken over or none.  Real numbers of
+    other precisions (float64, float16, bfloat16) become the network's; integers are not taken for weights, since
+    what they stand for is told by a scale that no state dict holds.
 
     Raises:
-        NetworkError: the file is missing or holds no state dict, or a name, shape or value does not fit.
+        NetworkError: the file is missing or holds no state dict, or a name, shape, type or value does not fit.
     """
     path = Path(path)
     given = _read_state(path)
@@ -197,16 +203,33 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
             f"{kind} {', '.join(names)}" for kind, names in (("lacks", missing), ("has unknown", unexpected)) if names
         ]
         raise NetworkError(f"weights {path} do not fit the network: the file {' and '.join(parts)}")
-    for name, tensor in given.items():
-        if tensor.shape != expected[name].shape:
-            raise NetworkError(
-                f"weights {path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
-            )
-        if not bool(torch.isfinite(tensor).all()):
-            raise NetworkError(f"weights {path}: {name} holds NaN or infinite values")
+    fitting = {name: _fitting(f"weights {path}: {name}", tensor, expected[name]) for name, tensor in given.items()}
     with torch.no_grad():
-        for name, tensor in given.items():
+        for name, tensor in fitting.items():
             expected[name].copy_(tensor)
+
+
+def _fitting(what: str, given: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """The numbers in the network's own type."""
+    if given.shape != expected.shape:
+        raise NetworkError(f"{what} has shape {tuple(given.shape)}, expected {tuple(expected.shape)}")
+    if given.layout != torch.strided or given.is_meta or given.is_nested:
+        kind = "meta" if given.is_meta else "nested" if given.is_nested else str(given.layout).removeprefix("torch.")
+        raise NetworkError(f"{what} is a {kind} tensor, expected a dense one: save tensor.to_dense(), with numbers")
+    is_real = given.dtype in REAL_TYPES
+    is_count = not expected.is_floating_point() and not (given.is_complex() or given.is_quantized or is_real)
+    if not (is_real or is_count):
+        raise NetworkError(
+            f"{what} is {given.dtype}, expected {expected.dtype}: convert it to that first, with its scale if it is "
+            "quantised"
+        )
+    found = given.to(expected.dtype)
+    # a number can be too large for the network's type
+    if is_real and not bool((torch.isfinite(given) & torch.isfinite(found)).all()):
+        raise NetworkError(f"{what} holds NaN or infinite values")
+    if is_real and not expected.is_floating_point() and not torch.equal(found.to(given.dtype), given):
+        raise NetworkError(f"{what} is {given.dtype} and no whole number, expected {expected.dtype}")
+    return found
 
 
 def _read_state(path: Path) -> Mapping[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -138,6 +139,42 @@ class TestLoadWeights:
     def test_shapes_that_do_not_fit(self, tmp_path: Path) -> None:
         save_file(self.good() | {"0.weight": torch.zeros(2, 3)}, tmp_path / "w.safetensors")
         self.refused(tmp_path / "w.safetensors", r"0.weight has shape \(2, 3\), expected \(3, 2\)")
+
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            (lambda v: (100 * v).to(torch.int8), "0.weight is torch.int8, expected torch.float32"),
+            (lambda v: v.long(), "0.weight is torch.int64, expected torch.float32"),
+            (lambda v: v > 1, "0.weight is torch.bool, expected torch.float32"),
+            (lambda v: v.to(torch.complex64), "0.weight is torch.complex64, expected torch.float32"),
+            (lambda v: v.to(torch.float8_e4m3fn), "0.weight is torch.float8_e4m3fn, expected torch.float32"),
+            (lambda v: v.to(torch.float8_e5m2), "0.weight is torch.float8_e5m2, expected torch.float32"),
+            (lambda v: torch.quantize_per_tensor(v, 0.01, 0, torch.qint8), "0.weight is torch.qint8, expected"),
+            (lambda v: v.to_sparse(), "0.weight is a sparse_coo tensor, expected a dense one"),
+            (lambda v: v.to_sparse_csr(), "0.weight is a sparse_csr tensor, expected a dense one"),
+            (lambda v: v.double() * 1e200, "0.weight holds NaN or infinite values"),
+        ],
+    )
+    def test_types_that_are_no_weights(self, tmp_path: Path, change: Any, sentence: str) -> None:
+        state = self.good()
+        torch.save(state | {"0.weight": change(state["0.weight"])}, tmp_path / "w.pt")
+        self.refused(tmp_path / "w.pt", sentence)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+    def test_other_precisions_become_float32(self, tmp_path: Path, dtype: torch.dtype) -> None:
+        # counters too, as `{name: tensor.half()}` leaves them
+        state = {name: tensor.to(dtype) for name, tensor in self.good().items()}
+        torch.save(state, tmp_path / "w.pt")
+        network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+        load_weights(network, tmp_path / "w.pt")
+        found = network.state_dict()
+        assert found["0.weight"].dtype == torch.float32 and found["1.num_batches_tracked"].dtype == torch.int64
+        assert all(torch.equal(found[name].to(dtype), tensor) for name, tensor in state.items())
+
+    def test_a_counter_that_is_no_whole_number(self, tmp_path: Path) -> None:
+        torch.save(self.good() | {"1.num_batches_tracked": torch.tensor(1.5)}, tmp_path / "w.pt")
+        self.refused(tmp_path / "w.pt", "1.num_batches_tracked is torch.float32 and no whole number")
 
     def test_values_that_are_not_finite(self, tmp_path: Path) -> None:
         torch.save(self.good() | {"0.bias": torch.tensor([0.0, float("nan"), 0.0])}, tmp_path / "w.pt")
