@@ -18,6 +18,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from pyro_compress.errors import PriorError
+from pyro_compress.models.checking import check_network
 from pyro_compress.models.likelihoods import Categorical, Likelihood
 from pyro_compress.models.names import attribute_name, refuse_names
 from pyro_compress.models.parameters import Parameter, parameters_of, refuse_tied_modules
@@ -37,6 +38,7 @@ class BayesianNetwork(PyroModule):
         likelihood: p(y | output).
 
     Raises:
+        NetworkError: see `models.checking.check_network`; `fit` looks at the forward pass too.
         PriorError: a pattern that matches no parameter, two patterns that match one, or a prior that cannot
             cover what it matches.
         NetworkError: two parameters are one tensor, or one has the name of the likelihood's sites.
@@ -49,6 +51,7 @@ class BayesianNetwork(PyroModule):
         likelihood: Likelihood | None = None,
     ) -> None:
         super().__init__()
+        check_network(network)
         # of the original: a copy of parameters that share memory shares nothing
         self.parameters_covered = assign_priors(network, prior)
         # kept out of the module tree: its values are replaced at every call, `free` holds those that are learned

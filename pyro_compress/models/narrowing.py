@@ -7,7 +7,6 @@ reads fewer entries than reach it picks them in front of its forward pass.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import mul
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import nn
 
 from pyro_compress.architecture import Architecture, BatchNorm, Conv2d, Flatten, Linear
 from pyro_compress.liveness import Numbers, Signal, is_plain_chain, products_per_link
+from pyro_compress.models.checking import OwnHook
 
 Index = tuple[np.ndarray, ...]
 
@@ -61,8 +61,7 @@ def narrowed(network: nn.Module, architecture: Architecture, kept: Sequence[np.n
             continue
         module = network.get_submodule(layer.name)
         if not np.array_equal(present, before):
-            chosen = torch.from_numpy(np.flatnonzero(before[present]))
-            module.register_forward_pre_hook(partial(_select, chosen))
+            module.register_forward_pre_hook(_Select(torch.from_numpy(np.flatnonzero(before[present]))))
         rows, columns, present = np.flatnonzero(after), np.flatnonzero(before), after
         axes = {"weight": (rows, columns)} if isinstance(layer, Linear | Conv2d) else {}
         for local, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -98,9 +97,13 @@ def multiply_adds(architecture: Architecture, kept: Sequence[np.ndarray]) -> int
     return sum(map(mul, links, products_per_link(architecture)))
 
 
-def _select(chosen: torch.Tensor, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    x, *rest = arguments
-    return (x.index_select(1, chosen), *rest)
+class _Select(OwnHook):
+    def __init__(self, chosen: torch.Tensor) -> None:
+        self.chosen = chosen
+
+    def __call__(self, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, *rest = arguments
+        return (x.index_select(1, self.chosen), *rest)
 
 
 def _note_sizes(module: nn.Module, outputs: int, inputs: int) -> None:

@@ -1,12 +1,10 @@
 """Any `torch.nn.Module` whose forward pass is made of known layers and sums, read as a plain `Architecture`.
 
-The module is traced symbolically (`torch.fx`) and run once on zeros, so sizes that the forward pass computes
+The module is traced symbolically (`torch.fx`) and run on a few random examples, so sizes that the forward pass computes
 (`x.view(x.size(0), -1)`) are known numbers here.  What cannot be described exactly is refused by name.
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from torch import fx, nn
 
 from pyro_compress.architecture import Add, Architecture, BatchNorm, Conv2d, Linear, Recall
 from pyro_compress.errors import NetworkError
+from pyro_compress.models.checking import CALLED, check_network, check_numbers
 from pyro_compress.models.operations import (
     ADDITIONS,
     FUNCTIONS,
@@ -26,9 +25,11 @@ from pyro_compress.models.operations import (
     reshape,
 )
 from pyro_compress.models.parameters import place_in_memory, refuse_tied
+from pyro_compress.models.probing import BATCH, FEW, are_rows, evaluating, examples, first_line
+from pyro_compress.models.recorder import Recorder
 
-# Not 1 and no usual size, so that a batch axis cannot be mistaken for another one.
-_BATCH = 7
+# methods that a known module's forward pass is made of
+_COMPUTING = (*CALLED, "_conv_forward", "__getattr__", "__getattribute__")
 
 
 def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
@@ -47,10 +48,12 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
         NetworkError: an operation is not in `operations.SUPPORTED`, or not in the supported form (concatenation,
             tied weights, ceil_mode, ...), or the network does not accept the shape.  Says which operation and where.
     """
-    _check_tensors(network)
-    with _evaluating(network):
+    check_network(network)
+    check_numbers(network)
+    x = examples(network, input_shape)
+    with evaluating(network):
         graph = _graph(network)
-        values = _run(network, graph, input_shape)
+        values = _run(network, graph, x)
     layers, last = _sequence(network, graph, values)
     _check_all_used(network, layers)
     architecture = Architecture(tuple(input_shape), tuple(layers))
@@ -63,6 +66,8 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
         raise NetworkError(
             f"the network returns shape {found} where its description says {described}: please report this"
         )
+    with evaluating(network):
+        _check_rows(network, graph, x, values, last)
     return architecture
 
 
@@ -74,42 +79,21 @@ class _Tracer(fx.Tracer):
 def _known_type(module: nn.Module) -> Any:
     """The known type that a module is, or inherits its forward pass from."""
     kinds: tuple[Any, ...] = (*MODULES, nn.Flatten, nn.Softmax, nn.LogSoftmax)
-    return next((kind for kind in kinds if isinstance(module, kind) and type(module).forward is kind.forward), None)
+    return next((kind for kind in kinds if isinstance(module, kind) and _computes_like(module, kind)), None)
 
 
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    flags = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
-
-
-def _check_tensors(network: nn.Module) -> None:
-    buffers = ((name, buffer) for name, buffer in network.named_buffers() if buffer.is_floating_point())
-    for name, tensor in (*network.named_parameters(), *buffers):
-        if nn.parameter.is_lazy(tensor) or tensor.is_meta:
-            raise NetworkError(
-                f"parameter {name} is not initialised: run the network once on data before compressing it"
-            )
-        if tensor.dtype != torch.float32:
-            raise NetworkError(
-                f"parameter {name} is {tensor.dtype}, expected torch.float32: call network.float() first"
-            )
-        if not bool(torch.isfinite(tensor).all()):
-            raise NetworkError(f"parameter {name} holds NaN or infinite values")
+def _computes_like(module: nn.Module, kind: Any) -> bool:
+    """Whether neither its class nor the instance computes anything else, and torch's own class is as torch wrote it."""
+    same = all(getattr(type(module), name, None) is getattr(kind, name, None) for name in _COMPUTING)
+    return same and "_conv_forward" not in module.__dict__ and kind.forward.__module__.startswith("torch.nn.")
 
 
 def _graph(network: nn.Module) -> fx.Graph:
     try:
         graph = _Tracer().trace(network)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NetworkError(
-            f"the forward pass of {type(network).__name__} cannot be traced: {reason}; "
+            f"the forward pass of {type(network).__name__} cannot be traced: {first_line(error)}; "
             "it must be made of layers and sums without Python control flow on tensors"
         ) from error
     inputs = [node.name for node in graph.nodes if node.op == "placeholder"]
@@ -120,51 +104,57 @@ def _graph(network: nn.Module) -> fx.Graph:
     return graph
 
 
-class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps every value.
-
-    `at` is the node that ran last, `stale` the first one that uses a result after it was changed in place.
-    """
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.values: dict[fx.Node, Any] = {}
-        self.at: fx.Node | None = None
-        self.stale: fx.Node | None = None
-        self._versions: dict[fx.Node, int] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        self.at = n
-        if any(_version(self.values[source]) != self._versions[source] for source in n.all_input_nodes):
-            self.stale = self.stale or n
-        self.values[n] = super().run_node(n)
-        self._versions[n] = _version(self.values[n])
-        return self.values[n]
-
-
-def _version(value: Any) -> int:
-    """How often a tensor, or what it is a view of, was changed in place."""
-    return value._version if isinstance(value, torch.Tensor) else 0
-
-
-def _run(network: nn.Module, graph: fx.Graph, input_shape: tuple[int, ...]) -> dict[fx.Node, Any]:
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    recorder = _Recorder(fx.GraphModule(network, graph))
+def _run(network: nn.Module, graph: fx.Graph, x: torch.Tensor) -> dict[fx.Node, Any]:
+    recorder = Recorder(fx.GraphModule(network, graph))
     try:
         with torch.no_grad():
-            recorder.run(torch.zeros(_BATCH, *input_shape, device=device))
+            # a network may change its input in place
+            recorder.run(x.clone())
     except Exception as error:
         where = _label(network, recorder.at) if recorder.at is not None else "the network"
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise NetworkError(
-            f"the network does not accept examples of shape {tuple(input_shape)}: {where}: {reason}"
-        ) from error
+        raise NetworkError(f"the network does not accept {_described(x)}: {where}: {first_line(error)}") from error
     if recorder.stale is not None:
         raise NetworkError(
             f"{_label(network, recorder.stale)} uses an earlier result after it was changed in place: give that "
             "operation inplace=False, or use what it returns"
         )
     return recorder.values
+
+
+def _described(x: torch.Tensor) -> str:
+    count = "" if len(x) == BATCH else f"a batch of {len(x)} with "
+    return f"{count}examples of shape {tuple(x.shape[1:])}"
+
+
+def _check_rows(
+    network: nn.Module, graph: fx.Graph, x: torch.Tensor, values: dict[fx.Node, Any], last: fx.Node
+) -> None:
+    """The network that is called gives for few examples what the graph gives for more."""
+    for few in FEW:
+        try:
+            with torch.no_grad():
+                found = network(x[:few].clone())
+        except Exception as error:
+            _run(network, graph, x[:few])
+            raise NetworkError(f"the network does not accept {_described(x[:few])}: {first_line(error)}") from error
+        if are_rows(found, values[last]):
+            continue
+        alone = _run(network, graph, x[:few])
+        for node in _needed(graph, values):
+            if node.op != "output" and not are_rows(alone[node], values[node]):
+                raise NetworkError(
+                    f"{_label(network, node)} returns shape {_shape(alone[node])} for a batch of {few} and "
+                    f"{_shape(values[node])} for one of {BATCH}, or mixes examples: what becomes of one example may "
+                    "not depend on the others (name the axes of squeeze, for example)"
+                )
+        raise NetworkError(
+            f"{type(network).__name__} returns something else when it is called than its class's forward pass says: "
+            "remove what is run beside that"
+        )
+
+
+def _shape(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, torch.Tensor) else type(value).__name__
 
 
 def _label(network: nn.Module, node: fx.Node) -> str:
@@ -273,8 +263,6 @@ def _check_module(module: nn.Module) -> None:
             raise RefusedError(
                 f"computes its {name} (parametrization, weight norm or torch pruning): make it permanent first"
             )
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise RefusedError("has forward hooks, whose effect cannot be described: remove them first")
 
 
 def _check_all_used(network: nn.Module, layers: Layers) -> None:
