@@ -26,6 +26,10 @@ class NetworkError(PyroCompressError):
     """A network holds something that this package cannot treat."""
 
 
+class UnstorableError(NetworkError):
+    """A network that can be fitted, and that no file here can describe."""
+
+
 class PriorError(PyroCompressError):
     """A prior rule matches nothing, two match one parameter, or an improper prior was asked to be proper."""
 

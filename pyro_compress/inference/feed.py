@@ -24,6 +24,7 @@ class Feed:
         size: N, number of examples that the likelihood is scaled to.
         name: of the data.
         validation: inputs and targets held out, or None.
+        classes: names of those that the targets count; None where they are no labels, or nobody said.
         ranks: that share every batch.
         may_split: raises an InferenceError where the rows of the arguments may not come apart; None where they may.
         call: what else a Pyro model is called with, or None.
@@ -33,6 +34,7 @@ class Feed:
     size: int
     name: str
     validation: Batch | None = None
+    classes: tuple[str, ...] | None = None
     ranks: Ranks = field(default_factory=Ranks, compare=False, repr=False)
     may_split: Callable[[], object] | None = field(default=None, compare=False, repr=False)
     call: Arguments | None = None
@@ -53,7 +55,7 @@ class Feed:
             data = as_data(data)
         if isinstance(data, DataSet):
             held = (own(data.validation_x), own(data.validation_y)) if len(data.validation_x) else None
-            return Feed((own(data.train_x), own(data.train_y)), data.N, data.name, held)
+            return Feed((own(data.train_x), own(data.train_y)), data.N, data.name, held, data.classes)
         given, call = Arguments.taken_apart(data)
         tensors = tuple(own(tensor) for tensor in given)
         # without data N counts as 1, so that an objective per example is the whole one

@@ -31,6 +31,7 @@ from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.optimisation import ADVICE, GradientState
 from pyro_compress.inference.ranks import Ranks
 from pyro_compress.inference.records import EpochRecord as EpochRecord
+from pyro_compress.inference.suitability import check_before_copying, check_fit
 from pyro_compress.inference.watching import Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.program import Program
@@ -73,18 +74,24 @@ def fit(
     Threads take turns (`inference.alone`), and gradients are on, whatever surrounds the call.
 
     Raises:
+        NetworkError, DataError: the network is none that can be fitted, or does not go with the data and the
+            likelihood, see `inference.suitability`; before the first step.
         InferenceError: a non-finite loss (the checkpoint keeps the last good epoch), a checkpoint of
             another run, or a method that does not run on several ranks or on that device.
     """
     method = _method(method)
     ranks, place = Ranks.here(), device_named(device)
     refuse_unscaled(method, ranks.count, place)
+    if isinstance(model, BayesianNetwork):
+        check_before_copying(model)
     feed, model = Feed.of(model, data).on(place, ranks), copy.deepcopy(model)
     if not isinstance(model, BayesianNetwork):
         model = Program(model, feed.tensors, feed.call)
         feed = replace(feed, may_split=model.rows)
         model.refuse_share(feed.tensors, feed.size)
     model.to(place)
+    if isinstance(model, BayesianNetwork):
+        check_fit(model, feed)
     fingerprint = fingerprint_of(model, feed, method, seed)
     with on_device(place):
         seed_generators(seed, place)

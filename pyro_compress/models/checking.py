@@ -99,7 +99,9 @@ def _wrapped(module: nn.Module) -> str | None:
 
 
 def _check_computed(where: str, module: nn.Module) -> None:
-    names = list(module.parametrizations) if parametrize.is_parametrized(module) else []
+    names: list[Any] = []
+    if parametrize.is_parametrized(module) and isinstance(module.parametrizations, nn.ModuleDict):
+        names += module.parametrizations
     for hook in module._forward_pre_hooks.values():
         if type(hook).__module__ in _COMPUTING:
             names.append(getattr(hook, "name", None) or getattr(hook, "_tensor_name", "weight"))

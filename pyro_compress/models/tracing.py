@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from pyro_compress.architecture import Add, Architecture, BatchNorm, Conv2d, Linear, Recall
-from pyro_compress.errors import NetworkError
+from pyro_compress.errors import NetworkError, UnstorableError
 from pyro_compress.models.checking import CALLED, check_network, check_numbers
 from pyro_compress.models.operations import (
     ADDITIONS,
@@ -46,7 +46,9 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
 
     Raises:
         NetworkError: an operation is not in `operations.SUPPORTED`, or not in the supported form (concatenation,
-            tied weights, ceil_mode, ...), or the network does not accept the shape.  Says which operation and where.
+            tied weights, ceil_mode, ...), the network does not accept the shape, or what it returns for an example
+            depends on the others.  Says which operation and where.  An `UnstorableError` where only a file is in
+            the way.
     """
     check_network(network)
     check_numbers(network)
@@ -60,7 +62,7 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
     try:
         described = architecture.shapes()[-1]
     except ValueError as error:
-        raise NetworkError(f"the network cannot be described: {error}") from error
+        raise UnstorableError(f"the network cannot be described: {error}") from error
     found = tuple(values[last].shape[1:])
     if described != found:
         raise NetworkError(
@@ -92,7 +94,7 @@ def _graph(network: nn.Module) -> fx.Graph:
     try:
         graph = _Tracer().trace(network)
     except Exception as error:
-        raise NetworkError(
+        raise UnstorableError(
             f"the forward pass of {type(network).__name__} cannot be traced: {first_line(error)}; "
             "it must be made of layers and sums without Python control flow on tensors"
         ) from error
@@ -114,7 +116,7 @@ def _run(network: nn.Module, graph: fx.Graph, x: torch.Tensor) -> dict[fx.Node, 
         where = _label(network, recorder.at) if recorder.at is not None else "the network"
         raise NetworkError(f"the network does not accept {_described(x)}: {where}: {first_line(error)}") from error
     if recorder.stale is not None:
-        raise NetworkError(
+        raise UnstorableError(
             f"{_label(network, recorder.stale)} uses an earlier result after it was changed in place: give that "
             "operation inplace=False, or use what it returns"
         )
@@ -186,11 +188,13 @@ def _sequence(network: nn.Module, graph: fx.Graph, values: dict[fx.Node, Any]) -
             try:
                 added, source = _describe(network, node, values, number, len(layers))
             except RefusedError as reason:
-                raise NetworkError(f"{_label(network, node)} {reason}") from None
+                raise UnstorableError(f"{_label(network, node)} {reason}") from None
             layers += added
             number[node] = len(layers) if added else number[source]
     if not isinstance(last, fx.Node) or number.get(last) != len(layers):
-        raise NetworkError(f"{type(network).__name__} must return the result of its last layer, one tensor of logits")
+        raise UnstorableError(
+            f"{type(network).__name__} must return the result of its last layer, one tensor of logits"
+        )
     return layers, last
 
 
@@ -266,12 +270,16 @@ def _check_module(module: nn.Module) -> None:
 
 
 def _check_all_used(network: nn.Module, layers: Layers) -> None:
-    owners = refuse_tied(
-        (f"{layer.name}.{kind}", parameter)
-        for layer in layers
-        if isinstance(layer, Linear | Conv2d | BatchNorm)
-        for kind, parameter in network.get_submodule(layer.name).named_parameters(recurse=False)
-    )
+    try:
+        owners = refuse_tied(
+            (f"{layer.name}.{kind}", parameter)
+            for layer in layers
+            if isinstance(layer, Linear | Conv2d | BatchNorm)
+            for kind, parameter in network.get_submodule(layer.name).named_parameters(recurse=False)
+        )
+    except NetworkError as error:
+        # a layer that is used twice; priors refuse two names of one tensor
+        raise UnstorableError(str(error)) from None
     for name, parameter in network.named_parameters():
         if place_in_memory(parameter) not in owners:
             raise NetworkError(f"parameter {name} is not used by the forward pass: remove its module from the network")

@@ -20,12 +20,13 @@ from pyro_compress.data import DataSet
 from pyro_compress.data import load as load_data
 from pyro_compress.errors import DataError, RunError
 from pyro_compress.inference.devices import device_named
+from pyro_compress.inference.suitability import check_classes
 from pyro_compress.models import zoo
 from pyro_compress.models.likelihoods import Categorical, Likelihood
 from pyro_compress.models.tracing import trace
 from pyro_compress.pipeline.judging import nothing_pruned, place
 from pyro_compress.pipeline.settings import RunSettings, likelihood_named
-from pyro_compress.pipeline.steps import RunDirectory, build_network, check_classes, prepare
+from pyro_compress.pipeline.steps import RunDirectory, build_network, prepare
 from pyro_compress.posterior import Posterior
 from pyro_compress.report.figures import RatePoint, save_all
 from pyro_compress.report.measure import Measurement, float32_bytes, mcnemar_p_value, measure, predict

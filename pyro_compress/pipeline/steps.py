@@ -23,6 +23,7 @@ from pyro_compress.inference.fit import Callback, fit, refuse_unscaled
 from pyro_compress.inference.point import MAP
 from pyro_compress.inference.predictive import predictive_mean
 from pyro_compress.inference.ranks import Ranks, threads_here
+from pyro_compress.inference.suitability import check_classes
 from pyro_compress.inference.watching import Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.networks import load_weights
@@ -78,18 +79,6 @@ def build_network(settings: RunSettings, data: DataSet) -> nn.Module:
     if settings.likelihood == "categorical":
         check_classes(data, architecture.shapes()[-1], f"network {settings.network}")
     return network
-
-
-def check_classes(data: DataSet, output_shape: tuple[int, ...], what: str) -> None:
-    """Refuse data whose targets are no class labels, or have more classes than `what` has outputs.
-
-    Raises:
-        DataError: says both numbers.
-    """
-    if data.classes is None:
-        raise DataError(f"{data.name} has no class labels, which the categorical likelihood needs: give --likelihood")
-    if len(output_shape) != 1 or output_shape[0] < len(data.classes):
-        raise DataError(f"{what} returns outputs of shape {output_shape}, {data.name} has {len(data.classes)} classes")
 
 
 def fit_step(
