@@ -81,7 +81,7 @@ def _check_rows(model: BayesianNetwork, x: Tensor) -> None:
             raise NetworkError(
                 f"{type(network).__name__} returns shape {tuple(part.shape)} for a batch of {few} and "
                 f"{tuple(whole.shape)} for one of {BATCH}, or mixes examples: what becomes of one example may not "
-                "depend on the others (name the axes of squeeze, for example)"
+                "depend on the others (flatten(1) in place of squeeze(), for example)"
             )
 
 

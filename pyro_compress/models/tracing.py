@@ -147,7 +147,7 @@ def _check_rows(
                 raise NetworkError(
                     f"{_label(network, node)} returns shape {_shape(alone[node])} for a batch of {few} and "
                     f"{_shape(values[node])} for one of {BATCH}, or mixes examples: what becomes of one example may "
-                    "not depend on the others (name the axes of squeeze, for example)"
+                    "not depend on the others (flatten(1) in place of squeeze(), for example)"
                 )
         raise NetworkError(
             f"{type(network).__name__} returns something else when it is called than its class's forward pass says: "

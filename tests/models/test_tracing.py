@@ -286,6 +286,95 @@ def test_refused_forward_passes(rest: Callable[[Any, Any], Any], sentence: str) 
         trace(Forward(rest, conv2=nn.Conv2d(4, 4, 3, padding=1)), IMAGE)
 
 
+class Pooled(nn.Module):
+    """Averages over height and width, then whatever takes the axes of size one away."""
+
+    def __init__(self, rest: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.conv, self.last, self.rest = nn.Conv2d(2, 5, 3), nn.Linear(5, 3), rest
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.last(self.rest(F.adaptive_avg_pool2d(self.conv(x), 1)))
+
+
+@pytest.mark.parametrize(
+    ("rest", "sentence"),
+    [
+        (lambda x: x.squeeze(), "function 'squeeze' in the forward pass of Pooled returns shape (5,) for a batch of 1"),
+        (lambda x: torch.squeeze(x), "returns shape (5,) for a batch of 1 and (7, 5) for one of 7"),
+        (
+            lambda x: x.squeeze(0).flatten(-3),
+            "function 'squeeze' in the forward pass of Pooled returns shape (5, 1, 1)",
+        ),
+        (lambda x: x.flatten(1).squeeze(0), "function 'squeeze' in the forward pass of Pooled returns shape (5,)"),
+        (
+            lambda x: x.reshape(7, 5),
+            "does not accept a batch of 1 with examples of shape (2, 8, 8): function 'reshape'",
+        ),
+        (lambda x: x.view(7, -1), "does not accept a batch of 1 with examples of shape (2, 8, 8): function 'view'"),
+    ],
+)
+def test_what_loses_the_batch_axis_is_refused(rest: Callable[[Any], Any], sentence: str) -> None:
+    with pytest.raises(NetworkError, match=re.escape(sentence)):
+        trace(Pooled(rest), IMAGE)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        lambda x: x.squeeze((2, 3)),
+        lambda x: x.view(x.shape[0], -1),
+        # it is put right behind
+        lambda x: x.squeeze().view(-1, 5),
+    ],
+)
+def test_axes_that_are_named_may_be_squeezed(rest: Callable[[Any], Any]) -> None:
+    assert trace(Pooled(rest), IMAGE).shapes()[-1] == (3,)
+
+
+class Standardised(nn.Conv2d):
+    """Takes the class's forward pass, which calls this."""
+
+    def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: Any) -> torch.Tensor:
+        return super()._conv_forward(input, weight / weight.std(), bias)
+
+
+class Doubled(nn.Linear):
+    def __call__(self, *arguments: Any) -> Any:
+        return 2 * super().__call__(*arguments)
+
+
+@pytest.mark.parametrize("module", [Standardised(2, 4, 3), Doubled(8, 4)])
+def test_a_subclass_that_computes_otherwise_is_not_its_base(module: nn.Module) -> None:
+    with pytest.raises(NetworkError):
+        trace(nn.Sequential(module, nn.Flatten()), IMAGE)
+
+
+def test_a_method_of_a_layer_that_was_replaced_on_the_instance_is_seen() -> None:
+    conv = nn.Conv2d(2, 4, 3)
+    conv._conv_forward = lambda x, weight, bias: F.conv2d(x, 2 * weight, bias)  # type: ignore[method-assign,assignment]
+    with pytest.raises(NetworkError, match="supported"):
+        trace(nn.Sequential(conv), IMAGE)
+
+
+def test_torch_functions_that_were_replaced_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(F, "relu", lambda x, inplace=False: x.clamp(min=0.5))
+    with pytest.raises(NetworkError, match=r"function 'clamp' in the forward pass of .*is not supported"):
+        trace(Forward(lambda m, x: F.relu(x)), IMAGE)
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: x @ self.weight.T)
+    with pytest.raises(NetworkError):
+        trace(nn.Sequential(nn.Linear(4, 3)), (4,))
+
+
+def test_tracing_does_not_depend_on_the_default_type() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(128, 3))
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert trace(network, IMAGE).layers == (Flatten(), Linear("1", 128, 3, True))
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_tied_weights_are_refused_by_both_names() -> None:
     first, second = nn.Linear(3, 3), nn.Linear(3, 3)
     second.weight = first.weight
