@@ -4,6 +4,7 @@
 process cannot touch each other.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,11 +51,8 @@ class Guide(PyroModule):
             start = torch.empty_like(start, memory_format=torch.channels_last).copy_(start)
         setattr(self.loc, attribute, nn.Parameter(start))
         shape = site.shape if site.tied is None else site.tied
-        spread = (
-            torch.full_like(start, float(site.log_variance))
-            if shape == site.shape
-            else torch.full(shape, float(site.log_variance))
-        )
+        log_variance = min(float(site.log_variance), math.inf if (upper := site.max_log_variance) is None else upper)
+        spread = torch.full_like(start, log_variance) if shape == site.shape else torch.full(shape, log_variance)
         if site.learned:
             setattr(self.log_variance, attribute, nn.Parameter(spread))
         else:
@@ -74,7 +72,8 @@ class Guide(PyroModule):
         if site.family == "dropout":
             return loc, torch.exp(0.5 * spread) * loc.abs() + 1e-12
         if site.max_log_variance is not None:
-            spread = spread.clamp(max=site.max_log_variance)
+            # bounded for every optimizer, with a gradient that never ends: ours come back to the bound by themselves
+            spread = spread + (spread.clamp(max=site.max_log_variance) - spread).detach()
         return loc, torch.exp(0.5 * spread)
 
     def moments(self) -> dict[str, Moments]:
@@ -84,7 +83,7 @@ class Guide(PyroModule):
         return {n: Moments(self.sites[n].family, loc.clone(), scale.square()) for n, (loc, scale) in pairs.items()}
 
     def parameter_groups(self, rates: dict[str, float]) -> Iterator[dict[str, Any]]:
-        """Optimizer groups: every site's loc and log-variance with its rate multiplier.
+        """Optimizer groups: every site's loc and log-variance with its rate multiplier and its bound.
 
         Args:
             rates: multipliers by role ('weight', 'scale', 'other') and for 'log_variance'.
@@ -95,4 +94,5 @@ class Guide(PyroModule):
             yield {"params": [getattr(self.loc, attribute)], "multiplier": multiplier}
             if site.learned:
                 spread = getattr(self.log_variance, attribute)
-                yield {"params": [spread], "multiplier": multiplier * rates.get("log_variance", 1.0)}
+                multiplier *= rates.get("log_variance", 1.0)
+                yield {"params": [spread], "multiplier": multiplier, "upper": site.max_log_variance}

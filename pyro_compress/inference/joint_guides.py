@@ -62,7 +62,7 @@ class JointGuide(PyroModule):
         model: whose latent sites it covers.
 
     Raises:
-        InferenceError: the model has more latent numbers than the family can hold.
+        InferenceError: the model has more latent numbers than the family can hold, or bounds their variances.
     """
 
     name: ClassVar[str]
@@ -78,6 +78,12 @@ class JointGuide(PyroModule):
             self.places[name] = slice(start, end)
             start = end
         self.width = start
+        bounded = next((name for name, site in self.sites.items() if site.max_log_variance is not None), None)
+        if bounded is not None:
+            raise InferenceError(
+                f"the prior bounds the log-variance of site '{bounded}' (max_log_variance), which guide '{self.name}' "
+                "cannot keep: leave the bound out, or use guide='declared'"
+            )
         self.check()
         moments = declared.moments().values()
         self.loc, self.log_variance = PyroModule("loc"), PyroModule("log_variance")

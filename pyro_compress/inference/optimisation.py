@@ -152,6 +152,10 @@ class GradientState(State):
         """Before they are clipped and used."""
         return
 
+    def project(self) -> None:
+        """After what is trained has moved: back into its bounds."""
+        return
+
     def trained(self) -> list[nn.Parameter]:
         """Every parameter that is trained."""
         return [parameter for module in self.modules.values() for parameter in module.parameters()]
@@ -257,9 +261,10 @@ class GradientMethod(MinibatchMethod):
         state.steps_done += 1
 
     def move(self, state: Any) -> None:
-        """Average over the ranks, clip and move."""
+        """Average over the ranks, clip, move, and stay within bounds."""
         state.settle_gradients()
         state.ranks.average(state.moved(), state.moving_buffers())
         if self.clip is not None:
             nn.utils.clip_grad_norm_(state.moved(), self.clip)
         state.optimizer.step()
+        state.project()

@@ -168,6 +168,7 @@ class TracedTerms:
             found = traced.graph(*inputs[:count])
             moments, numbers = inputs[count : count + 2 * vectors], inputs[count + 2 * vectors :]
             adam.move(inputs[:vectors], found[-vectors:], moments, numbers)
+            self._flat.project(inputs[:vectors])
             return [*found[:-vectors]]
 
         return function

@@ -145,6 +145,8 @@ class VariationalMethod(GradientMethod):
         torch._foreach_lerp_(state.averages, trained, 1 / taken)
         if state.steps_done == state.steps_planned:
             torch._foreach_copy_(trained, state.averages)
+            # a mean of numbers at a bound may be rounded beyond it
+            state.project()
 
     def one_estimate(
         self, state: VariationalState, batch: Batch, weights: tuple[float, float], total: float

@@ -86,6 +86,9 @@ class VariationalState(GradientState):
     def settle_gradients(self) -> None:
         self.flat.settle()
 
+    def project(self) -> None:
+        self.flat.project()
+
     def whole_pair(self) -> tuple[Model, Guide | JointGuide]:
         """Model and guide of the whole network, up to date."""
         if self.whole is None:

@@ -25,7 +25,7 @@ class LatentSite:
         loc: initial location (for 'lognormal': of the logarithm), broadcast to `shape`.
         log_variance: initial log σ² (for 'dropout': initial log α).
         role: 'weight', 'scale' or 'other'; learning rates are given per role.
-        max_log_variance: upper clamp of log σ², or None.
+        max_log_variance: bound of log σ² (for 'dropout': of log α), or None.
         tied: for 'dropout', the shape of α, broadcastable to `shape`; None ties nothing.
         learned: for 'dropout', whether α is learned.
         transform: for 'transformed', from the unconstrained space that `shape` and `loc` belong to into the site's own.

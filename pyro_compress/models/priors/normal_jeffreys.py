@@ -26,7 +26,8 @@ class GroupNormalJeffreys(Prior):
         low, high: bounds of the truncated, proper form; low=0 or high=∞ asks for the improper prior.
         initial_log_variance: log σ² that w̃ starts from.
         initial_scale_log_variance: log σ² that z starts from; its mean starts at 1.
-        max_log_variance: clamp of log σ² of w̃, or None.  A clamp below 0 makes every dead weight cost nats.
+        max_log_variance: bound of log σ² of w̃ in the declared guide, or None.  One below 0 makes every dead weight
+            cost nats.
         threshold: default cut on log α.
         shrink_threshold: cut for shrinking while training, from which groups don't come back.
     """
