@@ -33,14 +33,14 @@ def plain(y: torch.Tensor) -> None:
 
 def weighted(y: torch.Tensor) -> None:
     mean = mean_of()
-    with pyro.plate("rows", len(y)), poutine.scale(scale=0.5 + (y > 0)), poutine.mask(mask=y < 3):
+    with pyro.plate("rows", len(y)), poutine.scale(scale=0.5 + (y > 0)), poutine.mask(mask=y < 3):  # type: ignore[arg-type]
         pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
 
 def looped(y: torch.Tensor) -> None:
     mean = mean_of()
     for row in pyro.plate("rows", len(y)):
-        pyro.sample(f"y_{row}", dist.Normal(mean, 1.0), obs=y[row])
+        pyro.sample(f"y_{row}", dist.Normal(mean, 1.0), obs=y[int(row)])
 
 
 def with_columns(x: torch.Tensor) -> None:
@@ -163,7 +163,7 @@ def subsampled(y: torch.Tensor) -> None:
 def missing(y: torch.Tensor) -> None:
     mean = mean_of()
     with pyro.plate("rows", len(y)):
-        pyro.sample("y", dist.Normal(mean, 1.0), obs=y, obs_mask=y > 0)
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y, obs_mask=y > 0)  # type: ignore[arg-type]
 
 
 def fixed_rows(y: torch.Tensor) -> None:
