@@ -107,6 +107,7 @@ class LogJoint:
         # statistics of batch norm move as the network runs, which no graph and no batch of chains can do
         self.has_buffers = network is not None and any(True for _ in network.buffers())
         self.replay = replay and not self.has_buffers
+        self.alone = self.has_buffers
         self._graphs: dict[tuple[Any, ...], Callable[..., tuple[Tensor, ...]]] = {}
 
     @property
@@ -227,8 +228,13 @@ class LogJoint:
 
     def evaluate(self, flat: Tensor, *batch: Tensor) -> tuple[Tensor, ...]:
         """(log joint, gradient, data, prior) at one point per chain, without a graph; what graphs are traced from."""
-        one_by_one = self.has_buffers or len(flat) == 1
-        return self._one_by_one(flat, *batch) if one_by_one else self._vectorised(flat, *batch)
+        if not self.alone and len(flat) > 1:
+            try:
+                return self._vectorised(flat, *batch)
+            except RuntimeError:
+                # what writes in place or branches on a value cannot be batched; if it is wrong, it is so alone too
+                self.alone = True
+        return self._one_by_one(flat, *batch)
 
     def _traced(self, function: Callable[..., Any], flat: Tensor, batch: Batch) -> Callable[..., Any]:
         try:

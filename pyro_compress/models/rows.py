@@ -174,7 +174,7 @@ def per_row(trace: Any, plates: frozenset[str], names: list[str], count: int) ->
         each = weighted(site, log_prob(site))
         if frame.dim is None:
             # a loop over the rows: the site is of one of them
-            row = torch.zeros(count)
+            row = each.new_zeros(count)
             row[frame.counter - 1] = 1.0
             total = total + row * each.sum()
             continue
