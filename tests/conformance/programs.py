@@ -5,7 +5,7 @@ Truths are closed forms, or sums over a grid of densities that are written down 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyro
@@ -45,6 +45,10 @@ KEEP = torch.arange(N) % 3 == 0
 WEIGHTS = 0.2 + 2.0 * torch.rand(N, generator=GENERATOR)
 
 
+def booleans(keep: Tensor) -> torch.BoolTensor:
+    return cast(torch.BoolTensor, keep.bool())
+
+
 def y_of(y: Tensor) -> np.ndarray:
     return y.double().numpy()
 
@@ -72,7 +76,7 @@ def grid_moments(density: np.ndarray, *values: np.ndarray) -> list[Moments]:
 
 def masked_rows(y: Tensor, keep: Tensor) -> None:
     mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
-    with pyro.plate("data", len(y)), poutine.mask(mask=keep):  # type: ignore[arg-type]
+    with pyro.plate("data", len(y)), poutine.mask(mask=booleans(keep)):
         pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
 
@@ -93,7 +97,7 @@ def masked_distribution(y: Tensor, keep: Tensor) -> None:
 def missing(y: Tensor, keep: Tensor) -> None:
     mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
     with pyro.plate("data", len(y)):
-        pyro.sample("y", dist.Normal(mean, 1.0), obs=y, obs_mask=keep)  # type: ignore[arg-type]
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y, obs_mask=booleans(keep))
 
 
 def scaled_rows(y: Tensor, weights: Tensor) -> None:
@@ -131,7 +135,7 @@ def flat_prior(y: Tensor) -> None:
 
 def padded(y: Tensor) -> None:
     """Three series in a matrix of which the second half is padding."""
-    with pyro.plate("series", 3), poutine.mask(mask=torch.tensor([True, True, False])):  # type: ignore[arg-type]
+    with pyro.plate("series", 3), poutine.mask(mask=booleans(torch.arange(3) < 2)):
         means = pyro.sample("means", dist.Normal(0.0, 2.0))
         with pyro.plate("time", 10):
             pyro.sample("y", dist.Normal(means, 1.0), obs=y.reshape(10, 3))
@@ -475,7 +479,7 @@ def branching(y: Tensor) -> None:
 _y, _keep, _weights = y_of(Y), KEEP.numpy(), y_of(WEIGHTS)
 _all = {"mean": normal_mean(_y)}
 _columns = np.array([normal_mean(_y[column::3]) for column in range(3)]).T
-_levels = np.linalg.inv([[0.25 + 1, -1], [-1, 1 + N]])
+_levels = np.linalg.inv(np.array([[1.25, -1.0], [-1.0, 1.0 + N]]))
 
 CASES: Mapping[str, Case] = {
     "masked rows": Case(masked_rows, (Y, KEEP), {"mean": normal_mean(_y, _keep)}),
@@ -498,7 +502,7 @@ CASES: Mapping[str, Case] = {
     ),
     "block": Case(poutine.block(two_sites, hide=["also"]), (Y,), _all),
     "uncondition": Case(poutine.uncondition(plain), (Y[:3],), {"mean": (0.0, 2.0), "y": (0.0, 5.0**0.5)}, "skewed"),
-    "infer config": Case(poutine.infer_config(plain, config_fn=lambda site: {"note": 1}), (Y,), _all),
+    "infer config": Case(poutine.infer_config(plain, config_fn=lambda site: {"is_auxiliary": False}), (Y,), _all),
     "lift": Case(poutine.lift(with_param, prior=dist.Normal(0.0, 2.0)), (Y,), _all),
     "reparam": Case(
         poutine.reparam(two_levels, config={"mean": LocScaleReparam(0.0)}),

@@ -50,8 +50,8 @@ def pyros(case: Case, values: dict[str, Tensor]) -> Tensor:
 def expected(name: str, values: dict[str, Tensor]) -> Tensor:
     total = pyros(CASES[name], values)
     if name in PUT_BACK:
-        site = poutine.trace(poutine.condition(CASES[name].model, data=values)).get_trace(*CASES[name].data)
-        node = site.nodes[PUT_BACK[name]]
+        trace: Any = poutine.trace(poutine.condition(CASES[name].model, data=values)).get_trace(*CASES[name].data)
+        node = trace.nodes[PUT_BACK[name]]
         total = total + torch.where(node["mask"], 0.0, node["fn"].log_prob(node["value"])).sum()
     return total
 

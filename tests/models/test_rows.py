@@ -14,6 +14,7 @@ from pyro_compress.inference.fit import fit
 from pyro_compress.inference.log_joint import LogJoint
 from pyro_compress.inference.svi import SVI
 from pyro_compress.models.program import Program
+from tests.conformance.programs import booleans
 
 GENERATOR = torch.Generator().manual_seed(3)
 Y = torch.randn(24, generator=GENERATOR).cumsum(0)
@@ -33,7 +34,7 @@ def plain(y: torch.Tensor) -> None:
 
 def weighted(y: torch.Tensor) -> None:
     mean = mean_of()
-    with pyro.plate("rows", len(y)), poutine.scale(scale=0.5 + (y > 0)), poutine.mask(mask=y < 3):  # type: ignore[arg-type]
+    with pyro.plate("rows", len(y)), poutine.scale(scale=0.5 + (y > 0)), poutine.mask(mask=booleans(y < 3)):
         pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
 
@@ -163,7 +164,7 @@ def subsampled(y: torch.Tensor) -> None:
 def missing(y: torch.Tensor) -> None:
     mean = mean_of()
     with pyro.plate("rows", len(y)):
-        pyro.sample("y", dist.Normal(mean, 1.0), obs=y, obs_mask=y > 0)  # type: ignore[arg-type]
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y, obs_mask=booleans(y > 0))
 
 
 def fixed_rows(y: torch.Tensor) -> None:
