@@ -57,7 +57,7 @@ def at_draws(
     gradient = torch.cat([one.gradient for one in found]).double()
     density = torch.cat([one.data + one.prior for one in found]).double()
     if not jacobian:
-        gradient = gradient - _jacobian_gradient(log_joint, u).double()
+        gradient = gradient - jacobian_gradient(log_joint, u).double()
     latent = log_joint.latents
     return AtDraws(coordinates(log_joint), *(t.numpy() for t in (u.double()[:, latent], gradient[:, latent], density)))
 
@@ -112,7 +112,8 @@ def _evaluated(log_joint: LogJoint, rows: Tensor, batch: Batch) -> Evaluation:
     return Evaluation(*(torch.cat(column) for column in columns))
 
 
-def _jacobian_gradient(log_joint: LogJoint, u: Tensor) -> Tensor:
+def jacobian_gradient(log_joint: LogJoint, u: Tensor) -> Tensor:
+    """Of log |dθ/du| at (S, D)."""
     leaf = u.clone().requires_grad_()
     total = torch.zeros(())
     for site in log_joint.sites:

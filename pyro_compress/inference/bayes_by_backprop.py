@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pyro_compress.errors import InferenceError, unknown_name
-from pyro_compress.inference.contract import Batch
+from pyro_compress.inference.best_normal import left_to_choose
+from pyro_compress.inference.contract import Batch, Method, Model
 from pyro_compress.inference.elbo import ElboTerms, sampled
+from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.variational import VariationalMethod
 from pyro_compress.inference.variational_state import VariationalState
 
@@ -51,6 +53,12 @@ class BayesByBackprop(VariationalMethod):
         super().__post_init__()
         if self.complexity_cost not in COSTS:
             raise InferenceError(unknown_name("complexity cost", self.complexity_cost, COSTS))
+
+    def for_model(self, model: Model, feed: Feed) -> Method:
+        """`BestNormal` with independent numbers for a Pyro model, where nothing was set."""
+        if not self.is_left_at_defaults(("draws", "compile")):
+            return self
+        return left_to_choose(model, feed, self.draws, independent=True) or self
 
     def terms(self, state: VariationalState, batch: Batch) -> ElboTerms:
         """The ELBO's terms at one weight sample: log q − log p stands for the complexity."""

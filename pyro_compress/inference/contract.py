@@ -29,6 +29,16 @@ if TYPE_CHECKING:
     from pyro_compress.inference.feed import Feed
 
 Model = BayesianNetwork | Program
+
+
+class DefaultInt(int):
+    """A setting that was left at its default, so that a method may choose another by the model; given, it stands."""
+
+
+class DefaultFloat(float):
+    """As `DefaultInt`."""
+
+
 Batch = tuple[torch.Tensor, ...]
 
 
@@ -136,6 +146,14 @@ class Method(ABC):
             InferenceError: the objective is not finite; names the site.
         """
 
+    def for_model(self, model: Any, feed: "Feed") -> "Method":
+        """What runs in this method's place on that model and those data: itself, unless it was left to choose."""
+        return self
+
+    def finished(self, state: Any) -> bool:
+        """Asked before every round: whether there is nothing left to do."""
+        return False
+
     def between_rounds(self, state: Any) -> None:
         """Told after every round but the last, before the checkpoint is written."""
         return
@@ -158,8 +176,8 @@ class MinibatchMethod(Method):
         batch_size: examples per step.
     """
 
-    epochs: int = 60
-    batch_size: int = 128
+    epochs: int = DefaultInt(60)
+    batch_size: int = DefaultInt(128)
 
     @property
     def rounds(self) -> int:

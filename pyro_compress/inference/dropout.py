@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from pyro_compress.errors import InferenceError
-from pyro_compress.inference.contract import Batch, Model
+from pyro_compress.inference.contract import Batch, Method, Model
 from pyro_compress.inference.elbo import ElboTerms
+from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.from_draws import derived_shapes
 from pyro_compress.inference.iid_draws import check_draws, independent_draws, number_of_draws
 from pyro_compress.inference.optimisation import as_array, buffer_arrays
@@ -51,6 +52,9 @@ class Dropout(MAP):
             raise InferenceError(
                 f"dropout rates must lie in [0, 1), found rate={self.rate}, input_rate={self.input_rate}"
             )
+
+    def for_model(self, model: Model, feed: Feed) -> Method:
+        return self
 
     def init(self, model: Model, size: int, seed: int, held: int | None = None) -> PointState:
         if not isinstance(model, BayesianNetwork):

@@ -95,6 +95,9 @@ def fit(
     fingerprint = fingerprint_of(model, feed, method, seed)
     with on_device(place):
         seed_generators(seed, place)
+        # where a method was left to choose, another runs in its place under its name
+        asked, method = method, method.for_model(model, feed)
+        seed_generators(seed, place)
         state = method.init(model, feed.size, seed, feed.held)
         state.join(ranks)
         if checkpoint is not None:
@@ -103,6 +106,8 @@ def fit(
             state.watched_by(watcher)
         history = _begin(state, ranks, seed, place, checkpoint if resume else None, fingerprint)
         for round in range(len(history), method.rounds):
+            if method.finished(state):
+                break
             record = _one_round(model, feed, method, state, seed, round)
             _refuse_unequal(state, ranks, f"{method.round_name} {round}")
             history.append(record)
@@ -115,7 +120,7 @@ def fit(
             for callback in callbacks if ranks.first else ():
                 callback(record, state)
         posterior = method.draw(state)
-    return _with_provenance(posterior, feed, method, seed, history)
+    return _with_provenance(posterior, feed, asked, seed, history)
 
 
 def _method(given: Method | str) -> Method:

@@ -12,9 +12,11 @@ import torch
 from pyro import poutine
 from torch import nn
 
-from pyro_compress.inference.contract import Batch, Info, Model
+from pyro_compress.inference.contract import Batch, Info, Method, Model
 from pyro_compress.inference.elbo import ElboTerms
+from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.joint_guides import transform_of
+from pyro_compress.inference.mode import left_to_find
 from pyro_compress.inference.optimisation import GradientMethod, GradientState, as_array, buffer_arrays, build_optimizer
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.names import attribute_name
@@ -37,6 +39,10 @@ class MAP(GradientMethod):
     Args:
         epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
     """
+
+    def for_model(self, model: Model, feed: Feed) -> Method:
+        """`Mode` for a Pyro model, where nothing was set."""
+        return (self.is_left_at_defaults() and left_to_find(model, feed)) or self
 
     def init(self, model: Model, size: int, seed: int, held: int | None = None) -> "PointState":
         points = Points(model)

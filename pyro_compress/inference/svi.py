@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pyro.poutine.messenger import Messenger
 
 from pyro_compress.errors import InferenceError, unknown_name
-from pyro_compress.inference.contract import Batch, Model
+from pyro_compress.inference.best_normal import left_to_choose
+from pyro_compress.inference.contract import Batch, Method, Model
 from pyro_compress.inference.elbo import ElboTerms
+from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.flat import is_elementwise
 from pyro_compress.inference.flipout import Flipout
 from pyro_compress.inference.guides import Guide
@@ -81,6 +83,13 @@ class SVI(VariationalMethod):
             )
         if self.rank is not None and self.rank < 1:
             raise InferenceError(f"the rank of a low-rank guide must be at least 1, found rank={self.rank}")
+
+    def for_model(self, model: Model, feed: Feed) -> Method:
+        """`BestNormal` for a Pyro model, where nothing but the guide was set."""
+        if self.guide == "low-rank" or not self.is_left_at_defaults(("guide", "draws", "compile", "rank", "shrink")):
+            return self
+        independent = None if self.guide == "declared" else False
+        return left_to_choose(model, feed, self.draws, independent=independent) or self
 
     def build_guide(self, model: Model) -> Guide | JointGuide:
         if self.guide == "full-rank":
