@@ -125,7 +125,7 @@ def test_what_is_set_stands() -> None:
     for method in (SVI(learning_rate=1e-3), SVI(batch_size=128), SVI(particles=2), SVI(kl_weight=0.5), MAP(clip=1.0)):
         assert not method.is_left_at_defaults()
     assert SVI(guide="full-rank", draws=50).is_left_at_defaults(("guide", "draws"))
-    model = BayesianNetwork(nn.Linear(3, 2), Normal())
+    model = BayesianNetwork(nn.Sequential(nn.Linear(3, 2)), Normal())
     history = fit(model, (X, (Y > 0).long()), SVI(), seed=1).provenance["history"]
     assert len(history) == 60  # type: ignore[arg-type]
 

@@ -154,7 +154,9 @@ def test_the_trend_of_a_history_is_told_from_its_noise() -> None:
 
 def test_networks_are_judged_by_the_gradient_where_they_are_small() -> None:
     torch.manual_seed(0)
-    model = pc.BayesianNetwork(nn.Linear(2, 1, bias=False), pc.models.Normal(), pc.models.Gaussian(noise=0.6))
+    model = pc.BayesianNetwork(
+        nn.Sequential(nn.Linear(2, 1, bias=False)), pc.models.Normal(), pc.models.Gaussian(noise=0.6)
+    )
     data = (X, Y[:, None])
     short, warned = fitted(pc.inference.SVI(epochs=5, batch_size=30), model, data)
     assert "not_converged" in names(short) and len(warned) == 1
