@@ -50,6 +50,10 @@ class RunError(PyroCompressError):
     """A run directory or a command's options are not what the command needs."""
 
 
+class UnstorableWarning(UserWarning):
+    """A network is fitted that no file here can hold; the message says what of it cannot be described."""
+
+
 class PosteriorWarning(UserWarning):
     """A posterior that was returned and should not be believed as it stands; the message says why and what to do."""
 

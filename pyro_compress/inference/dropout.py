@@ -71,8 +71,12 @@ class Dropout(MAP):
 
     def rates(self, network: nn.Module) -> dict[str, float]:
         """p by the name of the weight that reads what is dropped."""
-        names = [f"{name}.weight" if name else "weight" for name, _ in _layers(network)]
-        return {name: self.rate if index else self.input_rate for index, name in enumerate(names)}
+        rates = {}
+        for index, (name, module) in enumerate(_layers(network)):
+            # a frozen weight is a constant, and so is what it is times
+            frozen = not getattr(module.weight, "requires_grad", True)
+            rates[f"{name}.weight" if name else "weight"] = 0.0 if frozen else self.rate if index else self.input_rate
+        return rates
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def derived_shapes(model: Model) -> dict[str, tuple[int, ...]]:
     """Shapes of the network's parameters that are no site of their own but follow from some, as w = z·w̃ does."""
     if not isinstance(model, BayesianNetwork):
         return {}
-    sites = {site.name for site in model.latents()} | set(model.free_values())
+    sites = {site.name for site in model.latents()} | set(model.free_values()) | set(model.frozen_values())
     return {name: tuple(p.shape) for name, p in model.network.named_parameters() if name not in sites}
 
 
@@ -73,8 +73,11 @@ def _network_parameters(
     model: BayesianNetwork, draws: Draws, moments: Mapping[str, tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, ParameterPosterior]:
     priors = {parameter.name: (parameter, prior) for parameter, prior in model.parameters_covered}
-    found = {}
+    found, frozen = {}, model.frozen_values()
     for name, _ in model.network.named_parameters():
+        if name in frozen:
+            found[name] = ParameterPosterior(as_array(frozen[name]), 0 * as_array(frozen[name]), "point")
+            continue
         mean, variance = (part.astype(np.float32) for part in moments[name])
         if name not in priors:
             found[name] = ParameterPosterior(mean, 0 * variance, "point")
@@ -116,7 +119,7 @@ def _scales(names: list[str]) -> list[str]:
 def point_posterior(model: Model, values: Mapping[str, torch.Tensor]) -> Posterior:
     """One value of every site as a point estimate of the parameters."""
     if isinstance(model, BayesianNetwork):
-        values = dict(values) | derived_values(model, values)
+        values = dict(values) | derived_values(model, values) | model.frozen_values()
         names = [name for name, _ in model.network.named_parameters()]
     else:
         names = list(values)

@@ -43,7 +43,7 @@ def parameter_moments(model: BayesianNetwork, sites: Mapping[str, Moments]) -> d
         parameters[parameter.name] = ParameterPosterior(
             as_array(mean), as_array(variance), type(prior).__name__, groups
         )
-    for name, value in model.free_values().items():
+    for name, value in (model.free_values() | model.frozen_values()).items():
         value_array = as_array(value)
         parameters[name] = ParameterPosterior(value_array, 0 * value_array, "point")
     return {name: parameters[name] for name, _ in model.network.named_parameters()}

@@ -73,7 +73,7 @@ def fine_tune(
 
     Args:
         network: module whose parameters are overwritten during the call; give a copy.
-        sites: by dotted parameter name; parameters not named stay as they are.
+        sites: by dotted parameter name; parameters not named stay as they are, and so do frozen ones.
         data: training part only is used.
         likelihood: p(y | output).
         epochs: passes over the training data; the learning rate falls linearly to zero.

@@ -92,6 +92,8 @@ class MAP(GradientMethod):
 class Points(nn.Module):
     """One trained tensor per network parameter and per latent of the likelihood, started at the present values.
 
+    Frozen parameters stay as they are.
+
     Of a model that is no network, one per latent site, in unconstrained space.
     """
 
@@ -103,14 +105,20 @@ class Points(nn.Module):
             model.likelihood.latents() if isinstance(model, BayesianNetwork) else model.latents()
         )
         self.weight, self.latent = nn.Module(), nn.Module()
+        self.frozen = model.frozen_values() if isinstance(model, BayesianNetwork) else {}
         for name, value in model.network.named_parameters():
+            if name in self.frozen:
+                continue
             self.weight.register_parameter(attribute_name(name), _trained(free.get(name, value)))
         for site in self.sites:
             self.latent.register_parameter(attribute_name(site.name), _trained(site.loc.expand(site.shape)))
 
     def weights(self) -> dict[str, torch.Tensor]:
         """By dotted name, in the network's order."""
-        return {name: getattr(self.weight, attribute_name(name)) for name in self.names}
+        return {
+            name: self.frozen[name] if name in self.frozen else getattr(self.weight, attribute_name(name))
+            for name in self.names
+        }
 
     def latents(self) -> dict[str, torch.Tensor]:
         """By site name, in the site's own space; a log-normal one is trained by its logarithm."""

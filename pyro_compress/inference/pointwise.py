@@ -123,7 +123,8 @@ def _networks(
     draws = _draws_of(posterior)
     network = copy.deepcopy(model.network).eval()
     buffers = {name: torch.from_numpy(np.array(value)) for name, value in posterior.buffers.items()}
-    names = [name for name, _ in network.named_parameters()]
+    # draws hold no constants
+    names = [name for name, value in network.named_parameters() if value.requires_grad]
     lacking = [name for name in names if name not in draws.shapes]
     if lacking:
         raise InferenceError(f"the draws lack parameters of the network: {', '.join(lacking)}")

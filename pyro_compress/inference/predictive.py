@@ -232,6 +232,8 @@ def _row(model: BayesianNetwork, draws: Draws, index: int) -> Values:
 
 
 def _values(model: BayesianNetwork, values: Mapping[str, np.ndarray]) -> Values:
+    # draws hold no constants
+    values = {name: value.cpu().numpy() for name, value in model.frozen_values().items()} | dict(values)
     names = [name for name, _ in model.network.named_parameters()]
     lacking = [name for name in names if name not in values]
     if lacking:

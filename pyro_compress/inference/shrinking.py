@@ -239,8 +239,11 @@ class Whole:
 def shrinkable(model: BayesianNetwork, input_shape: tuple[int, ...]) -> Architecture | None:
     """The architecture of a network that can lose units while it is trained; None for others.
 
-    Its priors have to say which weights are off, and put every site on a weight, its groups or its layer.
+    Its priors have to say which weights are off, and put every site on a weight, its groups or its layer.  Frozen
+    parameters stay as they are, so no unit of theirs leaves, and no bias takes over a constant.
     """
+    if model.frozen_values():
+        return None
     try:
         architecture = trace(model.network, input_shape)
     except NetworkError:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_compress.data import DataSet
-from pyro_compress.errors import DataError, NetworkError, UnstorableError
+from pyro_compress.errors import DataError, NetworkError, UnstorableError, UnstorableWarning
 from pyro_compress.inference.feed import Feed
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.checking import check_network, check_numbers
@@ -39,7 +39,8 @@ def check_fit(model: BayesianNetwork, feed: Feed) -> None:
             trace(copy.deepcopy(model.network), tuple(x.shape[1:]))
         except UnstorableError as error:
             _check_rows(model, x)
-            warnings.warn(f"the network is fitted, but no file can hold it: {error}", stacklevel=4)
+            said = f"the network is fitted, but no file can hold it: {error}"
+            warnings.warn(said, UnstorableWarning, stacklevel=4)
         output = _training_output(copy.deepcopy(model), _few(x, BATCH))
     _check_outputs(model, output, feed)
 

@@ -17,7 +17,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import nn
 
-from pyro_compress.errors import PriorError
+from pyro_compress.errors import NetworkError, PriorError
 from pyro_compress.models.checking import check_network
 from pyro_compress.models.likelihoods import Categorical, Likelihood
 from pyro_compress.models.names import attribute_name, refuse_names
@@ -29,7 +29,8 @@ from pyro_compress.models.untouched import Untouched
 class BayesianNetwork(PyroModule):
     """A Pyro model `model(x, y=None, size=None)` over a copy of `network`.
 
-    Parameters that no prior covers (biases, normalisation) are learned as point estimates: a flat prior.
+    Parameters that no prior covers (biases, normalisation) are learned as point estimates: a flat prior.  Frozen ones
+    (requires_grad=False) are constants: no prior covers them, and no method moves them.
 
     Args:
         network: any module; it is copied and not touched.
@@ -41,7 +42,7 @@ class BayesianNetwork(PyroModule):
         NetworkError: see `models.checking.check_network`; `fit` looks at the forward pass too.
         PriorError: a pattern that matches no parameter, two patterns that match one, or a prior that cannot
             cover what it matches.
-        NetworkError: two parameters are one tensor, or one has the name of the likelihood's sites.
+        NetworkError: two parameters are one tensor, one has the name of the likelihood's sites, or all are frozen.
     """
 
     def __init__(
@@ -52,20 +53,21 @@ class BayesianNetwork(PyroModule):
     ) -> None:
         super().__init__()
         check_network(network)
+        self.likelihood = likelihood or Categorical()
+        refuse_all_frozen(network, also_inferred=bool(self.likelihood.latents()))
         # of the original: a copy of parameters that share memory shares nothing
         self.parameters_covered = assign_priors(network, prior)
         # kept out of the module tree: its values are replaced at every call, `free` holds those that are learned
         self._held = (copy.deepcopy(network),)
         self._untouched = Untouched()
         self.prior = prior
-        self.likelihood = likelihood or Categorical()
         own = ("data", "y", *(site.name for site in self.likelihood.latents()))
         refuse_names((name for name, _ in self.network.named_parameters()), own)
         covered = {parameter.name for parameter, _ in self.parameters_covered}
         self.free = PyroModule("free")
         self._free_names: dict[str, str] = {}
         for name, tensor in self.network.named_parameters():
-            if name not in covered:
+            if name not in covered and tensor.requires_grad:
                 self._free_names[name] = attribute_name(name)
                 setattr(self.free, attribute_name(name), nn.Parameter(tensor.detach().clone()))
         self._slots = {name: _slot(self.network, name) for name, _ in self.network.named_parameters()}
@@ -126,6 +128,10 @@ class BayesianNetwork(PyroModule):
         """The point-estimated parameters by their dotted name."""
         return {name: getattr(self.free, attribute) for name, attribute in self._free_names.items()}
 
+    def frozen_values(self) -> dict[str, torch.Tensor]:
+        """The parameters that stay as they are given, by their dotted name: the network holds them itself."""
+        return {name: value.detach() for name, value in self.network.named_parameters() if not value.requires_grad}
+
     def latents(self) -> tuple[LatentSite, ...]:
         """Every latent site with its guide family, started at the network's present values."""
         values = dict(self.network.named_parameters())
@@ -144,43 +150,61 @@ class BayesianNetwork(PyroModule):
     @contextmanager
     def _placed(self, values: Mapping[str, Any]) -> Iterator[None]:
         # torch.func.functional_call refuses lazy values; a module only looks its parameters up by attribute
-        taken = []
+        held: dict[nn.Module, dict[str, Any]] = {}
         try:
             for name, value in values.items():
                 module, local = self._slots[name]
-                taken.append((module, local, module._parameters.pop(local)))
+                held.setdefault(module, dict(module._parameters))
+                del module._parameters[local]
                 module.__dict__[local] = value
             yield
         finally:
-            for module, local, parameter in taken:
-                del module.__dict__[local]
-                module._parameters[local] = parameter
+            for module, parameters in held.items():
+                for local in parameters.keys() - module._parameters.keys():
+                    del module.__dict__[local]
+                # in their order, also where some of them were left in place
+                module._parameters.clear()
+                module._parameters.update(parameters)
 
 
 def assign_priors(network: nn.Module, prior: Prior | Mapping[str, Prior]) -> tuple[tuple[Parameter, Prior], ...]:
     """Which prior covers which parameter; see `BayesianNetwork` for the rules and errors."""
     refuse_tied_modules(network)
     parameters = parameters_of(network)
+    frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
     if isinstance(prior, Prior):
         chosen = [
-            (parameter, prior) for parameter in parameters if parameter.group_axis is not None or prior.covers_biases
+            (parameter, prior)
+            for parameter in parameters
+            if (parameter.group_axis is not None or prior.covers_biases) and parameter.name not in frozen
         ]
         if not chosen:
-            raise PriorError(f"the network has no dense or convolution weight for {type(prior).__name__} to cover")
+            besides = " besides those that are frozen (requires_grad=False)" if frozen else ""
+            raise PriorError(
+                f"the network has no dense or convolution weight{besides} for {type(prior).__name__} to cover"
+            )
     else:
-        chosen = _by_patterns(parameters, prior)
+        chosen = _by_patterns(parameters, prior, frozen)
     for parameter, rule in chosen:
         rule.check(parameter)
     return tuple(chosen)
 
 
-def _by_patterns(parameters: tuple[Parameter, ...], rules: Mapping[str, Prior]) -> list[tuple[Parameter, Prior]]:
+def _by_patterns(
+    parameters: tuple[Parameter, ...], rules: Mapping[str, Prior], frozen: set[str]
+) -> list[tuple[Parameter, Prior]]:
     names = [parameter.name for parameter in parameters]
     for pattern in rules:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        matched = [name for name in names if fnmatchcase(name, pattern)]
+        if not matched:
             raise PriorError(f"prior rule '{pattern}' matches no parameter: the network has {', '.join(names)}")
+        if frozen.issuperset(matched):
+            raise PriorError(
+                f"prior rule '{pattern}' matches {', '.join(matched)} alone, which is frozen (requires_grad=False) and "
+                "stays as it is: leave the rule out, or call requires_grad_(True)"
+            )
     chosen = []
-    for parameter in parameters:
+    for parameter in (parameter for parameter in parameters if parameter.name not in frozen):
         matching = [pattern for pattern in rules if fnmatchcase(parameter.name, pattern)]
         if len(matching) > 1:
             raise PriorError(
@@ -190,6 +214,20 @@ def _by_patterns(parameters: tuple[Parameter, ...], rules: Mapping[str, Prior]) 
         if matching:
             chosen.append((parameter, rules[matching[0]]))
     return chosen
+
+
+def refuse_all_frozen(network: nn.Module, *, also_inferred: bool) -> None:
+    """Refuse a network of which nothing is left to infer.
+
+    Raises:
+        NetworkError: all parameters are frozen, and nothing else is inferred.
+    """
+    parameters = [*network.parameters()]
+    if parameters and not also_inferred and not any(parameter.requires_grad for parameter in parameters):
+        raise NetworkError(
+            "every parameter of the network is frozen (requires_grad=False), so there is nothing to infer: call "
+            "network.requires_grad_(True)"
+        )
 
 
 def _slot(network: nn.Module, name: str) -> tuple[nn.Module, str]:

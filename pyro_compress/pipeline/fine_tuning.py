@@ -33,7 +33,7 @@ def fine_tuned(
     """One stage of `inference.grid.fine_tune`, from decision to decision.
 
     Where the architecture allows, the units that are still read are trained as a smaller network.  `noise` is in
-    posterior sds; the other arguments are those of `fine_tune`.
+    posterior sds; the other arguments are those of `fine_tune`.  Frozen parameters stay as the decision has them.
     """
     architecture = trace(network, data.input_shape)
     place(network, decision)
@@ -49,6 +49,7 @@ def fine_tuned(
         values = {name: compaction.take(name, values[name]) for name in names}
         kept = {name: compaction.take(name, kept[name]) for name in names}
         noises = {name: compaction.take(name, noises[name]) for name in names}
+    frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
     sites = {
         names[name]: GridSite(
             torch.from_numpy(values[name]).to(device),
@@ -57,6 +58,7 @@ def fine_tuned(
             torch.from_numpy(noises[name]).to(device) if noise > 0 else None,
         )
         for name in names
+        if name not in frozen
     }
     found = fine_tune(
         trained,
@@ -72,6 +74,8 @@ def fine_tuned(
     )
     replaced = {}
     for name, site in decision.sites.items():
+        if name in frozen:
+            continue
         value = found[names[name]].cpu().numpy()
         if compaction is not None:
             value = compaction.put_back(name, value, site.value.shape)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyro_compress import fit
 from pyro_compress.data import DataSet
-from pyro_compress.errors import DataError, NetworkError
+from pyro_compress.errors import DataError, NetworkError, UnstorableWarning
 from pyro_compress.inference import MAP, SVI
 from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.suitability import check_fit
@@ -61,11 +61,12 @@ def test_networks_are_fitted_whether_a_file_can_hold_them_or_not(kind: Any) -> N
     if len(network) == 3:
         check(network)
         return
-    with pytest.warns(UserWarning, match=f"{UNSTORABLE}module '3' .* is not supported: supported are Linear, Conv2d"):
+    with pytest.warns(
+        UnstorableWarning, match=f"{UNSTORABLE}module '3' .* is not supported: supported are Linear, Conv2d"
+    ):
         check(network)
 
 
-@pytest.mark.filterwarnings(f"ignore:{UNSTORABLE}")
 @pytest.mark.parametrize(
     ("network", "sentence"),
     [
@@ -105,13 +106,12 @@ def test_a_function_that_holds_on_to_the_network_given_is_refused() -> None:
             return self.rest(x)
 
     with (
-        pytest.warns(UserWarning, match=UNSTORABLE),
+        pytest.warns(UnstorableWarning, match=UNSTORABLE),
         pytest.raises(NetworkError, match=r"parameter layer\.weight is not used by the forward pass"),
     ):
         check(Closed())
 
 
-@pytest.mark.filterwarnings(f"ignore:{UNSTORABLE}")
 def test_networks_that_draw_are_taken() -> None:
     check(Net(lambda m, x: torch.nn.functional.dropout(m.layer(x), 0.5)))
 

@@ -182,7 +182,6 @@ def test_any_pyro_model_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(traced) == 1 and traced[0] is not None
 
 
-@pytest.mark.filterwarnings("ignore:the network is fitted, but no file can hold it")
 def test_what_looks_at_values_runs_as_a_program_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     class Choosy(nn.Module):
         def __init__(self) -> None:
