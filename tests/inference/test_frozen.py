@@ -1,4 +1,4 @@
-"""Frozen parameters (requires_grad=False) are constants: no prior covers them, no method moves them, a file has them."""
+"""Frozen parameters (requires_grad=False) are constants: no prior covers them, no method moves them."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ def network() -> nn.Sequential:
     found[2].requires_grad_(False)
     found[4].bias.requires_grad_(False)
     with torch.no_grad():
-        found[4].bias.copy_(torch.tensor([0.3, -0.7, 0.1]))
+        found[4].bias.copy_(torch.tensor([0.3, -0.7, 0.1]))  # type: ignore[operator]
     return found
 
 
@@ -110,7 +110,8 @@ def test_priors_pass_over_them() -> None:
 
 def test_a_network_that_is_frozen_as_a_whole_is_refused() -> None:
     whole = network().requires_grad_(False)
-    for prior in (Normal(), {}):
+    priors: tuple[Any, ...] = (Normal(), {})
+    for prior in priors:
         with pytest.raises(NetworkError, match="every parameter of the network is frozen"):
             BayesianNetwork(whole, prior)
     weights = network()
