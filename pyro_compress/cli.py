@@ -22,7 +22,7 @@ from pyro_compress.cli_options import (
     TargetBytesOption,
     TargetErrorOption,
 )
-from pyro_compress.cli_printing import Sentences, ranks_asked_for, say, show
+from pyro_compress.cli_printing import Sentences, ranks_asked_for, replace_what_cannot_be_written, say, show
 from pyro_compress.errors import RunError
 
 # Everything else is imported by the command that needs it: `--help` loads no torch.
@@ -256,6 +256,7 @@ def _elsewhere(settings: "RunSettings", device: str | None) -> "RunSettings":
 
 def main() -> None:
     """Entry point of the console script and of `python -m pyro_compress`."""
+    replace_what_cannot_be_written()
     app(prog_name="pyro-compress")
 
 

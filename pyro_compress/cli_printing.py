@@ -1,7 +1,9 @@
 """What the command line prints, and how its failures end: with one sentence."""
 
 import errno
+import io
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -48,6 +50,13 @@ class Sentences(TyperGroup):
             sentence = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         err.print(f"error: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1)
+
+
+def replace_what_cannot_be_written() -> None:
+    """Standard output and error whose encoding lacks a character, such as β in ASCII, get a question mark for it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def say(quiet: bool) -> Callable[[str], None]:

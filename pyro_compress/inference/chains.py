@@ -175,6 +175,7 @@ class MinibatchChains(MinibatchMethod, _FromChains):
     memory_limit_bytes: int = 2**30
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.epochs < 1 or self.batch_size < 1:
             raise InferenceError(
                 f"{type(self).__name__} needs epochs and batch_size of at least 1; found epochs={self.epochs}, "
@@ -216,6 +217,7 @@ class TransitionChains(_FromChains):
     per_round: ClassVar[int] = 50
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_counts(self, self.warmup >= 0, "a number of transitions, at least 0")
         if self.thin < 1:
             raise InferenceError(f"{type(self).__name__} needs thin of at least 1, found {self.thin}")

@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from pyro_compress.errors import InferenceError
 from pyro_compress.inference.ranks import Ranks
 from pyro_compress.inference.watching import Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.program import Program
+from pyro_compress.options import check_options
 from pyro_compress.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -116,6 +118,10 @@ class Method(ABC):
     scales: ClassVar[bool] = False
     # what data − complexity is
     objective_name: ClassVar[str] = "ELBO"
+
+    def __post_init__(self) -> None:
+        """Called once a dataclass has its fields: options of another type than declared are refused."""
+        check_options(self, InferenceError)
 
     @property
     @abstractmethod

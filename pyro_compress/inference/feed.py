@@ -11,6 +11,7 @@ from pyro_compress.errors import InferenceError
 from pyro_compress.inference.alone import own
 from pyro_compress.inference.contract import Batch
 from pyro_compress.inference.ranks import Ranks
+from pyro_compress.inference.targets import refuse_targets
 from pyro_compress.models.arguments import Arguments
 from pyro_compress.models.bayesian import BayesianNetwork
 
@@ -53,6 +54,7 @@ class Feed:
         """
         if isinstance(model, BayesianNetwork):
             data = as_data(data)
+            refuse_targets(model, data)
         if isinstance(data, DataSet):
             held = (own(data.validation_x), own(data.validation_y)) if len(data.validation_x) else None
             return Feed((own(data.train_x), own(data.train_y)), data.N, data.name, held, data.classes)

@@ -35,6 +35,7 @@ from pyro_compress.inference.suitability import check_before_copying, check_fit
 from pyro_compress.inference.watching import Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.program import Program
+from pyro_compress.options import whole_number
 from pyro_compress.posterior import Posterior
 
 Callback = Callable[[EpochRecord, State], None]
@@ -79,7 +80,7 @@ def fit(
         InferenceError: a non-finite loss (the checkpoint keeps the last good epoch), a checkpoint of
             another run, or a method that does not run on several ranks or on that device.
     """
-    method = _method(method)
+    method, seed = _method(method), whole_number(seed, "the seed", InferenceError)
     ranks, place = Ranks.here(), device_named(device)
     refuse_unscaled(method, ranks.count, place)
     if isinstance(model, BayesianNetwork):

@@ -53,6 +53,7 @@ class ImportanceSampling(Method):
     objective_name: ClassVar[str] = "log joint"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.draws < 1 or self.at_once < 1 or not self.temperature > 0:
             raise InferenceError(
                 "ImportanceSampling needs draws and at_once of at least 1 and temperature > 0; found "

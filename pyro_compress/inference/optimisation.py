@@ -208,11 +208,14 @@ class GradientMethod(MinibatchMethod):
     clip: float | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
+        super().__post_init__()
+        if self.epochs < 1 or self.batch_size < 1 or not 0 < self.learning_rate < math.inf:
             raise InferenceError(
                 f"{type(self).__name__} needs epochs and batch_size of at least 1 and learning_rate > 0; found "
                 f"epochs={self.epochs}, batch_size={self.batch_size}, learning_rate={self.learning_rate}"
             )
+        if self.clip is not None and not self.clip > 0:
+            raise InferenceError(f"clip is the largest norm of a gradient, above 0, or None; found {self.clip}")
         schedule_named(self.schedule)
 
     def is_left_at_defaults(self, but_for: Iterable[str] = ()) -> bool:

@@ -5,6 +5,7 @@ Results keep the draws' axes, (chain, draw, example, ...), so that diagnostics c
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from pyro_compress.inference.iid_draws import independent_draws
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.sites import is_deterministic, log_prob, weighted, weighted_total
 from pyro_compress.posterior import Posterior
+from pyro_compress.untouched import Untouched
 
 
 @alone()
@@ -128,13 +130,19 @@ def _networks(
     lacking = [name for name in names if name not in draws.shapes]
     if lacking:
         raise InferenceError(f"the draws lack parameters of the network: {', '.join(lacking)}")
+    untouched = Untouched()
+
+    def run(held: dict[str, Tensor], part: Tensor) -> Tensor:
+        output: Tensor = untouched(lambda x: functional_call(network, held, (x,)), part)
+        return output
+
     places = ((chain, draw) for chain in range(draws.chains) for draw in range(draws.count))
     for place, (_, arrays) in zip(places, draws.rows(), strict=True):
         # a copy: rows of a file are not writable, which torch refuses to share
         values = {name: torch.tensor(array, dtype=torch.float32) for name, array in arrays.items()}
         held = {name: values[name] for name in names} | buffers
         with torch.no_grad():
-            yield place, values, lambda part, held=held: functional_call(network, held, (part,))  # type: ignore[misc]
+            yield place, values, partial(run, held)
 
 
 def _log_likelihood(model: BayesianNetwork, values: dict[str, Tensor], output: Tensor, y: Tensor) -> Tensor:

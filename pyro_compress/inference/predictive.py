@@ -28,6 +28,7 @@ from pyro_compress.draws import Draws
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.alone import alone
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.options import whole_number
 from pyro_compress.posterior import Posterior
 
 # samples of a guide that are drawn at once
@@ -177,7 +178,7 @@ def weighted_values(
     model: BayesianNetwork, posterior: Posterior, draws: int, seed: int
 ) -> Iterator[tuple[float, Values]]:
     """(weight, values) of every draw; weights sum to one.  Arguments and errors are those of `posterior_predictive`."""
-    if draws < 1:
+    if whole_number(draws, "draws", InferenceError) < 1:
         raise InferenceError(f"a posterior predictive needs at least 1 draw, found draws={draws}")
     if posterior.draws is not None:
         weights = posterior.draws.weights().ravel()
@@ -288,6 +289,8 @@ class Running:
         self.entropy = None if entropy is None else self.entropy + share * (entropy - self.entropy)
         if y is not None:
             self.likelihood.check(output, y)
+            if self.count == 1:
+                self.likelihood.check_support(output, y, "posterior predictive")
             found = self.likelihood.distribution_given(output, latent).log_prob(y) + np.log(weight)
             self.log_density = found if self.log_density is None else torch.logaddexp(self.log_density, found)
 

@@ -54,6 +54,7 @@ class RejectionSampling(Method):
     per_round: ClassVar[int] = 100
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.draws, self.starts, self.tries, self.at_once) < 1:
             raise InferenceError(
                 "RejectionSampling needs draws, starts, tries and at_once of at least 1; found "

@@ -1,5 +1,6 @@
 """What variational methods share: guide and optimizer, the KL weight and its warm-up, the step, the posterior."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -64,10 +65,12 @@ class VariationalMethod(GradientMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in self.rates:
+        for name, rate in self.rates.items():
             if name not in RATES:
                 raise InferenceError(unknown_name("learning rate", name, RATES))
-        if self.kl_weight < 0 or self.kl_warmup < 0 or self.particles < 1:
+            if not 0 <= rate < math.inf:
+                raise InferenceError(f"rates are multiples of learning_rate, at least 0; found {name}={rate}")
+        if not 0 <= self.kl_weight < math.inf or self.kl_warmup < 0 or self.particles < 1:
             raise InferenceError(
                 f"{type(self).__name__} needs kl_weight ≥ 0, kl_warmup ≥ 0 and at least 1 particle; found "
                 f"kl_weight={self.kl_weight}, kl_warmup={self.kl_warmup}, particles={self.particles}"

@@ -19,11 +19,12 @@ from torch import nn
 
 from pyro_compress.errors import NetworkError, PriorError
 from pyro_compress.models.checking import check_network
-from pyro_compress.models.likelihoods import Categorical, Likelihood
+from pyro_compress.models.likelihoods import Categorical, Likelihood, likelihood_named
 from pyro_compress.models.names import attribute_name, refuse_names
 from pyro_compress.models.parameters import Parameter, parameters_of, refuse_tied_modules
 from pyro_compress.models.priors.base import LatentSite, Prior
-from pyro_compress.models.untouched import Untouched
+from pyro_compress.models.priors.registry import prior_named
+from pyro_compress.untouched import Untouched
 
 
 class BayesianNetwork(PyroModule):
@@ -35,32 +36,35 @@ class BayesianNetwork(PyroModule):
     Args:
         network: any module; it is copied and not touched.
         prior: one prior for all dense and convolution weights (and biases, if it is that kind of prior), or a
-            mapping from name patterns such as 'conv*.weight' to priors.
-        likelihood: p(y | output).
+            mapping from name patterns such as 'conv*.weight' to priors.  A name, such as 'log-uniform', stands for the
+            prior as it comes.
+        likelihood: p(y | output), or its name, such as 'poisson'; categorical if not given.
 
     Raises:
         NetworkError: see `models.checking.check_network`; `fit` looks at the forward pass too.
         PriorError: a pattern that matches no parameter, two patterns that match one, or a prior that cannot
-            cover what it matches.
+            cover what it matches; a name that is not registered.
+        RunError: a likelihood's name that is not registered.
         NetworkError: two parameters are one tensor, one has the name of the likelihood's sites, or all are frozen.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        prior: Prior | Mapping[str, Prior],
-        likelihood: Likelihood | None = None,
+        prior: Prior | str | Mapping[str, Prior | str],
+        likelihood: Likelihood | str | None = None,
     ) -> None:
         super().__init__()
         check_network(network)
-        self.likelihood = likelihood or Categorical()
+        named = likelihood_named(likelihood) if isinstance(likelihood, str) else likelihood
+        self.likelihood = named or Categorical()
         refuse_all_frozen(network, also_inferred=bool(self.likelihood.latents()))
         # of the original: a copy of parameters that share memory shares nothing
-        self.parameters_covered = assign_priors(network, prior)
+        self.prior = _priors(prior)
+        self.parameters_covered = assign_priors(network, self.prior)
         # kept out of the module tree: its values are replaced at every call, `free` holds those that are learned
         self._held = (copy.deepcopy(network),)
         self._untouched = Untouched()
-        self.prior = prior
         own = ("data", "y", *(site.name for site in self.likelihood.latents()))
         refuse_names((name for name, _ in self.network.named_parameters()), own)
         covered = {parameter.name for parameter, _ in self.parameters_covered}
@@ -165,6 +169,13 @@ class BayesianNetwork(PyroModule):
                 # in their order, also where some of them were left in place
                 module._parameters.clear()
                 module._parameters.update(parameters)
+
+
+def _priors(given: Prior | str | Mapping[str, Prior | str]) -> Prior | dict[str, Prior]:
+    """With priors in the place of their names."""
+    if isinstance(given, Mapping):
+        return {pattern: prior_named(rule) if isinstance(rule, str) else rule for pattern, rule in given.items()}
+    return prior_named(given) if isinstance(given, str) else given
 
 
 def assign_priors(network: nn.Module, prior: Prior | Mapping[str, Prior]) -> tuple[tuple[Parameter, Prior], ...]:

@@ -2,20 +2,28 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 
-from pyro_compress.errors import DataError
+from pyro_compress.errors import DataError, InferenceError, RunError, unknown_name
 from pyro_compress.models.priors.base import LatentSite
+from pyro_compress.models.support import refuse_outside, same_support, support_of
+from pyro_compress.options import build, check_options
 
 
 @dataclass(frozen=True)
 class Likelihood(ABC):
     """p(y | network output); `distribution` has the examples as its batch shape."""
+
+    def __post_init__(self) -> None:
+        """Options of another type than declared are refused; a likelihood that checks more calls this first."""
+        check_options(self, InferenceError)
 
     @abstractmethod
     def distribution(self, output: torch.Tensor) -> TorchDistribution:
@@ -84,6 +92,25 @@ class Likelihood(ABC):
                 f"{type(self).__name__} likelihood: outputs of shape {tuple(output.shape)} go with targets of shape "
                 f"{expected}, found {tuple(target.shape)}: reshape the targets or change the network's last layer"
             )
+
+    def check_support(self, output: torch.Tensor, target: torch.Tensor, where: str) -> None:
+        """Refuse targets that `distribution` gives no probability, whatever the output is.
+
+        A support that follows from the output, such as that of a uniform distribution up to it, is not looked at: there
+        the log-likelihood says so.
+
+        Args:
+            output: of at least one example.
+            target: of any number of examples.
+            where: the targets are, for the message.
+
+        Raises:
+            DataError: names the likelihood, the first such target and its index.
+        """
+        first = output[:1].to(target.device)
+        support, other = (support_of(self.distribution(one)) for one in (first, first + 1))
+        if support is not None and same_support(support, other):
+            refuse_outside(support, target, type(self).__name__, where)
 
 
 @dataclass(frozen=True)
@@ -174,6 +201,14 @@ class Gaussian(Likelihood):
     noise_log_mean: float = 0.0
     noise_log_scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.noise is not None and not 0 < self.noise < math.inf) or not 0 < self.noise_log_scale < math.inf:
+            raise InferenceError(
+                f"a Gaussian likelihood needs noise > 0 or None, and noise_log_scale > 0; found noise={self.noise}, "
+                f"noise_log_scale={self.noise_log_scale}"
+            )
+
     def latents(self) -> tuple[LatentSite, ...]:
         if self.noise is not None:
             return ()
@@ -203,3 +238,22 @@ class Gaussian(Likelihood):
 
     def link(self, mean: torch.Tensor) -> torch.Tensor:
         return mean
+
+
+LIKELIHOODS: Mapping[str, type[Likelihood]] = {
+    "categorical": Categorical,
+    "gaussian": Gaussian,
+    "bernoulli": Bernoulli,
+    "poisson": Poisson,
+}
+
+
+def likelihood_named(name: str, options: Mapping[str, Any] | None = None) -> Likelihood:
+    """Build a likelihood from its registered name and field values.
+
+    Raises:
+        RunError: unknown name (lists the known ones), an unknown field, or a value of another type.
+    """
+    if name not in LIKELIHOODS:
+        raise RunError(unknown_name("likelihood", name, LIKELIHOODS))
+    return build(LIKELIHOODS[name], f"likelihood '{name}'", options or {}, RunError)

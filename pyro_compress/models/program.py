@@ -27,7 +27,7 @@ from pyro_compress.models.priors.base import LatentSite
 from pyro_compress.models.rows import Rows, frames_of, rows_of
 from pyro_compress.models.sites import is_deterministic, is_latent
 from pyro_compress.models.unreached import WithPriors, unreached_places
-from pyro_compress.models.untouched import Untouched
+from pyro_compress.untouched import Untouched
 
 ALL_AT_ONCE = (
     "fit all of it in one batch (batch_size of at least {count}), which keeps the order that the data have, or use a "

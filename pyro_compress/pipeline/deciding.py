@@ -3,6 +3,7 @@
 Everything is chosen on the validation split of the training data; the test set is never looked at here.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from pyro_compress.data import DataSet
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.tracing import trace
+from pyro_compress.options import check_options
 from pyro_compress.pipeline.fine_tuning import fine_tuned
 from pyro_compress.pipeline.judging import Judge, nothing_pruned, with_batch_norm
 from pyro_compress.pipeline.one_mode import STORED, how_of, stored_of, within_one_mode
@@ -72,6 +74,7 @@ class DecisionSettings:
     fine_tune_noise: float = 0.0
 
     def __post_init__(self) -> None:
+        check_options(self, DecisionError)
         words = {"moments": MOMENTS, "align_by": ALIGN_BY, "stored": STORED}
         for name, known in words.items():
             if getattr(self, name) not in known:
@@ -85,6 +88,13 @@ class DecisionSettings:
             )
         if self.multiply_adds is not None and not 0 < self.multiply_adds <= 1:
             raise DecisionError(f"multiply_adds is a share above 0 and at most 1, found {self.multiply_adds}")
+        if self.fine_tune_batch_size < 1 or not 0 < self.fine_tune_learning_rate < math.inf:
+            raise DecisionError(
+                "fine_tune_batch_size is at least 1 and fine_tune_learning_rate above 0, found "
+                f"{self.fine_tune_batch_size} and {self.fine_tune_learning_rate}"
+            )
+        if (self.c is not None and self.c < 0) or min(self.rate_weights, default=0) < 0:
+            raise DecisionError(f"c and rate_weights must not be negative, found {self.c} and {self.rate_weights}")
         if list(self.rate_weights) != sorted(self.rate_weights):
             raise DecisionError(f"rate_weights must rise from stage to stage, found {self.rate_weights}")
 

@@ -22,10 +22,10 @@ from pyro_compress.errors import DataError, RunError
 from pyro_compress.inference.devices import device_named
 from pyro_compress.inference.suitability import check_classes
 from pyro_compress.models import zoo
-from pyro_compress.models.likelihoods import Categorical, Likelihood
+from pyro_compress.models.likelihoods import Categorical, Likelihood, likelihood_named
 from pyro_compress.models.tracing import trace
 from pyro_compress.pipeline.judging import nothing_pruned, place
-from pyro_compress.pipeline.settings import RunSettings, likelihood_named
+from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.pipeline.steps import RunDirectory, build_network, prepare
 from pyro_compress.posterior import Posterior
 from pyro_compress.report.figures import RatePoint, save_all
@@ -85,7 +85,8 @@ def evaluate_file(
 
     Raises:
         ArtifactError: the file is missing or damaged.
-        DataError: the data's shape is not what the file's network takes, or its targets don't go with the outputs.
+        DataError: the data's shape is not what the file's network takes, or its targets don't go with the outputs
+            or have no probability under the likelihood.
     """
     artifact, chosen = load_artifact(path), likelihood_named(likelihood)
     loaded = load_data(data, data_dir)
@@ -95,7 +96,10 @@ def evaluate_file(
     if isinstance(chosen, Categorical):
         check_classes(loaded, shapes[-1], str(path))
     x, y = (part.to(device_named(device)) for part in loaded.part("test"))
-    found = predict(artifact.to_torch(), x, y, chosen)
+    network = artifact.to_torch().to(x.device).eval()
+    with torch.no_grad():
+        chosen.check_support(network(x[:1]), y, f"{loaded.name}: test")
+    found = predict(network, x, y, chosen)
     return {
         "error_after_percent": 100 * float(found.errors.mean()),
         "nll_nats_per_example": float(found.nll_nats.mean()),

@@ -13,19 +13,12 @@ from pyro_compress.inference.contract import Method
 from pyro_compress.inference.devices import DEVICES
 from pyro_compress.inference.registry import method_named
 from pyro_compress.models import networks, zoo
-from pyro_compress.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson
+from pyro_compress.models.likelihoods import Likelihood, likelihood_named
 from pyro_compress.models.priors.base import Prior
 from pyro_compress.models.priors.registry import prior_named
-from pyro_compress.options import build
+from pyro_compress.options import build, check_options
 from pyro_compress.pipeline.deciding import DecisionSettings
 from pyro_compress.posterior import Posterior
-
-LIKELIHOODS: Mapping[str, type[Likelihood]] = {
-    "categorical": Categorical,
-    "gaussian": Gaussian,
-    "bernoulli": Bernoulli,
-    "poisson": Poisson,
-}
 
 
 @dataclass(frozen=True)
@@ -64,6 +57,7 @@ class RunSettings:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        check_options(self, RunError)
         # build once: a misspelt name or option is said before hours of fitting, not after
         self.build_prior(), self.build_method(), self.build_decision(), self.build_likelihood()
         if ":" not in self.network and self.network not in networks.NETWORKS:
@@ -129,17 +123,6 @@ class RunSettings:
         if lacking:
             raise RunError(f"{path} lacks {', '.join(lacking)}: start again with `pyro-compress fit`")
         return RunSettings(**found)
-
-
-def likelihood_named(name: str, options: Mapping[str, Any] | None = None) -> Likelihood:
-    """Build a likelihood from its registered name and field values.
-
-    Raises:
-        RunError: unknown name (lists the known ones), an unknown field, or a value of another type.
-    """
-    if name not in LIKELIHOODS:
-        raise RunError(unknown_name("likelihood", name, LIKELIHOODS))
-    return build(LIKELIHOODS[name], f"likelihood '{name}'", options or {}, RunError)
 
 
 def settings_from_entry(name: str, **changes: Any) -> RunSettings:

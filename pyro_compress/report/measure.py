@@ -16,6 +16,7 @@ from torch import nn
 
 from pyro_compress.artifact.artifact import Artifact, load
 from pyro_compress.errors import DataError
+from pyro_compress.untouched import Untouched
 
 CALIBRATION_BINS = 15
 
@@ -117,12 +118,12 @@ def predict(
     """
     if len(x) == 0 or len(x) != len(y):
         raise DataError(f"measuring needs as many targets as inputs and at least one, found {len(x)} and {len(y)}")
-    parts = []
+    parts, untouched = [], Untouched()
     training = network.training
     network.to(x.device).eval()
     with torch.no_grad():
         for start in range(0, len(x), chunk):
-            target, output = y[start : start + chunk], network(x[start : start + chunk])
+            target, output = y[start : start + chunk], untouched(network, x[start : start + chunk])
             found = (likelihood.error(output, target), -likelihood.distribution(output).log_prob(target))
             parts.append((*found, likelihood.mean(output)))
     network.train(training)

@@ -12,6 +12,7 @@ import torch
 
 from pyro_compress.errors import PriorError
 from pyro_compress.models.parameters import Parameter
+from pyro_compress.options import check_options
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,10 @@ class Prior(ABC):
     elementwise: ClassVar[bool] = True
     covers_biases: ClassVar[bool] = False
     switches_off: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Options of another type than declared are refused; a prior that checks more calls this first."""
+        check_options(self, PriorError)
 
     @property
     def cut_for_shrinking(self) -> float | None:

@@ -41,6 +41,7 @@ class GroupHorseshoe(Prior):
     switches_off: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.tau <= 0:
             raise PriorError(f"tau must be positive, found {self.tau}")
 

@@ -38,6 +38,7 @@ class LogUniform(Prior):
     switches_off: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.tied not in TIES:
             raise PriorError(f"tied='{self.tied}' is not known: choose one of {', '.join(TIES)}")
         if self.alpha is not None and self.alpha <= 0:

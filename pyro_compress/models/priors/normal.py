@@ -27,6 +27,7 @@ class Normal(Prior):
     covers_biases: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.scale > 0:
             raise PriorError(f"scale must be positive, found {self.scale}")
 

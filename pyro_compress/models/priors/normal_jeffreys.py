@@ -43,6 +43,7 @@ class GroupNormalJeffreys(Prior):
     switches_off: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.low < self.high:
             raise PriorError(f"a normal-Jeffreys prior needs 0 ≤ low < high, found low={self.low}, high={self.high}")
 

@@ -31,6 +31,7 @@ class ScaleMixture(Prior):
     covers_biases: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (0 < self.mixture < 1 and 0 < self.narrow < self.wide):
             raise PriorError(
                 f"a scale mixture needs 0 < mixture < 1 and 0 < narrow < wide; found mixture={self.mixture}, "
