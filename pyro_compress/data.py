@@ -224,7 +224,7 @@ def generator_for(*numbers: int) -> torch.Generator:
 
 
 def batches(x: Tensor, y: Tensor, size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of shuffled batches (x, y) of `size` examples; the last one holds what is left.
+    """One epoch of shuffled batches (x, y) of `size` examples; the last one holds what is left (`batch_sizes`).
 
     The order depends on (seed, epoch) alone, so a run resumed at an epoch sees the batches it would have seen.
     """
@@ -233,7 +233,22 @@ def batches(x: Tensor, y: Tensor, size: int, seed: int, epoch: int) -> Iterator[
     if len(x) != len(y):
         raise DataError(f"batches of {len(x)} inputs {tuple(x.shape)} with {len(y)} targets {tuple(y.shape)}")
     order = torch.randperm(len(x), generator=generator_for(seed, epoch), device="cpu").to(x.device)
-    return ((x[chosen], y[chosen]) for chosen in order.split(size))
+    return ((x[chosen], y[chosen]) for chosen in order.split(batch_sizes(len(x), size)))
+
+
+def batch_sizes(examples: int, size: int) -> list[int]:
+    """Of one epoch's batches: `size` each, and what is left; a single example that is left joins the batch before.
+
+    Batch norm cannot normalise one example, and its gradient is the noisiest there is.
+    """
+    count = number_of_batches(examples, size)
+    return [*[size] * (count - 1), examples - (count - 1) * size]
+
+
+def number_of_batches(examples: int, size: int) -> int:
+    """How many `batch_sizes` are; 1 without examples."""
+    full, left = divmod(examples, size)
+    return max(1, full + (left > 1))
 
 
 def _read_digits(_root: Path, _download: bool) -> data_files.RawImages:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from pyro_compress.data import number_of_batches
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.best_normal import left_to_choose
 from pyro_compress.inference.contract import Batch, Method, Model
@@ -67,7 +68,7 @@ class BayesByBackprop(VariationalMethod):
     def weights(self, state: VariationalState, batch: Batch, beta: float) -> tuple[float, float]:
         """Those of M F_i, with β before the complexity."""
         # a model without data comes as one batch
-        batches = max(1, math.ceil(state.held / self.batch_size))
+        batches = number_of_batches(state.held, self.batch_size)
         share = COSTS[self.complexity_cost](1 + state.steps_done % batches, batches)
         # `terms.data` is N/n Σ log p: a smaller last batch counts as the examples that it has
         examples = len(batch[0]) / state.held if state.held else 1.0

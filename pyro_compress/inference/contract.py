@@ -10,7 +10,6 @@ Constructors bind hyper-parameters; a step takes the state and a batch and nothi
 step needs; `capture` and `restore` carry it through a file bit for bit.  docs/adding-a-method.md is the guide.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from pyro_compress.data import number_of_batches
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.ranks import Ranks
 from pyro_compress.inference.watching import Watcher
@@ -194,4 +194,4 @@ class MinibatchMethod(Method):
 
     def steps(self, examples: int) -> int:
         """Steps of the whole run over that many examples."""
-        return self.epochs * max(1, math.ceil(examples / self.batch_size))
+        return self.epochs * number_of_batches(examples, self.batch_size)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pyro_compress.data import DataSet, as_data, generator_for
+from pyro_compress.data import DataSet, as_data, batch_sizes, generator_for
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.alone import own
 from pyro_compress.inference.contract import Batch
@@ -75,6 +75,11 @@ class Feed:
         return _examples(self.tensors)
 
     @property
+    def in_batches(self) -> int:
+        """Number of examples that batches are taken from; 0 where the arguments come as a whole."""
+        return self.held if self.can_batch else 0
+
+    @property
     def can_batch(self) -> bool:
         """Whether all arguments have the same number of examples along their first axis."""
         return bool(self.tensors) and all(part.ndim and len(part) == self.held for part in self.tensors)
@@ -90,14 +95,15 @@ class Feed:
         """
         if batch_size < 1:
             raise InferenceError(f"the batch size is {batch_size}; it must be at least 1")
-        whole = not self.can_batch or batch_size >= self.held
+        sizes = batch_sizes(self.held, batch_size)
+        whole = not self.can_batch or len(sizes) == 1
         if whole and (not self.can_batch or self.ranks.count == 1 or not self._splits()):
             self.ranks.deal_whole()
             return iter((self.tensors,))
         if self.may_split is not None:
             self.may_split()
         order = torch.randperm(self.held, generator=generator_for(seed, epoch), device="cpu").to(self.tensors[0].device)
-        shares = (self.ranks.deal(chosen) for chosen in order.split(batch_size))
+        shares = (self.ranks.deal(chosen) for chosen in order.split(sizes))
         return (tuple(part[chosen] for part in self.tensors) for chosen in shares)
 
     def _splits(self) -> bool:

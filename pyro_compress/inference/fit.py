@@ -18,8 +18,9 @@ from pyro_compress.data import DataSet
 from pyro_compress.data_sources import Examples
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.alone import alone
+from pyro_compress.inference.batch_norm import refuse_batches_of_one
 from pyro_compress.inference.checkpoints import fingerprint_of, read_checkpoint, save_checkpoint, settings_text
-from pyro_compress.inference.contract import Batch, Info, Method, Model, State
+from pyro_compress.inference.contract import Batch, Info, Method, MinibatchMethod, Model, State
 from pyro_compress.inference.devices import (
     device_named,
     on_device,
@@ -90,6 +91,8 @@ def fit(
         model = Program(model, feed.tensors, feed.call)
         feed = replace(feed, may_split=model.rows)
         model.refuse_share(feed.tensors, feed.size)
+    elif isinstance(method, MinibatchMethod):
+        refuse_batches_of_one(model.network, feed.tensors[0], method.batch_size, ranks.count)
     model.to(place)
     if isinstance(model, BayesianNetwork):
         check_fit(model, feed)
@@ -99,7 +102,7 @@ def fit(
         # where a method was left to choose, another runs in its place under its name
         asked, method = method, method.for_model(model, feed)
         seed_generators(seed, place)
-        state = method.init(model, feed.size, seed, feed.held)
+        state = method.init(model, feed.size, seed, feed.in_batches)
         state.join(ranks)
         if checkpoint is not None:
             state.keep_in(checkpoint.with_suffix(".draws"))

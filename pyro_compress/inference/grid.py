@@ -21,6 +21,7 @@ from pyro_compress import data as data_module
 from pyro_compress.data import DataSet
 from pyro_compress.errors import NetworkError
 from pyro_compress.inference.alone import alone
+from pyro_compress.inference.batch_norm import refuse_batches_of_one
 from pyro_compress.inference.devices import on_device, seed_generators
 from pyro_compress.inference.optimisation import linear, refuse_non_finite
 from pyro_compress.inference.ranks import Ranks
@@ -85,6 +86,7 @@ def fine_tune(
 
     Raises:
         InferenceError: the loss is not finite; says the epoch.
+            Also a batch norm that would see one example.
         NetworkError: parameters that were made in inference mode, which torch lets nobody overwrite.
 
     Returns:
@@ -99,8 +101,9 @@ def fine_tune(
     for name, site in sites.items():
         hidden[name].copy_(site.value.detach() * site.kept)
     optimizer = torch.optim.Adam(hidden.values(), lr=learning_rate, fused=True)
-    steps = epochs * -(-len(data.train_x) // batch_size)
+    steps = epochs * data_module.number_of_batches(len(data.train_x), batch_size)
     done, ranks, device = 0, Ranks.here(), data.train_x.device
+    refuse_batches_of_one(network, data.train_x, batch_size, ranks.count)
     ranks.send_from_first(hidden.values())
     network.train()
     with on_device(device):

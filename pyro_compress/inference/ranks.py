@@ -72,6 +72,10 @@ class Ranks:
         self.weight = len(share) / len(chosen)
         return share if len(share) else chosen
 
+    def share(self, examples: int) -> int:
+        """How many of a batch of that many `deal` gives this rank."""
+        return examples // self.count + (self.rank < examples % self.count) or examples
+
     def deal_whole(self) -> None:
         """Every rank sees all there is, with noise of its own: each counts the same."""
         self.weight = 1.0 / self.count

@@ -18,8 +18,12 @@ def refuse_targets(model: BayesianNetwork, data: DataSet) -> None:
     network = copy.deepcopy(model.network).eval()
     with torch.no_grad():
         try:
-            output = network(own(data.train_x[:1]).clone())
+            # two, where there are, since a network may lose the axis of a single one
+            x = own(data.train_x[:2]).clone()
+            output = network(x)
         except Exception:  # whatever is wrong with the network, the fit says of its first batch
+            return
+        if not isinstance(output, torch.Tensor) or output.ndim == 0 or len(output) != len(x):
             return
         for part, y in (("train", data.train_y), ("validation", data.validation_y), ("test", data.test_y)):
             if len(y):

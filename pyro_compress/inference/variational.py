@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from pyro.poutine.messenger import Messenger
 
+from pyro_compress.data import batch_sizes
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.adam import Adam
 from pyro_compress.inference.contract import Batch, Info, Model
@@ -156,8 +157,9 @@ class VariationalMethod(GradientMethod):
     ) -> ElboTerms:
         """One estimate of the terms, and the gradient of the objective from it."""
         if self.traceable(state):
-            # the last batch of an epoch may be smaller and comes too seldom to pay for being compiled
-            whole = not batch or len(batch[0]) >= min(self.batch_size, state.held) // state.ranks.count
+            # the last batch of an epoch may be of another size and comes too seldom to pay for being compiled
+            usual = state.ranks.share(batch_sizes(state.held, self.batch_size)[0])
+            whole = not state.held or len(batch[0]) == usual
             often = whole and state.steps_done >= TRACE_AFTER
             recorded, compile_it = self.recorded(state), state.compiled and whole
             adam = state.adam() if compile_it and self.may_move_at_once(state) else None

@@ -25,9 +25,13 @@ def same_support(one: Any, other: Any) -> bool:
     if type(one) is not type(other) or vars(one).keys() != vars(other).keys():
         return False
     pairs = ((value, vars(other)[name]) for name, value in vars(one).items())
-    return all(
-        torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b or a == b for a, b in pairs
-    )
+    return all(_same(a, b) for a, b in pairs)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+    return bool(one == other)
 
 
 def refuse_outside(support: Any, target: Tensor, name: str, where: str) -> None:

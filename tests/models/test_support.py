@@ -98,7 +98,8 @@ def test_what_has_probability_is_taken(likelihood: Likelihood | str, outputs: in
 
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_in_the_other_parts(part: Any) -> None:
-    data = as_data((X, COUNTS), **{part: (X[:6] + 1, COUNTS[:6] + torch.eye(6)[:, 4:5] / 2)})
+    held: Any = {part: (X[:6] + 1, COUNTS[:6] + torch.eye(6)[:, 4:5] / 2)}
+    data = as_data((X, COUNTS), **held)
     with pytest.raises(DataError, match=rf"^user data: {part}: the target 1\.5 at index \(4, 0\)"):
         pc.fit(model("poisson", 1), data, "map")
 
