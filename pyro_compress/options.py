@@ -31,7 +31,7 @@ def build(kind: type[T], what: str, options: Mapping[str, Any], error: type[Pyro
     for name, value in options.items():
         if name not in known:
             raise error(unknown_name(f"option of {what}:", name, known))
-        given[name] = _checked(value, _hints(kind).get(name, Any), name, what, error)
+        given[name] = _checked(value, _hints(dataclass).get(name, Any), name, what, error)
     return kind(**given)
 
 

@@ -77,7 +77,7 @@ def refuse_batches_of_one(network: nn.Module, x: Tensor, batch_size: int, ranks:
     tried = copy.deepcopy(network).cpu().train()
     for name, module in tried.named_modules():
         if isinstance(module, _BatchNorm):
-            module.register_forward_pre_hook(lambda module, inputs, name=name: entered.append(name))  # type: ignore[misc]
+            module.register_forward_pre_hook(lambda module, inputs, name=name: entered.append(name))
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             tried(own(x[:1]).cpu().clone())

@@ -91,11 +91,11 @@ def fit(
         model = Program(model, feed.tensors, feed.call)
         feed = replace(feed, may_split=model.rows)
         model.refuse_share(feed.tensors, feed.size)
-    elif isinstance(method, MinibatchMethod):
-        refuse_batches_of_one(model.network, feed.tensors[0], method.batch_size, ranks.count)
     model.to(place)
     if isinstance(model, BayesianNetwork):
         check_fit(model, feed)
+        if isinstance(method, MinibatchMethod):
+            refuse_batches_of_one(model.network, feed.tensors[0], method.batch_size, ranks.count)
     fingerprint = fingerprint_of(model, feed, method, seed)
     with on_device(place):
         seed_generators(seed, place)

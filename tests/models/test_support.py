@@ -48,7 +48,7 @@ class Own(Likelihood):
 
 class _Undeclared(dist.Normal):
     @property
-    def support(self) -> Any:
+    def support(self) -> Any:  # type: ignore[override]
         raise NotImplementedError
 
 
