@@ -76,7 +76,11 @@ def test_batch_norm_is_trained_on_65_examples(method: Any) -> None:
 
 def test_the_grid_is_trained_on_65_examples() -> None:
     model = network()
-    sites = {"0.weight": GridSite(model[0].weight.detach().clone(), torch.ones(8, 5, dtype=torch.bool), 2**-5)}
+    sites = {
+        "0.weight": GridSite(
+            dict(model.named_parameters())["0.weight"].detach().clone(), torch.ones(8, 5, dtype=torch.bool), 2**-5
+        )
+    }
     fine_tune(model, sites, as_data((X, Y)), Categorical(), epochs=1, rate_weight=0.0, batch_size=64)
     with pytest.raises(InferenceError, match=r"batch norm '1' .* batches of 1 from 65 examples"):
         fine_tune(model, sites, as_data((X, Y)), Categorical(), epochs=1, rate_weight=0.0, batch_size=1)
