@@ -98,7 +98,6 @@ def fit(
             refuse_batches_of_one(model.network, feed.tensors[0], method.batch_size, ranks.count)
     fingerprint = fingerprint_of(model, feed, method, seed)
     with on_device(place):
-        seed_generators(seed, place)
         # where a method was left to choose, another runs in its place under its name
         asked, method = method, method.for_model(model, feed)
         seed_generators(seed, place)

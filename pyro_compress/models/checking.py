@@ -67,7 +67,7 @@ def check_numbers(network: nn.Module) -> None:
         NetworkError: names the first such parameter or buffer.
     """
     for kind, name, tensor in _tensors(network):
-        if not bool(torch.isfinite(tensor).all()):
+        if not bool(torch.isfinite(tensor.detach()).all()):
             raise NetworkError(f"{kind} {name} holds NaN or infinite values")
 
 

@@ -132,5 +132,5 @@ def test_the_lock_is_given_back_after_an_error() -> None:
 
 def test_the_public_fit_looks_at_what_came_of_it_within_inference_mode() -> None:
     with torch.inference_mode(), pytest.warns(pc.errors.PosteriorWarning):
-        found = pc.fit(location, {"x": X[:, 0].numpy()}, "svi")
+        found = pc.fit(location, {"x": X[:, 0].numpy()}, pc.inference.SVI(epochs=1))
     assert "not_judged" not in found.statistics and found.flags
