@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from pyro_compress.analysis.decision import Decision
+from pyro_compress.analysis.norms import norm_grids, stored_on_grids, with_norms_on_grids
 from pyro_compress.analysis.structure import remove_dead_spread
 from pyro_compress.architecture import Architecture
 from pyro_compress.errors import DecisionError
@@ -15,8 +16,13 @@ OCTAVES = 32
 
 
 def stored_network(architecture: Architecture, decision: Decision, *, keep_deviations: bool = False) -> StoredNetwork:
-    """What a file holds of a decision: dead units removed, and the deviations of what is left if they are kept."""
-    network, spread = remove_dead_spread(architecture, decision)
+    """What a file holds of a decision: batch norms on grids, dead units removed, deviations if they are kept.
+
+    Where a batch norm takes part, it is y = s·x + t with s and t on grids of their own (`analysis.norms`).
+    """
+    grids = norm_grids(architecture, decision)
+    network, spread = remove_dead_spread(architecture, with_norms_on_grids(architecture, decision, grids))
+    network = stored_on_grids(network, grids)
     return with_deviations(network, spread) if keep_deviations else network
 
 

@@ -47,7 +47,7 @@ from pyro_compress.liveness import Numbers, Signal, Weighted, groups_of, is_dept
 from pyro_compress.stored import STEP_EXPONENTS, StoredNetwork, StoredTensor
 
 # From here on float32 cannot tell neighbouring integers apart.
-_INTEGER_LIMIT = 2**24
+INTEGER_LIMIT = 2**24
 
 
 def remove_dead(architecture: Architecture, decision: Decision) -> StoredNetwork:
@@ -116,6 +116,18 @@ def numbers_of(decision: Decision) -> Numbers:
     return Numbers({name: site.stored() for name, site in decision.sites.items()}, decision.buffers)
 
 
+def bias_in_front(architecture: Architecture, position: int) -> Weighted | None:
+    """The layer whose bias goes into the shift of the batch norm at a position, None where there is none.
+
+    It is the one before, if nothing else reads its output.
+    """
+    layers = architecture.layers
+    if not 0 < position < len(layers) or not isinstance(layers[position], BatchNorm):
+        return None
+    before = layers[position - 1]
+    return before if isinstance(before, Linear | Conv2d) and position not in last_references(layers) else None
+
+
 class _Builder:
     """Adds the reduced layers one by one; `present` says which original entries flow at the moment.
 
@@ -124,22 +136,21 @@ class _Builder:
     """
 
     def __init__(self, architecture: Architecture, decision: Decision, with_spread: bool) -> None:
-        self._original = architecture.layers
+        self._architecture, self._original = architecture, architecture.layers
         self._sites = decision.sites
         self._numbers = numbers_of(decision)
         self._signals = signals(architecture, self._numbers)
         self._present = np.ones(architecture.input_shape[0], dtype=bool)
-        self._referred = last_references(architecture.layers)
         self._number: list[int] = []
         self._bias_for_norm: tuple[np.ndarray, np.ndarray] | None = None
-        self._input_shape, self._with_spread = architecture.input_shape, with_spread
+        self._with_spread = with_spread
         self.layers: list[Layer] = []
         self.tensors: dict[str, StoredTensor] = {}
         self.index: dict[str, tuple[np.ndarray, ...]] = {}
         self.spread: dict[str, np.ndarray] = {}
 
     def network(self) -> StoredNetwork:
-        return StoredNetwork(Architecture(self._input_shape, tuple(self.layers)), self.tensors)
+        return StoredNetwork(Architecture(self._architecture.input_shape, tuple(self.layers)), self.tensors)
 
     def build(self) -> None:
         self._select(self._signals[0].kept)
@@ -155,9 +166,8 @@ class _Builder:
 
     def _add(self, position: int, layer: Layer, before: Signal, after: Signal) -> None:
         if isinstance(layer, Linear | Conv2d):
-            followers = self._original[position + 1 : position + 2]
-            alone = position + 1 not in self._referred and any(isinstance(next_, BatchNorm) for next_ in followers)
-            self._add_weighted(layer, before, after, alone)
+            norm_follows = bias_in_front(self._architecture, position + 1) is layer
+            self._add_weighted(layer, before, after, norm_follows)
         elif isinstance(layer, BatchNorm):
             self._add_norm(layer)
         elif isinstance(layer, Add | Recall):
@@ -248,7 +258,7 @@ def _resized(layer: Weighted, outputs: int, inputs: int, bias: bool) -> Weighted
 def _stored_bias(bias: np.ndarray, site: SiteDecision | None) -> StoredTensor | None:
     """The bias on its own grid, in float32 if it has none or a fold outgrew it; None if nothing is left of it."""
     integers = np.rint(bias / site.step) if site is not None and site.step is not None else None
-    if site is not None and site.step is not None and integers is not None and np.abs(integers).max() < _INTEGER_LIMIT:
+    if site is not None and site.step is not None and integers is not None and np.abs(integers).max() < INTEGER_LIMIT:
         stored = StoredTensor(integers.astype(np.int32), _exponent(site.step))
     else:
         stored = StoredTensor(floats=bias.astype(np.float32))
@@ -272,7 +282,7 @@ def _check(architecture: Architecture, decision: Decision) -> None:
             continue
         if _exponent(site.step) not in STEP_EXPONENTS:
             raise DecisionError(f"the grid step of {name} is {site.step}, expected 2**-64 to 2**63")
-        if np.abs(site.integers().astype(np.int64)).max(initial=0) >= _INTEGER_LIMIT:
+        if np.abs(site.integers().astype(np.int64)).max(initial=0) >= INTEGER_LIMIT:
             raise DecisionError(f"the grid step {site.step} of {name} is too fine: its integers exceed 24 bits")
     for name in buffers:
         if not np.isfinite(decision.buffers[name]).all():

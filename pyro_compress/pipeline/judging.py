@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from pyro_compress.analysis.decision import Decision
+from pyro_compress.analysis.norms import with_norms_on_grids
 from pyro_compress.analysis.pruning import prune
 from pyro_compress.data import DataSet
 from pyro_compress.inference.batch_norm import reestimate_batch_norm
 from pyro_compress.inference.ranks import Ranks
 from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.models.tracing import trace
 from pyro_compress.posterior import Posterior
 from pyro_compress.report.measure import predict
 
@@ -60,10 +62,10 @@ def nothing_pruned(posterior: Posterior) -> Decision:
 
 
 def with_batch_norm(network: nn.Module, decision: Decision, data: DataSet) -> Decision:
-    """The decision with batch-norm statistics re-estimated under what it stores."""
+    """The decision with batch-norm statistics re-estimated under what it stores, and on the grids that a file has."""
     if not decision.buffers:
         return decision
     place(network, decision)
     reestimate_batch_norm(network, data)
     buffers = {name: b.cpu().numpy().copy() for name, b in network.named_buffers() if b.is_floating_point()}
-    return replace(decision, buffers=buffers)
+    return with_norms_on_grids(trace(network, data.input_shape), replace(decision, buffers=buffers))
