@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from pyro_compress.artifact.artifact import Artifact, load
     from pyro_compress.data import DataSet
     from pyro_compress.models.bayesian import BayesianNetwork
+    from pyro_compress.pipeline.compressing import compress
     from pyro_compress.pipeline.coupled import coupled_channels
     from pyro_compress.pipeline.fitting import fit
     from pyro_compress.pipeline.flagging import diagnose
-    from pyro_compress.pipeline.steps import compress
     from pyro_compress.posterior import Posterior
 
 __version__ = "0.1.0"
@@ -32,7 +32,7 @@ _NAMES = {
     "diagnose": "pyro_compress.pipeline.flagging",
     "fit": "pyro_compress.pipeline.fitting",
     "BayesianNetwork": "pyro_compress.models.bayesian",
-    "compress": "pyro_compress.pipeline.steps",
+    "compress": "pyro_compress.pipeline.compressing",
     "coupled_channels": "pyro_compress.pipeline.coupled",
     "Posterior": "pyro_compress.posterior",
 }

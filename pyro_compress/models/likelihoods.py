@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -20,6 +20,9 @@ from pyro_compress.options import build, check_options
 @dataclass(frozen=True)
 class Likelihood(ABC):
     """p(y | network output); `distribution` has the examples as its batch shape."""
+
+    counts_errors: ClassVar[bool] = False
+    """Whether `error` is the share of an example's targets that are wrong."""
 
     def __post_init__(self) -> None:
         """Options of another type than declared are refused; a likelihood that checks more calls this first."""
@@ -117,6 +120,8 @@ class Likelihood(ABC):
 class Categorical(Likelihood):
     """y ~ Categorical(softmax(output)), output of shape (examples, classes), y of class indices."""
 
+    counts_errors = True
+
     def distribution(self, output: torch.Tensor) -> TorchDistribution:
         return dist.Categorical(logits=output, validate_args=False)
 
@@ -149,6 +154,8 @@ class Categorical(Likelihood):
 @dataclass(frozen=True)
 class Bernoulli(Likelihood):
     """Each output is the logit of one binary target; several outputs are independent."""
+
+    counts_errors = True
 
     def distribution(self, output: torch.Tensor) -> TorchDistribution:
         return dist.Bernoulli(logits=output, validate_args=False).to_event(output.ndim - 1)

@@ -4,7 +4,8 @@ Everything is chosen on the validation split of the training data; the test set 
 """
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,14 +24,22 @@ from pyro_compress.errors import DecisionError
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.tracing import trace
 from pyro_compress.options import check_options
+from pyro_compress.pipeline.acceptance import clearly_worse, within
 from pyro_compress.pipeline.fine_tuning import fine_tuned
 from pyro_compress.pipeline.judging import Judge, nothing_pruned, with_batch_norm
 from pyro_compress.pipeline.one_mode import STORED, how_of, stored_of, within_one_mode
 from pyro_compress.posterior import Posterior
 
 Say = Callable[[str], None]
+WARNING = "warning: "
 SNR_LADDER = (3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.0)
 C_LADDER = (1024.0, 256.0, 64.0, 16.0, 4.0, 1.0, 0.25, 1 / 16)
+
+
+def warnings_only(line: str) -> None:
+    """What is told where nobody listens: warnings, as Python's."""
+    if line.startswith(WARNING):
+        warnings.warn(line.removeprefix(WARNING), stacklevel=4)
 
 
 @dataclass(frozen=True)
@@ -46,10 +55,10 @@ class DecisionSettings:
         stored: 'mean' or 'best-draw' of draws, or 'auto', the one with fewer validation errors.
         c: share of the posterior variance that rounding may add; found on validation if None.
         tolerance_points: rise of validation error, in percentage points, that the SNR cut, and then rounding,
-            may cost; fine-tuning wins most of it back.
+            may cost (the rule of `pipeline.acceptance`); fine-tuning wins most of it back.
         fine_tune_epochs: epochs on the grid per stage; 0 stores rounded posterior means.
         rate_weights: γ of each stage, rising; the last stage within `stage_tolerance_points` is kept.
-        stage_tolerance_points: rise of validation error over the posterior mean that a stage may cost.
+        stage_tolerance_points: rise of validation error over the reference that a stage may cost.
         fine_tune_batch_size, fine_tune_learning_rate: of the fine-tuning.
         teacher_draws: fine-tuning learns the posterior predictive mean of that many draws; 0 takes the labels.
         fine_tune_noise: sd of the noise on the weights in fine-tuning, in posterior sds.
@@ -107,10 +116,15 @@ def decide(
     settings: DecisionSettings,
     *,
     teacher: torch.Tensor | None = None,
+    starts: Mapping[str, nn.Module] | None = None,
     seed: int = 0,
-    say: Say = lambda line: None,
+    say: Say = warnings_only,
 ) -> Decision:
     """Prune, choose c on validation, fine-tune in stages.
+
+    All of it is held against one reference: the posterior mean, or what the fit started from where that has fewer
+    validation errors.  If the mean is worse than a start by more than the standard error of the difference, that is
+    said, and noted in the decision as `worse_than_start`.
 
     Args:
         posterior: what inference returned; draws are reduced to moments within one mode first.
@@ -119,13 +133,13 @@ def decide(
         likelihood: p(y | output).
         settings: see `DecisionSettings`.
         teacher: posterior predictive mean of every training example, to fine-tune by in place of the targets.
+        starts: networks that the fit began with, by what people call them; `network` as it is if not given.
         seed: of the fine-tuning's batches.
         say: told one line per choice.
     """
     posterior = without_draws(posterior, network, data, likelihood, settings, say=say)
     judge = Judge(network, data, likelihood)
-    reference = judge.errors(nothing_pruned(posterior))
-    say(f"{stored_of(posterior)}, nothing pruned: {100 * reference.mean():.2f} % validation error")
+    reference, noted = _reference(posterior, judge, {"network given": network} if starts is None else starts, say)
     pruned = _choose_cut(posterior, judge, data, settings, reference, say)
     kept, total = pruned.weights_left()
     say(f"pruned to {100 * kept / total:.2f} % of the weights: {100 * judge.errors(pruned).mean():.2f} %")
@@ -144,7 +158,29 @@ def decide(
             seed=seed,
         )
         decision = _fine_tune_stages(decision, judge, tune, settings, reference, say)
-    return decision.with_sites({}, **how_of(posterior))
+    return decision.with_sites({}, **how_of(posterior), **noted, validation=judge.evidence(decision, reference))
+
+
+def _reference(
+    posterior: Posterior, judge: Judge, starts: Mapping[str, nn.Module], say: Say
+) -> tuple[np.ndarray, dict[str, object]]:
+    """Validation errors of the best of the posterior mean and the starts, and what to note about them."""
+    errors = judge.errors(nothing_pruned(posterior))
+    fitted = stored_of(posterior)
+    say(f"{fitted}, nothing pruned: {100 * errors.mean():.2f} % validation error")
+    known = {fitted: errors} | {name: judge.errors_of(start) for name, start in starts.items()}
+    best = min(known, key=lambda name: float(known[name].sum()))
+    noted: dict[str, object] = {"reference": best, "reference_error_percent": 100 * float(known[best].mean())}
+    if best != fitted:
+        rise, standard_error = judge.rise_of(errors, known[best])
+        say(f"held against the {best}, which has {100 * known[best].mean():.2f} %")
+        if clearly_worse(errors, known[best], targets=judge.targets):
+            noted["worse_than_start"] = (
+                f"the fit ended {rise:.2f} ± {standard_error:.2f} points worse on validation than the {best} that it "
+                f"started from ({100 * errors.mean():.2f} % against {100 * known[best].mean():.2f} %)"
+            )
+            say(f"{WARNING}{noted['worse_than_start']}: fit longer, or with a smaller KL weight or rate")
+    return known[best], noted
 
 
 def without_draws(
@@ -224,7 +260,7 @@ def _choose_c(
     for c in candidates:
         decision = with_batch_norm(judge.network, pruned & bit_widths(posterior, c=c, within=pruned), data)
         rise, standard_error = judge.rise(decision, reference)
-        if rise <= max(settings.tolerance_points, standard_error):
+        if within(rise, settings.tolerance_points):
             break
     say(f"rounding with c = {c:g} changes the error by {rise:+.2f} ± {standard_error:.2f} points")
     return decision.with_sites({}, rounding_rise_points=rise)
@@ -242,22 +278,22 @@ def _fine_tune_stages(
 
     As long as none was within the tolerance, the one with the lowest error stands, or what was there before.
     """
-    accepted, accepted_rise, within = decision, judge.rise(decision, reference)[0], False
+    accepted, accepted_rise, found = decision, judge.rise(decision, reference)[0], False
     current = decision
     for rate_weight in settings.rate_weights:
         current = tune(current, rate_weight=rate_weight)
         rise, standard_error = judge.rise(current, reference)
         kept, total = current.weights_left()
-        good = rise <= max(settings.stage_tolerance_points, standard_error)
+        good = within(rise, settings.stage_tolerance_points)
         # at the same error the later one has the shorter code
-        better = not within and rise <= accepted_rise
+        better = not found and rise <= accepted_rise
         say(
             f"on the grid with rate weight {rate_weight:g}: {100 * kept / total:.2f} % of the weights, error "
             f"{rise:+.2f} ± {standard_error:.2f} points; "
             f"{'kept' if good else 'too much, but less than what was there' if better else 'refused'}"
         )
         if good or better:
-            accepted, accepted_rise, within = current, rise, good
-        elif within:
+            accepted, accepted_rise, found = current, rise, good
+        elif found:
             break
     return accepted

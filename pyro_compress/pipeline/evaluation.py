@@ -62,6 +62,8 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
         **_detail(measured, posterior, decision, architecture, settings),
         "two_part_code_bits": two_part_code_bits(measured.file_bytes, _training_label_nats(decoded, data, likelihood)),
     }
+    if "worse_than_start" in decision.made_by:
+        results["worse_than_start"] = decision.made_by["worse_than_start"]
     if given is not None:
         results["error_given_percent"] = 100 * float(given.errors.mean())
     if data.classes is not None:

@@ -13,11 +13,9 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from pyro_compress.analysis.decision import Decision
-from pyro_compress.analysis.deviations import stored_network
 from pyro_compress.artifact.artifact import Artifact
-from pyro_compress.data import SPLIT_SEED, DataSet, as_data, load, stratified_split
-from pyro_compress.data_sources import Examples
-from pyro_compress.errors import DataError, DecisionError, RunError
+from pyro_compress.data import SPLIT_SEED, DataSet, load, stratified_split
+from pyro_compress.errors import DataError, RunError
 from pyro_compress.inference.devices import device_named
 from pyro_compress.inference.fit import Callback, fit, refuse_unscaled
 from pyro_compress.inference.point import MAP
@@ -28,6 +26,7 @@ from pyro_compress.inference.watching import Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.networks import load_weights
 from pyro_compress.models.tracing import trace
+from pyro_compress.pipeline.compressing import compress as compress
 from pyro_compress.pipeline.deciding import decide, without_draws
 from pyro_compress.pipeline.judging import Judge, with_batch_norm
 from pyro_compress.pipeline.run_directory import RunDirectory as RunDirectory
@@ -184,13 +183,35 @@ def analyse_step(
         posterior = without_draws(posterior, network, data, likelihood, how, say=say)
         if ranks.first:
             posterior.save(run.moments)
-    decision = decide(posterior, network, data, likelihood, how, teacher=teacher, seed=settings.seed, say=say)
+    decision = decide(
+        posterior,
+        network,
+        data,
+        likelihood,
+        how,
+        teacher=teacher,
+        starts=_starts(run, settings, network),
+        seed=settings.seed,
+        say=say,
+    )
     if ranks.first:
         decision.save(run.decision)
         for made_from_it in (run.refined, run.file, run.results):
             made_from_it.unlink(missing_ok=True)
         run.note_seconds("analyse", time.perf_counter() - started)
     return decision
+
+
+def _starts(run: RunDirectory, settings: RunSettings, network: nn.Module) -> dict[str, nn.Module]:
+    """What the fit began with, where that was more than random numbers."""
+    found = {} if settings.weights is None else {"weights given": network}
+    if run.initial.exists():
+        pretrained = copy.deepcopy(network)
+        load_weights(pretrained, run.initial)
+        found["pretrained network"] = pretrained
+    if not found and ":" in settings.network:
+        found["network given"] = network
+    return found
 
 
 def compress_step(
@@ -246,47 +267,3 @@ def compress_step(
     artifact.save(run.file)
     run.note_seconds("compress", time.perf_counter() - started)
     return artifact
-
-
-def compress(
-    network: nn.Module,
-    decision: Decision,
-    input_shape: tuple[int, ...],
-    *,
-    target_bytes: int | None = None,
-    keep_deviations: bool = False,
-    data: DataSet | Examples | None = None,
-) -> Artifact:
-    """Structured removal, then encoding.
-
-    Args:
-        network: module of the original shape; only its structure is read.
-        decision: what to store.
-        input_shape: of one example.
-        target_bytes: the file has at most that many: weights move to integers that cost fewer bits, as far as the
-            posterior's variance makes that cheap (`artifact.rate_distortion`).
-        keep_deviations: the file also keeps the posterior's standard deviations, so that `Artifact.sample` can draw.
-        data: examples whose training part batch-norm statistics are gathered from again under the weights that a target
-            has moved; needed for a target where there is batch norm, and not looked at otherwise.
-
-    Raises:
-        DecisionError: the target is out of reach (says the smallest size that can be reached), there are no deviations
-            to keep, or a target lacks the data that it needs.
-    """
-    architecture = trace(network, input_shape)
-    if target_bytes is not None:
-        settle = _settle(network, decision, data)
-        decision = to_bytes(architecture, decision, target_bytes, settle=settle, keep_deviations=keep_deviations)
-    return Artifact.of(stored_network(architecture, decision, keep_deviations=keep_deviations))
-
-
-def _settle(network: nn.Module, decision: Decision, data: DataSet | Examples | None) -> Callable[[Decision], Decision]:
-    """What a decision with other weights needs: batch-norm statistics of its own."""
-    if not decision.buffers:
-        return lambda moved: moved
-    if data is None:
-        raise DecisionError(
-            "a target moves the weights, and then this network's batch norm needs its statistics gathered again: give "
-            "compress(..., data=...) the examples that it was fitted to"
-        )
-    return partial(with_batch_norm, copy.deepcopy(network), data=as_data(data))

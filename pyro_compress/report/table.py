@@ -43,6 +43,8 @@ def _run_table(results: Mapping[str, Any]) -> Table:
     if "error_given_percent" in results:
         table.add_row("error of the weights given", _number(results, "error_given_percent", "{:.2f} %"))
     table.add_row("error before compression", _number(results, "error_before_percent", "{:.2f} %"))
+    if results.get("worse_than_start"):
+        table.add_row("warning", Text(str(results["worse_than_start"]), style="bold red"))
     after = _number(results, "error_after_percent", "{:.2f} %")
     table.add_row("error of the decoded file", after + _plus_minus(results))
     table.add_row("file size", _number(results, "file_bytes", "{:,} bytes"))

@@ -1,5 +1,6 @@
 """`decide` on draws: moments within one mode, what to store chosen on validation, notes in the decision."""
 
+import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -156,3 +157,44 @@ def test_a_posterior_without_draws_is_left_as_it_is() -> None:
     network, data = classes()
     posterior = Posterior(sampled(network, [chain_of(network)], np.zeros((1, COUNT))).parameters)
     assert without_draws(posterior, network, data, Categorical(), DecisionSettings()) is posterior
+
+
+def shifted(network: nn.Module, factor: float) -> Posterior:
+    """A fit that has left the network's weights by a factor."""
+    sites = {}
+    for name, parameter in network.named_parameters():
+        mean = factor * parameter.detach().numpy().copy()
+        weight = parameter.ndim > 1
+        sites[name] = ParameterPosterior(mean, np.full_like(mean, 1e-4 * weight), "Normal" if weight else "point")
+    return Posterior(sites)
+
+
+def test_a_collapsed_fit_is_held_against_what_it_started_from_and_said() -> None:
+    network, data = classes()
+    lines, settings = list[str](), DecisionSettings(fine_tune_epochs=0)
+    decision = decide(shifted(network, 0.0), network, data, Categorical(), settings, say=lines.append)
+    warned = [line for line in lines if line.startswith("warning: the fit ended ")]
+    assert len(warned) == 1 and "points worse on validation than the network given that it started from" in warned[0]
+    assert str(decision.made_by["worse_than_start"]) in warned[0] and decision.made_by["reference"] == "network given"
+    assert decision.made_by["snr"] == 0.0  # nothing is as good as the start, so no single weight is pruned
+    evidence = decision.made_by["validation"]
+    assert isinstance(evidence, dict) and evidence["examples"] == 150
+    assert evidence["newly_wrong"] - evidence["newly_right"] == round(1.5 * evidence["rise_points"]) > 60
+    assert evidence["upper_points_90"] > evidence["rise_points"]
+    with pytest.warns(UserWarning, match="the fit ended .* points worse on validation than the network given"):
+        decide(shifted(network, 0.0), network, data, Categorical(), settings)
+
+
+def test_a_fit_as_good_as_its_start_is_the_reference() -> None:
+    network, data = classes()
+    lines, settings = list[str](), DecisionSettings(fine_tune_epochs=0)
+    decision = decide(shifted(network, 1.0), network, data, Categorical(), settings, say=lines.append)
+    assert decision.made_by["reference"] == "posterior mean" and "worse_than_start" not in decision.made_by
+    assert not any(line.startswith("warning") for line in lines)
+    untrained = copy.deepcopy(network)
+    with torch.no_grad():
+        untrained.get_parameter("a.weight").zero_()
+    starts = {"pretrained network": network, "weights given": untrained}
+    worse = decide(shifted(network, 0.0), untrained, data, Categorical(), settings, starts=starts, say=lines.append)
+    assert worse.made_by["reference"] == "pretrained network"
+    assert lines[-1].startswith("rounding") and any("held against the pretrained network" in line for line in lines)

@@ -204,3 +204,18 @@ def test_before_is_the_posterior_mean(digits_run: Path) -> None:
             parameter.copy_(torch.from_numpy(posterior.parameters[name].mean))
     errors = predict(network, *data.part("test"), settings.build_likelihood()).errors
     assert results(digits_run)["error_before_percent"] == pytest.approx(100 * errors.mean())
+
+
+@pytest.mark.usefixtures("no_figures", "user")
+def test_a_collapsed_fit_does_not_finish_silently(cli: Cli) -> None:
+    """A KL weight that leaves nothing of a pretrained network: said while it runs, in results.json and in the table."""
+    found = cli(
+        "run", "--network", "mine:net", "--prior", "normal", "--data", "mine:data", "--pretrain-epochs", "40",
+        "--epochs", "40", "--kl-weight", "300", "--set", "method.learning_rate=0.1", "--threads", "1",
+        "--set", "decision.fine_tune_epochs=0", "--out", "run",
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    assert "warning: the fit ended" in found.err and "worse on validation than the pretrained network" in found.err
+    assert "the fit ended" in results(Path("run"))["worse_than_start"]
+    assert results(Path("run"))["decision"]["reference"] == "pretrained network"
+    assert "warning" in found.out

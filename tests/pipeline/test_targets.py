@@ -12,7 +12,7 @@ import torch
 
 import pyro_compress as pc
 from pyro_compress.analysis.decision import Decision
-from pyro_compress.analysis.structure import remove_dead
+from pyro_compress.analysis.deviations import stored_network
 from pyro_compress.artifact.encode import encode
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.tracing import trace
@@ -117,7 +117,7 @@ def test_a_target_from_python_gathers_batch_norm_again() -> None:
     settle = partial(with_batch_norm, copy.deepcopy(network), data=data)  # as the command line does
     architecture = trace(network, (6,))
     expected = to_bytes(architecture, decided, whole - 20, settle=settle)
-    assert small.data == encode(remove_dead(architecture, expected))
+    assert small.data == encode(stored_network(architecture, expected))
     stale = to_bytes(architecture, decided, whole - 20)
     assert not np.allclose(expected.buffers["n.running_var"], stale.buffers["n.running_var"], rtol=1e-3)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

@@ -117,3 +117,10 @@ def test_it_fits_a_terminal_of_80_columns() -> None:
     assert max(len(line.rstrip()) for line in found) <= 80
     assert row(found, "this run  ").split() == ["1.73", "8.0", "9×", "24×", "1,059×", "67×", "311-86-14"]
     assert not any("…" in line for line in found)
+
+
+def test_a_fit_that_ended_worse_than_its_start_is_in_the_table() -> None:
+    said = "the fit ended 3.00 ± 0.40 points worse on validation than the pretrained network"
+    found = " ".join(" ".join(lines({**RESULTS, "worse_than_start": said, "published": []})).split())
+    assert f"warning {said}" in found or "warning the fit ended 3.00 ± 0.40" in found
+    assert not any("warning" in line for line in lines(RESULTS))
