@@ -6,8 +6,10 @@ stratified share of the TRAINING data, drawn with a seed of its own, so that it 
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -16,12 +18,16 @@ import torch
 from torch import Tensor
 
 from pyro_compress import data_files
-from pyro_compress.data_sources import Examples, class_names, read_examples
+from pyro_compress.data_sources import Examples, class_names, count_among, first_like, read_examples
 from pyro_compress.errors import DataError, unknown_name
 from pyro_compress.factories import call_factory
+from pyro_compress.options import whole_number
 
 SPLIT_SEED = 20180117
 """Seed of the train/validation split unless another is given; no run's own seed enters it."""
+
+LEAST_DIFFERENT = 5
+"""Copies are kept on one side of a split that then holds out at least so many different examples."""
 
 Part = Literal["train", "validation", "test"]
 
@@ -167,28 +173,52 @@ def as_data(
     classes: tuple[str, ...] | list[str] | int | None = None,
     split_seed: int = SPLIT_SEED,
 ) -> DataSet:
-    """A `DataSet` of the user's own tensors, Dataset or DataLoader, read into memory once.
+    """A `DataSet` of the user's own tensors, arrays, Dataset or DataLoader, read into memory once.
 
     `validation` is examples, or a number or share (0..1) of the training examples to hold out at random,
     stratified by class.  `N` is the size of the whole training set where `train` (after the split) is only
     a sample of it.  Integer targets are class labels (`classes`: names or their number, by default one more
     than the largest label), real ones are regression targets.  Inputs become float32 as they are, without scaling.
-    A shuffling DataLoader is read in the order of its Dataset.  A DataSet is returned unchanged.
+    A DataLoader that shuffles is read in the order of its Dataset, and so is one that repeats examples, each once.
+    Copies, examples of the same input and target, are held out or trained on together; where too few different ones
+    are left for that, or the parts that were given share examples, a warning says how many.  A DataSet is returned
+    unchanged.
     """
     if isinstance(train, DataSet):
         if validation is not None or test is not None or N is not None or classes is not None:
             raise DataError(f"{train.name}: a DataSet holds its own parts: give validation, test, N and classes to it")
         return train
+    N = None if N is None else whole_number(N, f"{name}: N", DataError, least=1)
     x, y = read_examples(train, f"{name}: train")
     empty = (x[:0], y[:0])
     held_out = empty
-    if isinstance(validation, int | float):
-        rest, part = stratified_split(y, _count(validation, len(y), name), split_seed)
+    if isinstance(validation, Real):
+        rest, part = _split_without_copies(x, y, _count(validation, len(y), name), split_seed)
         (x, y), held_out = (x[rest], y[rest]), (x[part], y[part])
     elif validation is not None:
         held_out = read_examples(validation, f"{name}: validation")
     tested = empty if test is None else read_examples(test, f"{name}: test")
+    for kind, examples in (("validation", held_out), ("test", tested)):
+        shared = count_among(examples, (x, y)) if len(examples[0]) else 0
+        if shared:
+            warnings.warn(
+                f"{name}: {shared:,} of {len(examples[0]):,} {kind} examples are training examples too (the same input "
+                "and target): what is measured on them is too good; leave the copies out of one of the two",
+                stacklevel=2,
+            )
     return DataSet(name, x, y, *held_out, *tested, classes=class_names(classes, y, held_out[1], tested[1]), size=N)
+
+
+def _split_without_copies(x: Tensor, y: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """`stratified_split` with copies of an example on one side, where enough different ones are held out even so."""
+    first = first_like(x, y)
+    different, group = torch.unique(first, return_inverse=True)
+    held = round(count * len(different) / len(y))
+    if len(different) == len(y) or held < LEAST_DIFFERENT:
+        return stratified_split(y, count, seed)
+    _, chosen = stratified_split(y[different], held, seed)
+    taken = torch.zeros(len(different), dtype=torch.bool).index_fill_(0, chosen, True)[group]
+    return torch.nonzero(~taken).flatten(), torch.nonzero(taken).flatten()
 
 
 def stratified_split(y: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -275,13 +305,13 @@ NAMES = tuple(_READERS)
 """The data sets that `load` knows by name."""
 
 
-def _count(validation: int | float, examples: int, name: str) -> int:
+def _count(validation: Any, examples: int, name: str) -> int:
     """How many examples an absolute number or a share asks for."""
-    if isinstance(validation, float):
+    if isinstance(validation, float | np.floating):
         if not 0.0 <= validation < 1.0:
             raise DataError(f"{name}: validation = {validation} is no share of the training data; it lies in [0, 1)")
         return round(validation * examples)
-    return validation
+    return whole_number(validation, f"{name}: validation", DataError, least=0)
 
 
 def _check_part(

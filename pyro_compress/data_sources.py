@@ -1,15 +1,25 @@
 """The user's own examples: tensors, a torch Dataset or a DataLoader, read into memory once."""
 
+import warnings
+from collections.abc import Sequence
 from typing import Any, TypeAlias, Union
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from pyro_compress.errors import DataError
 
-Examples: TypeAlias = Union[tuple[Tensor, Tensor], "Dataset[Any]", "DataLoader[Any]"]
-"""What a user may give: tensors (x, y), a Dataset of (x, y) pairs, or a DataLoader of (x, y) batches."""
+Examples: TypeAlias = Union[tuple[Any, Any], "Dataset[Any]", "DataLoader[Any]"]
+"""What a user may give: tensors or arrays (x, y), a Dataset of (x, y) pairs, or a DataLoader of (x, y) batches."""
 
 
 def read_examples(source: Any, where: str) -> tuple[Tensor, Tensor]:
@@ -18,9 +28,12 @@ def read_examples(source: Any, where: str) -> tuple[Tensor, Tensor]:
         source = source.tensors
     if isinstance(source, Dataset | DataLoader):
         source = _drain(source, where)
+    if isinstance(source, tuple | list):
+        source = tuple(_as_tensor(part) for part in source)
     if not (isinstance(source, tuple | list) and len(source) == 2 and all(isinstance(t, Tensor) for t in source)):
         raise DataError(
-            f"{where}: expected tensors (x, y), a torch Dataset or a DataLoader of such pairs; found {_kind(source)}"
+            f"{where}: expected tensors or arrays (x, y), a torch Dataset or a DataLoader of such pairs; found "
+            f"{_kind(source)}"
         )
     x, y = (tensor.detach() for tensor in source)
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
@@ -35,14 +48,13 @@ def read_examples(source: Any, where: str) -> tuple[Tensor, Tensor]:
 
 def _drain(source: Any, where: str) -> tuple[Tensor, Tensor]:
     """All batches of a Dataset or DataLoader, joined; the caller's random state is left as it was."""
-    loader: DataLoader[Any] = source if isinstance(source, DataLoader) else DataLoader(source, batch_size=1024)
-    sampler = loader.sampler
-    if isinstance(sampler, RandomSampler) and not sampler.replacement and len(sampler) == len(sampler.data_source):
-        loader = DataLoader(loader.dataset, batch_size=loader.batch_size or 1024, collate_fn=loader.collate_fn)
     parts: list[tuple[Tensor, Tensor]] = []
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # random transforms are drawn once, the same in every run
         try:
+            loader = (
+                _each_once(source, where) if isinstance(source, DataLoader) else DataLoader(source, batch_size=1024)
+            )
             for batch in loader:
                 if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(torch.is_tensor(t) for t in batch)):
                     raise DataError(
@@ -57,6 +69,73 @@ def _drain(source: Any, where: str) -> tuple[Tensor, Tensor]:
             raise DataError(
                 f"{where}: the examples of {type(source).__name__} can't be read into one tensor: {reason}"
             ) from failure
+
+
+def _each_once(loader: "DataLoader[Any]", where: str) -> "DataLoader[Any]":
+    """One that reads every example once: in the order of the Dataset where the loader shuffles or repeats."""
+    if isinstance(loader.dataset, IterableDataset):
+        return loader
+    sampler, size = loader.sampler, loader.batch_size
+    draws_all = isinstance(sampler, RandomSampler) and len(sampler) == len(sampler.data_source)
+    if draws_all and not sampler.replacement:
+        return DataLoader(loader.dataset, batch_size=size or 1024, collate_fn=loader.collate_fn)
+    generators = [g for g in (loader.generator, getattr(sampler, "generator", None)) if g is not None]
+    before = [generator.get_state() for generator in generators]
+    in_batches = loader.batch_sampler is not None
+    drawn: list[Any] = list(loader.batch_sampler if in_batches else sampler)  # type: ignore[arg-type]
+    for generator, state in zip(generators, before, strict=True):
+        generator.set_state(state)
+    indices = [index for batch in drawn for index in batch] if in_batches else drawn
+    try:
+        different = set(indices)
+    except TypeError:  # such as tensors of indices: rows are compared where they are split
+        return loader
+    if len(different) == len(indices):
+        if in_batches:
+            return DataLoader(loader.dataset, batch_sampler=drawn, collate_fn=loader.collate_fn)
+        return DataLoader(loader.dataset, batch_size=None, sampler=drawn, collate_fn=loader.collate_fn)
+    once = _drawn_from(sampler, different)
+    warnings.warn(
+        f"{where}: the DataLoader draws {len(indices):,} times from {len(once):,} examples; each of them is read once, "
+        "in the order of the Dataset: a copy is no new example, and must not be held out from itself",
+        stacklevel=5,
+    )
+    return DataLoader(
+        loader.dataset, batch_size=size or (1024 if in_batches else None), sampler=once, collate_fn=loader.collate_fn
+    )
+
+
+def _drawn_from(sampler: Any, drawn: set[Any]) -> Sequence[Any]:
+    """Every index that the sampler may give, where that can be known; else those that it gave."""
+    if isinstance(sampler, WeightedRandomSampler):
+        return torch.nonzero(torch.as_tensor(sampler.weights) > 0).flatten().tolist()
+    if isinstance(sampler, RandomSampler):
+        return range(len(sampler.data_source))
+    return sorted(drawn)
+
+
+def first_like(x: Tensor, y: Tensor) -> Tensor:
+    """(examples,): of every example the number of the first that has the same input and target."""
+    seen: dict[int, int] = {}
+    return torch.tensor([seen.setdefault(key, i) for i, key in enumerate(_keys(x, y))], dtype=torch.int64)
+
+
+def count_among(part: tuple[Tensor, Tensor], among: tuple[Tensor, Tensor]) -> int:
+    """How many examples of `part` are found in `among`, input and target."""
+    known = set(_keys(*among))
+    return sum(key in known for key in _keys(*part))
+
+
+def _keys(x: Tensor, y: Tensor) -> list[int]:
+    columns = [t.detach().cpu().contiguous().numpy().reshape(len(t), -1) for t in (x, y)]
+    return [hash((a.tobytes(), b.tobytes())) for a, b in zip(*columns, strict=True)]
+
+
+def _as_tensor(value: Any) -> Any:
+    """Arrays of numbers as tensors: a copy, since an array may be read-only, or of another byte order."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+        return value
+    return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
 
 
 def _kind(value: Any) -> str:

@@ -49,8 +49,8 @@ class Pairs(Dataset[tuple[Tensor, int]]):
 def test_tensors_datasets_and_loaders_give_the_same_data(wrap: Callable[[Tensor, Tensor], Examples]) -> None:
     x, y = toy()
     state = torch.get_rng_state()
-    d = as_data(wrap(x, y), test=wrap(x[:6], y[:6]))
-    assert torch.equal(d.train_x, x) and torch.equal(d.train_y, y) and torch.equal(d.test_x, x[:6])
+    d = as_data(wrap(x, y), test=wrap(x[:6] + 1, y[:6]))
+    assert torch.equal(d.train_x, x) and torch.equal(d.train_y, y) and torch.equal(d.test_x, x[:6] + 1)
     assert d.classes == ("0", "1", "2", "3") and d.N == 20 and len(d.validation_x) == 0
     assert torch.equal(state, torch.get_rng_state())
 
@@ -136,7 +136,7 @@ def wrong_stack() -> DataSet:
         (lambda: as_data(toy(), classes=["a", "b"]), r"is outside 0\.\.1 \(2 classes\)"),
         (lambda: as_data((torch.zeros(0, 3), torch.zeros(0).long())), "there are no training examples"),
         (lambda: as_data(untyped(torch.zeros(4, 3))), "expected tensors .* found Tensor"),
-        (lambda: as_data(untyped((np.zeros(4), np.zeros(4)))), r"found tuple of \(ndarray, ndarray\)"),
+        (lambda: as_data(untyped((np.array(["a"]), np.array(["b"])))), r"found tuple of \(ndarray, ndarray\)"),
         (lambda: as_data(DataLoader(untyped(torch.zeros(4, 3)))), "examples must be pairs .* found Tensor"),
         (
             lambda: as_data((torch.zeros(4, 3), torch.zeros(4)), test=toy()),
@@ -157,8 +157,8 @@ def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "my_data_module", raising=False)
     (tmp_path / "my_data_module.py").write_text(
         "import torch\n"
-        "def pair(): return torch.zeros(20, 3), torch.arange(20) % 2\n"
-        "def parts(): return {'train': pair(), 'test': pair(), 'N': 500, 'name': 'named'}\n"
+        "def pair(first=0): return torch.arange(first, first + 60.0).reshape(20, 3), torch.arange(20) % 2\n"
+        "def parts(): return {'train': pair(), 'test': pair(99), 'N': 500, 'name': 'named'}\n"
         "def odd(): return {'training': pair()}\n"
         "def fails(): raise ValueError('no such table')\n"
     )

@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "data_files": {"errors"},
     "data_sources": {"errors"},
     "untouched": {"errors"},
-    "data": DATA | {"errors", "factories"},
+    "data": DATA | {"errors", "factories", "options"},
     "models": LEAVES | DATA,
     "inference": LEAVES | DATA | {"models"},
     "analysis": LEAVES,

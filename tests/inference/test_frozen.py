@@ -139,7 +139,7 @@ def test_fine_tuning_leaves_them(method: Any, normed: bool) -> None:
     name = f"{len(given) - 3}"
     given.get_submodule(name).requires_grad_(False)
     x, y = examples()
-    data = as_data((x, y), validation=(x, y), test=(x, y))
+    data = as_data((x, y), validation=(x + 0.1, y), test=(x - 0.1, y))
     posterior = fit(BayesianNetwork(given, Normal()), data, method, seed=0)
     how = DecisionSettings(fine_tune_epochs=1)
     decision = decide(posterior, given, data, Categorical(), how, seed=0)

@@ -87,7 +87,7 @@ def test_inputs_of_another_shape_are_refused(user: Path, cli: Cli, finished: Pat
 
 def test_noise_has_the_range_and_number_of_the_data() -> None:
     x, y = torch.rand(40, 3, generator=torch.Generator().manual_seed(0)) * 4 - 1, torch.arange(40) % 2
-    data = as_data((x, y), test=(x[:7], y[:7]))
+    data = as_data((x, y), test=(x[:7], 1 - y[:7]))
     noise = uncertainty.other_inputs("noise", data, None, seed=1)
     assert noise.shape == (7, 3)
     assert float(noise.min()) >= float(x.min()) and float(noise.max()) <= float(x.max())
