@@ -75,7 +75,8 @@ def _each_once(loader: "DataLoader[Any]", where: str) -> "DataLoader[Any]":
     """One that reads every example once: in the order of the Dataset where the loader shuffles or repeats."""
     if isinstance(loader.dataset, IterableDataset):
         return loader
-    sampler, size = loader.sampler, loader.batch_size
+    sampler: Any = loader.sampler
+    size = loader.batch_size
     draws_all = isinstance(sampler, RandomSampler) and len(sampler) == len(sampler.data_source)
     if draws_all and not sampler.replacement:
         return DataLoader(loader.dataset, batch_size=size or 1024, collate_fn=loader.collate_fn)
