@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pyro_compress.inference.predictive import PosteriorPredictive, Running
 from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.untouched import Untouched
 
 
 def networks_predictive(
@@ -22,5 +23,6 @@ def networks_predictive(
     running = Running(likelihood)
     with torch.no_grad():
         for network in networks:
-            running.add(1.0, torch.cat([network(part) for part in x.split(chunk)]).double(), None, y)
+            untouched = Untouched()
+            running.add(1.0, torch.cat([untouched(network, part) for part in x.split(chunk)]).double(), None, y)
     return running.summary(y)
