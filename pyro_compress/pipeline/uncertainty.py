@@ -34,6 +34,7 @@ from pyro_compress.report.figures import save_all
 from pyro_compress.report.measure import brier_score, expected_calibration_error, predict
 from pyro_compress.report.uncertainty import detection_auroc, rejection_curve, reliability
 from pyro_compress.report.uncertainty_figures import out_of_distribution_figure, rejection_figure, reliability_diagram
+from pyro_compress.untouched import Untouched
 
 NOISE = "noise"
 PREDICTIVE = "posterior predictive"
@@ -181,7 +182,8 @@ def _of_draws(averaged: PosteriorPredictive, data: DataSet) -> Predicted:
 def _measures_of_network(network: nn.Module, x: Tensor, likelihood: Likelihood) -> dict[str, np.ndarray]:
     network.eval()
     with torch.no_grad():
-        means = torch.cat([likelihood.mean(network(part).double()) for part in x.split(1000)])
+        untouched = Untouched()
+        means = torch.cat([likelihood.mean(untouched(network, part).double()) for part in x.split(1000)])
     return _measures(_array(likelihood.entropy(means)), None)
 
 
