@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test nightly lint bench clean
 
 demo: $(VENV)/.installed
 	rm -rf runs/demo
@@ -16,6 +16,10 @@ demo: $(VENV)/.installed
 # Two processes of one thread each: faster on two cores than one process of two threads.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# What is too long for every run: all methods on all Pyro programs, some 600 fits, half an hour.
+nightly: $(VENV)/.installed-for-tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --nightly
 
 # What training costs against plain training; libraries to compare with that are not there are named and left out.
 bench: $(VENV)/.installed

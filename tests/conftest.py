@@ -8,6 +8,18 @@ import pytest
 from pyro_compress.data_files import ENVIRONMENT_VARIABLE, MNIST_FILES
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--nightly", action="store_true", help="run tests that are too long for every run, and no others")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    nightly = bool(config.getoption("--nightly"))
+    left_out = [item for item in items if ("nightly" in item.keywords) != nightly]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if ("nightly" in item.keywords) == nightly]
+
+
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path:
     """The data folder that holds MNIST; without it the test is skipped, or fails where MNIST is required."""

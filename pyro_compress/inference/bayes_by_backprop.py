@@ -17,6 +17,7 @@ from pyro_compress.inference.elbo import ElboTerms, sampled
 from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.variational import VariationalMethod
 from pyro_compress.inference.variational_state import VariationalState
+from pyro_compress.models.rows import examples_of
 
 
 def blundell(batch: int, batches: int) -> float:
@@ -71,5 +72,5 @@ class BayesByBackprop(VariationalMethod):
         batches = number_of_batches(state.held, self.batch_size)
         share = COSTS[self.complexity_cost](1 + state.steps_done % batches, batches)
         # `terms.data` is N/n Σ log p: a smaller last batch counts as the examples that it has
-        examples = len(batch[0]) / state.held if state.held else 1.0
+        examples = examples_of(batch) / state.held if state.held else 1.0
         return batches * examples, beta * batches * share

@@ -14,6 +14,7 @@ from pyro_compress.inference.ranks import Ranks
 from pyro_compress.inference.targets import refuse_targets
 from pyro_compress.models.arguments import Arguments
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.rows import examples_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Feed:
         given, call = Arguments.taken_apart(data)
         tensors = tuple(own(tensor) for tensor in given)
         # without data N counts as 1, so that an objective per example is the whole one
-        return Feed(tensors, max(1, _examples(tensors)), "user data", call=call)
+        return Feed(tensors, max(1, examples_of(tensors)), "user data", call=call)
 
     def on(self, device: torch.device, ranks: Ranks) -> "Feed":
         """The same on a device, shared by ranks."""
@@ -72,7 +73,7 @@ class Feed:
     @property
     def held(self) -> int:
         """Number of examples in memory: those of an epoch."""
-        return _examples(self.tensors)
+        return examples_of(self.tensors)
 
     @property
     def in_batches(self) -> int:
@@ -114,7 +115,3 @@ class Feed:
         except InferenceError:
             return False
         return True
-
-
-def _examples(tensors: Batch) -> int:
-    return len(tensors[0]) if tensors and tensors[0].ndim else 0

@@ -25,6 +25,7 @@ from pyro_compress.inference.contract import Batch, Model
 from pyro_compress.inference.from_draws import derived_shapes, derived_values
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.program import Program
+from pyro_compress.models.rows import examples_of
 from pyro_compress.models.sites import refuse_other_sites
 from pyro_compress.posterior import Latent, Posterior
 
@@ -103,8 +104,7 @@ class Proposer:
         if self.vectorised is None:
             self.vectorised = self._can_vectorise(batch)
         if self.vectorised:
-            examples = len(batch[0]) if batch and batch[0].ndim else 1
-            most = max(1, MOST_ROWS // max(1, examples))
+            most = max(1, MOST_ROWS // max(1, examples_of(batch)))
             each = [self._together(min(most, count - start), batch) for start in range(0, count, most)]
             joined = torch.cat
         else:

@@ -32,6 +32,7 @@ from pyro_compress.inference.shrinking import Whole
 from pyro_compress.inference.traced_terms import TRACE_AFTER, TracedTerms, weighted
 from pyro_compress.inference.variational_state import VariationalState
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.rows import examples_of
 from pyro_compress.posterior import Posterior
 
 MOMENTS = "exact marginals of the guide; of its draws where a value is transformed, or a product of sites"
@@ -159,7 +160,7 @@ class VariationalMethod(GradientMethod):
         if self.traceable(state):
             # the last batch of an epoch may be of another size and comes too seldom to pay for being compiled
             usual = state.ranks.share(batch_sizes(state.held, self.batch_size)[0])
-            whole = not state.held or len(batch[0]) == usual
+            whole = not state.held or examples_of(batch) == usual
             often = whole and state.steps_done >= TRACE_AFTER
             recorded, compile_it = self.recorded(state), state.compiled and whole
             adam = state.adam() if compile_it and self.may_move_at_once(state) else None

@@ -24,7 +24,7 @@ from torch.distributions import biject_to
 from pyro_compress.errors import DataError, InferenceError
 from pyro_compress.models.arguments import Arguments
 from pyro_compress.models.priors.base import LatentSite
-from pyro_compress.models.rows import Rows, frames_of, rows_of
+from pyro_compress.models.rows import Rows, examples_of, frames_of, rows_of
 from pyro_compress.models.sites import is_deterministic, is_latent
 from pyro_compress.models.unreached import WithPriors, unreached_places
 from pyro_compress.untouched import Untouched
@@ -89,7 +89,7 @@ class Program(PyroModule):
         Raises:
             InferenceError: n < N, and the rows may not come apart.
         """
-        count = _examples(arguments)
+        count = examples_of(arguments)
         if size is None or size == count or not count:
             return self.run(*arguments)
         rows = self.rows()
@@ -102,7 +102,7 @@ class Program(PyroModule):
         """The model as it is, scaled by itself where it takes `size`."""
         keywords = {}
         if self.takes_size:
-            keywords["size"] = _examples(arguments) if size is None else size
+            keywords["size"] = examples_of(arguments) if size is None else size
         if not self._unreached:
             return self.called(self.function, arguments, **keywords)
         with WithPriors(self._unreached):
@@ -131,7 +131,7 @@ class Program(PyroModule):
                         stacklevel=2,
                     )
         if self._rows is None:
-            count = _examples(self.arguments)
+            count = examples_of(self.arguments)
             raise InferenceError(f"{self._why_whole}, so its rows cannot come in batches: {advice.format(count=count)}")
         return self._rows
 
@@ -141,7 +141,7 @@ class Program(PyroModule):
         Raises:
             InferenceError: as `rows`.
         """
-        if _examples(arguments) not in (0, size):
+        if examples_of(arguments) not in (0, size):
             self.rows()
 
     def called(self, function: Callable[..., Any], arguments: tuple[torch.Tensor, ...], **more: Any) -> Any:
@@ -183,10 +183,6 @@ class ScaleData(Messenger):
         # handlers outside this one, which may fix latent values, have not seen the message yet
         if msg["is_observed"] and not is_deterministic(msg) and frames_of(msg, self.plates):
             msg["scale"] = msg["scale"] * self.scale
-
-
-def _examples(arguments: tuple[torch.Tensor, ...]) -> int:
-    return len(arguments[0]) if arguments and arguments[0].ndim else 0
 
 
 def transform_of(name: str, distribution: Any) -> Any:

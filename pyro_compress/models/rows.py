@@ -42,6 +42,11 @@ class Rows:
     checked: bool = True
 
 
+def examples_of(arguments: Arguments) -> int:
+    """Rows of the first argument that has any; 0 if none has."""
+    return next((len(part) for part in arguments if part.ndim), 0)
+
+
 def rows_of(run: Callable[..., Any], arguments: Arguments, name: str) -> Rows:
     """How the log-likelihood of a program falls apart over the rows of its arguments.
 
@@ -53,7 +58,7 @@ def rows_of(run: Callable[..., Any], arguments: Arguments, name: str) -> Rows:
     Raises:
         InferenceError: it does not; a sentence that lacks what to do.
     """
-    count = len(arguments[0]) if arguments and arguments[0].ndim else 0
+    count = examples_of(arguments)
     if count < 1 or any(not part.ndim or len(part) != count for part in arguments):
         shapes = ", ".join(str(tuple(part.shape)) for part in arguments)
         raise InferenceError(f"the arguments of {name} are no examples side by side (shapes {shapes or 'none'})")
@@ -81,7 +86,7 @@ class _Comparison:
     def __init__(self, run: Callable[..., Any], arguments: Arguments, whole: Any, totals: dict[str, Tensor]) -> None:
         self.run, self.arguments, self.whole, self.totals = run, arguments, whole, totals
         self.latents = {name: site["value"] for name, site in whole.nodes.items() if is_latent(site)}
-        self.count = len(arguments[0])
+        self.count = examples_of(arguments)
 
     def rows(self) -> Rows:
         again = self._trace(self.arguments)
