@@ -2,6 +2,7 @@
 
     python -m benchmarks.posterior_accuracy --processes 2
     python -m benchmarks.posterior_accuracy --methods nuts hmc --targets funnel
+    python -m benchmarks.posterior_accuracy --targets user                    # default arguments, see accuracy_user.py
 
 Errors are the largest over a target's quantities, twice: in Monte Carlo standard errors, which is what an exact
 sampler is judged by, and in absolute terms (means in posterior sds, sds as a share, correlations as they are), which
@@ -30,8 +31,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import accuracy_user
 from benchmarks.accuracy_errors import Errors, Target, errors
 from benchmarks.accuracy_guides import Fitted
+from benchmarks.accuracy_programs import PROGRAMS
 from benchmarks.accuracy_settings import METHODS, VARIATIONAL, Budget, budget_for, method_for, pairs
 from benchmarks.accuracy_targets import TARGETS_BY_NAME
 from pyro_compress.analysis.arviz_export import to_arviz
@@ -192,12 +195,18 @@ def table(rows: Sequence[Row]) -> Iterable[str]:
 def main() -> int:
     """Parse the command line, run, print and save; 1 if anything is off."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--targets", nargs="+", choices=list(TARGETS_BY_NAME), default=list(TARGETS_BY_NAME))
+    parser.add_argument("--methods", nargs="+", choices=sorted({*METHODS, *accuracy_user.METHODS}), default=[])
+    parser.add_argument("--targets", nargs="+", choices=[*TARGETS_BY_NAME, "user"], default=list(TARGETS_BY_NAME))
+    parser.add_argument("--programs", nargs="+", choices=list(PROGRAMS), default=list(PROGRAMS), help="of 'user'")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/posterior-accuracy"))
     given = parser.parse_args()
+    if "user" in given.targets:
+        methods = given.methods or accuracy_user.METHODS
+        rows = accuracy_user.run(methods, given.programs, given.seed, given.out)
+        return 1 if any(row.verdict == "SILENT" for row in rows) else 0
+    given.methods = given.methods or list(METHODS)
     chosen = [(m, t) for m, t in pairs() if m in given.methods and t in given.targets]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(given.processes, mp_context=spawn) as pool:
