@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pyro_compress.data import number_of_batches
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.best_normal import left_to_choose
-from pyro_compress.inference.contract import Batch, Method, Model
+from pyro_compress.inference.contract import Batch, Method, Model, left_at_defaults
 from pyro_compress.inference.elbo import ElboTerms, sampled
 from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.variational import VariationalMethod
@@ -58,7 +58,7 @@ class BayesByBackprop(VariationalMethod):
 
     def for_model(self, model: Model, feed: Feed) -> Method:
         """`BestNormal` with independent numbers for a Pyro model, where nothing was set."""
-        if not self.is_left_at_defaults(("draws", "compile")):
+        if not left_at_defaults(self, ("draws", "compile")):
             return self
         return left_to_choose(model, feed, self.draws, independent=True) or self
 

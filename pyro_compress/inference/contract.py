@@ -11,8 +11,8 @@ step needs; `capture` and `restore` carry it through a file bit for bit.  docs/a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -42,6 +42,17 @@ class DefaultFloat(float):
 
 
 Batch = tuple[torch.Tensor, ...]
+
+
+def left_at_defaults(method: "Method", but_for: Iterable[str] = ()) -> bool:
+    """Whether no setting of a method was given, but for those named."""
+    left: Any = type(method)()
+    for name in {one.name for one in fields(left)} - set(but_for):
+        given, default = getattr(method, name), getattr(left, name)
+        may_choose = isinstance(default, DefaultInt | DefaultFloat)
+        if given != default or (may_choose and not isinstance(given, type(default))):
+            return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import copy
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pyro_compress.errors import InferenceError, unknown_name
-from pyro_compress.inference.contract import Batch, DefaultFloat, DefaultInt, MinibatchMethod, Model, State
+from pyro_compress.inference.contract import Batch, DefaultFloat, MinibatchMethod, Model, State
 from pyro_compress.inference.elbo import ElboTerms
 from pyro_compress.inference.ranks import Ranks
 from pyro_compress.models.names import dotted_name
@@ -217,13 +217,6 @@ class GradientMethod(MinibatchMethod):
         if self.clip is not None and not self.clip > 0:
             raise InferenceError(f"clip is the largest norm of a gradient, above 0, or None; found {self.clip}")
         schedule_named(self.schedule)
-
-    def is_left_at_defaults(self, but_for: Iterable[str] = ()) -> bool:
-        """Whether nothing was set that says how to descend; `but_for` names the fields that do not say it."""
-        left = type(self)()
-        given = (self.epochs, self.batch_size, self.learning_rate)
-        untouched = all(isinstance(value, DefaultInt | DefaultFloat) for value in given)
-        return untouched and replace(self, **{name: getattr(left, name) for name in but_for}) == left
 
     def begin(self, state: GradientState) -> float:
         """Clear the gradients and set the learning rate of this step, which is returned."""

@@ -12,7 +12,7 @@ import torch
 from pyro import poutine
 from torch import nn
 
-from pyro_compress.inference.contract import Batch, Info, Method, Model
+from pyro_compress.inference.contract import Batch, Info, Method, Model, left_at_defaults
 from pyro_compress.inference.elbo import ElboTerms
 from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.joint_guides import transform_of
@@ -42,7 +42,7 @@ class MAP(GradientMethod):
 
     def for_model(self, model: Model, feed: Feed) -> Method:
         """`Mode` for a Pyro model, where nothing was set."""
-        return (self.is_left_at_defaults() and left_to_find(model, feed)) or self
+        return (left_at_defaults(self) and left_to_find(model, feed)) or self
 
     def init(self, model: Model, size: int, seed: int, held: int | None = None) -> "PointState":
         points = Points(model)

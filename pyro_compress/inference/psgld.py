@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_compress.errors import InferenceError
+from pyro_compress.inference.contract import DefaultFloat
 from pyro_compress.inference.stochastic_gradient import GradientChainState, PolynomialSteps
 
 
@@ -31,7 +32,7 @@ class PreconditionedSGLD(PolynomialSteps):
             have a bias that no step size removes.
     """
 
-    a: float = 0.02
+    a: float = DefaultFloat(0.02)
     decay: float = 0.99
     damping: float = 1e-5
     freeze: bool = True
@@ -51,6 +52,10 @@ class PreconditionedSGLD(PolynomialSteps):
 
     def state(self, *arguments: Any, **keywords: Any) -> "PreconditionedState":
         return PreconditionedState(*arguments, **keywords)
+
+    def scale_of(self, precision: Tensor, size: int) -> Tensor:
+        # of draws of the posterior E g² is the precision's diagonal
+        return size / precision.diagonal().sqrt()
 
     def langevin_step(self, state: "PreconditionedState", size: float) -> Tensor:
         return size * state.scale.mean(0)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_compress.errors import InferenceError
+from pyro_compress.inference.contract import DefaultFloat
 from pyro_compress.inference.stochastic_gradient import GradientChainState, PolynomialSteps, StochasticGradientChains
 
 
@@ -40,6 +41,13 @@ class Friction(StochasticGradientChains):
 
     def state(self, *arguments: Any, **keywords: Any) -> "VelocityState":
         return VelocityState(*arguments, **keywords)
+
+    def step_within(self, share: float, curvature: float) -> float:
+        return 2 * share * (2 - self.friction) / curvature
+
+    def memory(self, step: float, curvature: float) -> float:
+        # slow directions creep with ε = 2 η / α, fast ones swing and forget their velocity
+        return max(2 * self.friction / (step * curvature), 4 / self.friction)
 
     def langevin_step(self, state: Any, size: float) -> Tensor:
         # σ² / (1 − η / (2 σ² (2 − α)))
@@ -67,7 +75,7 @@ class SGHMC(PolynomialSteps, Friction):
         friction, noise_estimate: α and β̂.
     """
 
-    a: float = 0.1
+    a: float = DefaultFloat(0.1)
 
 
 class VelocityState(GradientChainState):

@@ -10,7 +10,7 @@ gradients without noise, and their draws are the path of a point estimate.
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from torch import Tensor
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.chains import ChainState, MinibatchChains, info_of, refuse_non_finite, start_positions
-from pyro_compress.inference.contract import Batch, Info, Model
+from pyro_compress.inference.contract import Batch, DefaultFloat, Info, Method, Model, left_at_defaults
+from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.log_joint import Evaluation, LogJoint
 from pyro_compress.inference.noise import Noise
+from pyro_compress.inference.started import CHAINS, WARMUP, started
 from pyro_compress.posterior import Posterior
 
 ADVICE = "lower the step size (a=...) or check the inputs"
@@ -112,6 +114,9 @@ class StochasticGradientChains(MinibatchChains):
         epochs, batch_size, chains, warmup, draws, temperature, spread, memory_limit_bytes: see `MinibatchChains`.
     """
 
+    # whether step and length may be chosen where nothing is set
+    chooses: ClassVar[bool] = False
+
     @property
     def is_constant(self) -> bool:
         """Whether all steps have one size, so that all draws count the same."""
@@ -162,6 +167,28 @@ class StochasticGradientChains(MinibatchChains):
             return posterior
         return replace(posterior, provenance={**posterior.provenance, "langevin_step": step.tolist()})
 
+    def for_model(self, model: Model, feed: Feed) -> Method:
+        """`Started`, for a Pyro model where nothing was set and the method knows what its steps do."""
+        if not self.chooses or not left_at_defaults(self, ("draws", "memory_limit_bytes")):
+            return self
+        return started(self, model, feed)
+
+    def with_step(self, a: float, **settings: Any) -> "StochasticGradientChains":
+        """The same with a constant step."""
+        return replace(self, a=a, gamma=0.0, chains=CHAINS, warmup=WARMUP, **settings)  # type: ignore[call-arg]
+
+    def scale_of(self, precision: Tensor, size: int) -> Tensor:
+        """G at a normal posterior of that precision, (D,)."""
+        return torch.ones(len(precision), dtype=precision.dtype)
+
+    def step_within(self, share: float, curvature: float) -> float:
+        """The step that makes the variance 1 / curvature too large by that share."""
+        return 4 * share / curvature
+
+    def memory(self, step: float, curvature: float) -> float:
+        """Steps after which a direction of that curvature counts as drawn anew: (1 + ρ) / (1 − ρ)."""
+        return 4 / (step * curvature)
+
     def langevin_step(self, state: Any, size: float) -> Tensor:
         """The step ε of Langevin dynamics that has the error of a step of that size, one number or (D,).
 
@@ -199,7 +226,9 @@ class PolynomialSteps(StochasticGradientChains):
             asks for more than 1/2.
     """
 
-    a: float = 2.0
+    chooses: ClassVar[bool] = True
+
+    a: float = DefaultFloat(2.0)
     b: float = 1000.0
     gamma: float = 1 / 3
 

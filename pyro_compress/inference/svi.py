@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.best_normal import left_to_choose
-from pyro_compress.inference.contract import Batch, Method, Model
+from pyro_compress.inference.contract import Batch, Method, Model, left_at_defaults
 from pyro_compress.inference.elbo import ElboTerms
 from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.flat import is_elementwise
@@ -86,7 +86,7 @@ class SVI(VariationalMethod):
 
     def for_model(self, model: Model, feed: Feed) -> Method:
         """`BestNormal` for a Pyro model, where nothing but the guide was set."""
-        if self.guide == "low-rank" or not self.is_left_at_defaults(("guide", "draws", "compile", "rank", "shrink")):
+        if self.guide == "low-rank" or not left_at_defaults(self, ("guide", "draws", "compile", "rank", "shrink")):
             return self
         independent = None if self.guide == "declared" else False
         return left_to_choose(model, feed, self.draws, independent=independent) or self

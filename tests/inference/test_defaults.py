@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.accuracy_targets import funnel, gaussian
 from pyro_compress.inference.bayes_by_backprop import BayesByBackprop
+from pyro_compress.inference.contract import left_at_defaults
 from pyro_compress.inference.fit import EpochRecord, fit
 from pyro_compress.inference.newton_guides import fixed_noise, guide_at, improved, polished
 from pyro_compress.inference.point import MAP
@@ -123,8 +124,8 @@ def test_what_is_set_stands() -> None:
     given = fit(regression, (X, Y), SVI(epochs=60), seed=1)
     assert len(given.provenance["history"]) == 60  # type: ignore[arg-type]
     for method in (SVI(learning_rate=1e-3), SVI(batch_size=128), SVI(particles=2), SVI(kl_weight=0.5), MAP(clip=1.0)):
-        assert not method.is_left_at_defaults()
-    assert SVI(guide="full-rank", draws=50).is_left_at_defaults(("guide", "draws"))
+        assert not left_at_defaults(method)
+    assert left_at_defaults(SVI(guide="full-rank", draws=50), ("guide", "draws"))
     model = BayesianNetwork(nn.Sequential(nn.Linear(3, 2)), Normal())
     history = fit(model, (X, (Y > 0).long()), SVI(), seed=1).provenance["history"]
     assert len(history) == 60  # type: ignore[arg-type]
