@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SHARE = 0.04
 MEMORIES, LEAST_STEPS, MOST_STEPS = 130, 2000, 20_000
+MOST_EXAMPLES = 2**30  # that all steps together look at
 CHAINS, WARMUP = 4, 0.2
 
 
@@ -97,7 +98,8 @@ def started(sampler: "StochasticGradientChains", model: Model, feed: Feed) -> Me
     curvatures = torch.linalg.eigvalsh(scale[:, None] * precision * scale)
     largest, least = float(curvatures[-1]), float(curvatures[0])
     step = sampler.step_within(SHARE, largest)
-    steps = min(MOST_STEPS, max(LEAST_STEPS, math.ceil(MEMORIES * sampler.memory(step, least) / (1 - WARMUP))))
+    needed = math.ceil(MEMORIES * sampler.memory(step, least) / (1 - WARMUP))
+    steps = max(LEAST_STEPS, min(needed, MOST_STEPS, MOST_EXAMPLES // max(1, feed.size)))
     noise = torch.randn(CHAINS, len(mean), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     chosen = sampler.with_step(step * max(1, feed.size), epochs=steps, batch_size=max(1, feed.held))
     return Started(chosen, (mean + noise @ root.T).float())
