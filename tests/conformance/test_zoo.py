@@ -15,7 +15,7 @@ from pyro_compress.models.networks import NETWORKS, vgg_16
 from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
 from pyro_compress.models.priors.registry import PRIORS
 from pyro_compress.models.tracing import trace
-from pyro_compress.models.zoo.entry import Entry
+from pyro_compress.models.zoo.entry import DEFAULTS, Entry
 from pyro_compress.pipeline.evaluation import published_rows
 from pyro_compress.pipeline.settings import settings_from_entry
 
@@ -117,3 +117,9 @@ def test_vgg_16_takes_a_step() -> None:
     assert info.data_nats < 0 < info.complexity_nats < float("inf")
     assert state.steps_done == 1
     assert bool(torch.isfinite(loc).all()) and not torch.equal(before, loc.detach())
+
+
+@entries
+def test_an_entry_that_sets_something_says_what_it_was_chosen_on(entry: Entry) -> None:
+    tuned = {"kl_weight", "learning_rate"} & set(entry.method_options) or entry.decision_options
+    assert entry.chosen_on and not (tuned and entry.chosen_on == DEFAULTS)

@@ -4,6 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+DEFAULTS = "nothing: β = 1 and default settings"
+# what examples, seeds and rule β, epochs and rate weights were compared on was not written down at the time
+UNRECORDED = (
+    "β, epochs and stages: not recorded; cut, c and last stage: by every run anew, on its own validation examples "
+    "(the split of data.SPLIT_SEED) with the rule of pipeline/acceptance.py"
+)
+
 
 @dataclass(frozen=True)
 class Published:
@@ -30,6 +37,7 @@ class Entry:
         pretrain_epochs: epochs of plain maximum likelihood before the posterior is fitted.
         examples: training examples that are taken, stratified; None for all of them.
         published: what it is held against.
+        chosen_on: what its β, epochs and stages were chosen on: examples, seed and rule, or that they are defaults.
     """
 
     name: str
@@ -43,3 +51,4 @@ class Entry:
     pretrain_epochs: int = 0
     examples: int | None = None
     published: tuple[Published, ...] = ()
+    chosen_on: str = DEFAULTS

@@ -1,6 +1,6 @@
 """LeNet-300-100 under the group normal-Jeffreys prior (BC-GNJ)."""
 
-from pyro_compress.models.zoo.entry import Entry, Published
+from pyro_compress.models.zoo.entry import UNRECORDED, Entry, Published
 
 ENTRY = Entry(
     name="lenet-300-100/group-normal-jeffreys",
@@ -17,4 +17,5 @@ ENTRY = Entry(
         "fine_tune_noise": 0.5,
     },
     published=(Published("BC-GNJ", "Louizos et al. 2017", 1.8, 9, 36, 58, "278-98-13"),),
+    chosen_on=UNRECORDED,
 )

@@ -1,6 +1,6 @@
 """LeNet-300-100 under the log-uniform prior."""
 
-from pyro_compress.models.zoo.entry import Entry, Published
+from pyro_compress.models.zoo.entry import UNRECORDED, Entry, Published
 
 ENTRY = Entry(
     name="lenet-300-100/log-uniform",
@@ -21,4 +21,5 @@ ENTRY = Entry(
         Published("SWS", "Ullrich et al. 2017", 1.9, 12, None, 64),
         Published("Entropy-penalised", "Oktay et al. 2020", 1.9, file_bytes=8560),
     ),
+    chosen_on=UNRECORDED,
 )

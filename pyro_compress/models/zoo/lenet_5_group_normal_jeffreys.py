@@ -1,6 +1,6 @@
 """LeNet-5 under the group normal-Jeffreys prior (BC-GNJ)."""
 
-from pyro_compress.models.zoo.entry import Entry, Published
+from pyro_compress.models.zoo.entry import UNRECORDED, Entry, Published
 
 ENTRY = Entry(
     name="lenet-5/group-normal-jeffreys",
@@ -11,4 +11,5 @@ ENTRY = Entry(
     decision_options={"rate_weights": (0.5, 1.0), "tolerance_points": 0.5},
     pretrain_epochs=5,
     published=(Published("BC-GNJ", "Louizos et al. 2017", 1.0, 108, 361, 573, "8-13-88-13"),),
+    chosen_on=UNRECORDED,
 )

@@ -1,6 +1,6 @@
 """LeNet-5 under the log-uniform prior."""
 
-from pyro_compress.models.zoo.entry import Entry, Published
+from pyro_compress.models.zoo.entry import UNRECORDED, Entry, Published
 
 ENTRY = Entry(
     name="lenet-5/log-uniform",
@@ -14,4 +14,5 @@ ENTRY = Entry(
         Published("Sparse VD", "Molchanov et al. 2017, as in Louizos et al. 2017", 1.0, 63, 228, 365, "14-19-242-131"),
         Published("Entropy-penalised", "Oktay et al. 2020", 1.0, file_bytes=2840),
     ),
+    chosen_on=UNRECORDED,
 )

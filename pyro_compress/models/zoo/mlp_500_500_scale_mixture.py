@@ -1,6 +1,6 @@
 """784-500-500-10 under the scale mixture of two Gaussians (Bayes by Backprop)."""
 
-from pyro_compress.models.zoo.entry import Entry, Published
+from pyro_compress.models.zoo.entry import UNRECORDED, Entry, Published
 
 ENTRY = Entry(
     name="mlp-500-500/scale-mixture",
@@ -13,4 +13,5 @@ ENTRY = Entry(
         Published("Bayes by Backprop, 90 % pruned", "Prasad, reproduction of Blundell et al. 2015", 1.78),
         Published("SGD, 90 % pruned", "Prasad", 30.57),
     ),
+    chosen_on=UNRECORDED,
 )
