@@ -262,7 +262,8 @@ def _choose_c(
         rise, standard_error = judge.rise(decision, reference)
         if within(rise, settings.tolerance_points):
             break
-    say(f"rounding with c = {c:g} changes the error by {rise:+.2f} ± {standard_error:.2f} points")
+    too_much = "" if within(rise, settings.tolerance_points) else ", more than the tolerance: no finer grid was tried"
+    say(f"rounding with c = {c:g} changes the error by {rise:+.2f} ± {standard_error:.2f} points{too_much}")
     return decision.with_sites({}, rounding_rise_points=rise)
 
 
