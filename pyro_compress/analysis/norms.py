@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pyro_compress.analysis.decision import Decision, SiteDecision
+from pyro_compress.analysis.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.analysis.structure import INTEGER_LIMIT, bias_in_front
 from pyro_compress.architecture import Architecture, BatchNorm, Conv2d, Layer, Linear
 from pyro_compress.liveness import Numbers, Weighted
@@ -111,7 +111,10 @@ def with_norms_on_grids(
             wanted = {"weight": grid.scale * deviation, "bias": grid.shift + (mean - bias) * grid.scale}
             for kind, value in wanted.items():
                 site = decision.sites[f"{layer.name}.{kind}"]
-                sites[f"{layer.name}.{kind}"] = site.moved_to(np.where(site.kept(), value, 0).astype(np.float32))
+                bits = np.where(site.kept(), FLOAT_BITS, 0).astype(np.uint8)
+                value = np.where(site.kept(), value, 0).astype(np.float32)
+                # a grid of γ or β themselves would round them away from those of s and t
+                sites[f"{layer.name}.{kind}"] = site.moved_to(value, bits=bits, step=None)
         elif (grid.scale > 0).all():
             buffers[f"{layer.name}.running_mean"] = (bias - grid.shift / grid.scale).astype(np.float32)
             buffers[f"{layer.name}.running_var"] = (grid.scale**-2.0 - layer.eps).astype(np.float32)

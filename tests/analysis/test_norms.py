@@ -65,9 +65,14 @@ def made(build: Callable[[], nn.Module], step: float | None = 0.5) -> tuple[nn.M
     return held.eval(), Decision(sites, buffers), x
 
 
+@pytest.mark.parametrize("all_on_grids", [False, True])
 @pytest.mark.parametrize("build", [plain, residual])
-def test_the_network_that_is_judged_is_the_file(build: Callable[[], nn.Module]) -> None:
+def test_the_network_that_is_judged_is_the_file(build: Callable[[], nn.Module], all_on_grids: bool) -> None:
     network, decision, x = made(build)
+    if all_on_grids:  # γ and β, too
+        fine = decide(network, step=2.0**-9).sites
+        norms = {name.rpartition(".")[0] for name in decision.buffers}
+        decision = decision.with_sites({name: fine[name] for name in fine if name.rpartition(".")[0] in norms})
     architecture = trace(network, SHAPE)
     judged = with_norms_on_grids(architecture, decision)
     stored = stored_network(architecture, decision)
