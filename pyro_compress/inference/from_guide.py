@@ -13,11 +13,20 @@ from pyro_compress.models.priors.base import GroupStatistic, Moments
 from pyro_compress.posterior import Groups, Latent, ParameterPosterior, Posterior
 
 
-def exact_moments(model: Model, guide: JointGuide) -> dict[str, ParameterPosterior]:
-    """Of every parameter that is a site of the guide, in the space that the guide is normal in."""
+def exact_moments(model: Model, guide: Guide | JointGuide) -> dict[str, ParameterPosterior]:
+    """Of every parameter whose moments under the guide have a closed form.
+
+    Those are sites of their own that are normal; where sites are independent, what priors make of such sites as well.
+    """
     moments = guide.moments()
     if isinstance(model, BayesianNetwork):
-        return {name: found for name, found in parameter_moments(model, moments).items() if name in guide.sites}
+        closed = set(model.free_values()) if isinstance(guide, Guide) else set()
+        for parameter, prior in model.parameters_covered:
+            sites = prior.latents(parameter, torch.zeros(parameter.shape))
+            known = isinstance(guide, Guide) or parameter.name in guide.sites
+            if known and not any(site.family == "transformed" for site in sites):
+                closed.add(parameter.name)
+        return {name: found for name, found in parameter_moments(model, moments).items() if name in closed}
     return {
         name: ParameterPosterior(as_array(found.mean), as_array(found.variance), "site")
         for name, found in moments.items()
@@ -30,6 +39,7 @@ def posterior_from_guide(model: BayesianNetwork, guide: Guide) -> Posterior:
     with torch.no_grad():
         sites = guide.moments()
         parameters = parameter_moments(model, sites)
+    assert guide.is_closed_form
     latents = {name: _latent(site) for name, site in sites.items()}
     return Posterior(parameters, latents, buffer_arrays(model), kind="iid")
 

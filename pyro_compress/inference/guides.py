@@ -14,7 +14,10 @@ import torch
 from pyro.nn import PyroModule
 from torch import nn
 
+from pyro_compress.draws import Draws
 from pyro_compress.errors import InferenceError
+from pyro_compress.inference.iid_draws import draws_through
+from pyro_compress.inference.through_transforms import moments_of
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.names import attribute_name
 from pyro_compress.models.priors.base import LatentSite, Moments
@@ -23,11 +26,22 @@ from pyro_compress.models.program import Program
 FAMILIES = ("normal", "dropout", "lognormal", "transformed")
 
 
+def sample_through(name: str, site: LatentSite, u: torch.Tensor) -> None:
+    """The site at the value that u has in its own space, with the density that the change of variables gives it."""
+    value, jacobian = u, torch.zeros(())
+    if (transform := site.to_support) is not None:
+        value = transform(u)
+        jacobian = transform.log_abs_det_jacobian(u, value).sum()
+    pyro.sample(name, dist.Delta(value, log_density=-jacobian, event_dim=value.ndim, validate_args=False))
+
+
 class Guide(PyroModule):
     """q(latents) = Π_site q(site), each family as the model's priors declare.
 
     normal: N(loc, σ²); lognormal: ln x ~ N(loc, σ²); both with log σ² learned.
     dropout: N(θ, αθ²) with log α learned or fixed, tied as declared.
+    transformed: x = t(u) with u ~ N(loc, σ²), as an auxiliary site 'NAME_unconstrained' and a `Delta` that carries the
+    change of variables.
 
     Args:
         model: whose latent sites it covers; starts from the network's present parameters.
@@ -43,6 +57,11 @@ class Guide(PyroModule):
     def _add(self, site: LatentSite) -> None:
         if site.family not in FAMILIES:
             raise InferenceError(f"site '{site.name}' asks for guide family '{site.family}': known are {FAMILIES}")
+        if (site.transform is None) == (site.family == "transformed"):
+            raise InferenceError(
+                f"site '{site.name}' of family '{site.family}' has transform={site.transform}: 'transformed' needs one "
+                "from unconstrained space to the site's support, and no other family takes any"
+            )
         attribute = attribute_name(site.name)
         self.sites[site.name] = site
         start = site.loc.detach().expand(site.shape).clone()
@@ -62,11 +81,16 @@ class Guide(PyroModule):
         """The sample statements; arguments are the model's and do not matter."""
         for name, site in self.sites.items():
             loc, scale = self.location_and_scale(name)
+            if site.family == "transformed":
+                normal = dist.Normal(loc, scale, validate_args=False).to_event(len(site.shape))
+                u = pyro.sample(f"{name}_unconstrained", normal, infer={"is_auxiliary": True})
+                sample_through(name, site, u)
+                continue
             family = dist.LogNormal if site.family == "lognormal" else dist.Normal
             pyro.sample(name, family(loc, scale, validate_args=False).to_event(len(site.shape)))
 
     def location_and_scale(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """(loc, σ) of one site, of x or, for log-normals, of ln x."""
+        """(loc, σ) of one site, of x or, for log-normals, of ln x; for transformed ones in unconstrained space."""
         site, attribute = self.sites[name], attribute_name(name)
         loc, spread = getattr(self.loc, attribute), getattr(self.log_variance, attribute)
         if site.family == "dropout":
@@ -79,8 +103,29 @@ class Guide(PyroModule):
     def moments(self) -> dict[str, Moments]:
         """Mean and variance of every site, of x or, for log-normals, of ln x."""
         with torch.no_grad():
-            pairs = {name: self.location_and_scale(name) for name in self.sites}
-        return {n: Moments(self.sites[n].family, loc.clone(), scale.square()) for n, (loc, scale) in pairs.items()}
+            return {name: moments_of(site, *self.location_and_scale(name)) for name, site in self.sites.items()}
+
+    @property
+    def is_closed_form(self) -> bool:
+        """Whether every site is normal or log-normal, which is what a posterior can hold without draws."""
+        return not any(site.family == "transformed" for site in self.sites.values())
+
+    @property
+    def width(self) -> int:
+        """Latent numbers."""
+        return sum(math.prod(site.shape) for site in self.sites.values())
+
+    def draws(self, model: Any, count: int, seed: int) -> Draws:
+        """Independent draws, as of `draws_through`."""
+        values, density = {}, torch.zeros(count, dtype=torch.float64)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for name in self.sites:
+                loc, scale = self.location_and_scale(name)
+                normal = dist.Normal(loc, scale, validate_args=False)
+                values[name] = normal.sample((count,))
+                density = density + normal.log_prob(values[name]).reshape(count, -1).double().sum(1)
+        return draws_through(model, self.sites, values, density)
 
     def parameter_groups(self, rates: dict[str, float]) -> Iterator[dict[str, Any]]:
         """Optimizer groups: every site's loc and log-variance with its rate multiplier and its bound.

@@ -1,12 +1,16 @@
 """Independent draws of a fitted distribution, as a posterior carries them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from pyro_compress.draws import Draws
+from pyro_compress.draws import GUIDE_DENSITY, Draws
 from pyro_compress.errors import InferenceError
+from pyro_compress.inference.contract import Model
+from pyro_compress.inference.from_draws import derived_shapes, derived_values
+from pyro_compress.models.priors.base import LatentSite
 
 MOST_DRAWS = 1000
 MOST_BYTES = 256 * 2**20
@@ -37,5 +41,36 @@ def independent_draws(values: Mapping[str, torch.Tensor], count: int, derived: t
     """
     shapes = {name: tuple(value.shape[1:]) for name, value in values.items()}
     rows = [value.reshape(len(value), -1).expand(count, -1) for value in values.values()]
-    flat = np.concatenate([row.numpy() for row in rows], axis=1, dtype=np.float32)
+    flat = np.concatenate([row.cpu().numpy() for row in rows], axis=1, dtype=np.float32)
     return Draws(flat[None], shapes, derived=derived)
+
+
+def draws_through(
+    model: Model, sites: Mapping[str, LatentSite], unconstrained: Mapping[str, torch.Tensor], density: torch.Tensor
+) -> Draws:
+    """Draws of a guide, of what follows from its sites (w = z·w̃) and of the point estimates.
+
+    Their statistic 'guide_log_density' is log q(θ) in the space in which the model declares the sites.
+
+    Args:
+        model: that the guide is of.
+        sites: of the guide, by name.
+        unconstrained: (count, *shape) by site, in the space in which the guide is normal.
+        density: (count,), its log-density there, nats.
+    """
+    # draws lie in memory or on disk, whatever device they come from
+    count, density, values = len(density), density.double().cpu(), {}
+    with torch.no_grad():
+        for name, site in sites.items():
+            u, transform = unconstrained[name], site.to_support
+            values[name] = u if transform is None else transform(u)
+            if transform is not None:
+                jacobian = transform.log_abs_det_jacobian(u, values[name])
+                density = density - jacobian.reshape(count, -1).double().sum(1).cpu()
+    fixed = {name: value.detach()[None] for name, value in model.free_values().items()}
+    following: dict[str, torch.Tensor] = {}
+    if derived_shapes(model):
+        each = [derived_values(model, {name: v[index] for name, v in values.items()}) for index in range(count)]
+        following = {name: torch.stack([one[name] for one in each]) for name in each[0]}
+    drawn = independent_draws(values | fixed | following, count, (*fixed, *following))
+    return replace(drawn, statistics={GUIDE_DENSITY: density.numpy()[None]})

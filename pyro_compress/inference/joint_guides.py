@@ -10,7 +10,6 @@ no unit, so one learning rate serves all.
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import pyro
@@ -18,16 +17,15 @@ import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule
 from torch import nn
-from torch.distributions import biject_to, constraints
 
-from pyro_compress.draws import GUIDE_DENSITY, Draws
+from pyro_compress.draws import Draws
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Model
 from pyro_compress.inference.devices import seed_generators
 from pyro_compress.inference.elbo import sampled
-from pyro_compress.inference.from_draws import derived_shapes, derived_values
-from pyro_compress.inference.guides import Guide
-from pyro_compress.inference.iid_draws import independent_draws
+from pyro_compress.inference.guides import Guide, sample_through
+from pyro_compress.inference.iid_draws import draws_through
+from pyro_compress.inference.through_transforms import moments_of
 from pyro_compress.models.priors.base import LatentSite, Moments
 
 JOINT = "_joint"
@@ -85,11 +83,12 @@ class JointGuide(PyroModule):
                 "cannot keep: leave the bound out, or use guide='declared'"
             )
         self.check()
-        moments = declared.moments().values()
+        with torch.no_grad():
+            pairs = [declared.location_and_scale(name) for name in self.sites]
         self.loc, self.log_variance = PyroModule("loc"), PyroModule("log_variance")
-        self.loc.joint = nn.Parameter(torch.cat([site.mean.reshape(-1) for site in moments]))
+        self.loc.joint = nn.Parameter(torch.cat([loc.reshape(-1) for loc, _ in pairs]))
         # a dropout guide at a weight of zero has no variance to start from
-        spread = torch.cat([site.variance.reshape(-1) for site in moments]).log().clamp(min=-20.0)
+        spread = torch.cat([scale.square().reshape(-1) for _, scale in pairs]).log().clamp(min=-20.0)
         self.log_variance.joint = nn.Parameter(spread)
 
     def check(self) -> None:
@@ -113,21 +112,17 @@ class JointGuide(PyroModule):
         """The sample statements; arguments are the model's and do not matter."""
         joint = pyro.sample(JOINT, self.distribution(), infer={"is_auxiliary": True})
         for name, site in self.sites.items():
-            u = joint[self.places[name]].reshape(site.shape)
-            value, jacobian = u, torch.zeros(())
-            if (transform := transform_of(site)) is not None:
-                value = transform(u)
-                jacobian = transform.log_abs_det_jacobian(u, value).sum()
-            pyro.sample(name, dist.Delta(value, log_density=-jacobian, event_dim=value.ndim, validate_args=False))
+            sample_through(name, site, joint[self.places[name]].reshape(site.shape))
 
     def moments(self) -> dict[str, Moments]:
         """Mean and variance of every site's marginal, of x or, for log-normals, of ln x."""
         with torch.no_grad():
             mean, variance = self.loc.joint.clone(), self.marginal_variance()
-        return {
-            name: Moments(site.family, mean[place].reshape(site.shape), variance[place].reshape(site.shape))
-            for (name, site), place in zip(self.sites.items(), self.places.values(), strict=True)
-        }
+            pairs = {name: (mean[place], variance[place].sqrt()) for name, place in self.places.items()}
+            return {
+                name: moments_of(site, *(part.reshape(site.shape) for part in pairs[name]))
+                for name, site in self.sites.items()
+            }
 
     def parameter_groups(self, rates: dict[str, float]) -> Iterator[dict[str, Any]]:
         """Optimizer groups: μ at the rate of weights, everything else at that of log-variances."""
@@ -136,29 +131,13 @@ class JointGuide(PyroModule):
             yield {"params": [parameter], "multiplier": multiplier}
 
     def draws(self, model: Model, count: int, seed: int) -> Draws:
-        """Independent draws of every site, of what follows from them (w = z·w̃) and of the point estimates.
-
-        Their statistic 'guide_log_density' is log q(θ) in the space in which the model declares the sites.
-        """
+        """Independent draws, as of `draws_through`."""
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             seed_generators(seed, self.loc.joint.device)
             joint = self.distribution().sample((count,))
             density = self.distribution().log_prob(joint).double()
-        values = {}
-        for name, site in self.sites.items():
-            u, transform = joint[:, self.places[name]].reshape(count, *site.shape), transform_of(site)
-            values[name] = u
-            if transform is not None:
-                values[name] = transform(u)
-                jacobian = transform.log_abs_det_jacobian(u, values[name])
-                density -= jacobian.reshape(count, -1).double().sum(1)
-        fixed = {name: value.detach()[None] for name, value in model.free_values().items()}
-        following: dict[str, torch.Tensor] = {}
-        if derived_shapes(model):
-            each = [derived_values(model, {name: v[index] for name, v in values.items()}) for index in range(count)]
-            following = {name: torch.stack([one[name] for one in each]) for name in each[0]}
-        drawn = independent_draws(values | fixed | following, count, (*fixed, *following))
-        return replace(drawn, statistics={GUIDE_DENSITY: density.numpy()[None]})
+            values = {n: joint[:, self.places[n]].reshape(count, *site.shape) for n, site in self.sites.items()}
+        return draws_through(model, self.sites, values, density)
 
 
 def described(guide: JointGuide) -> dict[str, Any]:
@@ -168,11 +147,6 @@ def described(guide: JointGuide) -> dict[str, Any]:
     with torch.no_grad():
         loc, sd = guide.loc.joint.double(), guide.marginal_variance().double().sqrt()
     return {"guide": {"family": guide.name, "loc": loc.tolist(), "sd": sd.tolist()}}
-
-
-def transform_of(site: LatentSite) -> Any:
-    """From u to the site's own space; None where they are the same."""
-    return biject_to(constraints.positive) if site.family == "lognormal" else site.transform
 
 
 class MeanField(JointGuide):

@@ -21,7 +21,8 @@ class LocalReparameterization(Messenger):
     lazy_normal: ClassVar[type[LazyNormal]] = LazyNormal
 
     def _pyro_sample(self, message: Any) -> None:
-        if message["is_observed"] or message["done"]:
+        # what other values are made of is no weight or scale itself
+        if message["is_observed"] or message["done"] or message["infer"].get("is_auxiliary"):
             return
         base = message["fn"]
         while isinstance(base, Independent):

@@ -22,7 +22,6 @@ import torch
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import biject_to
 from torch.func import grad_and_value, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -292,7 +291,7 @@ def _sites(model: BayesianNetwork | Program) -> tuple[tuple[Site, ...], slice]:
             raise InferenceError(
                 f"the prior of {names} is improper, and sampling needs a proper one: give its bounds `low` and `high`"
             )
-        declared = {site.name: (site.shape, _positive(site.family)) for site in model.latents()}
+        declared = {site.name: (site.declared_shape, site.to_support) for site in model.latents()}
         free = {name: value.shape for name, value in model.free_values().items()}
     else:
         declared = {name: (shape_of(fn), transform_of(name, fn)) for name, fn in model.sites.items()}
@@ -307,7 +306,3 @@ def _sites(model: BayesianNetwork | Program) -> tuple[tuple[Site, ...], slice]:
         found.append(Site(name, shape, shape, slice(start, start + math.prod(shape)), None))
         start = found[-1].where.stop
     return tuple(found), slice(latent, start)
-
-
-def _positive(family: str) -> Any:
-    return biject_to(torch.distributions.constraints.positive) if family == "lognormal" else None

@@ -255,6 +255,8 @@ def shrinkable(model: BayesianNetwork, input_shape: tuple[int, ...]) -> Architec
             known = len(site.shape) in (0, len(parameter.shape)) or (
                 parameter.group_axis is not None and site.shape == (parameter.groups,)
             )
+            # at the unconstrained zero a value is not zero
+            known &= site.family != "transformed"
             if not known:
                 return None
     return architecture

@@ -223,15 +223,16 @@ class VariationalMethod(GradientMethod):
 
     def draw(self, state: VariationalState) -> Posterior:
         model, guide = state.whole_pair()
-        if isinstance(guide, Guide):
+        if isinstance(guide, Guide) and guide.is_closed_form:
             assert isinstance(model, BayesianNetwork)
             return posterior_from_guide(model, guide)
         count = number_of_draws(self.draws, guide.width)
         posterior = posterior_from_draws(model, guide.draws(model, count, state.seed), "iid")
-        # exact where a parameter is a site itself; what is made of sites keeps the moments of the draws
+        # exact where there is a closed form; what is made of other sites keeps the moments of the draws
         exact = exact_moments(model, guide)
         parameters = {name: exact.get(name, found) for name, found in posterior.parameters.items()}
-        return replace(posterior, parameters=parameters, provenance={"moments": MOMENTS, **described(guide)})
+        family = described(guide) if isinstance(guide, JointGuide) else {}
+        return replace(posterior, parameters=parameters, provenance={"moments": MOMENTS, **family})
 
     def between_rounds(self, state: VariationalState) -> None:
         if not self.may_shrink(state):
@@ -266,7 +267,7 @@ class VariationalMethod(GradientMethod):
         return
 
     def look(self, state: VariationalState) -> Posterior:
-        if isinstance(state.guide, Guide):
+        if isinstance(state.guide, Guide) and state.guide.is_closed_form:
             return self.draw(state)
         if isinstance(state.model, BayesianNetwork):
             return Posterior(parameter_moments(state.model, state.guide.moments()), {}, buffer_arrays(state.model))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch.distributions import biject_to, constraints
 
 from pyro_compress.errors import PriorError
 from pyro_compress.models.parameters import Parameter
@@ -22,7 +23,7 @@ class LatentSite:
     Attributes:
         name: the Pyro site's name.
         family: 'normal', 'dropout', 'lognormal' or 'transformed'.
-        shape: event shape of the site.
+        shape: event shape of the site, for 'transformed' in unconstrained space.
         loc: initial location (for 'lognormal': of the logarithm), broadcast to `shape`.
         log_variance: initial log σ² (for 'dropout': initial log α).
         role: 'weight', 'scale' or 'other'; learning rates are given per role.
@@ -43,10 +44,20 @@ class LatentSite:
     learned: bool = True
     transform: Any = None
 
+    @property
+    def to_support(self) -> Any:
+        """From the unconstrained space that `shape` and `loc` belong to into the site's own; None where it is that."""
+        return biject_to(constraints.positive) if self.family == "lognormal" else self.transform
+
+    @property
+    def declared_shape(self) -> torch.Size:
+        """Event shape in the site's own space."""
+        return self.shape if self.to_support is None else torch.Size(self.to_support.forward_shape(self.shape))
+
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and variance of one site under the guide: of x for normals, of ln x for log-normals."""
+    """Mean and variance of one site under the guide: of x itself, for log-normals of ln x."""
 
     family: str
     mean: torch.Tensor
@@ -77,10 +88,13 @@ class Prior(ABC):
     Class attributes:
         elementwise: whether it makes sense on any tensor; group priors need a weight matrix or filters.
         switches_off: whether the posterior says by itself which weights or groups are off, without a cut of the user's.
+        has_mode: whether the joint density of its sites is bounded, so that MAP can look for its mode; else the prior
+            counts as flat there.
         covers_biases: whether a single prior given for a whole network covers biases and norm parameters too.
     """
 
     elementwise: ClassVar[bool] = True
+    has_mode: ClassVar[bool] = True
     covers_biases: ClassVar[bool] = False
     switches_off: ClassVar[bool] = False
 

@@ -38,6 +38,7 @@ class GroupHorseshoe(Prior):
     threshold: float = 0.5
     shrink_threshold: float | None = 1.0
     elementwise: ClassVar[bool] = False
+    has_mode: ClassVar[bool] = False
     switches_off: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -40,6 +40,7 @@ class GroupNormalJeffreys(Prior):
     threshold: float = 0.0
     shrink_threshold: float | None = 1.0
     elementwise: ClassVar[bool] = False
+    has_mode: ClassVar[bool] = False
     switches_off: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
