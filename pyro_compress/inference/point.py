@@ -36,9 +36,10 @@ class MAP(GradientMethod):
     `LogUniform`; of a prior with several sites, such as a weight and its unknown scale, all are estimated at the mode
     of their joint density (which may have none: where weights and their scale vanish together).  Improper priors have
     no density, and that of the group priors grows without bound as their scales vanish (`Prior.has_mode`): those count
-    as flat, with a warning, so with them alone this is maximum likelihood and the complexity that is reported is 0 nats.  A latent of the likelihood, such as an unknown noise
-    scale, is estimated too.  Of any other Pyro model every latent site is.  Every density is that in the site's own
-    space (no Jacobian enters).  What was flat, and what was joint, stands in the provenance as 'priors'.
+    as flat, with a warning, so with them alone this is maximum likelihood and the complexity that is reported is 0
+    nats.  A latent of the likelihood, such as an unknown noise scale, is estimated too.  Of any other Pyro model every
+    latent site is.  Every density is that in the site's own space (no Jacobian enters).  What was flat, and what was
+    joint, stands in the provenance as 'priors'.
 
     Args:
         epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
