@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from pyro_compress.architecture import Activation, Architecture, Linear
 from pyro_compress.artifact.artifact import Artifact
@@ -19,26 +18,22 @@ def called(encoding: str, *words: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command, env=environment, capture_output=True, check=False)
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
-def test_help_and_tables(encoding: str, tmp_path: Path) -> None:
+def test_help_and_tables(tmp_path: Path) -> None:
     file = tmp_path / "a.pyrc"
     weight = StoredTensor(np.array([[3, -1], [0, 2]], np.int32), step_exponent=-2)
     layers = (Linear("fc", 2, 2, bias=False), Activation("relu"))
     Artifact.of(StoredNetwork(Architecture((2,), layers), {"fc.weight": weight})).save(file)
-    text = called(encoding, "run", "--help")
+    text = called("cp1252", "run", "--help")
     assert text.returncode == 0 and b"?, weight of the KL term" in text.stdout
-    shown = called(encoding, "inspect", str(file))
+    shown = called("ascii", "inspect", str(file))
     assert shown.returncode == 0 and b"fc.weight" in shown.stdout, shown.stderr
 
 
 def test_sentences_of_errors() -> None:
     done = called("ascii", "run", "digits-softmax/normal-β")
-    assert done.returncode == 1
-    assert (
-        done.stderr.startswith(b"error: unknown zoo entry 'digits-softmax/normal-") and b"Traceback" not in done.stderr
-    )
+    assert done.returncode == 1 and b"Traceback" not in done.stderr
+    assert done.stderr.startswith(b"error: unknown zoo entry 'digits-softmax/normal-")
 
 
 def test_what_a_user_asked_for_is_kept() -> None:
     assert b"\\u03b2, weight of the KL term" in called("ascii:backslashreplace", "fit", "--help").stdout
-    assert "β, weight of the KL term".encode() in called("utf-8", "fit", "--help").stdout
