@@ -158,7 +158,13 @@ def decide(
             seed=seed,
         )
         decision = _fine_tune_stages(decision, judge, tune, settings, reference, say)
-    return decision.with_sites({}, **how_of(posterior), **noted, validation=judge.evidence(decision, reference))
+    evidence = judge.evidence(decision, reference)
+    tolerance = settings.stage_tolerance_points if settings.fine_tune_epochs else settings.tolerance_points
+    evidence["within_tolerance"] = within(evidence["rise_points"], tolerance)
+    if not evidence["within_tolerance"]:
+        rise = evidence["rise_points"]
+        say(f"nothing was within the tolerance of {tolerance:g} points: the best is {rise:+.2f} points")
+    return decision.with_sites({}, **how_of(posterior), **noted, validation=evidence)
 
 
 def _reference(

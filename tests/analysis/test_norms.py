@@ -71,8 +71,8 @@ def test_the_network_that_is_judged_is_the_file(build: Callable[[], nn.Module], 
     network, decision, x = made(build)
     if all_on_grids:  # γ and β, too
         fine = decide(network, step=2.0**-9).sites
-        norms = {name.rpartition(".")[0] for name in decision.buffers}
-        decision = decision.with_sites({name: fine[name] for name in fine if name.rpartition(".")[0] in norms})
+        normed = {name.rpartition(".")[0] for name in decision.buffers}
+        decision = decision.with_sites({name: fine[name] for name in fine if name.rpartition(".")[0] in normed})
     architecture = trace(network, SHAPE)
     judged = with_norms_on_grids(architecture, decision)
     stored = stored_network(architecture, decision)
