@@ -19,6 +19,7 @@ from torch import nn
 
 from pyro_compress.errors import NetworkError, PriorError
 from pyro_compress.models.checking import check_network
+from pyro_compress.models.held import HoldsNetwork
 from pyro_compress.models.likelihoods import Categorical, Likelihood, likelihood_named
 from pyro_compress.models.names import attribute_name, refuse_names
 from pyro_compress.models.parameters import Parameter, parameters_of, refuse_tied_modules
@@ -27,7 +28,7 @@ from pyro_compress.models.priors.registry import prior_named
 from pyro_compress.untouched import Untouched
 
 
-class BayesianNetwork(PyroModule):
+class BayesianNetwork(HoldsNetwork):
     """A Pyro model `model(x, y=None, size=None)` over a copy of `network`.
 
     Parameters that no prior covers (biases, normalisation) are learned as point estimates: a flat prior.  Frozen ones
@@ -62,8 +63,8 @@ class BayesianNetwork(PyroModule):
         # of the original: a copy of parameters that share memory shares nothing
         self.prior = _priors(prior)
         self.parameters_covered = assign_priors(network, self.prior)
-        # kept out of the module tree: its values are replaced at every call, `free` holds those that are learned
-        self._held = (copy.deepcopy(network),)
+        # its values are replaced at every call, `free` holds those that are learned
+        self.hold(copy.deepcopy(network))
         self._untouched = Untouched()
         own = ("data", "y", *(site.name for site in self.likelihood.latents()))
         refuse_names((name for name, _ in self.network.named_parameters()), own)
@@ -76,15 +77,8 @@ class BayesianNetwork(PyroModule):
                 setattr(self.free, attribute_name(name), nn.Parameter(tensor.detach().clone()))
         self._slots = {name: _slot(self.network, name) for name, _ in self.network.named_parameters()}
 
-    @property
-    def network(self) -> nn.Module:
-        """The private copy of the network; its own parameter values are the ones it was given."""
-        return self._held[0]
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        # the network is no submodule, and goes along where the model is moved
-        self.network._apply(fn)
-        return super()._apply(fn, recurse)
+    def held_elsewhere(self) -> frozenset[str]:
+        return frozenset(self._free_names)
 
     @property
     def is_proper(self) -> bool:
