@@ -22,12 +22,12 @@ import torch
 from scipy.special import stdtr
 from torch import Tensor
 from torch.func import vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Batch, Info, Model
 from pyro_compress.inference.graphs import simplify
 from pyro_compress.inference.metropolis import Metropolis, MetropolisState
+from pyro_compress.inference.recording import record
 from pyro_compress.models.program import Program
 
 NOTED = ("acceptance_rate", "step_size", "data_share")
@@ -171,7 +171,7 @@ class ApproximateState(MetropolisState):
         together = vmap(self.log_joint.apart, in_dims=(0, *(None for _ in batch)))
         try:
             with torch.no_grad():
-                found: Callable[..., tuple[Tensor, Tensor]] = simplify(make_fx(together)(pair, *batch))
+                found: Callable[..., Any] = simplify(record(together, (pair, *batch), self.log_joint.model))
         except InferenceError:
             raise
         except Exception:

@@ -66,6 +66,9 @@ class ChainState(State):
         """Whether the step that comes next belongs to the warm-up."""
         return self.steps_done < self.warmup
 
+    def look_again(self) -> None:
+        self.log_joint.look_again()
+
     def keep_in(self, folder: Path) -> None:
         self.store.keep_in(folder)
 

@@ -88,6 +88,10 @@ class State(ABC):
 
     steps_done: int
 
+    def look_again(self) -> None:
+        """Told where others may have changed what the model reads: what was recorded of it may no longer hold."""
+        return
+
     def keep_in(self, folder: Path) -> None:
         """Told before the first step where large results may lie; `folder` outlives the process."""
         return

@@ -122,6 +122,7 @@ def fit(
                     save_checkpoint(checkpoint, state, own, fingerprint, history)
             for callback in callbacks if ranks.first else ():
                 callback(record, state)
+                state.look_again()
         posterior = method.draw(state)
     return _with_provenance(posterior, feed, asked, seed, history)
 

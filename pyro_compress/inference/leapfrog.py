@@ -12,13 +12,13 @@ from collections.abc import Generator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.compiling import Function, compiled
 from pyro_compress.inference.contract import Batch
 from pyro_compress.inference.graphs import simplify
 from pyro_compress.inference.log_joint import Evaluation, LogJoint
+from pyro_compress.inference.recording import record
 
 # rows of a phase, (3, D)
 POSITION, MOMENTUM, GRADIENT = 0, 1, 2
@@ -99,9 +99,8 @@ class Leapfrog:
         phase = self.log_joint.start().to(self._scale.dtype).expand(self.chains, 3, -1).contiguous()
         examples = (phase, torch.zeros(self.chains, dtype=phase.dtype), self._scale)
         try:
-            with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")
-                graph = simplify(make_fx(function)(*examples))
+            with torch.no_grad():
+                graph = simplify(record(function, examples, self.log_joint.model))
         except InferenceError:
             raise
         except Exception as error:

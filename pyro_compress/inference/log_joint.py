@@ -23,12 +23,13 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.func import grad_and_value, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Batch
 from pyro_compress.inference.densities import compute_log_prob
 from pyro_compress.inference.graphs import simplify
+from pyro_compress.inference.moving import moved
+from pyro_compress.inference.recording import Marks, Replayed, marks_of, record
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.program import Program, shape_of, transform_of
 from pyro_compress.models.rows import frames_of, per_row
@@ -108,6 +109,7 @@ class LogJoint:
         self.replay = replay and not self.has_buffers
         self.alone = self.has_buffers
         self._graphs: dict[tuple[Any, ...], Callable[..., tuple[Tensor, ...]]] = {}
+        self._marks: Marks = {}
 
     @property
     def latents(self) -> slice:
@@ -236,10 +238,9 @@ class LogJoint:
         return self._one_by_one(flat, *batch)
 
     def _traced(self, function: Callable[..., Any], flat: Tensor, batch: Batch) -> Callable[..., Any]:
+        self._marks = self._marks or marks_of(self.model)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                graph = make_fx(function)(flat, *batch)
+            graph = record(function, (flat, *batch), self.model)
         except Exception as error:
             if isinstance(error, InferenceError):
                 raise
@@ -247,7 +248,15 @@ class LogJoint:
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(f"the model cannot be traced and runs eagerly, which is slower ({reason})", stacklevel=2)
             return function
-        return simplify(graph)
+        return Replayed(simplify(graph), function)
+
+    def look_again(self) -> None:
+        """Told where others may have changed what the model reads: it runs eagerly from now on if they have."""
+        reason = moved(self._marks, marks_of(self.model), generators=False) if self._marks and self.replay else None
+        if reason is not None:
+            self.replay = False
+            self._graphs.clear()
+            warnings.warn(f"the model runs eagerly from now on, which is slower ({reason})", stacklevel=3)
 
     def _one(self, flat: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         gradients, (value, (data, prior)) = grad_and_value(self._terms, has_aux=True)(self._parts(flat), *batch)

@@ -10,6 +10,7 @@ the distribution function is off by less than 1 / 65536 and the variance by less
 SFC64 (Doty-Humphrey's small fast chaotic generator); no bit is used twice.
 """
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -118,6 +119,24 @@ class _Lane:
         }
 
 
+class Given:
+    """Numbers that were drawn before, handed out again in their order.
+
+    Args:
+        buffers: as `Noise.fill_like` filled them.
+    """
+
+    def __init__(self, buffers: Iterable[Tensor]) -> None:
+        self._buffers = iter(buffers)
+
+    def fill_like(self, out: Tensor) -> Tensor:
+        """`out` with the next of them, or with NaN where there is none of that shape."""
+        buffer = next(self._buffers, None)
+        if buffer is None or buffer.shape != out.shape:
+            return out.fill_(float("nan"))
+        return out.copy_(buffer)
+
+
 class DrawnFrom(TorchFunctionMode):
     """Within this context a program's standard normal numbers come from a stream, and not from torch's generator.
 
@@ -125,7 +144,7 @@ class DrawnFrom(TorchFunctionMode):
         noise: the stream.
     """
 
-    def __init__(self, noise: Noise) -> None:
+    def __init__(self, noise: Noise | Given) -> None:
         super().__init__()
         self._noise = noise
 

@@ -29,7 +29,9 @@ from pyro_compress.inference.contract import Batch
 from pyro_compress.inference.elbo import ElboTerms
 from pyro_compress.inference.flat import FlatParameters
 from pyro_compress.inference.graphs import simplify
-from pyro_compress.inference.noise import Noise, is_standard_normal
+from pyro_compress.inference.moving import moved
+from pyro_compress.inference.noise import DrawnFrom, Given, Noise, is_standard_normal
+from pyro_compress.inference.recording import Marks, MovingError, agree, is_due, marks_of, record, warn_differing
 
 # tracing costs as much as a hundred steps, so batches of one shape must come that often first
 TRACE_AFTER = 100
@@ -40,7 +42,7 @@ SAVED_SECONDS_PER_OPERATION, SAVED_SECONDS_PER_NUMBER = 2e-6, 2e-10
 SECONDS_PER_MULTIPLY_ADD = 1e-10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Traced:
     """A recorded step.
 
@@ -48,12 +50,14 @@ class Traced:
         graph: of (vectors, weights, *batch, *noise).
         noise: buffers for it, in the order in which they are filled.
         sites: names of the complexities.
+        draws: whether it draws from torch's generator.
         moves: whether it takes the optimizer's moments and numbers behind the noise, and moves the vectors.
     """
 
     graph: Function
     noise: tuple[Tensor, ...]
     sites: tuple[str, ...]
+    draws: bool = False
     moves: bool = False
 
 
@@ -72,14 +76,21 @@ class TracedTerms:
     Args:
         modules: that hold the trained tensors.
         flat: the vectors that these are parts of.
-        terms: (batch) to terms; must do the same at every call but for the noise.
+        terms: (batch) to terms.  What does not do the same at every call but for the noise runs as a program.
+        model: that `terms` runs, or None where nothing it reads can move.
 
     Attributes:
         compiling_seconds: estimate for what has been recorded last.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], flat: FlatParameters, terms: Callable[[Batch], ElboTerms]) -> None:
-        self._terms, self._flat = terms, flat
+    def __init__(
+        self, modules: Iterable[nn.Module], flat: FlatParameters, terms: Callable[[Batch], ElboTerms], model: Any = None
+    ) -> None:
+        self._terms, self._flat, self._model = terms, flat, model
+        # before the program ran here for the first time
+        self._marks: Marks = marks_of(model)
+        self._runs_as_program = False
+        self._uses: Counter[Traced] = Counter()
         slots = {
             id(tensor): (module, name)
             for root in modules
@@ -123,12 +134,49 @@ class TracedTerms:
         with torch.no_grad():
             for buffer in traced.noise:
                 noise.fill_like(buffer)
+        expected = self._expected(traced, batch, weights, total, compile_it)
+        with torch.no_grad():
             numbers = torch.tensor((*weights, total)).unbind()
             behind = [*adam.moments(), *adam.numbers()] if adam is not None and traced.moves else []
             loss, data, complexity, *rest = traced.graph(*self._vectors(), *numbers, *batch, *traced.noise, *behind)
+        if expected is not None and not agree(loss, *expected):
+            self._runs_as_program = True
+            warn_differing()
+            if not traced.moves:
+                return None
         if not traced.moves:
             self._flat.add_gradients(rest[len(traced.sites) :])
         return Descended(loss, ElboTerms(data, complexity, dict(zip(traced.sites, rest, strict=False))), traced.moves)
+
+    def look_again(self) -> None:
+        """Told where others may have changed what the model reads: the program runs from now on if they have.
+
+        What is known to the generators of Python and numpy may have moved for reasons of theirs.
+        """
+        if self._runs_as_program or not self._graphs:
+            return
+        reason = self._moved()
+        if reason is not None:
+            self._runs_as_program = True
+            _warn_of(reason)
+
+    def _moved(self) -> str | None:
+        return moved(self._marks, marks_of(self._model), generators=False)
+
+    def _expected(
+        self, traced: Traced, batch: Batch, weights: tuple[float, float], total: float, compile_it: bool
+    ) -> tuple[Tensor, float] | None:
+        """The objective as the program gives it from the same noise, and its size, where the two are to be compared."""
+        self._uses[traced] += 1
+        # a compiler may draw in another order
+        if not is_due(self._uses[traced]) or (traced.draws and compile_it):
+            return None
+        place = traced.noise[0].device if traced.noise else torch.device("cpu")
+        devices = [place] if place.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), DrawnFrom(Given(traced.noise)):
+            terms = self._terms(batch)
+        size = abs(weights[0] * float(terms.data)) + abs(weights[1] * float(terms.complexity))
+        return weighted(terms, *weights, total), size / total
 
     def is_worth_compiling(self, steps: int) -> bool:
         """Whether that many steps more pay for compiling what has been replayed so far."""
@@ -139,6 +187,8 @@ class TracedTerms:
         return multiply_adds * SECONDS_PER_MULTIPLY_ADD > self.compiling_seconds
 
     def _for(self, batch: Batch, at_once: bool, compile_it: bool, adam: Adam | None) -> Traced | None:
+        if self._runs_as_program:
+            return None
         key = (compile_it, adam is None, *((tuple(part.shape), part.stride(), part.dtype) for part in batch))
         self._calls[key] += 1
         if key not in self._graphs:
@@ -196,25 +246,25 @@ class TracedTerms:
         vectors = self._vectors()
         state = torch.get_rng_state()
         try:
-            with warnings.catch_warnings(), pyro.validation_enabled(False):
-                warnings.simplefilter("ignore")
-                graph = make_fx(function)(*vectors, *torch.ones(3), *batch)
+            reason = self._moved()
+            if reason is not None:
+                raise MovingError(reason)
+            with pyro.validation_enabled(False):
+                graph = record(function, (*vectors, *torch.ones(3), *batch), self._model)
         except InferenceError:
             raise
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0]
-            warnings.warn(
-                f"the program cannot be traced and runs step by step, which is slower ({reason})", stacklevel=4
-            )
+            self._runs_as_program = isinstance(error, MovingError)
+            _warn_of(str(error).strip().partition("\n")[0])
             return None
         finally:
             torch.set_rng_state(state)
-        noise = _noise_outside(graph)
+        noise, draws = _noise_outside(graph), _draws(graph)
         graph = simplify(graph, exact=exact)
         operations, numbers = _pointwise(graph)
         self._saved_seconds = operations * SAVED_SECONDS_PER_OPERATION + numbers * SAVED_SECONDS_PER_NUMBER
         self.compiling_seconds = COMPILING_SECONDS + operations * COMPILING_SECONDS_PER_OPERATION
-        return Traced(graph, noise, tuple(sites))
+        return Traced(graph, noise, tuple(sites), draws)
 
     @contextlib.contextmanager
     def _placed(self, values: list[Tensor]) -> Iterator[None]:
@@ -226,6 +276,10 @@ class TracedTerms:
         finally:
             for (module, name), parameter in zip(self._slots, before, strict=True):
                 module._parameters[name] = parameter
+
+
+def _warn_of(reason: str) -> None:
+    warnings.warn(f"the program cannot be traced and runs step by step, which is slower ({reason})", stacklevel=5)
 
 
 def weighted(terms: ElboTerms, data_weight: Any, complexity_weight: Any, total: Any) -> Tensor:
@@ -253,6 +307,12 @@ def _noise_outside(graph: fx.GraphModule) -> tuple[Tensor, ...]:
         graph.graph.erase_node(node)
     graph.recompile()
     return tuple(buffers)
+
+
+def _draws(graph: fx.GraphModule) -> bool:
+    """Whether something is left inside that draws."""
+    targets = [node.target for node in graph.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
+    return any(torch.Tag.nondeterministic_seeded in target.tags for target in targets)
 
 
 def _pointwise(graph: fx.GraphModule) -> tuple[int, int]:

@@ -179,7 +179,9 @@ class VariationalMethod(GradientMethod):
     def recorded(self, state: VariationalState) -> TracedTerms:
         """The recorded step; decides whether to compile it."""
         if state.traced is None:
-            state.traced = TracedTerms(state.modules.values(), state.flat, lambda batch: self.terms(state, batch))
+            state.traced = TracedTerms(
+                state.modules.values(), state.flat, lambda batch: self.terms(state, batch), state.model
+            )
         if self.compile == "auto" and not state.compiled:
             state.compiled = state.traced.is_worth_compiling(state.steps_planned - state.steps_done)
         return state.traced

@@ -74,6 +74,10 @@ class VariationalState(GradientState):
         self.modules = {"guide": left.guide, "free": left.model.free}
         self.has_buffers = bool(self.moving_buffers())
 
+    def look_again(self) -> None:
+        if self.traced is not None:
+            self.traced.look_again()
+
     def adam(self) -> Adam:
         """What moves the vectors where a compiled step does so."""
         if self._adam is None:
