@@ -56,7 +56,7 @@ class SparseLinear(nn.Module):
         with warnings.catch_warnings():  # torch says once per process that this layout is in beta state
             warnings.filterwarnings("ignore", message="Sparse CSR", category=UserWarning)
             self.register_buffer("weight", weight.detach().to_sparse_csr())
-        column = torch.zeros(len(weight)) if bias is None else bias.detach()
+        column = weight.new_zeros(len(weight)) if bias is None else bias.detach()
         self.register_buffer("bias", column[:, None])
 
     def forward(self, x: Tensor) -> Tensor:

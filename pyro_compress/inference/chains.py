@@ -252,7 +252,7 @@ class TransitionChains(_FromChains):
             limit_bytes=self.memory_limit_bytes,
         )
 
-    def log_joint(self, model: Model, size: int, dtype: torch.dtype = torch.float32) -> LogJoint:
+    def log_joint(self, model: Model, size: int, dtype: torch.dtype | None = None) -> LogJoint:
         """Of a model that gives every parameter a prior.
 
         Raises:

@@ -28,6 +28,7 @@ from pyro_compress.inference.devices import (
     restore_random_state,
     seed_generators,
 )
+from pyro_compress.inference.dtypes import in_network_type
 from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.optimisation import ADVICE, GradientState
 from pyro_compress.inference.ranks import Ranks
@@ -43,6 +44,7 @@ Callback = Callable[[EpochRecord, State], None]
 
 
 @alone()
+@in_network_type
 def fit(
     model: BayesianNetwork | Callable[..., Any],
     data: DataSet | Examples | Mapping[str, Any] | Any,

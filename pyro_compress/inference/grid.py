@@ -23,6 +23,7 @@ from pyro_compress.errors import NetworkError
 from pyro_compress.inference.alone import alone
 from pyro_compress.inference.batch_norm import refuse_batches_of_one
 from pyro_compress.inference.devices import on_device, seed_generators
+from pyro_compress.inference.dtypes import default_dtype
 from pyro_compress.inference.optimisation import linear, refuse_non_finite
 from pyro_compress.inference.ranks import Ranks
 from pyro_compress.models.likelihoods import Likelihood
@@ -56,6 +57,7 @@ class GridSite:
 
 
 @alone()
+@default_dtype(torch.float32)
 def fine_tune(
     network: nn.Module,
     sites: Mapping[str, GridSite],

@@ -12,8 +12,7 @@ tensor operations and replayed from then on; several chains run as one batched g
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +26,7 @@ from torch.func import grad_and_value, vmap
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Batch
 from pyro_compress.inference.densities import compute_log_prob
+from pyro_compress.inference.dtypes import default_dtype
 from pyro_compress.inference.graphs import simplify
 from pyro_compress.inference.moving import moved
 from pyro_compress.inference.recording import Marks, Replayed, marks_of, record
@@ -82,7 +82,7 @@ class LogJoint:
         size: N.
         temperature: T; 1 is Bayes, below 1 a cold posterior.
         replay: trace gradients into graphs; without, the Pyro model runs at every evaluation.
-        dtype: of positions, and of data with it, in which everything is computed.
+        dtype: of positions, and of data with it, in which everything is computed; torch's default if not given.
 
     Raises:
         InferenceError: an improper prior, a discrete latent site, T ≤ 0.
@@ -95,11 +95,16 @@ class LogJoint:
         *,
         temperature: float = 1.0,
         replay: bool = True,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
     ) -> None:
         if not temperature > 0:
             raise InferenceError(f"the temperature must be positive, found {temperature}")
-        self.model, self.size, self.temperature, self.dtype = model, size, temperature, dtype
+        self.model, self.size, self.temperature, self.dtype = (
+            model,
+            size,
+            temperature,
+            dtype or torch.get_default_dtype(),
+        )
         self.sites, self.free = _sites(model)
         self.width = self.free.stop
         self._latent_names = frozenset(site.name for site in self.sites) - frozenset(model.free_values())
@@ -197,7 +202,7 @@ class LogJoint:
         keywords: dict[str, Any] = {}
         if isinstance(self.model, BayesianNetwork):
             keywords["free"] = {name: values.pop(name) for name in self.model.free_values()}
-        with pyro.validation_enabled(False), _default_dtype(self.dtype):
+        with pyro.validation_enabled(False), default_dtype(self.dtype):
             conditioned = poutine.condition(self.model.forward, data=values)
             trace = poutine.trace(conditioned).get_trace(*batch, size=self.size, **keywords)
             compute_log_prob(trace)
@@ -279,17 +284,6 @@ class LogJoint:
         gradients = torch.autograd.grad(value, leaves)
         gradient = torch.cat([part.reshape(-1) for part in gradients])
         return value.detach(), gradient, data.detach(), prior.detach()
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Constants that a model makes while it runs are of that type."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _sites(model: BayesianNetwork | Program) -> tuple[tuple[Site, ...], slice]:

@@ -46,7 +46,9 @@ class Noise:
         self._first, self._second = _Lane(key), _Lane(key.spawn(1)[0])
 
     def fill(self, out: Tensor) -> Tensor:
-        """Fill a contiguous float32 tensor with fresh numbers, and return it."""
+        """Fill a contiguous tensor with fresh numbers, and return it; other types than float32 as `fill_like` does."""
+        if out.dtype != torch.float32:
+            return self.fill_like(out)
         count = out.numel()
         if count < MANY:
             self._first.generator.standard_normal(dtype=np.float32, out=out.numpy())

@@ -18,6 +18,7 @@ from torch.func import functional_call
 from pyro_compress.draws import Draws
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.alone import alone
+from pyro_compress.inference.dtypes import in_network_type
 from pyro_compress.inference.from_draws import derived_shapes, derived_values
 from pyro_compress.inference.iid_draws import independent_draws
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -27,6 +28,7 @@ from pyro_compress.untouched import Untouched
 
 
 @alone()
+@in_network_type
 def draws_of_guide(model: BayesianNetwork, posterior: Posterior, count: int, seed: int) -> Draws:
     """Independent draws of every site of a closed-form guide, of w where it follows from sites, of point estimates.
 
@@ -43,6 +45,7 @@ def draws_of_guide(model: BayesianNetwork, posterior: Posterior, count: int, see
 
 
 @alone()
+@in_network_type
 def predictions(model: BayesianNetwork, posterior: Posterior, x: Tensor, *, chunk: int = 1000) -> np.ndarray:
     """float32, (chain, draw, example, ...): the likelihood's mean under every draw; class probabilities.
 
@@ -60,6 +63,7 @@ def predictions(model: BayesianNetwork, posterior: Posterior, x: Tensor, *, chun
 
 
 @alone()
+@in_network_type
 def log_likelihoods(
     model: BayesianNetwork, posterior: Posterior, x: Tensor, y: Tensor, *, chunk: int = 1000
 ) -> np.ndarray:
@@ -72,6 +76,7 @@ def log_likelihoods(
 
 
 @alone()
+@in_network_type
 def log_joints(
     model: BayesianNetwork, posterior: Posterior, x: Tensor, y: Tensor, *, size: int | None = None, chunk: int = 1000
 ) -> np.ndarray:
@@ -133,7 +138,7 @@ def _networks(
     untouched = Untouched()
 
     def run(held: dict[str, Tensor], part: Tensor) -> Tensor:
-        output: Tensor = untouched(lambda x: functional_call(network, held, (x,)), part)
+        output: Tensor = untouched(lambda x: functional_call(network, held, (x,)), part.to(torch.float32))
         return output
 
     places = ((chain, draw) for chain in range(draws.chains) for draw in range(draws.count))

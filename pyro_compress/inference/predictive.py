@@ -27,6 +27,7 @@ from torch import Tensor
 from pyro_compress.draws import Draws
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.alone import alone
+from pyro_compress.inference.dtypes import in_network_type
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.options import whole_number
 from pyro_compress.posterior import Posterior
@@ -77,6 +78,7 @@ class PosteriorPredictive:
 
 
 @alone()
+@in_network_type
 def posterior_predictive(
     model: BayesianNetwork,
     posterior: Posterior,
@@ -112,6 +114,7 @@ def posterior_predictive(
 
 
 @alone()
+@in_network_type
 def predictive_mean(
     model: BayesianNetwork, posterior: Posterior, x: Tensor, *, draws: int = 100, seed: int = 0, chunk: int = 1000
 ) -> Tensor:
@@ -130,6 +133,7 @@ def predictive_mean(
 
 
 @alone()
+@in_network_type
 def predictive_draws(
     model: BayesianNetwork | Callable[..., Any],
     posterior: Posterior,
@@ -260,6 +264,8 @@ def _ready(model: BayesianNetwork, posterior: Posterior) -> BayesianNetwork:
 def _outputs(model: BayesianNetwork, values: Values, x: Tensor, chunk: int) -> Tensor:
     """float64 on the CPU, (examples, ...): the network's outputs."""
     parameters = {name: value.to(x.device) for name, value in values.parameters.items()}
+    # as a fit reads them
+    x = x.to(torch.float32)
     with torch.no_grad():
         return torch.cat([model.call_network(parameters, part) for part in x.split(chunk)]).cpu().double()
 

@@ -33,6 +33,7 @@ from pyro_compress.inference.alone import alone
 from pyro_compress.inference.at_draws import AtDraws, at_draws, coordinates, values_of, with_buffers
 from pyro_compress.inference.contract import Model
 from pyro_compress.inference.curvature import MOST_DENSE, largest_curvature, newton_step
+from pyro_compress.inference.dtypes import in_network_type
 from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.log_joint import LogJoint
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -48,6 +49,7 @@ OF_WEIGHTS = ("r_hat", "ess")
 NOT_WARNED_OF_NETWORKS = ("kl_weight", "temperature")
 
 
+@in_network_type
 def with_flags(posterior: Posterior, model: Any, data: Any) -> Posterior:
     """The posterior with what speaks against it as `flags`; warns of it in one line."""
     found: dict[str, Any] = {}
@@ -66,6 +68,7 @@ def with_flags(posterior: Posterior, model: Any, data: Any) -> Posterior:
 
 
 @alone()
+@in_network_type
 def diagnose(posterior: Posterior, model: Any, data: Any) -> Diagnosis:
     """Summary of all quantities, and everything that speaks against the posterior.
 
