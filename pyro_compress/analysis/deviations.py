@@ -50,7 +50,8 @@ def with_deviations(network: StoredNetwork, spread: Mapping[str, np.ndarray]) ->
         top = min(exponent[kept].max(), STEP_EXPONENTS[-1])
         exponent = np.clip(exponent, max(top - OCTAVES + 1, STEP_EXPONENTS[0]), top)
         found[name] = np.where(kept, exponent, 0).astype(np.int8)
-    if not found:
+    # a target may leave none of the numbers that had one, which is no fault of the posterior
+    if not found and not any((variance > 0).any() for variance in spread.values()):
         raise DecisionError(
             "no weight has a variance, so there are no deviations to keep: fit with SVI(...) or a sampler"
         )

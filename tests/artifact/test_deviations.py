@@ -228,3 +228,9 @@ def test_what_a_batch_norm_takes_over_brings_its_spread_along() -> None:
     shift = drawn["n.bias"] + scale * (drawn["a.bias"] - mean["n.running_mean"])
     np.testing.assert_allclose(spread["n.scale"], scale.var(0), rtol=0.02)
     np.testing.assert_allclose(spread["n.shift"], shift.var(0), rtol=0.03)
+
+
+def test_where_all_that_had_a_variance_is_gone_there_is_nothing_to_keep() -> None:
+    aim = decision(1e6)  # so wide that any price drops all weights; biases are point estimates
+    found = stored_network(ARCHITECTURE, refine(ARCHITECTURE, aim, 64.0), keep_deviations=True)
+    assert not found.deviations and found.tensors["fc2.bias"].dense().any()
