@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.accuracy_errors import Target, moments
+from pyro_compress.inference.at_draws import at_points
 from pyro_compress.inference.guides import Guide
 from pyro_compress.inference.joint_guides import JointGuide, MeanField
 from pyro_compress.inference.log_joint import LogJoint
@@ -66,7 +67,9 @@ def as_mean_field(state: Any) -> MeanField:
     return found
 
 
-def optimal(guide: JointGuide, log_joint: LogJoint, batch: tuple[torch.Tensor, ...]) -> JointGuide:
+def optimal(
+    guide: JointGuide, log_joint: LogJoint, batch: tuple[torch.Tensor, ...], samples: int = SAMPLES
+) -> JointGuide:
     """The member of the guide's family at the ELBO's maximum nearest to it; `guide` is left as it was."""
     guide = copy.deepcopy(guide)
     optimizer = torch.optim.LBFGS(guide.parameters(), max_iter=300, history_size=50, line_search_fn="strong_wolfe")
@@ -75,8 +78,8 @@ def optimal(guide: JointGuide, log_joint: LogJoint, batch: tuple[torch.Tensor, .
         optimizer.zero_grad()
         torch.manual_seed(0)
         q = guide.distribution()
-        u = q.rsample((SAMPLES,))
-        found = log_joint(u, batch)
+        u = q.rsample((samples,))
+        found = at_points(log_joint, u.detach(), batch)
         # the value of the log joint with its gradient through u
         through = (found.gradient * u).sum(1)
         loss = -(found.log_joint + through - through.detach()).mean() - q.entropy()

@@ -53,7 +53,9 @@ def at_draws(
         value = torch.from_numpy(np.array(values[site.name], dtype=np.float32))
         parts.append((value if site.transform is None else site.transform.inv(value)).reshape(len(value), -1))
     u = torch.cat(parts, 1)[:, : log_joint.width]
-    found = [_evaluated(log_joint, rows, batch) for rows in u.split(max(1, AT_ONCE // max(1, size)))]
+    if len(u) > 2:
+        see_whether_alone(log_joint, u[:2], batch)
+    found = [at_points(log_joint, rows, batch) for rows in u.split(max(1, AT_ONCE // max(1, size)))]
     gradient = torch.cat([one.gradient for one in found]).double()
     density = torch.cat([one.data + one.prior for one in found]).double()
     if not jacobian:
@@ -99,15 +101,23 @@ def with_buffers(model: Model, posterior: Posterior) -> Model:
     return model
 
 
-def _evaluated(log_joint: LogJoint, rows: Tensor, batch: Batch) -> Evaluation:
+def see_whether_alone(log_joint: LogJoint, u: Tensor, batch: Batch) -> Evaluation:
+    """Two points (2, D), after which `log_joint.alone` holds."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            return log_joint(rows, batch)
-        except (RuntimeError, ValueError):
-            # a model that looks at values runs at one point at a time
-            log_joint.replay = False
-            each = [log_joint(row[None], batch) for row in rows]
+        return Evaluation(*log_joint.evaluate(u, *batch))
+
+
+def at_points(log_joint: LogJoint, u: Tensor, batch: Batch) -> Evaluation:
+    """The log joint at many points, (S, D): side by side, or one after the other where the model cannot be batched.
+
+    `see_whether_alone` has been called: a record of many points one after the other is as long as they are many.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if not log_joint.alone:
+            return log_joint(u, batch)
+        each = [log_joint(row[None], batch) for row in u]
     columns = zip(*((one.log_joint, one.gradient, one.data, one.prior) for one in each), strict=True)
     return Evaluation(*(torch.cat(column) for column in columns))
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_compress.errors import InferenceError
+from pyro_compress.inference.at_draws import at_points
 from pyro_compress.inference.contract import Batch, Model
 from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.log_joint import Evaluation, LogJoint
@@ -16,6 +17,8 @@ MOST_WIDTH = 200
 # points × examples that one evaluation may hold
 AT_ONCE = 2**23
 LEAST_POINTS, MOST_POINTS = 64, 1024
+# of a model that runs at one point at a time
+MOST_ALONE = 256
 
 
 class WholeData:
@@ -36,18 +39,21 @@ class WholeData:
             self.log_joint = LogJoint(model, size, dtype=dtype)
             self.batch = tuple(part.to(dtype) if part.is_floating_point() else part for part in batch)
             width = self.log_joint.width
-            self.points = min(MOST_POINTS, AT_ONCE // max(1, size)) // 2 * 2
-            if width > MOST_WIDTH or self.points < max(LEAST_POINTS, 2 * width + 2):
-                raise InferenceError(
-                    f"{width} latent numbers and {size:,} examples are too many to look at all at once"
-                )
+            if width > MOST_WIDTH:
+                raise InferenceError(f"{width} latent numbers are too many to look at all the data at once")
             try:
-                # twice the same point, each with random numbers of its own; once, so that recording it does not pay
+                # twice the same point, each with random numbers of its own
                 found = self._run(self.log_joint.evaluate, torch.zeros(2, width, dtype=torch.float64))
             except (RuntimeError, ValueError, TypeError, NotImplementedError):
                 continue
             if not bool(torch.equal(found.log_joint[:1].nan_to_num(), found.log_joint[1:].nan_to_num())):
                 raise InferenceError(f"the log joint of {model.name} is random")
+            most = MOST_ALONE if self.log_joint.alone else MOST_POINTS
+            self.points = min(most, AT_ONCE // max(1, size)) // 2 * 2
+            if self.points < max(LEAST_POINTS, 2 * width + 2):
+                raise InferenceError(
+                    f"{width} latent numbers and {size:,} examples are too many to look at all at once"
+                )
             return
         raise InferenceError(f"{model.name} cannot be run at many points at once")
 
@@ -58,13 +64,17 @@ class WholeData:
 
     def __call__(self, u: Tensor) -> Evaluation:
         """At (S, D); float64."""
-        return self._run(self.log_joint.graph(u.to(self.log_joint.dtype), self.batch), u)
+        return self._run(self._together, u)
 
     def _run(self, function: Callable[..., tuple[Tensor, ...]], u: Tensor) -> Evaluation:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             found = function(u.to(self.log_joint.dtype), *self.batch)
         return Evaluation(*(part.detach().double() for part in found))
+
+    def _together(self, points: Tensor, *batch: Tensor) -> tuple[Tensor, ...]:
+        found = at_points(self.log_joint, points, batch)
+        return found.log_joint, found.gradient, found.data, found.prior
 
     def values(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """(log joint, its gradient) at (S, D)."""

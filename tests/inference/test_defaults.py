@@ -131,6 +131,19 @@ def test_what_is_set_stands() -> None:
     assert len(history) == 60  # type: ignore[arg-type]
 
 
+def test_a_model_that_runs_at_one_point_at_a_time_is_fitted_all_the_same() -> None:
+    def in_place(x: Tensor, y: Tensor) -> None:
+        weight = pyro.sample("weight", dist.Normal(torch.zeros(3), SCALES).to_event(1))
+        expected = torch.zeros(len(x))
+        expected.copy_(x @ weight)
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(expected, 0.6), obs=y)
+
+    weight = fit(in_place, (X, Y), SVI(), seed=1).parameters["weight"]
+    np.testing.assert_allclose((weight.mean - MEAN) / SD, 0.0, atol=1e-2)
+    np.testing.assert_allclose(weight.variance, SD**2, rtol=1e-2)
+
+
 def test_what_cannot_be_looked_at_whole_is_fitted_in_steps() -> None:
     def noisy(x: Tensor, y: Tensor) -> None:
         weight = pyro.sample("weight", dist.Normal(torch.zeros(3), SCALES).to_event(1))
