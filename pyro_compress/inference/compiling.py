@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
-from pyro_compress.inference.convolutions import correlate_one_channel
+from pyro_compress.inference.convolutions import correlate_one_channel, keep_channels_last, sum_bias_gradients
 from pyro_compress.inference.graphs import unscale_sums, untranspose
 
 Function = Callable[..., tuple[Tensor, ...]]
@@ -23,17 +23,19 @@ def compiled(graph: fx.GraphModule, examples: tuple[Tensor, ...]) -> Function:
     # here, because it takes seconds to import, and because operators are registered
     import torch._inductor as inductor
 
-    from pyro_compress.inference.pooling import keep_pooling
+    from pyro_compress.inference.pooling import fuse_pooling, keep_pooling
 
     try:
         # what the graph draws comes from torch's generator, as where it is replayed
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            found: Function = inductor.compile(
-                keep_pooling(correlate_one_channel(unscale_sums(untranspose(graph)))),
-                list(examples),
-                options={"fallback_random": True},
-            )
+            for change in (
+                *(untranspose, unscale_sums),
+                *(sum_bias_gradients, correlate_one_channel, keep_channels_last),
+                *(fuse_pooling, keep_pooling),
+            ):
+                graph = change(graph)
+            found: Function = inductor.compile(graph, list(examples), options={"fallback_random": True})
             found(*examples)
     except Exception as error:
         return _replayed(graph, f"the compiler failed: {str(error).strip().partition(chr(10))[0][:200]}")

@@ -284,7 +284,7 @@ def _convolution(
         return function(x, _plain(weight), _plain(bias), *args, **kwargs)
 
     def layer(values: torch.Tensor, filters: torch.Tensor, offset: Any) -> torch.Tensor:
-        return function(values, filters, offset, *args, **kwargs)
+        return function(values, _laid_out(filters, inner.loc), offset, *args, **kwargs)
 
     if not scaled:
         return inner.outputs(layer, x, bias)
@@ -296,3 +296,20 @@ def _convolution(
         return output + bias.draw(len(x)).reshape(*scale.shape, *([1] * (output.ndim - 2)))
     plain_bias = _plain(bias)
     return output if plain_bias is None else output + along_axis(plain_bias, output.ndim, 1)
+
+
+def _laid_out(filters: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Filters with the strides of others, where these lie channels last.
+
+    What is computed of filters over one channel lies both ways at once, and torch takes that for channels first: means
+    and variances of an image would then lie differently, and whatever reads both goes through one of them in strides.
+    """
+    if (
+        filters.ndim != 4
+        or filters.stride() == like.stride()
+        or not like.is_contiguous(memory_format=torch.channels_last)
+    ):
+        return filters
+    turned = filters.permute(0, 2, 3, 1).contiguous()
+    # through one axis, because a view of the same shape keeps the strides that it has
+    return turned.view(-1).view(turned.shape).permute(0, 3, 1, 2)

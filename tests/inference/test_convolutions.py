@@ -1,5 +1,6 @@
 """Gradients of filters over one channel, rewritten as convolutions: the same numbers, and nothing else is touched."""
 
+import shutil
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
-from pyro_compress.inference.convolutions import correlate_one_channel
+from pyro_compress.inference.compiling import compiled
+from pyro_compress.inference.convolutions import correlate_one_channel, sum_bias_gradients
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -75,3 +77,39 @@ def test_other_convolutions_stay(channels: int, groups: int) -> None:
     before = make_fx(function)(*inputs)
     names = targets(before)
     assert targets(correlate_one_channel(before)) == names
+
+
+def as_guides_hold(filters: Tensor) -> Tensor:
+    """Channels last, by strides too."""
+    strides = (filters[0].numel(), 1, filters.shape[3], 1)
+    return torch.empty_strided(filters.shape, strides, dtype=filters.dtype).copy_(filters)
+
+
+def test_gradients_of_outputs_that_lie_channels_last_stay() -> None:
+    function, (x, filters, bias) = gradients(1, {})
+    # torch's kernels for float64 know no channels last
+    graph = make_fx(function)(x.float(), as_guides_hold(filters.float()), bias.float())
+    assert targets(correlate_one_channel(graph)).count("aten.convolution.default") == 1
+
+
+def test_gradients_of_biases_are_sums() -> None:
+    function, inputs = gradients(2, {})
+    graph = sum_bias_gradients(make_fx(function)(*inputs))
+    (left,) = [node for node in graph.graph.nodes if node.target is torch.ops.aten.convolution_backward.default]
+    assert left.args[10] == [True, True, False]
+    for found, expected in zip(graph(*inputs), function(*inputs), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_what_is_computed_of_filters_over_one_channel_lies_channels_last_where_compiled() -> None:
+    x, filters = torch.rand(4, 1, 9, 9), as_guides_hold(torch.rand(6, 1, 3, 3))
+
+    def function(x: Tensor, filters: Tensor) -> tuple[Tensor]:
+        squares = filters.square().view(-1).view(6, 3, 3, 1).permute(0, 3, 1, 2)
+        return (F.conv2d(x, squares),)
+
+    (expected,) = function(x, filters)
+    (found,) = compiled(make_fx(function)(x, filters), (x, filters))(x, filters)
+    assert found.stride() == expected.stride() == (49 * 6, 1, 7 * 6, 6)
+    torch.testing.assert_close(found, expected)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.lazy import Lazy, LazyLogNormal, LazyNormal, LazyScaled
@@ -249,3 +250,18 @@ def test_one_weight_in_two_layers_is_refused() -> None:
     hidden = F.linear(x, normal(3, 3), bias)
     with pytest.raises(InferenceError, match="one random value at two places"):
         F.linear(hidden, normal(3, 3), bias)
+
+
+def test_means_and_variances_of_filters_over_one_channel_lie_alike() -> None:
+    # channels last by strides; what is computed of such filters is channels first by them
+    loc = torch.empty_strided((6, 1, 3, 3), (9, 1, 3, 1)).normal_()
+    seen = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        weight: Any = LazyNormal(loc, torch.exp(0.5 * loc))
+        return F.conv2d(x, weight)
+
+    for node in make_fx(function)(torch.rand(2, 1, 8, 8)).graph.nodes:
+        if node.target is torch.ops.aten.convolution.default:
+            seen.append(node.meta["val"].stride())
+    assert seen == [(36 * 6, 1, 6 * 6, 6)] * 2
