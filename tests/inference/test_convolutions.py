@@ -85,11 +85,19 @@ def as_guides_hold(filters: Tensor) -> Tensor:
     return torch.empty_strided(filters.shape, strides, dtype=filters.dtype).copy_(filters)
 
 
-def test_gradients_of_outputs_that_lie_channels_last_stay() -> None:
-    function, (x, filters, bias) = gradients(1, {})
-    # torch's kernels for float64 know no channels last
-    graph = make_fx(function)(x.float(), as_guides_hold(filters.float()), bias.float())
-    assert targets(correlate_one_channel(graph)).count("aten.convolution.default") == 1
+@pytest.mark.parametrize(("layout", "rewritten"), [(torch.contiguous_format, 1), (torch.channels_last, 0)])
+def test_gradients_of_outputs_that_lie_channels_last_stay(layout: torch.memory_format, rewritten: int) -> None:
+    x, filters, gradient = torch.rand(5, 1, 9, 9), as_guides_hold(torch.rand(6, 1, 3, 3)), torch.rand(5, 6, 7, 7)
+
+    def function(gradient: Tensor, x: Tensor, filters: Tensor) -> Tensor:
+        options = ([0], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False])
+        found: Tensor = torch.ops.aten.convolution_backward.default(gradient, x, filters, *options)[1]
+        return found
+
+    inputs = gradient.contiguous(memory_format=layout), x, filters
+    graph = correlate_one_channel(make_fx(function)(*inputs))
+    assert targets(graph).count("aten.convolution.default") == rewritten
+    torch.testing.assert_close(graph(*inputs), function(*inputs))
 
 
 def test_gradients_of_biases_are_sums() -> None:
