@@ -83,7 +83,9 @@ def _network_parameters(
             found[name] = ParameterPosterior(mean, 0 * variance, "point")
             continue
         parameter, prior = priors[name]
-        statistic, groups = _group_statistic(parameter, prior, draws, moments), None
+        # draws lie in memory, whatever device surrounds this
+        with torch.device("cpu"):
+            statistic, groups = _group_statistic(parameter, prior, draws, moments), None
         if statistic is not None and parameter.group_axis is not None:
             value, scale = as_array(statistic.value), as_array(statistic.scale)
             groups = Groups(parameter.group_axis, statistic.name, value, statistic.threshold, scale)

@@ -16,6 +16,7 @@ from torch import nn
 
 from pyro_compress.draws import Draws
 from pyro_compress.errors import InferenceError
+from pyro_compress.inference.devices import seed_generators
 from pyro_compress.inference.iid_draws import draws_through
 from pyro_compress.inference.through_transforms import moments_of
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -119,7 +120,7 @@ class Guide(PyroModule):
         """Independent draws, as of `draws_through`."""
         values, density = {}, torch.zeros(count, dtype=torch.float64)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            seed_generators(seed, next(self.parameters()).device)
             for name in self.sites:
                 loc, scale = self.location_and_scale(name)
                 normal = dist.Normal(loc, scale, validate_args=False)

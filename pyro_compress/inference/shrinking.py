@@ -126,7 +126,8 @@ class Whole:
         """The narrower model and guide."""
         for name, taken in leaving.folds.items():
             with torch.no_grad():
-                self._location(name).add_(torch.from_numpy(taken).float())
+                location = self._location(name)
+                location.add_(torch.from_numpy(taken).to(location))
         left = self._leave(leaving.kept)
         self._drop_means(left.index)
         self.left_nats = complexity_nats(self.model, self.guide) - complexity_nats(left.model, left.guide)
@@ -281,6 +282,6 @@ def _fitting(index: Index, shape: torch.Size) -> Any:
 
 
 def _zero_outside(tensor: torch.Tensor, index: Index) -> None:
-    inside = torch.zeros(tensor.shape, dtype=torch.bool)
+    inside = torch.zeros(tensor.shape, dtype=torch.bool, device=tensor.device)
     inside[np.ix_(*index)] = True
     tensor[~inside] = 0.0

@@ -128,4 +128,6 @@ class VariationalState(GradientState):
         self._adam = None
         self.restore_of_rank(captured)
         self.compiled = captured["compiled"]
-        self.averages = [tensor.clone() for tensor in captured["averages"]]
+        # a checkpoint is read onto the CPU
+        pairs = zip(captured["averages"], self.trained(), strict=False)
+        self.averages = [tensor.to(parameter.device, copy=True) for tensor, parameter in pairs]

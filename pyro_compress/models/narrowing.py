@@ -61,7 +61,8 @@ def narrowed(network: nn.Module, architecture: Architecture, kept: Sequence[np.n
             continue
         module = network.get_submodule(layer.name)
         if not np.array_equal(present, before):
-            module.register_forward_pre_hook(_Select(torch.from_numpy(np.flatnonzero(before[present]))))
+            chosen = torch.from_numpy(np.flatnonzero(before[present])).to(next(module.parameters()).device)
+            module.register_forward_pre_hook(_Select(chosen))
         rows, columns, present = np.flatnonzero(after), np.flatnonzero(before), after
         axes = {"weight": (rows, columns)} if isinstance(layer, Linear | Conv2d) else {}
         for local, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:

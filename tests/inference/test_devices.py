@@ -1,8 +1,11 @@
 """Runs on a device: without a GPU, torch's fake tensors say whether an operation mixes devices."""
 
+import copy
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -10,15 +13,19 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pyro_compress.errors import InferenceError
+from pyro_compress.inference import flat, shrinking
 from pyro_compress.inference.bayes_by_backprop import BayesByBackprop
 from pyro_compress.inference.contract import Method
 from pyro_compress.inference.devices import device_named, on_device, random_state
 from pyro_compress.inference.dropout import Dropout
 from pyro_compress.inference.fit import refuse_unscaled
+from pyro_compress.inference.guides import Guide
 from pyro_compress.inference.optimisation import GradientMethod
 from pyro_compress.inference.point import MAP
 from pyro_compress.inference.sgld import SGLD
+from pyro_compress.inference.shrinking import Leaving, Whole
 from pyro_compress.inference.svi import SVI
+from pyro_compress.models import bayesian, narrowing
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical, Gaussian, Likelihood
 from pyro_compress.models.priors.base import Prior
@@ -77,6 +84,65 @@ def one_step(method: GradientMethod, prior: Prior, likelihood: Likelihood, y: Ca
 def test_a_step_stays_on_its_device(name: str) -> None:
     method, prior = METHODS[name]
     one_step(method, prior_named(prior), Categorical(), lambda: torch.zeros(6, dtype=torch.long, device=GPU))
+
+
+def to_gpu(module: nn.Module) -> None:
+    module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=GPU))
+
+
+def without_storage(network: nn.Module) -> nn.Module:
+    """A deep copy that never touches the memory that fake tensors do not have."""
+    held = [*network.parameters(), *network.buffers()]
+    hooks: list[Any] = [hook for module in network.modules() for hook in module._forward_pre_hooks.values()]
+    held += [hook.chosen for hook in hooks]
+    copies = {id(tensor): tensor.detach().clone() for tensor in held}
+    memo = {id(t): nn.Parameter(copies[id(t)]) if isinstance(t, nn.Parameter) else copies[id(t)] for t in held}
+    return copy.deepcopy(network, memo)
+
+
+SHRINKING = ["group-horseshoe", "group-normal-jeffreys", "log-uniform"]
+
+
+@pytest.mark.parametrize("name", SHRINKING)
+def test_a_network_shrinks_on_its_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is decided from numbers is decided on the CPU, as `fit` does; then everything is a pretended GPU's."""
+    method, shape = SVI(), (1, 8, 8)
+    model = BayesianNetwork(network(), prior_named(name), Categorical())
+    whole = Whole(model, Guide(model), shape)
+    assert whole.architecture is not None
+    kept = [np.ones(size[0], dtype=bool) for size in whole.architecture.shapes()]
+    # one of three filters goes, from everything between the two layers with weights
+    kept[1:-1] = [np.repeat([True, False, True], len(entries) // 3) for entries in kept[1:-1]]
+    leaving = Leaving(kept, {"5.bias": np.ones(4)}, 1)
+    # these read values or memory, and a fake tensor has none
+    for module in (bayesian, narrowing):
+        monkeypatch.setattr(module, "copy", SimpleNamespace(deepcopy=without_storage))
+    monkeypatch.setattr(flat, "copy", SimpleNamespace(deepcopy=torch.clone))
+    monkeypatch.setattr(bayesian, "check_network", lambda network: None)
+    monkeypatch.setattr(shrinking, "float", lambda tensor: 1.0, raising=False)
+    with FakeTensorMode(allow_non_fake_inputs=True), pyro.validation_enabled(False):
+        to_gpu(model)
+        to_gpu(whole.guide)
+        with GPU:
+            state: Any = method.init(model, 100, 0)
+            state.whole = whole
+            whole.guide = state.guide
+            for vector in state.flat.vectors:
+                of_vector = {key: torch.zeros_like(vector.whole) for key in ("exp_avg", "exp_avg_sq")}
+                state.optimizer.state[vector.whole] = {**of_vector, "step": torch.zeros(())}
+            former, remembered = state.optimizer, whole.spread(state.flat.parts(state.optimizer))
+            state.go_on_with(whole.narrow(leaving))
+            state.flat.remember(state.optimizer, whole.cut(remembered), former)
+            method.begin(state)
+            batch = torch.rand(6, *shape, device=GPU), torch.zeros(6, dtype=torch.long, device=GPU)
+            terms = method.terms(state, batch)
+            whole.write_back()
+            # and once more, from what is left
+            whole.spread(state.flat.parts(state.optimizer))
+    assert state.model.network.get_parameter("5.weight").shape == (4, 18)
+    memory = [value for held in state.optimizer.state.values() for value in held.values()]
+    tensors = (terms.data, terms.complexity, *state.trained(), *state.moving_buffers(), *memory)
+    assert {one.device.type for one in tensors} == {"cuda"}
 
 
 @pytest.mark.parametrize("noise", [0.5, None], ids=["known noise", "learned noise"])
