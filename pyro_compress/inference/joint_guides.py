@@ -30,6 +30,8 @@ from pyro_compress.models.priors.base import LatentSite, Moments
 
 JOINT = "_joint"
 MOST_DESCRIBED = 10_000
+# numbers of a row of T that one learning rate serves
+FEW = 16
 
 
 def sticking_the_landing(site: Any, p: Any) -> torch.Tensor:
@@ -128,6 +130,9 @@ class JointGuide(PyroModule):
         """Optimizer groups: μ at the rate of weights, everything else at that of log-variances."""
         for name, parameter in self.named_parameters():
             multiplier = rates["weight"] * (1.0 if name.startswith("loc.") else rates["log_variance"])
+            if name == "factor":
+                # a row of up to D numbers that all move by one rate would outgrow its σ within some hundred steps
+                multiplier *= min(1.0, math.sqrt(FEW / parameter.shape[1]))
             yield {"params": [parameter], "multiplier": multiplier}
 
     def draws(self, model: Model, count: int, seed: int) -> Draws:

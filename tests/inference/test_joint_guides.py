@@ -233,3 +233,17 @@ def test_draws_carry_their_density(kind: str) -> None:
     mean, matrix = guide.loc.joint.detach().double().numpy(), covariance(guide).numpy()
     expected = multivariate_normal(mean, matrix).logpdf(u) - np.log(drawn.site(positive)[0].astype(float)).ravel()
     np.testing.assert_allclose(drawn.statistics[GUIDE_DENSITY][0], expected, rtol=0, atol=2e-4)
+
+
+def test_a_large_covariance_does_not_outgrow_its_scale() -> None:
+    """Adam moves every number by about the rate at first: 400 numbers of a row at one rate would sum to a wide row."""
+    torch.manual_seed(0)
+    guide = FullRank(BayesianNetwork(nn.Sequential(nn.Linear(20, 20, bias=False)), Normal()))
+    groups = {
+        group["params"][0]: group["multiplier"]
+        for group in guide.parameter_groups({"weight": 1.0, "log_variance": 3.0})
+    }
+    assert groups[guide.loc.joint] == 1.0 and groups[guide.log_variance.joint] == 3.0
+    assert groups[guide.factor] == pytest.approx(3.0 * math.sqrt(16 / 400))
+    small = FullRank(BayesianNetwork(nn.Sequential(nn.Linear(4, 4, bias=False)), Normal()))
+    assert [group["multiplier"] for group in small.parameter_groups({"weight": 1.0, "log_variance": 3.0})][-1] == 3.0
