@@ -32,6 +32,8 @@ class Draws:
             'acceptance_rate', 'step_size', 'tree_depth', 'n_steps', 'diverging', 'energy'; of draws of a guide
             `GUIDE_DENSITY`.
         derived: names of sites that follow from the others, such as w = z·w̃, or are point-estimated on the way.
+        fixed: by site, flat indices of the numbers that its support leaves no choice, such as what lies above the
+            diagonal of a Cholesky factor.
     """
 
     flat: np.ndarray
@@ -39,6 +41,7 @@ class Draws:
     log_weight: np.ndarray | None = None
     statistics: Mapping[str, np.ndarray] = field(default_factory=dict)
     derived: tuple[str, ...] = ()
+    fixed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         width = sum(math.prod(shape) for shape in self.shapes.values())
@@ -104,6 +107,7 @@ class Draws:
             None if self.log_weight is None else self.log_weight[part],
             {name: values[part] for name, values in self.statistics.items()},
             self.derived,
+            self.fixed,
         )
 
     def rows(self) -> Iterator[tuple[float, dict[str, np.ndarray]]]:
@@ -145,7 +149,7 @@ class Draws:
             np.savez(file, **per_draw)  # type: ignore[arg-type]
         (folder / "draw_statistics.npz.partial").replace(folder / "draw_statistics.npz")
         shapes = {name: list(shape) for name, shape in self.shapes.items()}
-        text = json.dumps({"shapes": shapes, "derived": list(self.derived)})
+        text = json.dumps({"shapes": shapes, "derived": list(self.derived), "fixed": dict(self.fixed)})
         (folder / "draws.json.partial").write_text(text + "\n")
         (folder / "draws.json.partial").replace(folder / "draws.json")
 
@@ -162,7 +166,9 @@ class Draws:
                 statistics = {name: held[name] for name in held.files}
             described = json.loads((folder / "draws.json").read_text())
             shapes = {name: tuple(shape) for name, shape in described["shapes"].items()}
-            return Draws(flat, shapes, statistics.pop("log_weight", None), statistics, tuple(described["derived"]))
+            fixed = {name: tuple(places) for name, places in described.get("fixed", {}).items()}
+            derived, weight = tuple(described["derived"]), statistics.pop("log_weight", None)
+            return Draws(flat, shapes, weight, statistics, derived, fixed)
         except (OSError, ValueError, KeyError, InferenceError) as error:
             raise InferenceError(f"{folder} does not hold draws ({error}): run `pyro-compress fit` first") from error
 

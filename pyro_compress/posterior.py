@@ -56,11 +56,11 @@ class ParameterPosterior:
     """Marginal moments of one parameter tensor of shape S.
 
     Attributes:
-        mean: float32, S.
-        variance: float32, S; zero for a point estimate.
+        mean: float32, or float64 where draws are, S.
+        variance: likewise, S; zero for a point estimate.
         prior: name of the prior's class, or 'point'.
         groups: for group priors.
-        value: float32, S; what to store where that is not the mean, such as the best draw.
+        value: likewise, S; what to store where that is not the mean, such as the best draw.
     """
 
     mean: np.ndarray
@@ -71,7 +71,7 @@ class ParameterPosterior:
 
     @property
     def to_store(self) -> np.ndarray:
-        """float32, S: the numbers that a decision stores, the mean unless a value is given."""
+        """S: the numbers that a decision stores, the mean unless a value is given."""
         return self.mean if self.value is None else self.value
 
     @property

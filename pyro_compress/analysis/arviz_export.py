@@ -16,6 +16,7 @@ import xarray as xr
 
 from pyro_compress.analysis.arviz_versions import container
 from pyro_compress.analysis.exported_draws import Exported, export_draws, plan
+from pyro_compress.analysis.exported_names import axis_of, names_in_export
 from pyro_compress.errors import InferenceError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ STATISTIC_TYPES = {
 DERIVED = ("log_joint", "layer_norm", "predictions")
 
 Arrays = Mapping[str, np.ndarray]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def to_arviz(
@@ -52,7 +54,8 @@ def to_arviz(
 
     Its groups are `posterior`, `sample_stats` where a sampler noted something, and those that are given.  The
     posterior holds every small site, `weights` (sampled elements of the large ones, labelled 'SITE[index]'),
-    `layer_norm`, `log_joint` and `predictions`.  Axes are named after the layer: 'fc1_out', 'fc1_in'.
+    `layer_norm`, `log_joint` and `predictions`.  Axes are named after the layer: 'fc1_out', 'fc1_in'.  A site
+    whose name means something else there, such as 'chain', or holds a slash, gets another: attribute `renamed`.
 
     Args:
         posterior: with draws, or with closed-form latents.
@@ -76,7 +79,10 @@ def to_arviz(
         raise InferenceError("a point estimate has no draws to export: fit with SVI(...) or a sampler instead")
     chosen = plan(posterior, sites, weights, seed, DERIVED)
     exported = export_draws(posterior, chosen, draws, seed)
-    axes = Axes(posterior, coords or {})
+    given = [arrays for arrays in (log_likelihood, posterior_predictive, prior, observed_data) if arrays]
+    axes = Axes(
+        posterior, coords or {}, {name: np.shape(values) for arrays in given for name, values in arrays.items()}
+    )
     groups = {"posterior": _posterior_group(posterior, exported, axes, layer_norms, predictions)}
     statistics = {name: _typed(name, values) for name, values in exported.statistics.items()}
     if statistics:
@@ -84,14 +90,12 @@ def to_arviz(
     for name, arrays in (("log_likelihood", log_likelihood), ("posterior_predictive", posterior_predictive)):
         if arrays:
             rows = {key: exported.per_draw(f"{name}['{key}']", values) for key, values in arrays.items()}
-            groups[name] = axes.dataset({key: (values, _examples(key, values, 2)) for key, values in rows.items()})
+            groups[name] = axes.observed(rows, 2)
     if prior:
-        named = {name: (values, axes.of_site(name, values.shape[2:])) for name, values in prior.items()}
-        groups["prior"] = axes.dataset(named)
+        groups["prior"] = axes.dataset(axes.sites(prior))
     if observed_data:
-        observed = {key: (values, _examples(key, values, 0)) for key, values in observed_data.items()}
-        groups["observed_data"] = axes.dataset(observed, sampled=False)
-    groups["posterior"].attrs.update(_attributes(posterior, exported, seed))
+        groups["observed_data"] = axes.observed(observed_data, 0)
+    groups["posterior"].attrs.update(_attributes(posterior, exported, seed) | axes.renamed())
     return container(groups)
 
 
@@ -102,7 +106,7 @@ def _posterior_group(
     layer_norms: Arrays | None,
     predictions: np.ndarray | None,
 ) -> xr.Dataset:
-    variables = {name: (values, axes.of_site(name, values.shape[2:])) for name, values in exported.whole.items()}
+    variables = axes.sites(exported.whole)
     coords: dict[str, Any] = {}
     if exported.labels:
         variables["weights"] = (exported.elements, ("weight",))
@@ -132,11 +136,6 @@ def _typed(name: str, values: np.ndarray) -> np.ndarray:
     return values.astype(STATISTIC_TYPES.get(name, np.float64))
 
 
-def _examples(name: str, values: np.ndarray, leading: int) -> tuple[str, ...]:
-    extra = values.ndim - leading - 1
-    return ("example", *(f"{name}_dim_{axis}" for axis in range(extra)))
-
-
 def _attributes(posterior: "Posterior", exported: Exported, seed: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "draws_are": posterior.kind,
@@ -151,17 +150,35 @@ def _attributes(posterior: "Posterior", exported: Exported, seed: int) -> dict[s
 
 
 class Axes:
-    """Names and labels of axes: those of one layer's tensors agree wherever they occur."""
+    """Names of variables, names and labels of axes: those of one layer's tensors agree wherever they occur."""
 
-    def __init__(self, posterior: "Posterior", coords: Mapping[str, Sequence[Any]]) -> None:
+    def __init__(self, posterior: "Posterior", coords: Mapping[str, Sequence[Any]], others: Shapes) -> None:
         self.posterior, self.coords = posterior, coords
         self.extents: dict[str, int] = {}
+        self.names = names_in_export(posterior, others)
+
+    def renamed(self) -> dict[str, str]:
+        """Sites that have another name here, as an attribute."""
+        changed = [f"{site} is {name}" for site, name in self.names.items() if site != name]
+        return {"renamed": "; ".join(changed)} if changed else {}
+
+    def sites(self, values: Arrays) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
+        """(values, names of the axes after chain and draw) of sites, (chain, draw, *shape) each."""
+        return {self.names[site]: (held, self.of_site(site, held.shape[2:])) for site, held in values.items()}
+
+    def observed(self, values: Arrays, leading: int) -> xr.Dataset:
+        """A group of observed variables, (example, ...) after so many leading axes."""
+        variables = {}
+        for site, held in values.items():
+            extra = (f"{self.names[site]}_dim_{axis}" for axis in range(held.ndim - leading - 1))
+            variables[self.names[site]] = (held, ("example", *extra))
+        return self.dataset(variables, sampled=leading > 0)
 
     def of_site(self, site: str, shape: tuple[int, ...]) -> tuple[str, ...]:
         """Names of a site's axes: 'LAYER_out' and so on where it is a network's, else 'SITE_dim_0'."""
         names = self._of_network(site, shape)
         if names is None or any(self.extents.get(n, e) != e for n, e in zip(names, shape, strict=True)):
-            names = tuple(f"{site}_dim_{axis}" for axis in range(len(shape)))
+            names = tuple(f"{self.names[site]}_dim_{axis}" for axis in range(len(shape)))
         self.extents.update(zip(names, shape, strict=True))
         return names
 
@@ -172,10 +189,10 @@ class Axes:
             layer, full = name.rpartition(".")[0] or name, parameter.mean.shape
             if shape == full and len(shape) in (1, 2, 4):
                 kernel = ("row", "column") if len(shape) == 4 else ()
-                return tuple(f"{layer}_{role}" for role in ("out", "in", *kernel)[: len(shape)])
+                return tuple(axis_of(layer, role) for role in ("out", "in", *kernel)[: len(shape)])
             groups = parameter.groups
             if len(shape) == 1 and groups is not None and shape[0] == full[groups.axis] and groups.axis < 2:
-                return (f"{layer}_{('out', 'in')[groups.axis]}",)
+                return (axis_of(layer, ("out", "in")[groups.axis]),)
         return None
 
     def dataset(

@@ -14,12 +14,14 @@ import xarray as xr
 
 from pyro_compress.analysis.arviz_export import DERIVED
 from pyro_compress.analysis.arviz_versions import arviz, group, has_group, hdi
+from pyro_compress.analysis.exported_names import names_in_export
 from pyro_compress.analysis.flags import (
     Flag,
     Row,
     convergence_flags,
     guide_flags,
     importance_flags,
+    resolution_flags,
     sampler_flags,
     stuck_flags,
 )
@@ -91,8 +93,9 @@ def diagnose(posterior: "Posterior", idata: Any, *, log_ratios: np.ndarray | Non
         notes += list(chain_notes(chains, draws))
         rows = _summary(labels, values, mcse=None, compared=_compared(values))
         flags += list(convergence_flags(rows, chains, hidden_units=_has_hidden_units(posterior)))
-        stuck = _stuck(values) if draws >= LEAST_DRAWS else np.zeros(len(labels), bool)
+        stuck = _stuck(values) & ~fixed(posterior, dataset) if draws >= LEAST_DRAWS else np.zeros(len(labels), bool)
         flags += list(stuck_flags([label for label, still in zip(labels, stuck, strict=True) if still]))
+        flags += list(resolution_flags(rows, posterior))
         flags += list(sampler_flags(posterior, stats, statistics))
     else:
         notes.append(
@@ -138,6 +141,28 @@ def quantities(dataset: xr.Dataset) -> tuple[list[str], np.ndarray]:
             index = ",".join(str(ordered[d].values[i]) for d, i in zip(dims, place, strict=True))
             labels.append(index if name == "weights" else f"{name}[{index}]" if dims else str(name))
     return labels, np.concatenate(columns, axis=2)
+
+
+def fixed(posterior: "Posterior", dataset: xr.Dataset) -> np.ndarray:
+    """Boolean, (quantity,) as `quantities` orders them: numbers whose site's support leaves them no choice."""
+    places = {} if posterior.draws is None else posterior.draws.fixed
+    names = names_in_export(posterior) if places else {}
+    by_name = {names[site]: list(where) for site, where in places.items()}
+    sampled = {
+        f"{site}[{','.join(str(i) for i in np.unravel_index(where, posterior.draws.shapes[site]))}]"
+        for site in places
+        for where in places[site]
+        if posterior.draws is not None
+    }
+    found = []
+    for name, array in dataset.data_vars.items():
+        ordered = array.transpose("chain", "draw", ...)
+        here = np.zeros(math.prod(ordered.shape[2:]), bool)
+        here[by_name.get(str(name), [])] = True
+        if name == "weights":
+            here |= np.array([str(label) in sampled for label in ordered["weight"].values], bool)
+        found.append(here)
+    return np.concatenate(found)
 
 
 def _compared(values: np.ndarray) -> np.ndarray | None:

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 R_HAT_LIMIT = 1.01
 ESS_PER_CHAIN = 100
 E_BFMI_LIMIT = 0.3
-ACCEPTANCE_DISTANCE = 0.15
+ACCEPTANCE_SHARE = 0.7  # of the target
 ACCEPTANCE_RANGE = (0.1, 0.99)  # where no target is known
 IMPORTANCE_ESS = 100
+LEAST_STEPS = 50  # of floats within a standard deviation
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,26 @@ def stuck_flags(still: list[str]) -> Iterator[Flag]:
     if still:
         yield Flag(
             "constant",
-            f"{len(still):,} quantities never move, such as {still[0]}: no proposal was accepted; shorten the step",
+            f"{len(still):,} quantities never move, such as {still[0]}: no proposal was accepted, or single precision "
+            "does not tell their values apart; shorten the step, or use precision='double'",
+        )
+
+
+def resolution_flags(rows: list[Row], posterior: "Posterior") -> Iterator[Flag]:
+    """Quantities whose draws lie on a handful of numbers, because floats of their size are no closer to each other."""
+    if posterior.draws is None or posterior.draws.flat.dtype != np.float32:
+        return
+    own = set(posterior.draws.shapes)
+    coarse = [
+        row for row in rows if row.variable in own and 0 < row.sd < LEAST_STEPS * np.spacing(np.float32(abs(row.mean)))
+    ]
+    if coarse:
+        worst = min(coarse, key=lambda row: row.sd / float(np.spacing(np.float32(abs(row.mean)))))
+        yield Flag(
+            "resolution",
+            f"{len(coarse):,} quantities spread over a few numbers of single precision, least {worst.name} with the sd "
+            f"{worst.sd:.2g} around {worst.mean:.6g}: gradients and draws are rounded to that; use precision='double', "
+            "or shift and scale the model's data",
         )
 
 
@@ -101,7 +121,8 @@ def sampler_flags(posterior: "Posterior", stats: xr.Dataset, found: dict[str, An
             yield Flag(
                 "divergences",
                 f"{found['divergences']:,} of {total:,} transitions diverged: the step is too long for a part of the "
-                "posterior, which is then missed; raise the target acceptance rate or change the parametrisation",
+                "posterior, which is then missed, or the model cannot be computed there; raise the target acceptance "
+                "rate or change the parametrisation",
             )
     if "tree_depth" in stats:
         limit = int(setting(posterior, "max_tree_depth") or 10)
@@ -131,12 +152,13 @@ def _acceptance_flags(posterior: "Posterior", rates: np.ndarray, found: dict[str
     # a target of 0 leaves the step size as it is
     found |= {"acceptance_rate": rates.tolist(), "target_acceptance_rate": target or None}
     if target:
-        worst = float(rates[np.abs(rates - target).argmax()])
-        if abs(worst - target) > ACCEPTANCE_DISTANCE:
+        # more than the target costs time and nothing else; where steps are too short to mix, sample sizes say so
+        worst = float(rates.min())
+        if worst < ACCEPTANCE_SHARE * target:
             yield Flag(
                 "acceptance",
-                f"the mean acceptance rate is {worst:.2f} in one chain, its target was {target:g}: the step size did "
-                "not settle; lengthen the warm-up",
+                f"the mean acceptance rate is {worst:.2f} in one chain, its target was {target:g}: steps are too long "
+                "where it went after the warm-up; lengthen the warm-up, or change the parametrisation",
             )
         return
     low, high = ACCEPTANCE_RANGE

@@ -231,9 +231,9 @@ def _best_chain(draws: Draws) -> int:
 
 
 def _parameter(name: str, site: ParameterPosterior, found: OneMode, values: Arrays) -> ParameterPosterior:
-    mean, variance = (held[name].astype(np.float32) for held in (found.mean, found.variance))
+    mean, variance = (held[name].astype(site.mean.dtype) for held in (found.mean, found.variance))
     groups = None if site.groups is None else _groups(site.groups, name, found)
-    value = None if values is found.mean else values[name].astype(np.float32)
+    value = None if values is found.mean else values[name].astype(site.mean.dtype)
     return ParameterPosterior(mean, 0 * variance if site.is_point else variance, site.prior, groups, value)
 
 

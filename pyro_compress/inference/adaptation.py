@@ -127,6 +127,11 @@ class Adaptation:
         self.moments = Welford.of(width, mass == "dense")
         self.count = 0
 
+    @property
+    def is_learning_mass(self) -> bool:
+        """Whether a change of the mass matrix is still to come."""
+        return bool(self.windows) and self.count < self.windows[-1][1]
+
     def found(self, step_size: float) -> None:
         """Begin at the step size that a search ended at."""
         self.step_size, self.search_due = step_size, False

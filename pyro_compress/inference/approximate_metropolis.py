@@ -28,6 +28,7 @@ from pyro_compress.inference.contract import Batch, Info, Model
 from pyro_compress.inference.graphs import simplify
 from pyro_compress.inference.metropolis import Metropolis, MetropolisState
 from pyro_compress.inference.recording import record
+from pyro_compress.models.failures import FAILURES, described
 from pyro_compress.models.program import Program
 
 NOTED = ("acceptance_rate", "step_size", "data_share")
@@ -71,6 +72,8 @@ class ApproximateMetropolis(Metropolis):
                 where a chain starts.
         """
         examples = _examples(batch)
+        if not state.steps_done:
+            state.settle(batch, self)
         proposal = state.position + state.step_size[:, None] * torch.randn_like(state.position)
         thresholds = torch.rand(self.chains).log().tolist()
         decisions = []
@@ -159,7 +162,19 @@ class ApproximateState(MetropolisState):
         if count not in self._graphs:
             self._graphs[count] = self._traced(pair, batch)
         with torch.no_grad():
-            return self._graphs[count](pair, *batch)
+            try:
+                return self._graphs[count](pair, *batch)
+            except FAILURES as error:
+                self.log_joint.failure = described(error)
+            each = [self._alone(row, batch) for row in pair]
+        return torch.stack([data for data, _ in each]), torch.stack([prior for _, prior in each])
+
+    def _alone(self, row: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        try:
+            return self.log_joint.apart(row, *batch)
+        except FAILURES as error:
+            self.log_joint.failure = described(error)
+            return torch.full((len(batch[0]),), torch.nan), torch.tensor(torch.nan)
 
     def _traced(self, pair: Tensor, batch: Batch) -> Callable[..., tuple[Tensor, Tensor]]:
         def one_by_one(pair: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ gradient serves them all.  Noise comes from torch's generator, which `fit` seeds
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_compress.errors import InferenceError
+from pyro_compress.inference.chain_starts import Start, settle, start_positions
 from pyro_compress.inference.contract import Batch, Info, Method, MinibatchMethod, Model, State
 from pyro_compress.inference.draw_store import DrawStore
 from pyro_compress.inference.feed import Feed
@@ -58,7 +59,14 @@ class ChainState(State):
         shapes = {site.name: tuple(site.shape) for site in log_joint.sites} | derived_shapes(model)
         points = tuple(site.name for site in log_joint.sites if site.where.start >= log_joint.latents.stop)
         self.store = DrawStore(
-            len(position), capacity, shapes, noted, limit_bytes=limit_bytes, derived=(*points, *derived_shapes(model))
+            len(position),
+            capacity,
+            shapes,
+            noted,
+            limit_bytes=limit_bytes,
+            dtype=np.float64 if log_joint.dtype == torch.float64 else np.float32,
+            derived=(*points, *derived_shapes(model)),
+            fixed=log_joint.fixed(),
         )
 
     @property
@@ -102,8 +110,21 @@ class ChainState(State):
         for row, index in zip(flat, keep, strict=True):
             self.store.add(row, {name: values[index] for name, values in statistics.items()})
 
+    def settle(self, batch: Batch, method: "MinibatchChains | TransitionChains", *, exact: bool = True) -> None:
+        """Before the first step: move chains to where log joint and gradient are finite, and refuse random ones."""
+        moved = settle(
+            self.log_joint,
+            self.position,
+            batch,
+            method.spread,
+            method.start,
+            type(method).__name__,
+            exact=exact,
+        )
+        self.position = moved.contiguous()
+
     def values(self, positions: Tensor) -> np.ndarray:
-        """float32, (n, all sites), of positions (n, D), as they are stored."""
+        """(n, all sites) of positions (n, D), as they are stored: in the precision of the log joint."""
         constrained = self.log_joint.constrained(positions)
         parts = [constrained[site.name].reshape(len(positions), -1) for site in self.log_joint.sites]
         if isinstance(self.model, BayesianNetwork) and derived_shapes(self.model):
@@ -112,7 +133,7 @@ class ChainState(State):
                 for chain in range(len(positions))
             ]
             parts += [torch.stack([one[name].reshape(-1) for one in each]) for name in derived_shapes(self.model)]
-        return torch.cat(parts, 1).float().numpy()
+        return torch.cat(parts, 1).to(self.log_joint.dtype).numpy()
 
     def capture(self) -> dict[str, Any]:
         buffers = dict(self.model.network.named_buffers()) if isinstance(self.model, BayesianNetwork) else {}
@@ -136,6 +157,7 @@ class _FromChains(Method):
     """`draw` and `look` of methods whose state is a `ChainState`."""
 
     objective_name: ClassVar[str] = "log joint"
+    trains_network: ClassVar[bool] = False
 
     def draw(self, state: ChainState) -> Posterior:
         """The draws so far.
@@ -168,6 +190,7 @@ class MinibatchChains(MinibatchMethod, _FromChains):
         temperature: T; draws follow p(θ | data)^(1/T).
         spread: sd of the normal noise added to where a network's chains start, in unconstrained space.
         memory_limit_bytes: draws larger than that lie on disk.
+        start: values to start from by site, or a posterior; see `chain_starts.start_positions`.
     """
 
     chains: int = 1
@@ -176,6 +199,7 @@ class MinibatchChains(MinibatchMethod, _FromChains):
     temperature: float = 1.0
     spread: float = 0.0
     memory_limit_bytes: int = 2**30
+    start: Start = field(default=None, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -206,6 +230,7 @@ class TransitionChains(_FromChains):
         temperature: T; draws follow p(θ | data)^(1/T).
         spread: sd of the normal noise added to where a network's chains start, in unconstrained space.
         memory_limit_bytes: draws larger than that lie on disk.
+        start: values to start from by site, or a posterior; see `chain_starts.start_positions`.
     """
 
     chains: int = 4
@@ -215,6 +240,7 @@ class TransitionChains(_FromChains):
     temperature: float = 1.0
     spread: float = 0.1
     memory_limit_bytes: int = 2**30
+    start: Start = field(default=None, repr=False, kw_only=True)
 
     round_name: ClassVar[str] = "transitions"
     per_round: ClassVar[int] = 50
@@ -244,7 +270,7 @@ class TransitionChains(_FromChains):
         return kind(
             model,
             log_joint,
-            start_positions(log_joint, self.chains, self.spread),
+            start_positions(log_joint, self.chains, self.spread, self.start),
             warmup=self.warmup,
             thin=self.thin,
             capacity=self.draws,
@@ -285,20 +311,13 @@ def _check_counts(method: Any, warmup_is_good: bool, meaning: str) -> None:
         )
 
 
-def start_positions(log_joint: LogJoint, chains: int, spread: float) -> Tensor:
-    """(chain, D) to start from.
-
-    A network's chains start at its present parameters plus N(0, spread²); those of any other model are uniform on
-    (−2, 2) in unconstrained space, as Stan and Pyro start them.
-    """
-    if isinstance(log_joint.model, BayesianNetwork):
-        start = log_joint.start().expand(chains, -1)
-        return start + spread * torch.randn(start.shape)
-    return torch.empty(chains, log_joint.width).uniform_(-2.0, 2.0)
-
-
-def refuse_non_finite(evaluation: Evaluation, where: str, advice: str) -> None:
+def refuse_non_finite(evaluation: Evaluation, where: str, advice: str, failure: str | None = None) -> None:
     """Stop a run whose log joint is NaN or infinite.
+
+    Args:
+        evaluation: of every chain.
+        where, advice: for the sentence.
+        failure: what the model raised there, if it did.
 
     Raises:
         InferenceError: names the first such chain and whether the data or the prior did it.
@@ -307,6 +326,11 @@ def refuse_non_finite(evaluation: Evaluation, where: str, advice: str) -> None:
         return
     chain = int(torch.nonzero(~torch.isfinite(evaluation.log_joint))[0])
     culprit = "the log prior" if bool(torch.isfinite(evaluation.data[chain])) else "the log-likelihood"
+    if failure is not None:
+        raise InferenceError(
+            f"{where}: the model cannot be computed where chain {chain} is ({failure}); {advice}; the last good state "
+            "is kept"
+        )
     raise InferenceError(
         f"{where}: the log joint of chain {chain} is {float(evaluation.log_joint[chain])}, {culprit} first; {advice}; "
         "the last good state is kept"

@@ -131,6 +131,8 @@ class Method(ABC):
     round_name: ClassVar[str] = "epoch"
     # whether a step averages its gradient over ranks and can run on another device than the CPU
     scales: ClassVar[bool] = False
+    # whether a network runs as in training: dropout on, batch norm by the batch; samplers run it as it predicts
+    trains_network: ClassVar[bool] = True
     # what data − complexity is
     objective_name: ClassVar[str] = "ELBO"
 

@@ -23,8 +23,10 @@ class DrawStore:
         shapes: of the sites, by name, in flat order.
         statistics: names of what is noted per draw.
         limit_bytes: above this, draws go to disk.
+        dtype: of the numbers, float32 or float64.
         folder: where they go, or None for a temporary folder that goes with this object.
         derived: names among `shapes` that follow from the others.
+        fixed: see `Draws`.
     """
 
     def __init__(
@@ -35,12 +37,15 @@ class DrawStore:
         statistics: tuple[str, ...],
         *,
         limit_bytes: int,
+        dtype: Any = np.float32,
         folder: Path | None = None,
         derived: tuple[str, ...] = (),
+        fixed: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
-        self.shapes, self.derived, self.filled = dict(shapes), derived, 0
+        self.shapes, self.derived, self.fixed, self.filled = dict(shapes), derived, dict(fixed or {}), 0
+        self.dtype = np.dtype(dtype)
         width = sum(math.prod(shape) for shape in self.shapes.values())
-        self.flat = np.empty((chains, 0, width), np.float32)
+        self.flat = np.empty((chains, 0, width), self.dtype)
         self.statistics = {name: np.zeros((chains, capacity)) for name in statistics}
         self.capacity = capacity
         self._wanted, self._limit = (chains, capacity, width), limit_bytes
@@ -62,16 +67,17 @@ class DrawStore:
         if self._opened:
             return
         self._opened = True
-        if self._folder is None and math.prod(self._wanted) * 4 <= self._limit:
-            self.flat = np.empty(self._wanted, np.float32)
+        if self._folder is None and math.prod(self._wanted) * self.dtype.itemsize <= self._limit:
+            self.flat = np.empty(self._wanted, self.dtype)
             return
         folder = self._folder or Path(tempfile.mkdtemp(prefix="pyro-compress-draws-"))
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "draws.npy"
-        if path.exists() and np.load(path, mmap_mode="r").shape == self._wanted:
+        held = np.load(path, mmap_mode="r") if path.exists() else None
+        if held is not None and (held.shape, held.dtype) == (self._wanted, self.dtype):
             self.flat = np.lib.format.open_memmap(path, mode="r+")
         else:
-            self.flat = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=self._wanted)
+            self.flat = np.lib.format.open_memmap(path, mode="w+", dtype=self.dtype, shape=self._wanted)
         if self._folder is None:
             # goes with the array, which a posterior may hold longer than this object
             weakref.finalize(self.flat, shutil.rmtree, folder, ignore_errors=True)
@@ -89,7 +95,7 @@ class DrawStore:
         statistics = {name: values[:, : self.filled].copy() for name, values in self.statistics.items()}
         noted = statistics.pop("log_weight", None)
         log_weight = noted if log_weight is None else log_weight
-        return Draws(self.flat[:, : self.filled], self.shapes, log_weight, statistics, self.derived)
+        return Draws(self.flat[:, : self.filled], self.shapes, log_weight, statistics, self.derived, self.fixed)
 
     def capture(self) -> dict[str, Any]:
         """For a checkpoint: how many draws there are, and the draws themselves where no file keeps them."""

@@ -36,6 +36,7 @@ from pyro_compress.inference.records import EpochRecord as EpochRecord
 from pyro_compress.inference.suitability import check_before_copying, check_fit
 from pyro_compress.inference.watching import Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.failures import FAILURES, described, is_of_a_point
 from pyro_compress.models.program import Program
 from pyro_compress.options import whole_number
 from pyro_compress.posterior import Posterior
@@ -199,7 +200,7 @@ def _refuse_unequal(state: State, ranks: Ranks, where: str) -> None:
 def _one_round(model: Model, feed: Feed, method: Method, state: State, seed: int, round: int) -> EpochRecord:
     started, ranks = time.perf_counter(), feed.ranks
     if isinstance(model, BayesianNetwork):
-        model.network.train()
+        model.network.train(method.trains_network)
     infos, weights = [], []
     for batch in method.batches(feed, seed, round):
         infos.append(_step(method, state, batch, ranks))
@@ -227,8 +228,17 @@ def _one_round(model: Model, feed: Feed, method: Method, state: State, seed: int
 def _step(method: Method, state: State, batch: Batch, ranks: Ranks) -> Info:
     if not isinstance(state, GradientState):
         return method.step(state, batch)
-    with ranks.together(state.moved(), state.moving_buffers()):
-        return method.step(state, batch)
+    try:
+        with ranks.together(state.moved(), state.moving_buffers()):
+            return method.step(state, batch)
+    except FAILURES as error:
+        if not is_of_a_point(error):
+            raise
+        raise InferenceError(
+            f"step {state.steps_done}: the model cannot be computed at values that {type(method).__name__} came "
+            f"to ({described(error)}), and has no finite objective: lower the learning rate, keep values where it can "
+            "(a larger jitter on a covariance), or use a sampler that passes such points over, such as NUTS(...)"
+        ) from error
 
 
 def _means_over_ranks(infos: list[Info], weights: list[float], ranks: Ranks) -> list[float]:

@@ -39,6 +39,8 @@ def posterior_from_draws(model: Model, draws: Draws, kind: str) -> Posterior:
     Of several Markov chains only one is taken, that of the highest mean log joint: chains of a network lie in modes
     that are copies of one another (permuted units), between which a mean means nothing.
 
+    Moments have the precision of the draws.
+
     Args:
         model: that was sampled.
         draws: of its sites, and of the parameters that follow from them.
@@ -53,7 +55,7 @@ def posterior_from_draws(model: Model, draws: Draws, kind: str) -> Posterior:
         _network_parameters(model, chosen, moments)
         if isinstance(model, BayesianNetwork)
         else {
-            name: ParameterPosterior(mean.astype(np.float32), variance.astype(np.float32), "site")
+            name: ParameterPosterior(mean.astype(draws.flat.dtype), variance.astype(draws.flat.dtype), "site")
             for name, (mean, variance) in moments.items()
         }
     )
@@ -78,7 +80,7 @@ def _network_parameters(
         if name in frozen:
             found[name] = ParameterPosterior(as_array(frozen[name]), 0 * as_array(frozen[name]), "point")
             continue
-        mean, variance = (part.astype(np.float32) for part in moments[name])
+        mean, variance = (part.astype(draws.flat.dtype) for part in moments[name])
         if name not in priors:
             found[name] = ParameterPosterior(mean, 0 * variance, "point")
             continue

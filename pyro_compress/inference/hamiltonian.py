@@ -17,11 +17,13 @@ from torch import Tensor
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.adaptation import Adaptation
-from pyro_compress.inference.chains import ChainState, TransitionChains, info_of, refuse_non_finite, start_positions
+from pyro_compress.inference.chain_starts import start_positions
+from pyro_compress.inference.chains import ChainState, TransitionChains, info_of
 from pyro_compress.inference.contract import Batch, Info, Model
 from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.leapfrog import POSITION, Leapfrog, Reply, Request, drive
 from pyro_compress.inference.log_joint import Evaluation, LogJoint
+from pyro_compress.inference.sites import in_precision
 from pyro_compress.inference.trajectories import Outcome, Walk, search_step_size
 
 # so many leapfrog steps of all chains are worth the seconds that compiling takes
@@ -72,7 +74,9 @@ class HamiltonianChains(TransitionChains):
 
     def init(self, model: Model, size: int, seed: int, held: int | None = None) -> "HamiltonianState":
         log_joint = self.log_joint(model, size, PRECISIONS[self.precision])
-        return HamiltonianState(self, model, log_joint, start_positions(log_joint, self.chains, self.spread))
+        return HamiltonianState(
+            self, model, log_joint, start_positions(log_joint, self.chains, self.spread, self.start)
+        )
 
     def step(self, state: "HamiltonianState", batch: Batch) -> Info:
         """A block of transitions of every chain.
@@ -82,6 +86,8 @@ class HamiltonianChains(TransitionChains):
         """
         count = max(1, min(self.per_round, self.transitions - state.steps_done))
         state.compiled = state.compiled or self._worth_compiling(state)
+        if state.phase is None:
+            state.settle(in_precision(batch, state.log_joint.dtype), self)
         leapfrog = state.leapfrog(batch)
         if state.phase is None:
             state.begin(leapfrog)
@@ -111,7 +117,8 @@ class HamiltonianChains(TransitionChains):
                 found = yield from search_step_size(phase, log_joint, adaptation.step_size, random, where)
                 adaptation.found(found)
             step_size = adaptation.step_size
-            outcome = yield from self.transition(phase, log_joint, step_size, random)
+            walk = self.explore if adaptation.is_learning_mass else self.transition
+            outcome = yield from walk(phase, log_joint, step_size, random)
             phase, log_joint = outcome.phase, outcome.log_joint
             block.note(chain, index, outcome, step_size)
             self._tell(state, block, chain, index)
@@ -125,6 +132,10 @@ class HamiltonianChains(TransitionChains):
         if state.watch.is_due(chain, done):
             numbers = block.so_far(chain, index) | {"divergences": float(state.divergences[chain])}
             state.watch.tell(chain, done, done <= state.warmup, numbers)
+
+    def explore(self, phase: np.ndarray, log_joint: float, step_size: float, random: np.random.Generator) -> Walk:
+        """As `transition`, while the mass matrix is being learned."""
+        return self.transition(phase, log_joint, step_size, random)
 
     @abstractmethod
     def transition(self, phase: np.ndarray, log_joint: float, step_size: float, random: np.random.Generator) -> Walk:
@@ -168,6 +179,7 @@ class HamiltonianState(ChainState):
         """Made for the data that it first sees; all steps see the same."""
         if self._leapfrog is None or self._leapfrog_compiled != self.compiled:
             scales = np.stack([adaptation.scale for adaptation in self.adaptations])
+            self.log_joint.example = self.position[0].to(self.log_joint.dtype)
             self._leapfrog = Leapfrog(self.log_joint, batch, scales, compile_it=self.compiled)
             self._leapfrog_compiled = self.compiled
         return self._leapfrog
@@ -176,7 +188,6 @@ class HamiltonianState(ChainState):
         """Log joint and gradient where the chains start."""
         position = self.position.to(self.log_joint.dtype)
         evaluation = leapfrog.evaluate(position)
-        refuse_non_finite(evaluation, "at the start", "start elsewhere, or look at the model's scales")
         rows = torch.stack([position, torch.zeros_like(position), evaluation.gradient], 1)
         self.phase, self.present = rows.numpy().copy(), evaluation.log_joint.double().numpy()
 

@@ -4,6 +4,10 @@
 
 T is in units of the mass matrix: with an adapted one, of posterior standard deviations.  A path of fixed length can
 return to where it began, over and over; varying it mends that (Neal 2011, section 5.4.2.2).
+
+T says nothing before the mass matrix is known: far from the posterior, or with scales of thousands, a path of that
+length goes nowhere.  So the part of the warm-up that learns the mass matrix walks by trees that double until they turn,
+as NUTS does, and the rest of it finds the step size of paths of length T.
 """
 
 import math
@@ -13,6 +17,7 @@ import numpy as np
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.hamiltonian import HamiltonianChains
+from pyro_compress.inference.nuts import tree
 from pyro_compress.inference.trajectories import MAX_ENERGY_ERROR, Outcome, Walk, acceptance_of, with_momentum
 
 
@@ -23,7 +28,8 @@ class HMC(HamiltonianChains):
     Args:
         chains, warmup, draws, thin, temperature, spread, memory_limit_bytes: see `TransitionChains`.
         step_size, target_acceptance, mass, precision, compile: see `HamiltonianChains`.
-        trajectory_length: T; π/2 is a quarter of a period in a Gaussian whose scales the mass matrix has learned.
+        trajectory_length: T, in force once the mass matrix has been learned; π/2 is a quarter of a period in a Gaussian
+            whose scales it has.
         leapfrog_steps: n in place of T u / ε; None leaves it to T.
         jitter: u, or the factor of ε where n is given, is uniform on (1 − jitter, 1 + jitter).
         max_steps: largest n.
@@ -44,6 +50,12 @@ class HMC(HamiltonianChains):
             raise InferenceError(
                 f"HMC needs leapfrog_steps and max_steps of at least 1; found {self.leapfrog_steps}, {self.max_steps}"
             )
+
+    def explore(self, phase: np.ndarray, log_joint: float, step_size: float, random: np.random.Generator) -> Walk:
+        """A tree of at most about `max_steps` steps, or the `leapfrog_steps` that were asked for."""
+        if self.leapfrog_steps is not None:
+            return self.transition(phase, log_joint, step_size, random)
+        return tree(phase, log_joint, step_size, random, max(1, round(math.log2(self.max_steps))))
 
     def transition(self, phase: np.ndarray, log_joint: float, step_size: float, random: np.random.Generator) -> Walk:
         """One trajectory, accepted or not."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,11 @@ def number_of_draws(asked: int | None, width: int) -> int:
     return max(2, min(MOST_DRAWS, MOST_BYTES // (4 * max(1, width)))) if asked is None else asked
 
 
+def precision_of(values: Mapping[str, torch.Tensor]) -> Any:
+    """float64 where any of these is, else float32."""
+    return np.float64 if any(value.dtype == torch.float64 for value in values.values()) else np.float32
+
+
 def independent_draws(values: Mapping[str, torch.Tensor], count: int, derived: tuple[str, ...] = ()) -> Draws:
     """Draws of one chain.
 
@@ -41,7 +47,7 @@ def independent_draws(values: Mapping[str, torch.Tensor], count: int, derived: t
     """
     shapes = {name: tuple(value.shape[1:]) for name, value in values.items()}
     rows = [value.reshape(len(value), -1).expand(count, -1) for value in values.values()]
-    flat = np.concatenate([row.cpu().numpy() for row in rows], axis=1, dtype=np.float32)
+    flat = np.concatenate([row.cpu().numpy() for row in rows], axis=1, dtype=precision_of(values))
     return Draws(flat[None], shapes, derived=derived)
 
 

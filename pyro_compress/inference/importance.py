@@ -51,6 +51,7 @@ class ImportanceSampling(Method):
 
     round_name: ClassVar[str] = "proposals"
     objective_name: ClassVar[str] = "log joint"
+    trains_network: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,7 +71,13 @@ class ImportanceSampling(Method):
     def init(self, model: Model, size: int, seed: int, held: int | None = None) -> "ImportanceState":
         proposer = Proposer(model, size, self.proposal)
         store = DrawStore(
-            1, self.draws, proposer.shapes(), NOTED, limit_bytes=self.memory_limit_bytes, derived=proposer.derived
+            1,
+            self.draws,
+            proposer.shapes(),
+            NOTED,
+            limit_bytes=self.memory_limit_bytes,
+            dtype=np.float64 if proposer.dtype == torch.float64 else np.float32,
+            derived=proposer.derived,
         )
         return ImportanceState(model, proposer, store)
 
@@ -152,7 +159,7 @@ class ImportanceState(State):
 
     def add(self, found: Proposals, log_joint: np.ndarray, log_weight: np.ndarray) -> None:
         """Store proposals, whose log joints and log weights are (count,)."""
-        parts = [found.values[name].reshape(len(log_weight), -1).float() for name in self.store.shapes]
+        parts = [found.values[name].reshape(len(log_weight), -1).to(self.proposer.dtype) for name in self.store.shapes]
         flat = torch.cat(parts, 1).numpy()
         data = found.log_likelihood.numpy()
         for index in range(len(flat)):

@@ -19,6 +19,8 @@ from pyro_compress.inference.contract import Batch
 from pyro_compress.inference.graphs import simplify
 from pyro_compress.inference.log_joint import Evaluation, LogJoint
 from pyro_compress.inference.recording import record
+from pyro_compress.inference.sites import in_precision
+from pyro_compress.models.failures import FAILURES, described
 
 # rows of a phase, (3, D)
 POSITION, MOMENTUM, GRADIENT = 0, 1, 2
@@ -40,8 +42,7 @@ class Leapfrog:
     """
 
     def __init__(self, log_joint: LogJoint, batch: Batch, scale: np.ndarray, *, compile_it: bool = False) -> None:
-        self.log_joint = log_joint
-        self.batch = tuple(part.to(log_joint.dtype) if part.is_floating_point() else part for part in batch)
+        self.log_joint, self.batch = log_joint, in_precision(batch, log_joint.dtype)
         self._scale = torch.from_numpy(scale).to(log_joint.dtype)
         self._function = self._built(compile_it)
 
@@ -63,10 +64,24 @@ class Leapfrog:
         Returns:
             (phase, (chain, 4) of log joint, kinetic energy, data and prior as in `Evaluation`).
         """
-        # without graph and function transforms the gradient is taken by plain automatic differentiation
-        with torch.set_grad_enabled(self.log_joint.has_buffers):
-            after, energies = self._function(phase, step, self._scale)
-        return after.detach(), energies.detach()
+        with torch.no_grad():
+            try:
+                after, energies = self._function(phase, step, self._scale)
+                return after, energies
+            except FAILURES as error:
+                self.log_joint.failure = described(error)
+            except RuntimeError:
+                self.log_joint.run_alone()
+            each = [self._alone(phase[c : c + 1], step[c : c + 1], self._scale[c : c + 1]) for c in range(self.chains)]
+        return torch.cat([after for after, _ in each]), torch.cat([energies for _, energies in each])
+
+    def _alone(self, phase: Tensor, step: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """One chain's step; where L cannot be computed the chain stays, and the log joint of the point is NaN."""
+        try:
+            return self._step(phase, step, scale, *self.batch)
+        except FAILURES as error:
+            self.log_joint.failure = described(error)
+            return phase, torch.full((1, 4), torch.nan, dtype=phase.dtype)
 
     def evaluate(self, position: Tensor) -> Evaluation:
         """The log joint where every chain is, (chain, D): a step of size 0."""
@@ -96,7 +111,7 @@ class Leapfrog:
 
         if not self.log_joint.replay:
             return function
-        phase = self.log_joint.start().to(self._scale.dtype).expand(self.chains, 3, -1).contiguous()
+        phase = self.log_joint.example.to(self._scale.dtype).expand(self.chains, 3, -1).contiguous()
         examples = (phase, torch.zeros(self.chains, dtype=phase.dtype), self._scale)
         try:
             with torch.no_grad():

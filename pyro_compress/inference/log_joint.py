@@ -10,7 +10,6 @@ Running a Pyro model costs milliseconds of Python, so the gradient is traced onc
 tensor operations and replayed from then on; several chains run as one batched graph (`torch.func.vmap`).
 """
 
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,31 +29,14 @@ from pyro_compress.inference.dtypes import default_dtype
 from pyro_compress.inference.graphs import simplify
 from pyro_compress.inference.moving import moved
 from pyro_compress.inference.recording import Marks, Replayed, marks_of, record
+from pyro_compress.inference.sites import AtPresent, Placing, in_precision, place, sites_of
 from pyro_compress.models.bayesian import BayesianNetwork
-from pyro_compress.models.program import Program, shape_of, transform_of
+from pyro_compress.models.failures import FAILURES, described
+from pyro_compress.models.program import Program
 from pyro_compress.models.rows import frames_of, per_row
 from pyro_compress.models.sites import refuse_other_sites
 
 DATA_PLATES = frozenset({"data"})
-
-
-@dataclass(frozen=True)
-class Site:
-    """One latent site, or one point-estimated parameter, and its place in the flat vector.
-
-    Attributes:
-        name: of the Pyro site or the parameter.
-        shape: in the space in which the model declares it.
-        unconstrained: shape there.
-        where: its slice of the flat vector.
-        transform: from unconstrained to declared space; None where they are the same.
-    """
-
-    name: str
-    shape: torch.Size
-    unconstrained: torch.Size
-    where: slice
-    transform: Any
 
 
 @dataclass(frozen=True)
@@ -84,6 +66,13 @@ class LogJoint:
         replay: trace gradients into graphs; without, the Pyro model runs at every evaluation.
         dtype: of positions, and of data with it, in which everything is computed; torch's default if not given.
 
+    Attributes:
+        failure: what the model raised where it could not be computed last, or None.
+        example: (D,), a point that graphs are traced at.
+        dependent: sites whose support depends on the values of others; it is taken at their present values.
+        alone: whether chains run in turn, by plain automatic differentiation, as a model needs that branches on
+            values or writes into its own tensors.
+
     Raises:
         InferenceError: an improper prior, a discrete latent site, T ≤ 0.
     """
@@ -105,14 +94,16 @@ class LogJoint:
             temperature,
             dtype or torch.get_default_dtype(),
         )
-        self.sites, self.free = _sites(model)
+        self.sites, self.free = sites_of(model)
         self.width = self.free.stop
         self._latent_names = frozenset(site.name for site in self.sites) - frozenset(model.free_values())
-        network = model.network if isinstance(model, BayesianNetwork) else None
-        # statistics of batch norm move as the network runs, which no graph and no batch of chains can do
-        self.has_buffers = network is not None and any(True for _ in network.buffers())
-        self.replay = replay and not self.has_buffers
-        self.alone = self.has_buffers
+        self.dependent: frozenset[str] = frozenset() if isinstance(model, BayesianNetwork) else model.dependent
+        if isinstance(model, BayesianNetwork):
+            # as it predicts: dropout is off, and batch norm takes the statistics that it came with
+            model.network.eval()
+        self.replay, self.alone = replay, False
+        self.failure: str | None = None
+        self.example = self.start()
         self._graphs: dict[tuple[Any, ...], Callable[..., tuple[Tensor, ...]]] = {}
         self._marks: Marks = {}
 
@@ -140,15 +131,75 @@ class LogJoint:
         for site in self.sites:
             value = flat[..., site.where].reshape((*flat.shape[:-1], *site.unconstrained))
             found[site.name] = value if site.transform is None else site.transform(value)
+        if self.dependent:
+            rows = self._dependent_values(flat.reshape(-1, self.width))
+            found |= {name: value.reshape((*flat.shape[:-1], *value.shape[1:])) for name, value in rows.items()}
         return found
+
+    def _dependent_values(self, rows: Tensor) -> dict[str, Tensor]:
+        """Values of sites whose support depends on others, (n, *shape), at (n, D)."""
+        assert isinstance(self.model, Program)
+        batch = in_precision(self.model.arguments, self.dtype)
+
+        def one(row: Tensor) -> dict[str, Tensor]:
+            nodes = self._trace(self._parts(row), batch)[0].nodes
+            return {name: nodes[name]["value"] for name in sorted(self.dependent)}
+
+        with torch.no_grad():
+            try:
+                return vmap(one, randomness="different")(rows)
+            except Exception:  # what a row alone raises is raised again
+                each = [one(row) for row in rows]
+        return {name: torch.stack([values[name] for values in each]) for name in each[0]}
 
     def unconstrained(self, values: Mapping[str, Tensor]) -> Tensor:
         """(D,) of values by site: the inverse of `constrained`."""
+        if self.dependent:
+            return self.placed(torch.zeros(self.width, dtype=self.dtype), values)
         parts = []
         for site in self.sites:
             value = values[site.name]
             parts.append((value if site.transform is None else site.transform.inv(value)).reshape(-1))
         return torch.cat(parts)
+
+    def placed(self, row: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """(D,) as `row`, with these values of some sites.
+
+        Raises:
+            InferenceError: a value outside its site's support.
+        """
+        row = row.clone().to(self.dtype)
+        if isinstance(self.model, BayesianNetwork):
+            for site in self.sites:
+                if site.name in values:
+                    place(row, site, site.transform, values[site.name])
+            return row
+        placing = Placing(self.sites, row, values)
+        with torch.no_grad(), pyro.validation_enabled(False), default_dtype(self.dtype), placing:
+            try:
+                self.model.forward(*in_precision(self.model.arguments, self.dtype), size=self.size)
+            except FAILURES as error:
+                self.failure = described(error)
+        if lacking := set(values) - placing.done:
+            raise InferenceError(
+                f"the model cannot be computed at the values given to start from ({self.failure}), before it comes to "
+                f"'{min(lacking)}': give others"
+            )
+        return row
+
+    def fixed(self) -> dict[str, tuple[int, ...]]:
+        """By site, flat indices of the numbers that are the same wherever a chain is; see `Draws.fixed`."""
+        generator = torch.Generator().manual_seed(0)
+        found = {}
+        for site in self.sites:
+            if site.transform is None or site.unconstrained == site.shape:
+                continue
+            free = torch.randn(3, *site.unconstrained, generator=generator, dtype=torch.float64)
+            values = site.transform(free).reshape(3, -1)
+            places = torch.nonzero((values == values[0]).all(0))[:, 0].tolist()
+            if places:
+                found[site.name] = tuple(places)
+        return found
 
     # ---- the log joint
 
@@ -195,7 +246,11 @@ class LogJoint:
 
     def _trace(self, parts: tuple[Tensor, ...], batch: tuple[Tensor, ...]) -> tuple[Any, Tensor]:
         values, jacobian = {}, torch.zeros(())
+        present = AtPresent()
         for site, raw in zip(self.sites, parts, strict=True):
+            if site.name in self.dependent:
+                present.raw[site.name] = raw
+                continue
             values[site.name] = raw if site.transform is None else site.transform(raw)
             if site.transform is not None:
                 jacobian = jacobian + site.transform.log_abs_det_jacobian(raw, values[site.name]).sum()
@@ -204,9 +259,14 @@ class LogJoint:
             keywords["free"] = {name: values.pop(name) for name in self.model.free_values()}
         with pyro.validation_enabled(False), default_dtype(self.dtype):
             conditioned = poutine.condition(self.model.forward, data=values)
-            trace = poutine.trace(conditioned).get_trace(*batch, size=self.size, **keywords)
+            with present:
+                trace = poutine.trace(conditioned).get_trace(*batch, size=self.size, **keywords)
             compute_log_prob(trace)
-        return trace, jacobian
+        return trace, jacobian + present.jacobian
+
+    def trace_at(self, position: Tensor, batch: Batch) -> Any:
+        """The model's trace at one point, (D,), with `log_prob_sum` at every site."""
+        return self._trace(self._parts(position), in_precision(batch, self.dtype))[0]
 
     # ---- with gradients, for several chains
 
@@ -218,7 +278,41 @@ class LogJoint:
             batch: the data, or n examples of it.
         """
         flat = flat.detach()
-        return Evaluation(*self.graph(flat, batch)(flat, *batch))
+        return self._rescued(lambda *arguments: self.graph(flat, batch)(*arguments), flat, batch)
+
+    def at(self, flat: Tensor, batch: Batch) -> Evaluation:
+        """The same without a graph, in the precision of the log joint."""
+        flat = flat.detach().to(self.dtype)
+        if isinstance(self.model, Program):
+            self.model.refuse_share(batch, self.size)
+        return self._rescued(self.evaluate, flat, in_precision(batch, self.dtype))
+
+    def _rescued(self, function: Callable[..., tuple[Tensor, ...]], flat: Tensor, batch: Batch) -> Evaluation:
+        """What `function` gives; where the model cannot be computed for a chain, that chain alone gets NaN."""
+        self.failure = None
+        try:
+            return Evaluation(*function(flat, *batch))
+        except FAILURES as error:
+            self.failure = described(error)
+        except RuntimeError:
+            self.run_alone()
+        each = [self._or_nan(row, batch) for row in flat]
+        return Evaluation(*(torch.stack(column) for column in zip(*each, strict=True)))
+
+    def _or_nan(self, row: Tensor, batch: Batch) -> tuple[Tensor, ...]:
+        try:
+            return self._eager(row, *batch)
+        except FAILURES as error:
+            self.failure = described(error)
+            nothing = torch.full((), torch.nan, dtype=row.dtype)
+            return nothing, torch.full_like(row, torch.nan), nothing, nothing
+
+    def run_alone(self) -> None:
+        """From now on, after an error that running chains side by side may have made; else it is raised again."""
+        if self.alone:
+            raise
+        self.replay, self.alone = False, True
+        self._graphs.clear()
 
     def graph(self, flat: Tensor, batch: Batch) -> Callable[..., tuple[Tensor, ...]]:
         """(log joint, gradient, data, prior) as a function of (flat, *batch), made once per shape.
@@ -237,6 +331,8 @@ class LogJoint:
         if not self.alone and len(flat) > 1:
             try:
                 return self._vectorised(flat, *batch)
+            except FAILURES:
+                raise
             except RuntimeError:
                 # what writes in place or branches on a value cannot be batched; if it is wrong, it is so alone too
                 self.alone = True
@@ -246,9 +342,10 @@ class LogJoint:
         self._marks = self._marks or marks_of(self.model)
         try:
             graph = record(function, (flat, *batch), self.model)
+        except (InferenceError, *FAILURES):
+            # about this point, and not about the model
+            raise
         except Exception as error:
-            if isinstance(error, InferenceError):
-                raise
             self.replay = False
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(f"the model cannot be traced and runs eagerly, which is slower ({reason})", stacklevel=2)
@@ -271,41 +368,17 @@ class LogJoint:
         return vmap(self._one, in_dims=(0, *(None for _ in batch)), randomness="different")(flat, *batch)
 
     def _one_by_one(self, flat: Tensor, *batch: Tensor) -> tuple[Tensor, ...]:
-        # a function transform refuses that statistics of batch norm move, plain automatic differentiation does not
-        one = self._eager if self.has_buffers else self._one
+        # a function transform refuses models that write into their own tensors, plain differentiation does not
+        one = self._eager if self.alone else self._one
         each = [one(row, *batch) for row in flat]
         if len(each) == 1:
             return tuple(column[None] for column in each[0])
         return tuple(torch.stack(column) for column in zip(*each, strict=True))
 
     def _eager(self, flat: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        leaves = tuple(part.detach().requires_grad_() for part in self._parts(flat))
-        value, (data, prior) = self._terms(leaves, *batch)
-        gradients = torch.autograd.grad(value, leaves)
+        with torch.enable_grad():
+            leaves = tuple(part.detach().requires_grad_() for part in self._parts(flat))
+            value, (data, prior) = self._terms(leaves, *batch)
+            gradients = torch.autograd.grad(value, leaves, materialize_grads=True)
         gradient = torch.cat([part.reshape(-1) for part in gradients])
         return value.detach(), gradient, data.detach(), prior.detach()
-
-
-def _sites(model: BayesianNetwork | Program) -> tuple[tuple[Site, ...], slice]:
-    """Every site in flat order, latent ones first, and the slice of the point-estimated ones."""
-    if isinstance(model, BayesianNetwork):
-        if not model.is_proper:
-            names = ", ".join(p.name for p, prior in model.parameters_covered if not prior.is_proper)
-            raise InferenceError(
-                f"the prior of {names} is improper, and sampling needs a proper one: give its bounds `low` and `high`"
-            )
-        declared = {site.name: (site.declared_shape, site.to_support) for site in model.latents()}
-        free = {name: value.shape for name, value in model.free_values().items()}
-    else:
-        declared = {name: (shape_of(fn), transform_of(name, fn)) for name, fn in model.sites.items()}
-        free = {}
-    found, start = [], 0
-    for name, (shape, transform) in declared.items():
-        raw = shape if transform is None else transform.inverse_shape(shape)
-        found.append(Site(name, shape, raw, slice(start, start + math.prod(raw)), transform))
-        start = found[-1].where.stop
-    latent = start
-    for name, shape in free.items():
-        found.append(Site(name, shape, shape, slice(start, start + math.prod(shape)), None))
-        start = found[-1].where.stop
-    return tuple(found), slice(latent, start)

@@ -17,12 +17,14 @@ from pyro_compress.inference.chains import ChainState, TransitionChains, info_of
 from pyro_compress.inference.contract import Batch, Info, Model
 from pyro_compress.inference.log_joint import Evaluation
 
-NOTED = ("lp", "acceptance_rate", "step_size")
+NOTED = ("lp", "acceptance_rate", "step_size", "no_probability")
 
 
 @dataclass(frozen=True)
 class Metropolis(TransitionChains):
     """Random-walk Metropolis–Hastings on all the data.
+
+    The statistic 'no_probability' is 1 where a proposal had none, since the model could not be computed there.
 
     Args:
         chains, warmup, draws, thin, temperature, spread, memory_limit_bytes: see `TransitionChains`.
@@ -48,6 +50,8 @@ class Metropolis(TransitionChains):
 
     def step(self, state: Any, batch: Batch) -> Info:
         if state.present is None:
+            if not state.steps_done:
+                state.settle(batch, self)
             state.present = state.log_joint(state.position, batch)
         proposal = state.position + state.step_size[:, None] * torch.randn_like(state.position)
         proposed = state.log_joint(proposal, batch)
@@ -56,7 +60,12 @@ class Metropolis(TransitionChains):
         state.position = torch.where(accepted[:, None], proposal, state.position)
         state.present = _chosen(accepted, proposed, state.present)
         self.adapt(state, accepted)
-        noted = {"lp": state.present.log_joint, "acceptance_rate": accepted.float(), "step_size": state.step_size}
+        noted = {
+            "lp": state.present.log_joint,
+            "acceptance_rate": accepted.float(),
+            "step_size": state.step_size,
+            "no_probability": (~torch.isfinite(proposed.log_joint)).float(),
+        }
         state.finish_step(noted)
         acceptance = float(accepted.float().mean())
         return info_of(state.present, float(state.step_size.mean()), acceptance_rate=acceptance)

@@ -41,25 +41,30 @@ class NUTS(HamiltonianChains):
 
     def transition(self, phase: np.ndarray, log_joint: float, step_size: float, random: np.random.Generator) -> Walk:
         """One trajectory and the state drawn from it."""
-        start, kinetic = with_momentum(phase, random)
-        tally = Tally(kinetic - log_joint)
-        # `first` is its past end, `last` its future one
-        whole = Span.of(start, log_joint, tally.energy, 0.0)
-        depth = 0
-        while depth < self.max_tree_depth:
-            forward = random.random() < 0.5
-            near = whole if forward else whole.reversed()
-            new = yield from grow(near.last, step_size if forward else -step_size, depth, random, tally)
-            depth += 1
-            if new is None:
-                break
-            gain = new.log_weight - whole.log_weight
-            near = near.joined(new, gain >= 0.0 or random.random() < math.exp(gain))
-            whole = near if forward else near.reversed()
-            if near.turning:
-                break
-        acceptance = tally.acceptance / tally.steps
-        return Outcome(whole.chosen, whole.value, whole.energy, acceptance, tally.steps, tally.diverging, depth)
+        return (yield from tree(phase, log_joint, step_size, random, self.max_tree_depth))
+
+
+def tree(phase: np.ndarray, log_joint: float, step_size: float, random: np.random.Generator, most: int) -> Walk:
+    """A trajectory that doubles until it turns, `most` times at most, and the state drawn from it."""
+    start, kinetic = with_momentum(phase, random)
+    tally = Tally(kinetic - log_joint)
+    # `first` is its past end, `last` its future one
+    whole = Span.of(start, log_joint, tally.energy, 0.0)
+    depth = 0
+    while depth < most:
+        forward = random.random() < 0.5
+        near = whole if forward else whole.reversed()
+        new = yield from grow(near.last, step_size if forward else -step_size, depth, random, tally)
+        depth += 1
+        if new is None:
+            break
+        gain = new.log_weight - whole.log_weight
+        near = near.joined(new, gain >= 0.0 or random.random() < math.exp(gain))
+        whole = near if forward else near.reversed()
+        if near.turning:
+            break
+    acceptance = tally.acceptance / tally.steps
+    return Outcome(whole.chosen, whole.value, whole.energy, acceptance, tally.steps, tally.diverging, depth)
 
 
 @dataclass

@@ -22,8 +22,10 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Batch, Model
+from pyro_compress.inference.determinism import refuse_random
 from pyro_compress.inference.from_draws import derived_shapes, derived_values
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.failures import FAILURES
 from pyro_compress.models.program import Program
 from pyro_compress.models.rows import examples_of
 from pyro_compress.models.sites import refuse_other_sites
@@ -33,6 +35,8 @@ Guide = Callable[..., Any]
 
 # proposals times examples that are evaluated together: what a network makes of each example is held for all of them
 MOST_ROWS = 100_000
+# draws from the prior that a model may fail at
+TRIES = 20
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,16 @@ class Proposer:
         self.free: dict[str, Tensor] = {}
         if isinstance(model, BayesianNetwork):
             self.free = _free_values(model, proposal)
+            model.network.eval()
         self.name = _name(proposal)
         self.guide = _guide_of(proposal, self.latents) if isinstance(proposal, Posterior) else proposal
         self.vectorised: bool | None = None
+        self.stand_in: Any = None
+        self.dtype = torch.float32
+        if not isinstance(model, BayesianNetwork):
+            drawn = model.prototype().nodes
+            if any(drawn[name]["value"].dtype == torch.float64 for name in self.latents):
+                self.dtype = torch.float64
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of everything in `Proposals.values`, in that order."""
@@ -102,13 +113,14 @@ class Proposer:
         if isinstance(self.model, Program):
             self.model.refuse_share(batch, self.size)
         if self.vectorised is None:
+            self._refuse_random(batch)
             self.vectorised = self._can_vectorise(batch)
         if self.vectorised:
             most = max(1, MOST_ROWS // max(1, examples_of(batch)))
-            each = [self._together(min(most, count - start), batch) for start in range(0, count, most)]
+            each = [self._piece(min(most, count - start), batch) for start in range(0, count, most)]
             joined = torch.cat
         else:
-            each = [self._one(torch.zeros(()), *batch) for _ in range(count)]
+            each = [self._or_nothing(batch) for _ in range(count)]
             joined = torch.stack
         found, *rest = zip(*each, strict=True)
         values = {name: joined([one[name] for one in found]) for name in found[0]}
@@ -121,11 +133,52 @@ class Proposer:
             run = vmap(self._one, in_dims=(0, *(None for _ in batch)), randomness="different")
             return run(torch.zeros(count), *batch)
 
+    def _refuse_random(self, batch: Batch) -> None:
+        """Weights compare log joints, so they must not be random."""
+        with torch.random.fork_rng(devices=[]):
+            for _ in range(TRIES):
+                try:
+                    self.stand_in = self._one(torch.zeros(()), *batch)
+                    break
+                except FAILURES:
+                    continue
+            else:
+                return
+        values = {name: self.stand_in[0][name] for name in self.latents}
+        keywords = {"free": self.free} if isinstance(self.model, BayesianNetwork) else {}
+
+        def run() -> Any:
+            with pyro.validation_enabled(False):
+                trace = poutine.trace(poutine.condition(self.model.forward, data=values))
+                found = trace.get_trace(*batch, size=self.size, **keywords)
+                found.compute_log_prob()
+            return found
+
+        refuse_random(self.model, run, "a sampler that weighs proposals")
+
+    def _piece(self, count: int, batch: Batch) -> Any:
+        """`_together`, or one by one where the model cannot be computed for some."""
+        try:
+            return self._together(count, batch)
+        except FAILURES:
+            found, *rest = zip(*(self._or_nothing(batch) for _ in range(count)), strict=True)
+            return {name: torch.stack([one[name] for one in found]) for name in found[0]}, *map(torch.stack, rest)
+
+    def _or_nothing(self, batch: Batch) -> Any:
+        """`_one`; where the model cannot be computed, other values that weigh nothing."""
+        try:
+            return self._one(torch.zeros(()), *batch)
+        except FAILURES:
+            if self.stand_in is None:
+                raise
+            nothing = torch.tensor(-torch.inf)
+            return self.stand_in[0], nothing, nothing, torch.zeros(())
+
     def _can_vectorise(self, batch: Batch) -> bool:
         """Whether the model runs under `vmap`, and every continuous site then gets values of its own."""
         with torch.random.fork_rng(devices=[]):
             try:
-                values = self._together(3, batch)[0]
+                values = self._piece(3, batch)[0]
             except Exception:  # whatever is wrong with the model itself is raised again by running it alone
                 return False
         # whole numbers may well be equal by chance

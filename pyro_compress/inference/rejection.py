@@ -51,6 +51,7 @@ class RejectionSampling(Method):
 
     round_name: ClassVar[str] = "hundreds of draws"
     objective_name: ClassVar[str] = "log joint"
+    trains_network: ClassVar[bool] = False
     per_round: ClassVar[int] = 100
 
     def __post_init__(self) -> None:
@@ -120,7 +121,7 @@ class RejectionSampling(Method):
                 )
             state.raise_bound(top + SLACK_NATS)
         taken = torch.rand(count, dtype=torch.float64).log() < log_likelihood - state.log_bound
-        parts = [found.values[name].reshape(count, -1)[taken].float() for name in state.shapes]
+        parts = [found.values[name].reshape(count, -1)[taken].to(state.proposer.dtype) for name in state.shapes]
         state.add(torch.cat(parts, 1), log_likelihood[taken], found.log_prior[taken])
         state.proposed += count
         state.saw(count, top)
@@ -180,7 +181,7 @@ class RejectionState(State):
     def __init__(self, model: Model, proposer: Proposer, size: int) -> None:
         self.model, self.proposer, self.size = model, proposer, size
         self.shapes = proposer.shapes()
-        self.flat = torch.zeros(0, sum(math.prod(shape) for shape in self.shapes.values()))
+        self.flat = torch.zeros(0, sum(math.prod(shape) for shape in self.shapes.values()), dtype=proposer.dtype)
         self.log_likelihood = torch.zeros(0, dtype=torch.float64)
         self.log_prior = torch.zeros(0, dtype=torch.float64)
         self.log_bound: float | None = None

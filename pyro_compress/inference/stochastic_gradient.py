@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from pyro_compress.errors import InferenceError
-from pyro_compress.inference.chains import ChainState, MinibatchChains, info_of, refuse_non_finite, start_positions
+from pyro_compress.inference.chain_starts import start_positions
+from pyro_compress.inference.chains import ChainState, MinibatchChains, info_of, refuse_non_finite
 from pyro_compress.inference.contract import Batch, DefaultFloat, Info, Method, Model, left_at_defaults
 from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.log_joint import Evaluation, LogJoint
@@ -144,7 +145,7 @@ class StochasticGradientChains(MinibatchChains):
         return self.state(
             model,
             log_joint,
-            start_positions(log_joint, self.chains, self.spread),
+            start_positions(log_joint, self.chains, self.spread, self.start),
             seed=seed,
             steps_planned=self.steps(examples),
             warmup=warmup,
@@ -197,8 +198,11 @@ class StochasticGradientChains(MinibatchChains):
         return torch.tensor(size)
 
     def step(self, state: GradientChainState, batch: Batch) -> Info:
+        if not state.steps_done:
+            state.settle(batch, self, exact=False)
         found = state.log_joint(state.position, batch)
-        refuse_non_finite(found, f"step {state.steps_done} of {state.steps_planned}", ADVICE)
+        where = f"step {state.steps_done} of {state.steps_planned}"
+        refuse_non_finite(found, where, ADVICE, state.log_joint.failure)
         state.refuse_lost(found)
         stage = self.schedule(state.steps_done, state.steps_planned)
         size = stage.size / max(1, state.log_joint.size)

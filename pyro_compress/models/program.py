@@ -11,7 +11,7 @@ only where the rows may come apart (`rows.py`).
 import inspect
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -23,12 +23,15 @@ from torch.distributions import biject_to
 
 from pyro_compress.errors import DataError, InferenceError
 from pyro_compress.models.arguments import Arguments
+from pyro_compress.models.failures import FAILURES, described
 from pyro_compress.models.priors.base import LatentSite
 from pyro_compress.models.rows import Rows, examples_of, frames_of, rows_of
 from pyro_compress.models.sites import is_deterministic, is_latent
 from pyro_compress.models.unreached import WithPriors, unreached_places
 from pyro_compress.untouched import Untouched
 
+# draws from the prior that a model may fail at
+TRIES = 20
 ALL_AT_ONCE = (
     "fit all of it in one batch (batch_size of at least {count}), which keeps the order that the data have, or use a "
     "method that sees all the data, such as NUTS(...)"
@@ -59,8 +62,9 @@ class Program(PyroModule):
         self._rows: Rows | None = None
         self._why_whole = ""
         self._unreached: dict[str, torch.Tensor] = {}
-        drawn = self.prototype()
+        drawn, another = self._prototypes(2)
         self.sites = _latent_sites(drawn)
+        self.dependent = frozenset(_dependent(self.sites, another))
         if any(is_latent(node) and node["mask"] is not None for node in drawn.nodes.values()):
             self._unreached = unreached_places(self.run, self.arguments)
         # what methods ask of a BayesianNetwork and a plain model does not have
@@ -71,7 +75,17 @@ class Program(PyroModule):
         return {}
 
     def latents(self) -> tuple[LatentSite, ...]:
-        """Every site for guides, started at zero in unconstrained space with the sd 0.1."""
+        """Every site for guides, started at zero in unconstrained space with the sd 0.1.
+
+        Raises:
+            InferenceError: the support of a site depends on others, and a guide's must stay.
+        """
+        if self.dependent:
+            raise InferenceError(
+                f"the support of site '{min(self.dependent)}' depends on other sites, which guides and point estimates "
+                "cannot follow: draw it on a fixed support and transform it in the model, as in b = a * u with u ~ "
+                "Uniform(0, 1), or use NUTS(...)"
+            )
         return tuple(_for_guides(name, fn) for name, fn in self.sites.items())
 
     @property
@@ -167,9 +181,28 @@ class Program(PyroModule):
 
     def prototype(self) -> Any:
         """One trace, drawn from the prior, that leaves torch's generator as it was."""
+        return self._prototypes(1)[0]
+
+    def _prototypes(self, count: int) -> list[Any]:
+        """Several; where the model cannot be computed at a draw, another is taken."""
+        found: list[Any] = []
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.default_generator.manual_seed(0)
-            return poutine.trace(self.forward).get_trace(*self.arguments)
+            for attempt in range(TRIES):
+                try:
+                    found.append(poutine.trace(self.forward).get_trace(*self.arguments))
+                except FAILURES as error:
+                    if attempt < TRIES - 1:
+                        continue
+                    if isinstance(error, ValueError):
+                        raise
+                    raise InferenceError(
+                        f"the model {self.name} cannot be computed at any of {TRIES} draws from its prior "
+                        f"({described(error)}): mend it, or move its priors to where it can"
+                    ) from error
+                if len(found) == count:
+                    break
+        return found
 
 
 class ScaleData(Messenger):
@@ -205,6 +238,24 @@ def transform_of(name: str, distribution: Any) -> Any:
 def shape_of(distribution: Any) -> torch.Size:
     """Of one draw."""
     return torch.Size(distribution.batch_shape + distribution.event_shape)
+
+
+def _dependent(sites: dict[str, Any], trace: Any) -> Iterator[str]:
+    """Sites that another draw from the prior gives another support."""
+    for name, fn in sites.items():
+        other = trace.nodes[name]["fn"] if name in trace.nodes else fn
+        if getattr(fn.support, "is_discrete", False) or getattr(other.support, "is_discrete", False):
+            continue
+        one, two = transform_of(name, fn), transform_of(name, other)
+        if one is None or two is None:
+            differ = (one is None) != (two is None)
+        elif (shape := one.inverse_shape(shape_of(fn))) != two.inverse_shape(shape_of(other)):
+            differ = True
+        else:
+            middle = torch.zeros(shape)
+            differ = not torch.equal(one(middle), two(middle))
+        if differ:
+            yield name
 
 
 def _for_guides(name: str, distribution: Any) -> LatentSite:

@@ -192,8 +192,6 @@ def _point_flags(posterior: Posterior, model: Model, feed: Feed, found: dict[str
 
 def _step_flags(posterior: Posterior, model: Model, feed: Feed, steps: Any, found: dict[str, Any]) -> Iterator[Flag]:
     log_joint = LogJoint(model, feed.size)
-    if log_joint.has_buffers:
-        return
     values = values_of(posterior, CURVATURES)
     scale = torch.as_tensor(steps, dtype=torch.float32).expand(log_joint.width)
     shares = []

@@ -77,6 +77,32 @@ def test_sites_statistics_and_axes_have_their_names() -> None:
     assert posterior["tau"].values[1, 3] == pytest.approx(1003.5)
 
 
+NAMES = [
+    *("chain", "draw", "sample", "log_joint", "weights", "predictions", "layer", "hdi", "x_dim_0", "group/mean"),
+    *("group.mean", "/", ".", "..", "", " padded", "a/b_dim_0", "log-sd", "φ", "metric"),
+]
+
+
+def test_every_site_keeps_its_draws_whatever_it_is_called(tmp_path: Path) -> None:
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(NAMES, ()) | {"x": (2,), "a/b": (3,)}
+    values = np.random.default_rng(0).normal(size=(2, 40, len(NAMES) + 5)) + np.arange(len(NAMES) + 5)
+    held = Draws(values, shapes, None, {"lp": values[..., 0]})
+    exported = to_arviz(
+        Posterior({}, kind="chains", draws=held),
+        prior={"group/mean": np.ones((1, 5)), "x": np.ones((1, 5, 2))},
+        observed_data={"draw": np.zeros(4)},
+        posterior_predictive={"example": np.zeros((2, 40, 4, 2))},
+    )
+    found = group(exported, "posterior")
+    renamed = dict(part.split(" is ") for part in found.attrs["renamed"].split("; "))
+    for name in shapes:
+        np.testing.assert_array_equal(found[renamed.get(name, name)].values, held.site(name), err_msg=name)
+    assert "log-sd" not in renamed and "group.mean" not in renamed and renamed["chain"] == "chain_"
+    assert set(group(exported, "prior").data_vars) == {renamed["group/mean"], "x"}
+    exported.to_netcdf(str(tmp_path / "draws.nc"))
+    assert len(arviz().summary(exported)) == len(NAMES) + 5 + 1
+
+
 def test_a_small_matrix_goes_whole_with_both_axes() -> None:
     small = Posterior(
         {"0.weight": ParameterPosterior(np.zeros((3, 4), np.float32), np.ones((3, 4), np.float32), "Normal")},

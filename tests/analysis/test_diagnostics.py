@@ -129,6 +129,28 @@ def test_a_chain_that_never_moves_is_flagged() -> None:
 # ---- what samplers note ---------------------------------------------------------------------------------------
 
 
+def test_what_cannot_move_is_not_flagged_and_what_does_not_is() -> None:
+    """Of a Cholesky factor of correlations three of four numbers move at most."""
+    moving = np.stack([autoregressive(0.0, seed=seed) for seed in (0, 1)], -1)
+    flat = np.concatenate([np.ones((4, 4000, 1)), np.zeros((4, 4000, 1)), moving], -1)
+    held = Draws(flat, {"chain": (2, 2)}, fixed={"chain": (0, 1)})
+    assert diagnosis(Posterior({}, kind="chains", draws=held)).flags == ()
+    assert names(diagnosis(Posterior({}, kind="chains", draws=replace(held, fixed={"chain": (0,)})))) == ["constant"]
+    large = Draws(np.tile(flat, 600)[:, :50], {"x": (4, 600)}, fixed={"x": tuple(range(2400))})
+    found = diagnose(Posterior({}, kind="chains", draws=large), to_arviz(Posterior({}, kind="chains", draws=large)))
+    assert "constant" not in names(found)
+
+
+def test_draws_that_single_precision_cannot_tell_apart_are_flagged() -> None:
+    x = autoregressive(0.0)
+    near = of((1e5 + 0.02 * x).astype(np.float32))
+    (flag,) = diagnosis(near).flags
+    assert flag.name == "resolution" and "x with the sd 0.02 around 100000" in flag.sentence
+    assert diagnosis(of(1e5 + 0.02 * x)).flags == ()
+    assert diagnosis(of((1e5 + 5 * x).astype(np.float32))).flags == ()
+    assert diagnosis(of(x.astype(np.float32))).flags == ()
+
+
 def test_divergences_depth_energy_and_acceptance_are_flagged() -> None:
     x = autoregressive(0.0, chains=2, count=1000)
     diverging, depth = np.zeros((2, 1000)), np.full((2, 1000), 3)
@@ -151,6 +173,9 @@ def test_divergences_depth_energy_and_acceptance_are_flagged() -> None:
         "acceptance_rate": np.full((2, 1000), 0.85),
     }
     assert diagnosis(of(x, settings="NUTS(target_acceptance=0.8)", **healthy)).flags == ()
+    for accepted, flags in ((0.6, []), (0.99, []), (0.4, ["acceptance"])):
+        rates = {**healthy, "acceptance_rate": np.full((2, 1000), accepted)}
+        assert names(diagnosis(of(x, settings="HMC(target_acceptance=0.8)", **rates))) == flags
 
 
 @pytest.mark.parametrize(("rate", "word"), [(0.02, "shorten"), (1.0, "lengthen")])

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pyro_compress.draws import Draws
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.draw_store import DrawStore
 
@@ -68,3 +69,13 @@ def test_draws_that_are_gone_are_missed(tmp_path: Path) -> None:
         second.restore(captured)
     with pytest.raises(InferenceError, match="say where they go before the first one"):
         first.keep_in(tmp_path)
+
+
+def test_double_precision_is_stored_on_disk_and_read_back(tmp_path: Path) -> None:
+    store = DrawStore(1, 2, {"x": ()}, (), limit_bytes=2**20, dtype=np.float64, fixed={"x": (0,)})
+    store.keep_in(tmp_path)
+    store.add(np.array([[1e5 + 1e-9]]), {})
+    assert store.draws().flat.dtype == np.float64
+    store.draws().save(tmp_path)
+    read = Draws.load(tmp_path)
+    assert read.site("x")[0, 0] == 1e5 + 1e-9 and read.fixed == {"x": (0,)}

@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from pyro_compress.analysis.arviz_export import to_arviz
+from pyro_compress.analysis.arviz_versions import group
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference import hamiltonian
 from pyro_compress.inference.fit import EpochRecord, fit
@@ -22,6 +24,7 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Gaussian
 from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.program import Program
+from pyro_compress.posterior import Posterior
 from tests.inference.chain_targets import (
     X,
     Y,
@@ -116,9 +119,10 @@ def test_chains_do_not_depend_on_each_other() -> None:
 
 
 @pytest.mark.parametrize("method", [HMC, NUTS])
-def test_networks_with_moving_statistics_fall_back(method: Any) -> None:
+def test_networks_with_batch_norm_keep_their_statistics(method: Any) -> None:
     torch.manual_seed(0)
     modules = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
+    modules(X)
     model = BayesianNetwork(modules, {"*.weight": Normal(), "*.bias": Normal()}, Gaussian(noise=0.5))
     found = fit(model, (X, Y[:, None]), method(warmup=4, draws=3, chains=2)).draws
     assert found is not None and np.isfinite(found.flat).all()
@@ -148,9 +152,9 @@ def without_gradient() -> None:
         (gaussian, lambda: HMC(jitter=1.0), r"trajectory_length > 0 and jitter in \[0, 1\)"),
         (gaussian, lambda: HMC(leapfrog_steps=0), "leapfrog_steps and max_steps of at least 1"),
         (gaussian, lambda: NUTS(max_tree_depth=0), "max_tree_depth of at least 1, found 0"),
-        (infinite, lambda: HMC(draws=5), "at the start: the log joint of chain 0 is -inf"),
+        (infinite, lambda: HMC(draws=5), r"at the start: the log joint of chain 0 is -inf, .*HMC\(start={'x': \.\.\.}"),
         (flat, lambda: HMC(draws=5), r"transition 0: the step size grew beyond 10⁷ .*is the posterior proper"),
-        (without_gradient, lambda: HMC(draws=5), "no step size is small enough to be accepted"),
+        (without_gradient, lambda: HMC(draws=5), "at the start: the gradient of chain 0 is not finite; 100 points"),
     ],
 )
 def test_what_cannot_be_run_is_refused(model: Any, method: Any, text: str) -> None:
@@ -162,3 +166,24 @@ def test_parameters_without_a_prior_are_refused() -> None:
     model = BayesianNetwork(nn.Linear(3, 1), {"weight": Normal()}, Gaussian(noise=0.5))
     with pytest.raises(InferenceError, match="HMC samples every parameter, and bias has no prior"):
         fit(model, (X, Y[:, None]), HMC())
+
+
+def narrow() -> None:
+    """A spread that single precision cannot resolve at its location, beside numbers that cannot move at all."""
+    location, spread = (torch.tensor(value, dtype=torch.float64) for value in (1e4, 1e-5))
+    pyro.sample("x", dist.Normal(location, spread))
+    pyro.sample("corr", dist.LKJCholesky(2, torch.tensor(1.0, dtype=torch.float64)))
+
+
+def test_draws_and_moments_keep_the_precision_asked_for(tmp_path: Path) -> None:
+    method = NUTS(warmup=60, draws=60, chains=1, precision="double", compile="never", start={"x": [1e4]})
+    posterior = fit(narrow, None, method, seed=0)
+    posterior.save(tmp_path / "posterior.safetensors")
+    read = Posterior.load(tmp_path / "posterior.safetensors")
+    assert read.draws is not None
+    x, moments = read.draws.site("x"), read.parameters["x"]
+    assert x.dtype == moments.mean.dtype == np.float64
+    assert 0.5e-5 < x.std() < 2e-5 and abs(float(moments.mean) - 1e4) < 1e-5
+    assert float(moments.variance) == pytest.approx(float(x.var()), rel=1e-3)
+    assert read.draws.fixed == {"corr": (0, 1)}
+    assert group(to_arviz(read), "posterior")["x"].dtype == np.float64

@@ -137,13 +137,17 @@ def test_networks_start_at_their_present_parameters() -> None:
         assert math.isfinite(float(log_joint(log_joint.start()[None], (X, Y)).log_joint[0]))
 
 
-def test_batch_norm_runs_eagerly_and_moves_its_statistics() -> None:
-    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+def test_networks_run_as_they_predict() -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
+    network(X)
     model = BayesianNetwork(network, Normal(), Gaussian(noise=0.5))
     log_joint = LogJoint(model, 12)
     before = model.network[1].running_mean.clone()  # type: ignore[index]
-    log_joint(log_joint.start().expand(2, -1), (X, Y))
-    assert not torch.equal(before, model.network[1].running_mean)  # type: ignore[index]
+    found = log_joint(log_joint.start().expand(2, -1), (X, Y))
+    assert torch.equal(before, model.network[1].running_mean)  # type: ignore[index]
+    with torch.no_grad():
+        exact = torch.distributions.Normal(network.eval()(X), 0.5).log_prob(Y).sum()
+    torch.testing.assert_close(found.data, exact.expand(2))
 
 
 def test_what_cannot_be_sampled_is_refused() -> None:
