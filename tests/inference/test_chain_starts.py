@@ -248,7 +248,12 @@ def subsampled(x: torch.Tensor) -> None:
         pyro.sample("x", dist.Normal(mean, 1.0), obs=x[chosen])
 
 
-SAMPLERS = (NUTS(**SHORT, compile="never"), Metropolis(**SHORT), ImportanceSampling(draws=20), SGLD(epochs=2))
+SAMPLERS = (
+    NUTS(**SHORT, compile="never", max_tree_depth=4),
+    Metropolis(**SHORT),
+    ImportanceSampling(draws=20),
+    SGLD(epochs=2),
+)
 
 
 @pytest.mark.parametrize("method", [*SAMPLERS, RejectionSampling(draws=5, log_bound=0.0)])
@@ -277,7 +282,7 @@ def test_noise_without_a_module_is_named_by_its_site() -> None:
 
 def test_dropout_is_off_where_a_posterior_is_sampled() -> None:
     """The same chain as without the layer, step by step."""
-    method = NUTS(chains=2, warmup=30, draws=10, compile="never")
+    method = NUTS(chains=2, warmup=30, draws=10, compile="never", max_tree_depth=3)
     found = [fit(network(layer), (X, Y[:, None]), method, seed=0).draws for layer in (nn.Dropout(0.5), nn.Identity())]
     assert found[0] is not None and found[1] is not None
     np.testing.assert_array_equal(found[0].flat, found[1].flat)
