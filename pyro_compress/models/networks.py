@@ -204,6 +204,11 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         ]
         raise NetworkError(f"weights {path} do not fit the network: the file {' and '.join(parts)}")
     fitting = {name: _fitting(f"weights {path}: {name}", tensor, expected[name]) for name, tensor in given.items()}
+    for name, tensor in fitting.items():
+        if name.rpartition(".")[2] == "running_var" and bool((tensor < 0).any()):
+            raise NetworkError(
+                f"weights {path}: {name} holds {float(tensor.min()):g}, and no variance is negative: save it again"
+            )
     with torch.no_grad():
         for name, tensor in fitting.items():
             expected[name].copy_(tensor)

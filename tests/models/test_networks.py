@@ -192,3 +192,12 @@ class TestLoadWeights:
     def test_pickled_code_is_not_run(self, tmp_path: Path) -> None:
         torch.save(nn.Linear(2, 3), tmp_path / "module.pt")
         self.refused(tmp_path / "module.pt", "module.pt cannot be read: .*expected a .safetensors file")
+
+
+def test_a_negative_running_variance_is_refused(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3))
+    state = network.state_dict()
+    state["1.running_var"] = torch.tensor([1.0, -0.5, 2.0])
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(NetworkError, match=r"1\.running_var holds -0\.5, and no variance is negative"):
+        load_weights(network, tmp_path / "w.pt")
