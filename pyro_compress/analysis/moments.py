@@ -103,7 +103,9 @@ def one_mode(
     for word, known, what in ((moments, MOMENTS, "moments"), (align_by, ALIGN_BY, "align_by")):
         if word not in known:
             raise InferenceError(f"{what} is one of {', '.join(known)}, found '{word}'")
-    spaces = hidden_spaces(architecture)
+    # units that a constant of all draws makes or reads have their names from it
+    held = weights.constants.keys()
+    spaces = tuple(s for s in hidden_spaces(architecture) if not any(slot.name in held for slot in s.slots))
     method: dict[str, object] = {"moments": "aligned"}
     if moments != "one-chain":
         found, per_chain, by = _aligned(weights, spaces, align_by, reference)

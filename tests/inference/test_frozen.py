@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from pyro_compress import compress, fit
 from pyro_compress.analysis import bit_widths, prune
+from pyro_compress.analysis.moments import one_mode
+from pyro_compress.analysis.weight_draws import WeightDraws
 from pyro_compress.data import as_data
 from pyro_compress.errors import InferenceError, NetworkError, PriorError
 from pyro_compress.inference import (
@@ -31,6 +33,7 @@ from pyro_compress.models.likelihoods import Categorical, Gaussian
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.log_uniform import LogUniform
 from pyro_compress.models.priors.normal import Normal
+from pyro_compress.models.tracing import trace
 from pyro_compress.pipeline.deciding import DecisionSettings, decide
 
 METHODS = [
@@ -154,3 +157,13 @@ def test_they_are_stored_exactly_unless_a_grid_is_asked_for() -> None:
     file = compress(given, decision, (4,)).to_torch()
     values = [value.numpy() for value in file.state_dict().values()]
     assert any(np.array_equal(given.state_dict()["2.weight"].numpy(), value) for value in values)
+
+
+def test_units_that_a_frozen_weight_reads_keep_their_places() -> None:
+    given = network()
+    posterior = fit(BayesianNetwork(given, Normal()), examples(), SGLD(epochs=8, batch_size=8, a=0.1), seed=0)
+    assert posterior.draws is not None
+    weights = WeightDraws.of(posterior, posterior.draws)
+    found = one_mode(weights, trace(given, (4,)), moments="aligned")
+    for name in FROZEN:
+        np.testing.assert_allclose(found.mean[name], given.state_dict()[name].numpy(), rtol=1e-6)
