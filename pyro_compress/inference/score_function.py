@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 
 from pyro_compress.inference.elbo import (
     ElboTerms,
@@ -30,7 +31,7 @@ class ScoreFunction(Messenger):
     """Replaces samples by copies through which no gradient reaches the guide."""
 
     def _pyro_sample(self, message: Any) -> None:
-        if message["is_observed"] or message["done"] or is_delta(message["fn"]):
+        if message["is_observed"] or message["done"] or site_is_subsample(message) or is_delta(message["fn"]):
             return
         # gradients end here, and what asks for one depends on the sample
         message["value"] = message["fn"].sample().detach().requires_grad_()
@@ -91,7 +92,7 @@ def score_terms(model: Any, guide: Any, baseline: Baseline, *args: Any, **kwargs
 
     terms = terms_from_traces(model_trace, guide_trace, divergence)
     sites = guide_trace.nodes.values()
-    drawn = [site for site in sites if site["type"] == "sample" and not is_delta(site["fn"])]
+    drawn = [s for s in sites if s["type"] == "sample" and not site_is_subsample(s) and not is_delta(s["fn"])]
     # of what was drawn: no scale and no mask changes with which density
     log_q = sum((log_prob(site, site["value"].detach()).sum() for site in drawn), torch.zeros(()))
     score = log_q - log_q.detach()  # worth 0, with the gradient of log q

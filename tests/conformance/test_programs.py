@@ -67,6 +67,9 @@ REFUSED: dict[str, frozenset[str]] = {name: frozenset({"discrete sites", "sites 
 REFUSED |= {name: frozenset(CASES) for name in ("dropout", "mc-dropout")}
 REFUSED["importance"] = frozenset({"sites that come and go"})
 REFUSED["approximate-metropolis"] |= TOGETHER
+# another log joint at every evaluation
+for _name in ("metropolis", "hmc", "nuts", "importance", "rejection"):
+    REFUSED[_name] |= {"subsample_size"}
 # the prior that counts is not the one that is drawn from
 REFUSED["rejection"] |= {"scaled prior", "flat prior", "scale around the model"}
 # where a method cannot be right, or not in a run as short as these
@@ -111,8 +114,10 @@ def errors(posterior: Posterior, case: Case) -> tuple[float, float]:
     """Largest distance of a mean in posterior sds, and of an sd as a share; numbers that cannot vary are left out."""
     shifts, spreads = [0.0], [0.0]
     for name, (mean, sd) in case.truth.items():
-        found, free = posterior.parameters[name], np.asarray(sd) > 0
-        true = np.asarray(sd, dtype=float)[free]
+        found = posterior.parameters[name]
+        true = np.broadcast_to(np.asarray(sd, dtype=float), found.mean.shape)
+        free = true > 0
+        true = true[free]
         shifts += (np.abs(found.mean.astype(float) - mean)[free] / true).tolist()
         if posterior.kind != "point":
             spreads += np.abs(np.sqrt(found.variance.astype(float))[free] / true - 1).tolist()
