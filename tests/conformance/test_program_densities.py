@@ -23,6 +23,7 @@ from pyro_compress.inference.point import MAP
 from pyro_compress.inference.proposals import Proposer
 from pyro_compress.inference.score_function import Baseline, score_terms
 from pyro_compress.models.program import Program
+from pyro_compress.models.rows import examples_of
 from tests.conformance.programs import CASES, Case
 
 # no gradients there, sites that come and go, a log joint that is random, a support that depends on another site
@@ -60,7 +61,7 @@ def expected(name: str, values: dict[str, Tensor]) -> Tensor:
 def test_all_mechanisms_have_pyros_density(name: str) -> None:
     case = CASES[name]
     program = Program(case.model, case.data)
-    size = max(1, len(case.data[0]) if case.data and case.data[0].ndim else 0)
+    size = max(1, examples_of(case.data))
     # graphs take most of the time: handlers are what they could get wrong
     log_joint, guide = LogJoint(program, size, replay=case.shape == "normal"), MeanField(program)
     at = 0.5 * torch.randn(3, log_joint.width, generator=torch.Generator().manual_seed(1))
