@@ -79,9 +79,9 @@ def optimal(
         torch.manual_seed(0)
         q = guide.distribution()
         u = q.rsample((samples,))
-        found = at_points(log_joint, u.detach(), batch)
+        found = at_points(log_joint, u.detach().to(log_joint.dtype), batch)
         # the value of the log joint with its gradient through u
-        through = (found.gradient * u).sum(1)
+        through = (found.gradient.double() * u).sum(1)
         loss = -(found.log_joint + through - through.detach()).mean() - q.entropy()
         loss.backward()
         return loss

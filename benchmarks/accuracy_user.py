@@ -34,14 +34,14 @@ import pyro_compress as pc
 from benchmarks.accuracy_guides import SAMPLES, optimal
 from benchmarks.accuracy_programs import HELD_OUT, PROGRAMS, Written
 from pyro_compress.errors import PyroCompressError
-from pyro_compress.inference.at_draws import at_draws, at_points, jacobian_gradient, see_whether_alone, values_of
+from pyro_compress.inference.at_draws import at_draws, jacobian_gradient, values_of
 from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.joint_guides import FullRank, JointGuide, MeanField
-from pyro_compress.inference.log_joint import LogJoint
 from pyro_compress.inference.nuts import NUTS
 from pyro_compress.inference.registry import method_named
 from pyro_compress.inference.svi import SVI
+from pyro_compress.inference.whole_data import WholeData
 from pyro_compress.models.program import Program
 from pyro_compress.posterior import Posterior
 
@@ -113,11 +113,8 @@ class Reference:
         z = generator.standard_normal((PROPOSALS, width)) / np.sqrt(chi)
         log_q = -(FREEDOM + width) / 2 * np.log1p(np.square(z).sum(1) / FREEDOM)
         points = torch.from_numpy(loc + z @ factor.T)
-        log_joint = LogJoint(self.program, self.size, dtype=torch.float64)
-        see_whether_alone(log_joint, points[:2], self.doubled())
-        values = torch.cat(
-            [at_points(log_joint, part, self.doubled()).log_joint for part in points.split(1000)]
-        ).numpy()
+        whole = WholeData(self.program, self.batch, self.size)
+        values = torch.cat([whole(part).log_joint for part in points.split(1000)]).numpy()
         log_weight = np.where(np.isfinite(values), values, -np.inf) - log_q
         weights = np.exp(log_weight - log_weight.max())
         weights /= weights.sum()
@@ -154,29 +151,24 @@ class Reference:
                 guide.log_variance.joint.copy_(torch.from_numpy(2 * np.log(scale)))
                 if isinstance(guide, FullRank):
                     guide.factor.copy_(torch.from_numpy(np.tril(root / scale[:, None], -1)))
-            log_joint = LogJoint(self.program, self.size, dtype=torch.float64)
-            see_whether_alone(log_joint, torch.from_numpy(np.stack([self.mean, self.mean])), self.doubled())
+            whole = WholeData(self.program, self.batch, self.size)
             # a model that runs at one point at a time
-            samples = 512 if log_joint.alone else SAMPLES
-            found = optimal(guide.double(), log_joint, self.doubled(), samples)
+            samples = 512 if whole.log_joint.alone else SAMPLES
+            found = optimal(guide.double(), whole.log_joint, whole.batch, samples)
             self.best[family] = (
                 found.loc.joint.detach().numpy(),
                 found.marginal_variance().detach().sqrt().numpy(),
             )
         return self.best[family]
 
-    def doubled(self) -> tuple[torch.Tensor, ...]:
-        """The data in double precision."""
-        return tuple(part.double() if part.is_floating_point() else part for part in self.batch)
-
     def mode(self) -> tuple[np.ndarray, np.ndarray]:
         """(mode, sds of the normal approximation there)."""
-        log_joint, batch = LogJoint(self.program, self.size, dtype=torch.float64), self.doubled()
+        whole = WholeData(self.program, self.batch, self.size)
 
         def loss(point: np.ndarray) -> tuple[float, np.ndarray]:
             u = torch.from_numpy(self.mean + self.sd * point)[None]
-            found = log_joint(u, batch)
-            gradient = (found.gradient - jacobian_gradient(log_joint, u))[0].numpy()
+            found = whole(u)
+            gradient = (found.gradient - jacobian_gradient(whole.log_joint, u))[0].numpy()
             value = -float(found.data + found.prior)
             return (value, -gradient * self.sd) if np.isfinite(value) else (1e10, 0 * point)
 

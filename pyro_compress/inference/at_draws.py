@@ -1,8 +1,9 @@
 """The log joint and its gradient at draws of a posterior, in unconstrained space; many draws at once."""
 
 import copy
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,8 +117,24 @@ def at_points(log_joint: LogJoint, u: Tensor, batch: Batch) -> Evaluation:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if not log_joint.alone:
-            return log_joint(u, batch)
-        each = [log_joint(row[None], batch) for row in u]
+            try:
+                return log_joint(u, batch)
+            except torch.linalg.LinAlgError:
+                if len(u) == 1:
+                    nowhere = torch.full((1,), -math.inf)
+                    return Evaluation(nowhere, torch.full_like(u, math.nan), nowhere, nowhere)
+                # a matrix that cannot be factorised at one of the points, which has no probability then
+                return _joined([at_points(log_joint, row[None], batch) for row in u])
+            except RuntimeError:
+                if not log_joint.replay:
+                    raise
+                # constants of single precision among numbers of double, which a record may join wrongly
+                log_joint.run_eagerly()
+                return at_points(log_joint, u, batch)
+        return _joined([log_joint(row[None], batch) for row in u])
+
+
+def _joined(each: Sequence[Evaluation]) -> Evaluation:
     columns = zip(*((one.log_joint, one.gradient, one.data, one.prior) for one in each), strict=True)
     return Evaluation(*(torch.cat(column) for column in columns))
 

@@ -326,6 +326,11 @@ class LogJoint:
             self._graphs[key] = self._traced(self.evaluate, flat, batch) if self.replay else self.evaluate
         return self._graphs[key]
 
+    def run_eagerly(self) -> None:
+        """Forget what was recorded, and record nothing any more: of a model whose record does not run."""
+        self.replay = False
+        self._graphs.clear()
+
     def evaluate(self, flat: Tensor, *batch: Tensor) -> tuple[Tensor, ...]:
         """(log joint, gradient, data, prior) at one point per chain, without a graph; what graphs are traced from."""
         if not self.alone and len(flat) > 1:

@@ -1,5 +1,6 @@
 """The log joint on all the data at many points, in double precision where the model can run in it."""
 
+import math
 import warnings
 from collections.abc import Callable
 
@@ -69,7 +70,12 @@ class WholeData:
     def _run(self, function: Callable[..., tuple[Tensor, ...]], u: Tensor) -> Evaluation:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
-            found = function(u.to(self.log_joint.dtype), *self.batch)
+            try:
+                found = function(u.to(self.log_joint.dtype), *self.batch)
+            except torch.linalg.LinAlgError:
+                # a matrix that cannot be factorised at one of the points: they have no probability together
+                nowhere = torch.full((len(u),), -math.inf)
+                found = (nowhere, torch.full_like(u, math.nan), nowhere, nowhere)
         return Evaluation(*(part.detach().double() for part in found))
 
     def _together(self, points: Tensor, *batch: Tensor) -> tuple[Tensor, ...]:
