@@ -70,6 +70,9 @@ REFUSED["approximate-metropolis"] |= TOGETHER
 # another log joint at every evaluation
 for _name in ("metropolis", "hmc", "nuts", "importance", "rejection"):
     REFUSED[_name] |= {"subsample_size"}
+# guides and points know one support
+for _name in ("svi", "bbb", "map"):
+    REFUSED[_name] |= {"dependent support"}
 # the prior that counts is not the one that is drawn from
 REFUSED["rejection"] |= {"scaled prior", "flat prior", "scale around the model"}
 # where a method cannot be right, or not in a run as short as these
