@@ -18,6 +18,7 @@ from tests.inference.chain_targets import (
     assert_gaussian,
     conjugate,
     constrained,
+    effective,
     exact_conjugate,
     gaussian,
 )
@@ -53,3 +54,28 @@ def test_step_sizes_reach_the_target_acceptance_and_stay() -> None:
         assert set(statistics) == {
             *("lp", "acceptance_rate", "step_size", "n_steps", "diverging", "energy", "tree_depth")
         }
+
+
+def collinear(x: torch.Tensor, y: torch.Tensor) -> None:
+    """A regression whose inputs are not centred: intercept and slope have a correlation of −0.99."""
+    intercept = pyro.sample("intercept", dist.Normal(0.0, 100.0))
+    slope = pyro.sample("slope", dist.Normal(0.0, 10.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Normal(intercept + slope * x, 5.0), obs=y)
+
+
+def test_default_paths_reach_what_is_far_and_collinear() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = 30 + 4 * torch.randn(100, generator=generator)
+    y = -60 + 1.3 * x + 5 * torch.randn(100, generator=generator)
+    design = torch.stack([torch.ones(100), x], 1).double()
+    precision = design.T @ design / 25 + torch.diag(torch.tensor([1e-4, 1e-2], dtype=torch.float64))
+    covariance = torch.linalg.inv(precision)
+    mean = covariance @ design.T @ y.double() / 25
+    draws = fit(collinear, (x, y), HMC(chains=2, warmup=260, draws=200, compile="never"), seed=0).draws
+    assert draws is not None
+    for index, name in enumerate(("intercept", "slope")):
+        values, sd = draws.site(name), float(covariance[index, index].sqrt())
+        assert effective(values) > 40
+        assert values.mean() == pytest.approx(float(mean[index]), abs=0.5 * sd)
+        assert values.std() == pytest.approx(sd, rel=0.3)
