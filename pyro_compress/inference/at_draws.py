@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_compress.inference.contract import Batch, Model
 from pyro_compress.inference.log_joint import Evaluation, LogJoint
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.failures import FAILURES
 from pyro_compress.posterior import Posterior
 
 # draws × examples that are looked at in one call
@@ -49,11 +50,13 @@ def at_draws(
         jacobian: whether the density of which gradients are taken holds log |dθ/du|, as that of u does.
     """
     log_joint = LogJoint(model, size)
-    parts = []
-    for site in log_joint.sites:
-        value = torch.from_numpy(np.array(values[site.name], dtype=np.float32))
-        parts.append((value if site.transform is None else site.transform.inv(value)).reshape(len(value), -1))
-    u = torch.cat(parts, 1)[:, : log_joint.width]
+    given = {site.name: torch.from_numpy(np.array(values[site.name], dtype=np.float32)) for site in log_joint.sites}
+    if log_joint.dependent:
+        count = len(given[log_joint.sites[0].name])
+        u = torch.stack([log_joint.unconstrained({name: v[row] for name, v in given.items()}) for row in range(count)])
+    else:
+        raw = [site.transform.inv(given[site.name]) if site.transform else given[site.name] for site in log_joint.sites]
+        u = torch.cat([part.reshape(len(part), -1) for part in raw], 1)
     if len(u) > 2:
         see_whether_alone(log_joint, u[:2], batch)
     found = [at_points(log_joint, rows, batch) for rows in u.split(max(1, AT_ONCE // max(1, size)))]
@@ -119,7 +122,7 @@ def at_points(log_joint: LogJoint, u: Tensor, batch: Batch) -> Evaluation:
         if not log_joint.alone:
             try:
                 return log_joint(u, batch)
-            except torch.linalg.LinAlgError:
+            except FAILURES:
                 if len(u) == 1:
                     nowhere = torch.full((1,), -math.inf)
                     return Evaluation(nowhere, torch.full_like(u, math.nan), nowhere, nowhere)

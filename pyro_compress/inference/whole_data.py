@@ -12,6 +12,7 @@ from pyro_compress.inference.at_draws import at_points
 from pyro_compress.inference.contract import Batch, Model
 from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.log_joint import Evaluation, LogJoint
+from pyro_compress.models.failures import FAILURES
 from pyro_compress.models.program import Program
 
 MOST_WIDTH = 200
@@ -40,6 +41,10 @@ class WholeData:
             self.log_joint = LogJoint(model, size, dtype=dtype)
             self.batch = tuple(part.to(dtype) if part.is_floating_point() else part for part in batch)
             width = self.log_joint.width
+            if self.log_joint.dependent:
+                raise InferenceError(
+                    f"the support of {', '.join(sorted(self.log_joint.dependent))} moves with other sites"
+                )
             if width > MOST_WIDTH:
                 raise InferenceError(f"{width} latent numbers are too many to look at all the data at once")
             try:
@@ -72,7 +77,7 @@ class WholeData:
             warnings.simplefilter("ignore")
             try:
                 found = function(u.to(self.log_joint.dtype), *self.batch)
-            except torch.linalg.LinAlgError:
+            except FAILURES:
                 # a matrix that cannot be factorised at one of the points: they have no probability together
                 nowhere = torch.full((len(u),), -math.inf)
                 found = (nowhere, torch.full_like(u, math.nan), nowhere, nowhere)
