@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_compress.errors import InferenceError
+from pyro_compress.errors import InferenceError, UnstorableWarning
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.importance import ImportanceSampling
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -156,6 +156,7 @@ def test_few_effective_draws_are_warned_of() -> None:
     assert "propose from a fitted posterior" in str(found.provenance["warning"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", UnstorableWarning)
         fit(line(), (X, Y), replace(method, warn_below_percent=0.0), seed=9)
 
 

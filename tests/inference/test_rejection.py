@@ -142,7 +142,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Any) -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(InferenceError, match="found draws=10, starts=10, tries=0"):
         RejectionSampling(draws=10, tries=0)
-    with pytest.raises(InferenceError, match="log_bound must be a number, found nan"):
+    with pytest.raises(
+        InferenceError, match="option 'log_bound' of RejectionSampling must be a number or None, found nan"
+    ):
         RejectionSampling(log_bound=math.nan)
 
 
