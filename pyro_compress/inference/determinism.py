@@ -77,7 +77,7 @@ def refuse_random(model: Model, evaluate: Callable[[], Any], method: str, *, exa
 def _run(evaluate: Callable[[], Any], seed: int) -> Run:
     found = Run()
     with torch.random.fork_rng(devices=[]), torch.no_grad(), _modules_noted(found):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # and not those of devices
         trace = evaluate()
     for name, node in trace.nodes.items():
         if node["type"] != "sample":

@@ -13,6 +13,7 @@ import torch
 from pyro import poutine
 from torch import nn
 
+from pyro_compress.errors import PosteriorWarning
 from pyro_compress.inference.contract import Batch, Info, Method, Model, left_at_defaults
 from pyro_compress.inference.elbo import ElboTerms
 from pyro_compress.inference.feed import Feed
@@ -56,6 +57,7 @@ class MAP(GradientMethod):
             warnings.warn(
                 f"{type(self).__name__} takes the prior of {names} as flat: it is improper, or its density grows "
                 "without bound as scales vanish, so that it has no mode; use SVI(...) to have it count",
+                PosteriorWarning,
                 stacklevel=2,
             )
         groups = [{"params": list(points.parameters()), "multiplier": 1.0}]

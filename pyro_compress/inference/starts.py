@@ -18,7 +18,7 @@ def starts(log_joint: LogJoint, model: Program, batch: Batch, seed: int) -> list
     """(D,) float64 each, in unconstrained space: zero, draws from the prior, and uniform on (−2, 2) as Stan starts."""
     found = [torch.zeros(log_joint.width, dtype=torch.float64)]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # and not those of devices
         found += list(_from_prior(log_joint, model, batch))
         found += [4 * torch.rand(log_joint.width, dtype=torch.float64) - 2 for _ in range(UNIFORM)]
     return [start for start in found if bool(torch.isfinite(start).all())]

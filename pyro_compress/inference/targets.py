@@ -5,8 +5,10 @@ import copy
 import torch
 
 from pyro_compress.data import DataSet
+from pyro_compress.errors import DataError
 from pyro_compress.inference.alone import own
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.likelihoods import Categorical
 
 
 def refuse_targets(model: BayesianNetwork, data: DataSet) -> None:
@@ -25,6 +27,19 @@ def refuse_targets(model: BayesianNetwork, data: DataSet) -> None:
             return
         if not isinstance(output, torch.Tensor) or output.ndim == 0 or len(output) != len(x):
             return
+        if _does_not_fit(model, output, data):
+            return
         for part, y in (("train", data.train_y), ("validation", data.validation_y), ("test", data.test_y)):
             if len(y):
                 model.likelihood.check_support(output, y, f"{data.name}: {part}")
+
+
+def _does_not_fit(model: BayesianNetwork, output: torch.Tensor, data: DataSet) -> bool:
+    """Whether outputs and targets are of shapes, or numbers of classes, that the check of the network speaks of."""
+    if isinstance(model.likelihood, Categorical) and data.classes is not None:
+        return output.shape[-1] < len(data.classes)
+    try:
+        model.likelihood.check(output, data.train_y[: len(output)])
+    except DataError:
+        return True
+    return False

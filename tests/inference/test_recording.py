@@ -100,16 +100,16 @@ def test_a_recording_gives_way_where_it_differs() -> None:
 
 
 class WarmUp(nn.Module):
-    """Says nothing before it was called so many times in training."""
+    """Says nothing before it was called so many times, in training or always."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, always: bool) -> None:
         super().__init__()
-        self.layer, self.where, self.calls = nn.Linear(4, 3), where, 0
+        self.layer, self.where, self.always, self.calls = nn.Linear(4, 3), where, always, 0
         self.inner = {"calls": [0]}
 
     def forward(self, x: Tensor) -> Tensor:
         output = self.layer(x)
-        if not self.training:
+        if not self.training and not self.always:
             return output
         self.calls += self.where == "attribute"
         self.inner["calls"][0] += self.where == "list"
@@ -130,7 +130,8 @@ def test_networks_that_count_are_fitted_as_they_would_be_without_recording(
 ) -> None:
     monkeypatch.setattr(traced_terms, "TRACE_AFTER", 10)
     torch.manual_seed(0)
-    model = BayesianNetwork(WarmUp(where), Normal())
+    # samplers run a network as it predicts
+    model = BayesianNetwork(WarmUp(where, always=method is SGLD), Normal())
     options = {"learning_rate": 0.05, "compile": "never"} if method is SVI else {"a": 20.0, "warmup": 0.9}
     CALLS[0] = 0
     with pytest.warns(UserWarning, match=r"which is slower \('.*' changes while it runs\)"):

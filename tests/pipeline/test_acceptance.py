@@ -89,7 +89,7 @@ class Line(nn.Module):
 def test_squared_errors_are_measured_by_the_targets(unit: float) -> None:
     x = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
     y = unit * Line(2, 1.0)(x).detach()
-    judge = Judge(Line(2, 1.0), as_data((x, y), validation=(x, y)), Gaussian(noise=1.0))
+    judge = Judge(Line(2, 1.0), as_data((x + 1, y), validation=(x, y)), Gaussian(noise=1.0))
     best, worse = (judge.errors_of(Line(2, unit * factor)) for factor in (1.0, 0.9))
     rise, standard_error = judge.rise_of(worse, best)
     # 0.1² of the variance is left unexplained
@@ -103,5 +103,5 @@ def test_squared_errors_are_measured_by_the_targets(unit: float) -> None:
 def test_which_errors_are_counted(likelihood: Any, targets: int | None) -> None:
     x = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
     y = x[:, :3].argmax(1) if isinstance(likelihood, Categorical) else (x[:, :3] > 0).float()
-    judge = Judge(Line(3, 1.0), as_data((x, y), validation=(x, y)), likelihood)
+    judge = Judge(Line(3, 1.0), as_data((x + 1, y), validation=(x, y)), likelihood)
     assert judge.targets == targets
