@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# What is too long for every run: all methods on all Pyro programs, some 600 fits, half an hour.
+# What is too long for every run: all methods on all Pyro programs, some 600 fits.
 nightly: $(VENV)/.installed-for-tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --nightly
 
