@@ -203,9 +203,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/posterior-accuracy"))
     given = parser.parse_args()
     if "user" in given.targets:
+        if len(given.targets) > 1:
+            parser.error("--targets user stands alone: it has a table of its own")
         methods = given.methods or accuracy_user.METHODS
-        rows = accuracy_user.run(methods, given.programs, given.seed, given.out)
-        return 1 if any(row.verdict == "SILENT" for row in rows) else 0
+        of_programs = accuracy_user.run(methods, given.programs, given.seed, given.out)
+        return 1 if any(row.verdict == "SILENT" for row in of_programs) else 0
     given.methods = given.methods or list(METHODS)
     chosen = [(m, t) for m, t in pairs() if m in given.methods and t in given.targets]
     spawn = multiprocessing.get_context("spawn")
