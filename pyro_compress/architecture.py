@@ -12,7 +12,7 @@ a sequence too; `walk` carries any value through it, and every walk over layers 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import TypeVar, Union
+from typing import Protocol, TypeVar, Union
 
 Pair = tuple[int, int]
 T = TypeVar("T")
@@ -41,6 +41,26 @@ class Conv2d:
     dilation: Pair
     groups: int
     bias: bool
+
+
+class _Convolution(Protocol):
+    """What a `Conv2d` here and torch's own have in common."""
+
+    @property
+    def in_channels(self) -> int: ...
+    @property
+    def kernel_size(self) -> tuple[int, ...]: ...
+    @property
+    def stride(self) -> tuple[int, ...]: ...
+
+
+def breaks_channels_last(convolution: _Convolution) -> bool:
+    """Whether torch must not see a network channels last because of this convolution, ours or a `torch.nn.Conv2d`.
+
+    The gradient of a strided 1 × 1 filter over fewer than 8 channels that lie last writes beyond its memory
+    (torch 2.14.1 on CPUs, where the stride leaves the last row out), which aborts whoever trains the module.
+    """
+    return convolution.kernel_size == (1, 1) and convolution.stride != (1, 1) and convolution.in_channels < 8
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def to_torch(network: StoredNetwork, *, sparse: bool = False) -> nn.Sequential:
     """
     layers = network.architecture.layers
     modules = [_module(layer) for layer in layers]
-    channels_last = not any(_breaks_channels_last(layer) for layer in layers)
+    channels_last = not any(isinstance(layer, arch.Conv2d) and arch.breaks_channels_last(layer) for layer in layers)
     for layer, module in zip(layers, modules, strict=True):
         for name in tensor_shapes(arch.Architecture((), (layer,))):
             parameter, value = module.get_parameter(name.rpartition(".")[2]), _tensor(network.tensors[name])
@@ -126,17 +126,6 @@ def to_torch(network: StoredNetwork, *, sparse: bool = False) -> nn.Sequential:
         modules = [_sparse(module) for module in modules]
     refers = any(isinstance(layer, arch.Add | arch.Recall) for layer in layers)
     return (Residual(modules, layers) if refers else nn.Sequential(*modules)).eval()
-
-
-def _breaks_channels_last(layer: arch.Layer) -> bool:
-    """Whether torch must not see it channels last.
-
-    The gradient of a strided 1 × 1 filter over fewer than 8 channels that lie last writes beyond its memory
-    (torch 2.14.1 on CPUs, where the stride leaves the last row out), which aborts whoever trains the module.
-    """
-    if not isinstance(layer, arch.Conv2d):
-        return False
-    return layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.in_channels < 8
 
 
 def _sparse(module: nn.Module) -> nn.Module:

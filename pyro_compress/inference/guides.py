@@ -14,6 +14,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import nn
 
+from pyro_compress.architecture import breaks_channels_last
 from pyro_compress.draws import Draws
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.devices import seed_generators
@@ -52,10 +53,12 @@ class Guide(PyroModule):
         super().__init__()
         self.sites: dict[str, LatentSite] = {}
         self.loc, self.log_variance = PyroModule("loc"), PyroModule("log_variance")
+        convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+        channels_last = not any(breaks_channels_last(convolution) for convolution in convolutions)
         for site in model.latents():
-            self._add(site)
+            self._add(site, channels_last)
 
-    def _add(self, site: LatentSite) -> None:
+    def _add(self, site: LatentSite, channels_last: bool) -> None:
         if site.family not in FAMILIES:
             raise InferenceError(f"site '{site.name}' asks for guide family '{site.family}': known are {FAMILIES}")
         if (site.transform is None) == (site.family == "transformed"):
@@ -66,7 +69,7 @@ class Guide(PyroModule):
         attribute = attribute_name(site.name)
         self.sites[site.name] = site
         start = site.loc.detach().expand(site.shape).clone()
-        if len(site.shape) == 4:
+        if len(site.shape) == 4 and channels_last:
             # filters in this layout make convolutions and pooling on CPUs a third faster
             start = torch.empty_like(start, memory_format=torch.channels_last).copy_(start)
         setattr(self.loc, attribute, nn.Parameter(start))

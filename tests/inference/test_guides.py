@@ -91,3 +91,13 @@ def test_unknown_family_is_refused() -> None:
 
     with pytest.raises(InferenceError, match=r"site 'weight' asks for guide family 'cauchy': known are .*'normal'"):
         guide_of(Odd())
+
+
+@pytest.mark.parametrize(("channels", "stride", "channels_last"), [(3, 2, False), (8, 2, True), (3, 1, True)], ids=str)
+def test_filters_lie_channels_last_where_torch_can_take_their_gradient(
+    channels: int, stride: int, channels_last: bool
+) -> None:
+    network = nn.Sequential(nn.Conv2d(2, channels, 3), nn.ReLU(), nn.Conv2d(channels, 4, 1, stride=stride))
+    guide = guide_of(Normal(), network)
+    filters = next(loc for loc in guide.loc.parameters() if loc.shape == (channels, 2, 3, 3))
+    assert filters.is_contiguous(memory_format=torch.channels_last) is channels_last
