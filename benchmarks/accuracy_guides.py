@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from benchmarks.accuracy_errors import Target, moments
-from pyro_compress.inference.at_draws import at_points
-from pyro_compress.inference.guides import Guide
-from pyro_compress.inference.joint_guides import JointGuide, MeanField
-from pyro_compress.inference.log_joint import LogJoint
+from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.joint import JointGuide, MeanField
+from pyro_compress.inference.log_joint.at_draws import at_points
+from pyro_compress.inference.log_joint.log_joint import LogJoint
 
 SAMPLES, RATIOS, DRAWS = 4096, 1000, 100_000
 

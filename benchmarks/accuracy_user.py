@@ -34,16 +34,16 @@ import pyro_compress as pc
 from benchmarks.accuracy_guides import SAMPLES, optimal
 from benchmarks.accuracy_programs import HELD_OUT, PROGRAMS, Written
 from pyro_compress.errors import PyroCompressError
-from pyro_compress.inference.at_draws import at_draws, jacobian_gradient, values_of
-from pyro_compress.inference.feed import Feed
 from pyro_compress.inference.fit import fit
-from pyro_compress.inference.joint_guides import FullRank, JointGuide, MeanField
-from pyro_compress.inference.nuts import NUTS
+from pyro_compress.inference.guides.joint import FullRank, JointGuide, MeanField
+from pyro_compress.inference.log_joint.at_draws import at_draws, jacobian_gradient, values_of
+from pyro_compress.inference.log_joint.whole_data import WholeData
+from pyro_compress.inference.loop.feed import Feed
+from pyro_compress.inference.mcmc.nuts import NUTS
 from pyro_compress.inference.registry import method_named
-from pyro_compress.inference.svi import SVI
-from pyro_compress.inference.whole_data import WholeData
+from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.program import Program
-from pyro_compress.posterior import Posterior
+from pyro_compress.posterior.posterior import Posterior
 
 METHODS = ("svi", "bbb", "map", "sgld", "psgld", "sghmc", "csgld", "csghmc")
 VARIATIONAL = ("svi", "bbb")

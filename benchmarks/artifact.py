@@ -20,7 +20,16 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.artifact_competitors import competitors
-from pyro_compress.architecture import (
+from pyro_compress.artifact.format.codebook import places_in
+from pyro_compress.artifact.format.coding import TOTAL, UNIT
+from pyro_compress.artifact.format.decode import Section, decode, decode_sections, unwrap
+from pyro_compress.artifact.format.header_bits import header_reader
+from pyro_compress.artifact.format.layout import tensor_columns
+from pyro_compress.artifact.format.rules import rules_of
+from pyro_compress.artifact.format.stream import code_selections, code_tensor
+from pyro_compress.artifact.writing.artifact import load
+from pyro_compress.artifact.writing.encode import encode
+from pyro_compress.network.architecture import (
     Activation,
     Architecture,
     ChannelAffine,
@@ -30,16 +39,7 @@ from pyro_compress.architecture import (
     Linear,
     MaxPool2d,
 )
-from pyro_compress.artifact.artifact import load
-from pyro_compress.artifact.codebook import places_in
-from pyro_compress.artifact.coding import TOTAL, UNIT
-from pyro_compress.artifact.decode import Section, decode, decode_sections, unwrap
-from pyro_compress.artifact.encode import encode
-from pyro_compress.artifact.header_bits import header_reader
-from pyro_compress.artifact.layout import tensor_columns
-from pyro_compress.artifact.rules import rules_of
-from pyro_compress.artifact.stream import code_selections, code_tensor
-from pyro_compress.stored import StoredNetwork, StoredTensor, tensor_shapes
+from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 
 VERSION_BYTE = 3
 FLOAT32_BYTES = 4

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-from pyro_compress.architecture import Select
-from pyro_compress.stored import StoredNetwork
+from pyro_compress.network.architecture import Select
+from pyro_compress.network.stored import StoredNetwork
 
 GAP_BITS = range(2, 9)
 LENGTH_BITS = 5

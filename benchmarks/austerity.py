@@ -24,9 +24,9 @@ import pyro.distributions as dist
 import torch
 from matplotlib.figure import Figure
 
-from pyro_compress.inference.approximate_metropolis import ApproximateMetropolis
 from pyro_compress.inference.fit import fit
-from pyro_compress.inference.nuts import NUTS
+from pyro_compress.inference.mcmc.approximate_metropolis import ApproximateMetropolis
+from pyro_compress.inference.mcmc.nuts import NUTS
 from pyro_compress.models.program import Program
 from pyro_compress.report.drawing import BLUE, DPI, GREEN, VERMILION, label, new_figure
 

@@ -12,7 +12,16 @@ from random import Random
 import atheris
 
 with atheris.instrument_imports(include=["pyro_compress.artifact"]):
-    from pyro_compress.artifact import codebook, coding, decode, header_bits, header_reader, layout, pattern, stream  # noqa: F401
+    from pyro_compress.artifact.format import (  # noqa: F401
+        codebook,
+        coding,
+        decode,
+        header_bits,
+        header_reader,
+        layout,
+        pattern,
+        stream,
+    )
 
 from pyro_compress.errors import ArtifactError
 from tests.artifact import fuzzing

@@ -23,7 +23,7 @@ from random import Random
 from types import CodeType, FrameType
 from typing import Any
 
-from pyro_compress.artifact import (
+from pyro_compress.artifact.format import (
     codebook,
     coding,
     decode,

@@ -15,11 +15,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from pyro_compress.data import load
-from pyro_compress.inference.gradient_variance import gradient_variance
-from pyro_compress.inference.score_function import Baseline, ScoreTerms
-from pyro_compress.inference.svi import SVI
-from pyro_compress.inference.variational_state import VariationalState
+from pyro_compress.data.dataset import load
+from pyro_compress.inference.variational.gradient_variance import gradient_variance
+from pyro_compress.inference.variational.score_function import Baseline, ScoreTerms
+from pyro_compress.inference.variational.state import VariationalState
+from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.priors.normal import Normal
 from pyro_compress.report.drawing import COLOURS, GREY, MARKERS, label, new_figure

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyro_compress.inference.svi import SVI
+from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.networks import lenet_5, vgg_16
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe

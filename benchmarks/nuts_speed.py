@@ -26,8 +26,8 @@ import pyro
 import pyro.distributions as dist
 import torch
 
-from pyro_compress.inference.hmc import HMC
-from pyro_compress.inference.nuts import NUTS
+from pyro_compress.inference.mcmc.hmc import HMC
+from pyro_compress.inference.mcmc.nuts import NUTS
 from pyro_compress.models.program import Program
 
 DEPTH = 10

@@ -37,12 +37,12 @@ from benchmarks.accuracy_guides import Fitted
 from benchmarks.accuracy_programs import PROGRAMS
 from benchmarks.accuracy_settings import METHODS, VARIATIONAL, Budget, budget_for, method_for, pairs
 from benchmarks.accuracy_targets import TARGETS_BY_NAME
-from pyro_compress.analysis.arviz_export import to_arviz
-from pyro_compress.analysis.diagnostics import diagnose
+from pyro_compress.analysis.diagnosis.arviz_export import to_arviz
+from pyro_compress.analysis.diagnosis.diagnostics import diagnose
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import State
 from pyro_compress.inference.fit import fit
-from pyro_compress.posterior import Posterior
+from pyro_compress.posterior.posterior import Posterior
 
 STANDARD_ERRORS = 4.0
 VARIATIONAL_DRAWS = 10_000

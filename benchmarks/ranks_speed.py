@@ -22,8 +22,8 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from pyro_compress import models
-from pyro_compress.inference.ranks import Ranks, joined
-from pyro_compress.inference.svi import SVI
+from pyro_compress.inference.loop.processes import Ranks, joined
+from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.priors.registry import prior_named

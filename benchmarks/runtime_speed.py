@@ -3,9 +3,9 @@
     python benchmarks/runtime_speed.py runs/lenet5/network.pyrc                      # against the original LeNet-5
     python benchmarks/runtime_speed.py network.pyrc --network lenet-300-100
 
-Both run in torch, in numpy (`artifact/numpy_runtime.py`) and in onnxruntime, on one thread of the CPU, on random
-images.  They take turns, so that a change of the machine's pace meets both: a round is one timing of each, and its
-ratio is original / compressed.  The table has medians over rounds, and the range that holds half of the ratios.
+Both run in torch, in numpy (`artifact/runtimes/numpy_runtime.py`) and in onnxruntime, on one thread of the CPU, on
+random images.  They take turns, so that a change of the machine's pace meets both: a round is one timing of each, and
+its ratio is original / compressed.  The table has medians over rounds, and the range that holds half of the ratios.
 The original is the network as it is before compression, in float32; what is compressed is decoded from the file.
 Outputs of all runtimes are compared before anything is timed.
 """
@@ -21,14 +21,14 @@ import numpy as np
 import onnxruntime
 import torch
 
-from pyro_compress.analysis.structure import architecture_left, format_architecture
-from pyro_compress.artifact.artifact import load
-from pyro_compress.artifact.numpy_runtime import forward
-from pyro_compress.artifact.onnx_export import to_onnx
-from pyro_compress.artifact.runtime import to_torch
+from pyro_compress.analysis.decisions.structure import architecture_left, format_architecture
+from pyro_compress.artifact.runtimes.numpy_runtime import forward
+from pyro_compress.artifact.runtimes.onnx_export import to_onnx
+from pyro_compress.artifact.runtimes.torch_runtime import to_torch
+from pyro_compress.artifact.writing.artifact import load
 from pyro_compress.models.networks import NETWORKS, build
 from pyro_compress.models.tracing import trace
-from pyro_compress.stored import StoredNetwork, StoredTensor, tensor_shapes
+from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 
 Run = Callable[[np.ndarray], np.ndarray]
 BATCHES = (1, 128)

@@ -17,10 +17,10 @@ import numpy as np
 from benchmarks.artifact import vgg_16
 from benchmarks.runtime_speed import in_onnxruntime, in_torch
 from pyro_compress import data
-from pyro_compress.artifact.artifact import Artifact, load
-from pyro_compress.artifact.decode import decode
-from pyro_compress.artifact.encode import encode
-from pyro_compress.artifact.numpy_runtime import forward
+from pyro_compress.artifact.format.decode import decode
+from pyro_compress.artifact.runtimes.numpy_runtime import forward
+from pyro_compress.artifact.writing.artifact import Artifact, load
+from pyro_compress.artifact.writing.encode import encode
 
 BATCH = 500
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_compress.inference.sgld import SGLD
+from pyro_compress.inference.stochastic_gradient.sgld import SGLD
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.networks import lenet_5, lenet_300_100
 from pyro_compress.models.priors.normal import Normal

@@ -17,14 +17,14 @@ import xarray as xr
 from torch import nn
 
 import pyro_compress as pc
-from pyro_compress.analysis.alignment import match, rename_all
-from pyro_compress.analysis.arviz_versions import arviz
-from pyro_compress.analysis.moments import OneMode, one_mode
-from pyro_compress.analysis.symmetries import hidden_spaces
-from pyro_compress.analysis.weight_draws import WeightDraws
+from pyro_compress.analysis.diagnosis.arviz_versions import arviz
+from pyro_compress.analysis.modes.alignment import match, rename_all
+from pyro_compress.analysis.modes.moments import OneMode, one_mode
+from pyro_compress.analysis.modes.symmetries import hidden_spaces
+from pyro_compress.analysis.modes.weight_draws import WeightDraws
 from pyro_compress.inference.fit import fit
 from pyro_compress.models.tracing import trace
-from pyro_compress.posterior import ParameterPosterior, Posterior
+from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 from pyro_compress.report.drawing import DPI
 from pyro_compress.report.snr_comparison import ranking, snr_comparison
 

@@ -28,9 +28,9 @@ from benchmarks.peers import peer_steps
 from benchmarks.plain import Factory, candidates
 from benchmarks.timing import CLOCKS, Step, Turns, row
 from benchmarks.whole_runs import SHRINKING, shrinking_row, whole_row
-from pyro_compress.inference.bayes_by_backprop import BayesByBackprop
-from pyro_compress.inference.svi import SVI
-from pyro_compress.inference.variational import VariationalMethod
+from pyro_compress.inference.variational.base import VariationalMethod
+from pyro_compress.inference.variational.bayes_by_backprop import BayesByBackprop
+from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.networks import lenet_5, lenet_300_100, mlp_500_500
 from pyro_compress.models.priors.base import Prior

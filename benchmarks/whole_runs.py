@@ -17,10 +17,10 @@ from torch import nn
 from benchmarks.memory import images
 from benchmarks.plain import candidates
 from benchmarks.timing import Paired, Turns, row
-from pyro_compress import data as data_module
-from pyro_compress.data import DataSet
+from pyro_compress.data import dataset as data_module
+from pyro_compress.data.dataset import DataSet
 from pyro_compress.inference.fit import fit
-from pyro_compress.inference.records import EpochRecord
+from pyro_compress.inference.loop.records import EpochRecord
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.networks import NETWORKS
 from pyro_compress.pipeline.settings import settings_from_entry

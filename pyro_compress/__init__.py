@@ -9,14 +9,14 @@ from pyro_compress._lazy import lazy_names
 
 if TYPE_CHECKING:
     from pyro_compress import analysis, data, errors, inference, models
-    from pyro_compress.artifact.artifact import Artifact, load
-    from pyro_compress.data import DataSet
+    from pyro_compress.artifact.writing.artifact import Artifact, load
+    from pyro_compress.data.dataset import DataSet
     from pyro_compress.models.bayesian import BayesianNetwork
     from pyro_compress.pipeline.compressing import compress
     from pyro_compress.pipeline.coupled import coupled_channels
     from pyro_compress.pipeline.fitting import fit
     from pyro_compress.pipeline.flagging import diagnose
-    from pyro_compress.posterior import Posterior
+    from pyro_compress.posterior.posterior import Posterior
 
 __version__ = "0.1.0"
 
@@ -26,15 +26,15 @@ _NAMES = {
     "errors": "pyro_compress.errors",
     "inference": "pyro_compress.inference",
     "models": "pyro_compress.models",
-    "Artifact": "pyro_compress.artifact.artifact",
-    "load": "pyro_compress.artifact.artifact",
-    "DataSet": "pyro_compress.data",
+    "Artifact": "pyro_compress.artifact.writing.artifact",
+    "load": "pyro_compress.artifact.writing.artifact",
+    "DataSet": "pyro_compress.data.dataset",
     "diagnose": "pyro_compress.pipeline.flagging",
     "fit": "pyro_compress.pipeline.fitting",
     "BayesianNetwork": "pyro_compress.models.bayesian",
     "compress": "pyro_compress.pipeline.compressing",
     "coupled_channels": "pyro_compress.pipeline.coupled",
-    "Posterior": "pyro_compress.posterior",
+    "Posterior": "pyro_compress.posterior.posterior",
 }
 __all__ = [
     "Artifact",

@@ -1,6 +1,6 @@
 """`python -m pyro_compress`: the command line."""
 
-from pyro_compress.cli import main
+from pyro_compress.cli.app import main
 
 if __name__ == "__main__":
     main()

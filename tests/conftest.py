@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pyro_compress.data_files import ENVIRONMENT_VARIABLE, MNIST_FILES
+from pyro_compress.data.files import ENVIRONMENT_VARIABLE, MNIST_FILES
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

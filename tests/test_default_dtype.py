@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import pyro_compress as pc
 from pyro_compress.errors import NetworkError
 from pyro_compress.inference import predictive_mean
-from pyro_compress.inference.predictive import posterior_predictive, predictive_draws
+from pyro_compress.inference.results.predictive import posterior_predictive, predictive_draws
 from pyro_compress.models.networks import build
 from pyro_compress.models.tracing import trace
 

@@ -33,7 +33,7 @@ def test_marked_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
             exec(compile("\n" * line + block.group(1), str(page), "exec"), vars(module))
 
 
-@pytest.mark.parametrize("page", MARKED, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_files_named_in_the_text_exist(page: Path) -> None:
     """Paths in backticks that lead to a Python file, from the root, the package or a folder of it."""
     package = ROOT / "pyro_compress"

@@ -5,31 +5,31 @@ from typing import TYPE_CHECKING
 from pyro_compress._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from pyro_compress.analysis.arviz_export import to_arviz
-    from pyro_compress.analysis.bits import bit_widths
-    from pyro_compress.analysis.codebook import weight_sharing
-    from pyro_compress.analysis.decision import Decision, SiteDecision
-    from pyro_compress.analysis.diagnostics import diagnose
-    from pyro_compress.analysis.importance import loo, psis_k_hat
-    from pyro_compress.analysis.pruning import prune, signal_to_noise
-    from pyro_compress.analysis.rates import description_length_bits, published_rates
-    from pyro_compress.analysis.structure import architecture_left, remove_dead
+    from pyro_compress.analysis.decisions.bits import bit_widths
+    from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
+    from pyro_compress.analysis.decisions.pruning import prune, signal_to_noise
+    from pyro_compress.analysis.decisions.rates import description_length_bits, published_rates
+    from pyro_compress.analysis.decisions.structure import architecture_left, remove_dead
+    from pyro_compress.analysis.decisions.weight_sharing import weight_sharing
+    from pyro_compress.analysis.diagnosis.arviz_export import to_arviz
+    from pyro_compress.analysis.diagnosis.diagnostics import diagnose
+    from pyro_compress.analysis.diagnosis.psis import loo, psis_k_hat
 
 _NAMES = {
-    "bit_widths": "pyro_compress.analysis.bits",
-    "Decision": "pyro_compress.analysis.decision",
-    "SiteDecision": "pyro_compress.analysis.decision",
-    "diagnose": "pyro_compress.analysis.diagnostics",
-    "loo": "pyro_compress.analysis.importance",
-    "psis_k_hat": "pyro_compress.analysis.importance",
-    "prune": "pyro_compress.analysis.pruning",
-    "signal_to_noise": "pyro_compress.analysis.pruning",
-    "description_length_bits": "pyro_compress.analysis.rates",
-    "published_rates": "pyro_compress.analysis.rates",
-    "architecture_left": "pyro_compress.analysis.structure",
-    "to_arviz": "pyro_compress.analysis.arviz_export",
-    "remove_dead": "pyro_compress.analysis.structure",
-    "weight_sharing": "pyro_compress.analysis.codebook",
+    "bit_widths": "pyro_compress.analysis.decisions.bits",
+    "Decision": "pyro_compress.analysis.decisions.decision",
+    "SiteDecision": "pyro_compress.analysis.decisions.decision",
+    "diagnose": "pyro_compress.analysis.diagnosis.diagnostics",
+    "loo": "pyro_compress.analysis.diagnosis.psis",
+    "psis_k_hat": "pyro_compress.analysis.diagnosis.psis",
+    "prune": "pyro_compress.analysis.decisions.pruning",
+    "signal_to_noise": "pyro_compress.analysis.decisions.pruning",
+    "description_length_bits": "pyro_compress.analysis.decisions.rates",
+    "published_rates": "pyro_compress.analysis.decisions.rates",
+    "architecture_left": "pyro_compress.analysis.decisions.structure",
+    "to_arviz": "pyro_compress.analysis.diagnosis.arviz_export",
+    "remove_dead": "pyro_compress.analysis.decisions.structure",
+    "weight_sharing": "pyro_compress.analysis.decisions.weight_sharing",
 }
 __all__ = [
     "Decision",

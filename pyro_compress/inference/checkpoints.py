@@ -9,8 +9,8 @@ import torch
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Method, Model, State
-from pyro_compress.inference.feed import Feed
-from pyro_compress.inference.records import EpochRecord
+from pyro_compress.inference.loop.feed import Feed
+from pyro_compress.inference.loop.records import EpochRecord
 from pyro_compress.models.program import Program
 
 

@@ -14,21 +14,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-import torch
-
-from pyro_compress.data import number_of_batches
+from pyro_compress.config.keyword_options import check_options
+from pyro_compress.data.dataset import number_of_batches
 from pyro_compress.errors import InferenceError
-from pyro_compress.inference.ranks import Ranks
-from pyro_compress.inference.watching import Watcher
+from pyro_compress.inference.loop.feed import Batch, Feed
+from pyro_compress.inference.loop.processes import Ranks
+from pyro_compress.inference.loop.watching import Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.program import Program
-from pyro_compress.options import check_options
-from pyro_compress.posterior import Posterior
-
-if TYPE_CHECKING:
-    from pyro_compress.inference.feed import Feed
+from pyro_compress.posterior.posterior import Posterior
 
 Model = BayesianNetwork | Program
 
@@ -39,9 +35,6 @@ class DefaultInt(int):
 
 class DefaultFloat(float):
     """As `DefaultInt`."""
-
-
-Batch = tuple[torch.Tensor, ...]
 
 
 def left_at_defaults(method: "Method", but_for: Iterable[str] = ()) -> bool:
@@ -146,7 +139,7 @@ class Method(ABC):
         """How often `fit` goes round: after each it validates, writes a checkpoint and tells its callbacks."""
 
     @abstractmethod
-    def batches(self, feed: "Feed", seed: int, round: int) -> Iterator[Batch]:
+    def batches(self, feed: Feed, seed: int, round: int) -> Iterator[Batch]:
         """What one round feeds to `step`; depends on the arguments alone."""
 
     @abstractmethod
@@ -169,7 +162,7 @@ class Method(ABC):
             InferenceError: the objective is not finite; names the site.
         """
 
-    def for_model(self, model: Any, feed: "Feed") -> "Method":
+    def for_model(self, model: Any, feed: Feed) -> "Method":
         """What runs in this method's place on that model and those data: itself, unless it was left to choose."""
         return self
 
@@ -206,7 +199,7 @@ class MinibatchMethod(Method):
     def rounds(self) -> int:
         return self.epochs
 
-    def batches(self, feed: "Feed", seed: int, round: int) -> Iterator[Batch]:
+    def batches(self, feed: Feed, seed: int, round: int) -> Iterator[Batch]:
         return feed.batches(self.batch_size, seed, round)
 
     def steps(self, examples: int) -> int:

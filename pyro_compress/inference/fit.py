@@ -14,32 +14,32 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_compress.data import DataSet
-from pyro_compress.data_sources import Examples
+from pyro_compress.config.keyword_options import whole_number
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.sources import Examples
 from pyro_compress.errors import InferenceError
-from pyro_compress.inference.alone import alone
-from pyro_compress.inference.batch_norm import refuse_batches_of_one
 from pyro_compress.inference.checkpoints import fingerprint_of, read_checkpoint, save_checkpoint, settings_text
-from pyro_compress.inference.contract import Batch, Info, Method, MinibatchMethod, Model, State
-from pyro_compress.inference.devices import (
+from pyro_compress.inference.contract import Info, Method, MinibatchMethod, Model, State
+from pyro_compress.inference.finetuning.batch_norm import refuse_batches_of_one
+from pyro_compress.inference.gradient.gradient_method import ADVICE, GradientState
+from pyro_compress.inference.loop.alone import alone
+from pyro_compress.inference.loop.devices import (
     device_named,
     on_device,
     random_state,
     restore_random_state,
     seed_generators,
 )
-from pyro_compress.inference.dtypes import in_network_type
-from pyro_compress.inference.feed import Feed
-from pyro_compress.inference.optimisation import ADVICE, GradientState
-from pyro_compress.inference.ranks import Ranks
-from pyro_compress.inference.records import EpochRecord as EpochRecord
-from pyro_compress.inference.suitability import check_before_copying, check_fit
-from pyro_compress.inference.watching import Watcher
+from pyro_compress.inference.loop.dtypes import in_network_type
+from pyro_compress.inference.loop.feed import Batch, Feed
+from pyro_compress.inference.loop.processes import Ranks
+from pyro_compress.inference.loop.records import EpochRecord as EpochRecord
+from pyro_compress.inference.loop.suitability import check_before_copying, check_fit
+from pyro_compress.inference.loop.watching import Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.failures import FAILURES, described, is_of_a_point
 from pyro_compress.models.program import Program
-from pyro_compress.options import whole_number
-from pyro_compress.posterior import Posterior
+from pyro_compress.posterior.posterior import Posterior
 
 Callback = Callable[[EpochRecord, State], None]
 
@@ -62,9 +62,9 @@ def fit(
 
     Args:
         model: the Bayesian network, or any Pyro model; a copy of it is trained.
-        data: training and validation examples, the test part is not looked at; or what `data.as_data` takes.  For a
-            Pyro model a tuple of its arguments, a dict of them by name, or None where it takes none; tensors and arrays
-            are data, all else is handed on as it is (`models.arguments`).  None of it is written to.
+        data: training and validation examples, the test part is not looked at; or what `data.dataset.as_data` takes.
+            For a Pyro model a tuple of its arguments, a dict of them by name, or None where it takes none; tensors and
+            arrays are data, all else is handed on as it is (`models.arguments`).  None of it is written to.
         method: SVI(...), MAP(...), ...; or a name, such as 'nuts', for a method as it comes.
         seed: decides batches and noise; nothing outside this call is touched.
         device: 'cpu', 'cuda' or 'mps': where model, data and noise are.
@@ -76,11 +76,11 @@ def fit(
     Where ranks have been joined (`ranks.joined`), all of them call this alike: each sees its share of every batch,
     all end with the same posterior, and the first alone writes the checkpoint and tells callbacks and watcher.
 
-    Threads take turns (`inference.alone`), and gradients are on, whatever surrounds the call.
+    Threads take turns (`inference.loop.alone`), and gradients are on, whatever surrounds the call.
 
     Raises:
         NetworkError, DataError: the network is none that can be fitted, or does not go with the data and the
-            likelihood, see `inference.suitability`; before the first step.
+            likelihood, see `inference.loop.suitability`; before the first step.
         InferenceError: a non-finite loss (the checkpoint keeps the last good epoch), a checkpoint of
             another run, or a method that does not run on several ranks or on that device.
     """

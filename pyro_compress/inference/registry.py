@@ -3,23 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pyro_compress.config.keyword_options import build
 from pyro_compress.errors import InferenceError, unknown_name
-from pyro_compress.inference.approximate_metropolis import ApproximateMetropolis
-from pyro_compress.inference.bayes_by_backprop import BayesByBackprop
 from pyro_compress.inference.contract import Method
-from pyro_compress.inference.cyclical import CyclicalSGHMC, CyclicalSGLD
-from pyro_compress.inference.dropout import Dropout, MCDropout
-from pyro_compress.inference.hmc import HMC
-from pyro_compress.inference.importance import ImportanceSampling
-from pyro_compress.inference.metropolis import Metropolis
-from pyro_compress.inference.nuts import NUTS
-from pyro_compress.inference.point import MAP
-from pyro_compress.inference.psgld import PreconditionedSGLD
-from pyro_compress.inference.rejection import RejectionSampling
-from pyro_compress.inference.sghmc import SGHMC
-from pyro_compress.inference.sgld import SGLD
-from pyro_compress.inference.svi import SVI
-from pyro_compress.options import build
+from pyro_compress.inference.independent.importance import ImportanceSampling
+from pyro_compress.inference.independent.rejection import RejectionSampling
+from pyro_compress.inference.mcmc.approximate_metropolis import ApproximateMetropolis
+from pyro_compress.inference.mcmc.hmc import HMC
+from pyro_compress.inference.mcmc.metropolis import Metropolis
+from pyro_compress.inference.mcmc.nuts import NUTS
+from pyro_compress.inference.point.dropout import Dropout, MCDropout
+from pyro_compress.inference.point.map import MAP
+from pyro_compress.inference.stochastic_gradient.cyclical import CyclicalSGHMC, CyclicalSGLD
+from pyro_compress.inference.stochastic_gradient.psgld import PreconditionedSGLD
+from pyro_compress.inference.stochastic_gradient.sghmc import SGHMC
+from pyro_compress.inference.stochastic_gradient.sgld import SGLD
+from pyro_compress.inference.variational.bayes_by_backprop import BayesByBackprop
+from pyro_compress.inference.variational.svi import SVI
 
 METHODS: Mapping[str, type[Method]] = {
     "svi": SVI,

@@ -17,6 +17,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import nn
 
+from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import NetworkError, PriorError
 from pyro_compress.models.checking import check_network
 from pyro_compress.models.held import HoldsNetwork
@@ -25,7 +26,6 @@ from pyro_compress.models.names import attribute_name, refuse_names
 from pyro_compress.models.parameters import Parameter, parameters_of, refuse_tied_modules
 from pyro_compress.models.priors.base import LatentSite, Prior
 from pyro_compress.models.priors.registry import prior_named
-from pyro_compress.untouched import Untouched
 
 
 class BayesianNetwork(HoldsNetwork):

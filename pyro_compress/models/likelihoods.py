@@ -11,10 +11,10 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 
+from pyro_compress.config.keyword_options import build, check_options
 from pyro_compress.errors import DataError, InferenceError, RunError, unknown_name
 from pyro_compress.models.priors.base import LatentSite
 from pyro_compress.models.support import refuse_outside, same_support, support_of
-from pyro_compress.options import build, check_options
 
 
 @dataclass(frozen=True)

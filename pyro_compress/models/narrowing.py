@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from pyro_compress.architecture import Architecture, BatchNorm, Conv2d, Flatten, Linear
-from pyro_compress.liveness import Numbers, Signal, is_plain_chain, products_per_link
 from pyro_compress.models.checking import OwnHook
+from pyro_compress.network.architecture import Architecture, BatchNorm, Conv2d, Flatten, Linear
+from pyro_compress.network.liveness import Numbers, Signal, is_plain_chain, products_per_link
 
 Index = tuple[np.ndarray, ...]
 

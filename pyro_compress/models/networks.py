@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from pyro_compress.config.factories import call_factory
 from pyro_compress.errors import NetworkError, unknown_name
-from pyro_compress.factories import call_factory
 
 
 def _mlp(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pyro_compress.architecture import (
+from pyro_compress.network.architecture import (
     Activation,
     AdaptiveAvgPool2d,
     AvgPool2d,

@@ -21,6 +21,7 @@ from pyro.poutine.messenger import Messenger
 from torch import nn
 from torch.distributions import biject_to
 
+from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import DataError, InferenceError
 from pyro_compress.models.arguments import Arguments
 from pyro_compress.models.failures import FAILURES, described
@@ -28,7 +29,6 @@ from pyro_compress.models.priors.base import LatentSite
 from pyro_compress.models.rows import Rows, examples_of, frames_of, rows_of
 from pyro_compress.models.sites import is_deterministic, is_latent
 from pyro_compress.models.unreached import WithPriors, unreached_places
-from pyro_compress.untouched import Untouched
 
 # draws from the prior that a model may fail at
 TRIES = 20

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from pyro_compress.architecture import Add, Architecture, BatchNorm, Conv2d, Linear, Recall
 from pyro_compress.errors import NetworkError, UnstorableError
 from pyro_compress.models.checking import CALLED, check_network, check_numbers
 from pyro_compress.models.operations import (
@@ -27,6 +26,7 @@ from pyro_compress.models.operations import (
 from pyro_compress.models.parameters import place_in_memory, refuse_tied
 from pyro_compress.models.probing import BATCH, FEW, are_rows, evaluating, examples, first_line
 from pyro_compress.models.recorder import Recorder
+from pyro_compress.network.architecture import Add, Architecture, BatchNorm, Conv2d, Linear, Recall
 
 # methods that a known module's forward pass is made of
 _COMPUTING = (*CALLED, "_conv_forward", "__getattr__", "__getattribute__")

@@ -6,15 +6,15 @@ from functools import partial
 
 from torch import nn
 
-from pyro_compress.analysis.decision import Decision
-from pyro_compress.analysis.deviations import stored_network
-from pyro_compress.artifact.artifact import Artifact
-from pyro_compress.data import DataSet, as_data
-from pyro_compress.data_sources import Examples
+from pyro_compress.analysis.decisions.decision import Decision
+from pyro_compress.analysis.decisions.kept_deviations import stored_network
+from pyro_compress.artifact.writing.artifact import Artifact
+from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.sources import Examples
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.tracing import trace
-from pyro_compress.pipeline.judging import with_batch_norm
-from pyro_compress.pipeline.targets import to_bytes
+from pyro_compress.pipeline.size_targets import to_bytes
+from pyro_compress.pipeline.validation import with_batch_norm
 
 
 def compress(
@@ -33,7 +33,7 @@ def compress(
         decision: what to store.
         input_shape: of one example.
         target_bytes: the file has at most that many: weights move to integers that cost fewer bits, as far as the
-            posterior's variance makes that cheap (`artifact.rate_distortion`).
+            posterior's variance makes that cheap (`artifact.writing.rate_distortion`).
         keep_deviations: the file also keeps the posterior's standard deviations, so that `Artifact.sample` can draw.
         data: examples whose training part batch-norm statistics are gathered from again under the weights that a target
             has moved; needed for a target where there is batch norm, and not looked at otherwise.

@@ -3,7 +3,7 @@
 Which ones is read from the dependency graph of Torch-Pruning (Fang et al. 2023, DepGraph: Towards Any Structural
 Pruning, CVPR), an optional package.  Its groups say what a decision has to switch off so that `compress` makes the
 network narrower; what can leave without changing the outputs is worked out from the decision's numbers
-(`liveness.py`), since the graph knows nothing of constants.
+(`network/liveness.py`), since the graph knows nothing of constants.
 """
 
 import copy
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pyro_compress.analysis.decision import Decision
+from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.errors import DecisionError, NetworkError
 from pyro_compress.models.tracing import trace
 

@@ -12,19 +12,19 @@ from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.table import Table
 
-from pyro_compress.analysis.arviz_export import DERIVED, to_arviz
-from pyro_compress.analysis.diagnostics import HDI_SHARE, Diagnosis, diagnose
-from pyro_compress.analysis.flags import Row
-from pyro_compress.analysis.importance import LEAST_RATIOS, guide_log_density, loo
-from pyro_compress.data import DataSet
-from pyro_compress.draws import GUIDE_DENSITY
+from pyro_compress.analysis.diagnosis.arviz_export import DERIVED, to_arviz
+from pyro_compress.analysis.diagnosis.diagnostics import HDI_SHARE, Diagnosis, diagnose
+from pyro_compress.analysis.diagnosis.flags import Row
+from pyro_compress.analysis.diagnosis.psis import LEAST_RATIOS, guide_log_density, loo
+from pyro_compress.data.dataset import DataSet
 from pyro_compress.errors import PriorError
-from pyro_compress.inference.iid_draws import MOST_BYTES
-from pyro_compress.inference.pointwise import draws_of_guide, log_joints, log_likelihoods, predictions
+from pyro_compress.inference.results.iid_draws import MOST_BYTES
+from pyro_compress.inference.results.pointwise import draws_of_guide, log_joints, log_likelihoods, predictions
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.pipeline.steps import RunDirectory, build_network, prepare
-from pyro_compress.posterior import Posterior
+from pyro_compress.posterior.draws import GUIDE_DENSITY
+from pyro_compress.posterior.posterior import Posterior
 from pyro_compress.report.diagnostic_figures import figures_of_diagnosis
 from pyro_compress.report.figures import save_all
 

@@ -11,27 +11,27 @@ import numpy as np
 import torch
 from torch import nn
 
-from pyro_compress.analysis.decision import Decision
-from pyro_compress.analysis.rates import description_length_bits, published_rates, two_part_code_bits
-from pyro_compress.analysis.structure import architecture_left, format_architecture
-from pyro_compress.architecture import Architecture
-from pyro_compress.artifact.artifact import load as load_artifact
-from pyro_compress.data import DataSet
-from pyro_compress.data import load as load_data
+from pyro_compress.analysis.decisions.decision import Decision
+from pyro_compress.analysis.decisions.rates import description_length_bits, published_rates, two_part_code_bits
+from pyro_compress.analysis.decisions.structure import architecture_left, format_architecture
+from pyro_compress.artifact.writing.artifact import load as load_artifact
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.dataset import load as load_data
 from pyro_compress.errors import DataError, RunError
-from pyro_compress.inference.devices import device_named
-from pyro_compress.inference.suitability import check_classes
+from pyro_compress.inference.loop.devices import device_named
+from pyro_compress.inference.loop.suitability import check_classes
 from pyro_compress.models import zoo
 from pyro_compress.models.likelihoods import Categorical, Likelihood, likelihood_named
 from pyro_compress.models.tracing import trace
-from pyro_compress.pipeline.judging import nothing_pruned, place
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.stored import StoredNetwork
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.pipeline.steps import RunDirectory, build_network, prepare
-from pyro_compress.posterior import Posterior
+from pyro_compress.pipeline.validation import nothing_pruned, place
+from pyro_compress.posterior.posterior import Posterior
 from pyro_compress.report.figures import RatePoint, save_all
 from pyro_compress.report.measure import Measurement, float32_bytes, mcnemar_p_value, measure, predict
 from pyro_compress.report.run_figures import figures_of_run
-from pyro_compress.stored import StoredNetwork
 
 
 def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 import importlib
 from pathlib import Path
 
-from pyro_compress.artifact.artifact import load, write_atomically
+from pyro_compress.artifact.writing.artifact import load, write_atomically
 from pyro_compress.errors import RunError, unknown_name
 
 # Each format's module, which has a function `to_FORMAT`, and is imported only when asked for: onnx is an extra.
 FORMATS = {
-    "onnx": "pyro_compress.artifact.onnx_export",
-    "safetensors": "pyro_compress.artifact.safetensors_export",
+    "onnx": "pyro_compress.artifact.runtimes.onnx_export",
+    "safetensors": "pyro_compress.artifact.runtimes.safetensors_export",
 }
 
 

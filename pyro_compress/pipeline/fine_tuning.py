@@ -4,16 +4,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from pyro_compress.analysis.bits import bits_for
-from pyro_compress.analysis.compaction import can_compact, compact
-from pyro_compress.analysis.decision import Decision, SiteDecision
-from pyro_compress.architecture import Architecture, Conv2d, Linear
-from pyro_compress.artifact.runtime import to_torch
-from pyro_compress.data import DataSet
-from pyro_compress.inference.grid import GridSite, fine_tune
+from pyro_compress.analysis.decisions.bits import bits_for
+from pyro_compress.analysis.decisions.compaction import can_compact, compact
+from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
+from pyro_compress.artifact.runtimes.torch_runtime import to_torch
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.tracing import trace
-from pyro_compress.pipeline.judging import place, with_batch_norm
+from pyro_compress.network.architecture import Architecture, Conv2d, Linear
+from pyro_compress.pipeline.validation import place, with_batch_norm
 
 
 def fine_tuned(
@@ -30,7 +30,7 @@ def fine_tuned(
     teacher: torch.Tensor | None,
     seed: int,
 ) -> Decision:
-    """One stage of `inference.grid.fine_tune`, from decision to decision.
+    """One stage of `inference.finetuning.grid.fine_tune`, from decision to decision.
 
     Where the architecture allows, the units that are still read are trained as a smaller network.  `noise` is in
     posterior sds; the other arguments are those of `fine_tune`.  Frozen parameters stay as the decision has them.

@@ -4,16 +4,16 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pyro_compress.data import DataSet
-from pyro_compress.data_sources import Examples
-from pyro_compress.inference.alone import alone
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.sources import Examples
 from pyro_compress.inference.contract import Method
 from pyro_compress.inference.fit import Callback
 from pyro_compress.inference.fit import fit as run
-from pyro_compress.inference.watching import Watcher
+from pyro_compress.inference.loop.alone import alone
+from pyro_compress.inference.loop.watching import Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.pipeline.flagging import with_flags
-from pyro_compress.posterior import Posterior
+from pyro_compress.posterior.posterior import Posterior
 
 
 def fit(

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_compress.analysis import diagnostics
-from pyro_compress.analysis.arviz_export import to_arviz
-from pyro_compress.analysis.diagnostics import Diagnosis
-from pyro_compress.analysis.distance import distance
-from pyro_compress.analysis.fit_flags import (
+from pyro_compress.analysis.diagnosis import diagnostics
+from pyro_compress.analysis.diagnosis.arviz_export import to_arviz
+from pyro_compress.analysis.diagnosis.diagnostics import Diagnosis
+from pyro_compress.analysis.diagnosis.distance import distance
+from pyro_compress.analysis.diagnosis.fit_flags import (
     distance_flags,
     point_flags,
     ratio_flags,
@@ -25,20 +25,20 @@ from pyro_compress.analysis.fit_flags import (
     tempered_flags,
     trend_flags,
 )
-from pyro_compress.analysis.flags import importance_flags
-from pyro_compress.analysis.importance import guide_log_density
-from pyro_compress.draws import GUIDE_DENSITY
+from pyro_compress.analysis.diagnosis.flags import importance_flags
+from pyro_compress.analysis.diagnosis.psis import guide_log_density
 from pyro_compress.errors import InferenceError, PosteriorWarning
-from pyro_compress.inference.alone import alone
-from pyro_compress.inference.at_draws import AtDraws, at_draws, coordinates, values_of, with_buffers
 from pyro_compress.inference.contract import Model
-from pyro_compress.inference.curvature import MOST_DENSE, largest_curvature, newton_step
-from pyro_compress.inference.dtypes import in_network_type
-from pyro_compress.inference.feed import Feed
-from pyro_compress.inference.log_joint import LogJoint
+from pyro_compress.inference.log_joint.at_draws import AtDraws, at_draws, coordinates, values_of, with_buffers
+from pyro_compress.inference.log_joint.curvature import MOST_DENSE, largest_curvature, newton_step
+from pyro_compress.inference.log_joint.log_joint import LogJoint
+from pyro_compress.inference.loop.alone import alone
+from pyro_compress.inference.loop.dtypes import in_network_type
+from pyro_compress.inference.loop.feed import Feed
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.program import Program
-from pyro_compress.posterior import Flag, Posterior
+from pyro_compress.posterior.draws import GUIDE_DENSITY
+from pyro_compress.posterior.posterior import Flag, Posterior
 
 MOST_DRAWS, DRAWS_OF_NETWORKS, CURVATURES = 1000, 100, 4
 # draws × examples × latent numbers that a look after a fit may cost; `diagnose` takes more

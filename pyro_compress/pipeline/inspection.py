@@ -10,14 +10,14 @@ import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
-from pyro_compress.analysis.rates import description_length_bits
-from pyro_compress.analysis.structure import architecture_left, format_architecture
-from pyro_compress.architecture import describe
-from pyro_compress.artifact.artifact import load
+from pyro_compress.analysis.decisions.rates import description_length_bits
+from pyro_compress.analysis.decisions.structure import architecture_left, format_architecture
+from pyro_compress.artifact.writing.artifact import load
+from pyro_compress.network.architecture import describe
+from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from pyro_compress.pipeline.run_directory import RunDirectory
 from pyro_compress.pipeline.settings import RunSettings
-from pyro_compress.posterior import Posterior
-from pyro_compress.stored import StoredNetwork, StoredTensor
+from pyro_compress.posterior.posterior import Posterior
 
 
 def as_dict(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rich.table import Column
 
 from pyro_compress.inference.contract import State
 from pyro_compress.inference.fit import Callback, EpochRecord
-from pyro_compress.inference.watching import Glance, Watcher
+from pyro_compress.inference.loop.watching import Glance, Watcher
 
 # chains that get a bar of their own
 MOST_CHAINS = 20

@@ -8,17 +8,17 @@ from typing import Any
 
 from torch import nn
 
+from pyro_compress.config.keyword_options import build, check_options
 from pyro_compress.errors import NetworkError, RunError, unknown_name
 from pyro_compress.inference.contract import Method
-from pyro_compress.inference.devices import DEVICES
+from pyro_compress.inference.loop.devices import DEVICES
 from pyro_compress.inference.registry import method_named
 from pyro_compress.models import networks, zoo
 from pyro_compress.models.likelihoods import Likelihood, likelihood_named
 from pyro_compress.models.priors.base import Prior
 from pyro_compress.models.priors.registry import prior_named
-from pyro_compress.options import build, check_options
-from pyro_compress.pipeline.deciding import DecisionSettings
-from pyro_compress.posterior import Posterior
+from pyro_compress.pipeline.search import DecisionSettings
+from pyro_compress.posterior.posterior import Posterior
 
 
 @dataclass(frozen=True)

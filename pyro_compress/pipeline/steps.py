@@ -12,27 +12,27 @@ import torch
 from safetensors.numpy import save_file
 from torch import nn
 
-from pyro_compress.analysis.decision import Decision
-from pyro_compress.artifact.artifact import Artifact
-from pyro_compress.data import SPLIT_SEED, DataSet, load, stratified_split
+from pyro_compress.analysis.decisions.decision import Decision
+from pyro_compress.artifact.writing.artifact import Artifact
+from pyro_compress.data.dataset import SPLIT_SEED, DataSet, load, stratified_split
 from pyro_compress.errors import DataError, RunError
-from pyro_compress.inference.devices import device_named
 from pyro_compress.inference.fit import Callback, fit, refuse_unscaled
-from pyro_compress.inference.point import MAP
-from pyro_compress.inference.predictive import predictive_mean
-from pyro_compress.inference.ranks import Ranks, threads_here
-from pyro_compress.inference.suitability import check_classes
-from pyro_compress.inference.watching import Watcher
+from pyro_compress.inference.loop.devices import device_named
+from pyro_compress.inference.loop.processes import Ranks, threads_here
+from pyro_compress.inference.loop.suitability import check_classes
+from pyro_compress.inference.loop.watching import Watcher
+from pyro_compress.inference.point.map import MAP
+from pyro_compress.inference.results.predictive import predictive_mean
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.networks import load_weights
 from pyro_compress.models.tracing import trace
 from pyro_compress.pipeline.compressing import compress as compress
-from pyro_compress.pipeline.deciding import decide, without_draws
-from pyro_compress.pipeline.judging import Judge, with_batch_norm
 from pyro_compress.pipeline.run_directory import RunDirectory as RunDirectory
+from pyro_compress.pipeline.search import decide, without_draws
 from pyro_compress.pipeline.settings import RunSettings
-from pyro_compress.pipeline.targets import to_bytes, to_error
-from pyro_compress.posterior import Posterior
+from pyro_compress.pipeline.size_targets import to_bytes, to_error
+from pyro_compress.pipeline.validation import Judge, with_batch_norm
+from pyro_compress.posterior.posterior import Posterior
 
 
 def prepare(settings: RunSettings) -> None:
@@ -224,7 +224,7 @@ def compress_step(
     keep_deviations: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Artifact:
-    """Write the compressed file that the decision says, or one that is refined to a target (`pipeline.targets`).
+    """Write the compressed file that the decision says, or one that is refined to a target (`pipeline.size_targets`).
 
     Args:
         run: with a decision; a refined one is written beside it, and results of a former file are removed.

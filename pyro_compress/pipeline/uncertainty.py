@@ -18,23 +18,23 @@ from rich.console import RenderableType
 from rich.table import Table
 from torch import Tensor, nn
 
-from pyro_compress.artifact.artifact import load as load_artifact
-from pyro_compress.data import DataSet, generator_for
-from pyro_compress.data import load as load_named_data
+from pyro_compress.artifact.writing.artifact import load as load_artifact
+from pyro_compress.data.dataset import DataSet, generator_for
+from pyro_compress.data.dataset import load as load_named_data
+from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import DataError
-from pyro_compress.inference.drawn_networks import networks_predictive
-from pyro_compress.inference.predictive import PosteriorPredictive, posterior_predictive
+from pyro_compress.inference.results.drawn_networks import networks_predictive
+from pyro_compress.inference.results.predictive import PosteriorPredictive, posterior_predictive
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Likelihood
-from pyro_compress.pipeline.judging import nothing_pruned, place
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.pipeline.steps import RunDirectory, build_network, prepare
-from pyro_compress.posterior import Posterior
+from pyro_compress.pipeline.validation import nothing_pruned, place
+from pyro_compress.posterior.posterior import Posterior
 from pyro_compress.report.figures import save_all
 from pyro_compress.report.measure import brier_score, expected_calibration_error, predict
 from pyro_compress.report.uncertainty import detection_auroc, rejection_curve, reliability
 from pyro_compress.report.uncertainty_figures import out_of_distribution_figure, rejection_figure, reliability_diagram
-from pyro_compress.untouched import Untouched
 
 NOISE = "noise"
 PREDICTIVE = "posterior predictive"

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from pyro_compress.analysis.arviz_export import DERIVED
-from pyro_compress.analysis.arviz_versions import group, has_group
-from pyro_compress.analysis.diagnostics import Diagnosis, quantities
-from pyro_compress.analysis.flags import Row, e_bfmi
+from pyro_compress.analysis.diagnosis.arviz_export import DERIVED
+from pyro_compress.analysis.diagnosis.arviz_versions import group, has_group
+from pyro_compress.analysis.diagnosis.diagnostics import Diagnosis, quantities
+from pyro_compress.analysis.diagnosis.flags import Row, e_bfmi
 from pyro_compress.report.drawing import BLUE, COLOURS, GREY, VERMILION, label, new_figure
 
 MOST_PANELS = 6

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from pyro_compress.artifact.artifact import Artifact, load
+from pyro_compress.artifact.writing.artifact import Artifact, load
+from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import DataError
-from pyro_compress.untouched import Untouched
 
 CALIBRATION_BINS = 15
 

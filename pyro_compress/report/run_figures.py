@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from pyro_compress.analysis.decision import Decision
-from pyro_compress.analysis.pruning import signal_to_noise
-from pyro_compress.architecture import Architecture, Linear
-from pyro_compress.posterior import ParameterPosterior, Posterior
+from pyro_compress.analysis.decisions.decision import Decision
+from pyro_compress.analysis.decisions.pruning import signal_to_noise
+from pyro_compress.network.architecture import Architecture, Linear
+from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 from pyro_compress.report.figures import (
     RatePoint,
     error_against_rate,

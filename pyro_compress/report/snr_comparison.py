@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from pyro_compress.analysis.pruning import signal_to_noise
-from pyro_compress.posterior import ParameterPosterior
+from pyro_compress.analysis.decisions.pruning import signal_to_noise
+from pyro_compress.posterior.posterior import ParameterPosterior
 from pyro_compress.report.drawing import BLUE, COLOURS, GREY, MARKERS, VERMILION, label, new_figure
 from pyro_compress.report.figures import SNR_RANGE
 
@@ -40,7 +40,7 @@ def ranking(first: Mapping[str, ParameterPosterior], second: Mapping[str, Parame
     """Of the weights that are uncertain in both.
 
     The units of both must have the same names: align draws to the other posterior's mean first, with
-    `analysis.moments.one_mode(..., reference=...)`.
+    `analysis.modes.moments.one_mode(..., reference=...)`.
     """
     names = [
         name

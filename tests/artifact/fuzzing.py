@@ -18,7 +18,13 @@ from types import FrameType
 
 import numpy as np
 
-from pyro_compress.architecture import (
+from pyro_compress.artifact.format.decode import decode, unwrap
+from pyro_compress.artifact.format.header import MAGIC, Header, HeaderWriter, places, shape_after
+from pyro_compress.artifact.format.header_bits import HeaderBitReader, header_reader
+from pyro_compress.artifact.format.header_reader import HeaderReader
+from pyro_compress.artifact.writing.encode import encode, encode_with
+from pyro_compress.errors import ArtifactError
+from pyro_compress.network.architecture import (
     Activation,
     Add,
     ChannelAffine,
@@ -30,13 +36,7 @@ from pyro_compress.architecture import (
     Recall,
     Select,
 )
-from pyro_compress.artifact.decode import decode, unwrap
-from pyro_compress.artifact.encode import encode, encode_with
-from pyro_compress.artifact.header import MAGIC, Header, HeaderWriter, places, shape_after
-from pyro_compress.artifact.header_bits import HeaderBitReader, header_reader
-from pyro_compress.artifact.header_reader import HeaderReader
-from pyro_compress.errors import ArtifactError
-from pyro_compress.stored import StoredNetwork
+from pyro_compress.network.stored import StoredNetwork
 from tests.artifact import networks
 
 Field = tuple[str, bytes]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pyro_compress.architecture import (
+from pyro_compress.network.architecture import (
     Activation,
     AdaptiveAvgPool2d,
     Add,
@@ -17,7 +17,7 @@ from pyro_compress.architecture import (
     Recall,
     Select,
 )
-from pyro_compress.stored import StoredNetwork, StoredTensor, tensor_shapes
+from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 
 
 def pattern(shape: tuple[int, ...], largest: int, share_percent: int, salt: int) -> np.ndarray:

@@ -9,9 +9,12 @@ import torch
 from torch import nn
 from torchvision.models import mobilenet_v2, resnet18
 
-from pyro_compress.analysis.decision import Decision, SiteDecision
-from pyro_compress.analysis.structure import remove_dead
-from pyro_compress.architecture import (
+from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
+from pyro_compress.analysis.decisions.structure import remove_dead
+from pyro_compress.artifact.runtimes.torch_runtime import to_torch
+from pyro_compress.models.networks import NETWORKS
+from pyro_compress.models.tracing import trace
+from pyro_compress.network.architecture import (
     ACTIVATIONS,
     Activation,
     AdaptiveAvgPool2d,
@@ -25,10 +28,7 @@ from pyro_compress.architecture import (
     MaxPool2d,
     Recall,
 )
-from pyro_compress.artifact.runtime import to_torch
-from pyro_compress.models.networks import NETWORKS
-from pyro_compress.models.tracing import trace
-from pyro_compress.stored import StoredNetwork, StoredTensor, tensor_shapes
+from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 from tests.artifact import networks
 
 # Of a float32 forward pass, as a share of the largest output: sums are taken in another order.

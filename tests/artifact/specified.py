@@ -1,6 +1,7 @@
 """A second decoder that follows `FORMAT.md`: plain Python, one symbol at a time, no code of the package.
 
-It is slow and trusts the file.  That it agrees with `pyro_compress.artifact.decode` ties the specification to the code.
+It is slow and trusts the file.  That it agrees with `pyro_compress.artifact.format.decode` ties the specification to
+the code.
 """
 
 import struct

@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pyro_compress.architecture import ACTIVATIONS, Activation, Architecture
-from pyro_compress.artifact.artifact import Artifact, load
-from pyro_compress.artifact.encode import encode
+from pyro_compress.artifact.writing.artifact import Artifact, load
+from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.errors import ArtifactError
-from pyro_compress.stored import StoredNetwork
+from pyro_compress.network.architecture import ACTIVATIONS, Activation, Architecture
+from pyro_compress.network.stored import StoredNetwork
 from tests.artifact import networks
 
 

@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_compress.analysis.decision import Decision
-from pyro_compress.analysis.deviations import stored_network
-from pyro_compress.analysis.pruning import prune
-from pyro_compress.analysis.structure import remove_dead_indexed, remove_dead_spread
-from pyro_compress.architecture import Architecture, BatchNorm, Linear
-from pyro_compress.artifact.artifact import Artifact
-from pyro_compress.artifact.decode import decode, decode_sections
-from pyro_compress.artifact.deviations import code_deviations
-from pyro_compress.artifact.encode import encode
-from pyro_compress.artifact.layout import tensor_columns
-from pyro_compress.artifact.rate_distortion import refine
-from pyro_compress.artifact.rules import rules_of
-from pyro_compress.artifact.stream import RangeReader, RangeWriter
+from pyro_compress.analysis.decisions.decision import Decision
+from pyro_compress.analysis.decisions.kept_deviations import stored_network
+from pyro_compress.analysis.decisions.pruning import prune
+from pyro_compress.analysis.decisions.structure import remove_dead_indexed, remove_dead_spread
+from pyro_compress.artifact.format.decode import decode, decode_sections
+from pyro_compress.artifact.format.deviations import code_deviations
+from pyro_compress.artifact.format.layout import tensor_columns
+from pyro_compress.artifact.format.rules import rules_of
+from pyro_compress.artifact.format.stream import RangeReader, RangeWriter
+from pyro_compress.artifact.writing.artifact import Artifact
+from pyro_compress.artifact.writing.encode import encode
+from pyro_compress.artifact.writing.rate_distortion import refine
 from pyro_compress.errors import ArtifactError, DecisionError
-from pyro_compress.posterior import ParameterPosterior, Posterior
-from pyro_compress.stored import StoredNetwork, StoredTensor
+from pyro_compress.network.architecture import Architecture, BatchNorm, Linear
+from pyro_compress.network.stored import StoredNetwork, StoredTensor
+from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 from tests.artifact import networks, specified
 from tests.artifact.test_rate_distortion import ARCHITECTURE, decision, site
 

@@ -12,13 +12,13 @@ from onnx import numpy_helper
 from safetensors import safe_open
 from safetensors.numpy import load
 
-from pyro_compress import architecture as arch
 from pyro_compress import data
-from pyro_compress.architecture import Activation, Architecture, Linear, Recall
-from pyro_compress.artifact.onnx_export import to_onnx
-from pyro_compress.artifact.safetensors_export import to_safetensors
+from pyro_compress.artifact.runtimes.onnx_export import to_onnx
+from pyro_compress.artifact.runtimes.safetensors_export import to_safetensors
 from pyro_compress.errors import ArtifactError
-from pyro_compress.stored import StoredNetwork, StoredTensor
+from pyro_compress.network import architecture as arch
+from pyro_compress.network.architecture import Activation, Architecture, Linear, Recall
+from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact import networks
 from tests.artifact.runnable import RUNNABLE, assert_close, examples, in_torch, normal, residual, runnable
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pyro_compress.artifact.decode import decode
+from pyro_compress.artifact.format.decode import decode
 from pyro_compress.errors import ArtifactError
 from tests.artifact import fuzzing
 

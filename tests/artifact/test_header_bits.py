@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_compress.analysis.codebook import weight_sharing
-from pyro_compress.analysis.structure import remove_dead
-from pyro_compress.architecture import Activation, Linear
-from pyro_compress.artifact.artifact import Artifact
-from pyro_compress.artifact.codebook import codebook_of, levels_at, places_in
-from pyro_compress.artifact.decode import decode, unwrap
-from pyro_compress.artifact.encode import encode, encode_with
-from pyro_compress.artifact.header_bits import header_reader
-from pyro_compress.artifact.numpy_runtime import forward
+from pyro_compress.analysis.decisions.structure import remove_dead
+from pyro_compress.analysis.decisions.weight_sharing import weight_sharing
+from pyro_compress.artifact.format.codebook import codebook_of, levels_at, places_in
+from pyro_compress.artifact.format.decode import decode, unwrap
+from pyro_compress.artifact.format.header_bits import header_reader
+from pyro_compress.artifact.runtimes.numpy_runtime import forward
+from pyro_compress.artifact.writing.artifact import Artifact
+from pyro_compress.artifact.writing.encode import encode, encode_with
 from pyro_compress.errors import ArtifactError
+from pyro_compress.network.architecture import Activation, Linear
 from tests.artifact import fuzzing, networks
 from tests.artifact.test_rate_distortion import ARCHITECTURE, decision
 

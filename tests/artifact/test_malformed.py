@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pyro_compress.architecture import Activation, Architecture, Conv2d, Flatten, Layer, Linear, Select
-from pyro_compress.artifact.decode import decode
-from pyro_compress.artifact.encode import encode
+from pyro_compress.artifact.format.decode import decode
+from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.errors import ArtifactError
-from pyro_compress.stored import StoredNetwork, StoredTensor
+from pyro_compress.network.architecture import Activation, Architecture, Conv2d, Flatten, Layer, Linear, Select
+from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact import networks
 
 ONE = bytes([1, 1])

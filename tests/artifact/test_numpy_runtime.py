@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyro_compress import data
-from pyro_compress.architecture import Activation, AdaptiveAvgPool2d, Architecture
-from pyro_compress.artifact import numpy_runtime
-from pyro_compress.artifact.artifact import Artifact
-from pyro_compress.artifact.numpy_runtime import averages, forward, load
+from pyro_compress.artifact.runtimes import numpy_runtime
+from pyro_compress.artifact.runtimes.numpy_runtime import averages, forward, load
+from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.errors import ArtifactError
-from tests.analysis import masked_networks
+from pyro_compress.network.architecture import Activation, AdaptiveAvgPool2d, Architecture
+from tests.analysis.decisions import masked_networks
 from tests.artifact import networks
 from tests.artifact.runnable import RUNNABLE, TOLERANCE, assert_close, examples, in_torch, normal, runnable
 from tests.artifact.test_round_trip import layers_on
@@ -119,7 +119,7 @@ def test_loading(tmp_path: Path) -> None:
 def test_a_file_runs_where_nothing_but_numpy_and_the_entropy_coder_is_imported() -> None:
     program = (
         "import sys\nbefore = set(sys.modules)\n"
-        "import numpy\nfrom pyro_compress.artifact.numpy_runtime import load\n"
+        "import numpy\nfrom pyro_compress.artifact.runtimes.numpy_runtime import load\n"
         f"outputs = load({str(GOLDEN / 'v1-conv.pyrc')!r})(numpy.ones((2, 3, 16, 12)))\n"
         "assert outputs.shape == (2, 3), outputs.shape\n"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from pyro_compress.analysis.decision import Decision, SiteDecision
-from pyro_compress.analysis.structure import remove_dead
-from pyro_compress.architecture import Activation, Architecture, Linear
-from pyro_compress.artifact.encode import encode
-from pyro_compress.artifact.rate_distortion import refine
+from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
+from pyro_compress.analysis.decisions.structure import remove_dead
+from pyro_compress.artifact.writing.encode import encode
+from pyro_compress.artifact.writing.rate_distortion import refine
 from pyro_compress.errors import DecisionError
+from pyro_compress.network.architecture import Activation, Architecture, Linear
 
 STEP = 2.0**-5
 LAYERS = (Linear("fc1", 150, 16, True), Activation("tanh"), Linear("fc2", 16, 12, True))

@@ -7,7 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pyro_compress.architecture import (
+from pyro_compress.artifact.format.decode import decode
+from pyro_compress.artifact.writing.artifact import Artifact
+from pyro_compress.artifact.writing.encode import encode
+from pyro_compress.errors import ArtifactError
+from pyro_compress.models.tracing import trace
+from pyro_compress.network.architecture import (
     Activation,
     Add,
     Architecture,
@@ -21,12 +26,7 @@ from pyro_compress.architecture import (
     last_references,
     walk,
 )
-from pyro_compress.artifact.artifact import Artifact
-from pyro_compress.artifact.decode import decode
-from pyro_compress.artifact.encode import encode
-from pyro_compress.errors import ArtifactError
-from pyro_compress.models.tracing import trace
-from pyro_compress.stored import StoredNetwork
+from pyro_compress.network.stored import StoredNetwork
 from tests.artifact import networks
 from tests.artifact.test_malformed import varint
 

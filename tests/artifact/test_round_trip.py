@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyro_compress.architecture import (
+from pyro_compress.artifact.format.decode import decode, decode_sections
+from pyro_compress.artifact.format.header import split_name
+from pyro_compress.artifact.writing.encode import encode
+from pyro_compress.network.architecture import (
     ACTIVATIONS,
     Activation,
     Add,
@@ -25,10 +28,7 @@ from pyro_compress.architecture import (
     Select,
     output_shape,
 )
-from pyro_compress.artifact.decode import decode, decode_sections
-from pyro_compress.artifact.encode import encode
-from pyro_compress.artifact.header import split_name
-from pyro_compress.stored import StoredNetwork, StoredTensor, tensor_shapes
+from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 from tests.artifact import networks, specified
 from tests.artifact.runnable import RUNNABLE, runnable
 
@@ -184,7 +184,7 @@ def test_every_part_is_accounted_for() -> None:
 def test_decoding_needs_no_torch() -> None:
     golden = GOLDEN / "v1-dense.pyrc"
     program = (
-        "import sys; from pathlib import Path; from pyro_compress.artifact.decode import decode; "
+        "import sys; from pathlib import Path; from pyro_compress.artifact.format.decode import decode; "
         f"decode(Path({str(golden)!r}).read_bytes()); "
         "assert not {'torch', 'pyro', 'safetensors'} & set(sys.modules), sorted(sys.modules)"
     )

@@ -3,12 +3,21 @@
 import numpy as np
 import pytest
 
-from pyro_compress.architecture import Activation, Architecture, Conv2d, Flatten, Layer, Linear, MaxPool2d, Select
-from pyro_compress.artifact.coding import TOTAL, UNIT
-from pyro_compress.artifact.decode import decode_sections
-from pyro_compress.artifact.encode import encode
-from pyro_compress.artifact.stream import RangeReader, RangeWriter
-from pyro_compress.stored import StoredNetwork, StoredTensor
+from pyro_compress.artifact.format.coding import TOTAL, UNIT
+from pyro_compress.artifact.format.decode import decode_sections
+from pyro_compress.artifact.format.stream import RangeReader, RangeWriter
+from pyro_compress.artifact.writing.encode import encode
+from pyro_compress.network.architecture import (
+    Activation,
+    Architecture,
+    Conv2d,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool2d,
+    Select,
+)
+from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
 
 def laplace(random: np.random.Generator, kept: np.ndarray) -> np.ndarray:

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_compress.architecture import Activation, Architecture, Linear
-from pyro_compress.artifact.artifact import Artifact
-from pyro_compress.artifact.runtime import SparseLinear, to_torch
-from pyro_compress.stored import StoredNetwork, StoredTensor
+from pyro_compress.artifact.runtimes.torch_runtime import SparseLinear, to_torch
+from pyro_compress.artifact.writing.artifact import Artifact
+from pyro_compress.network.architecture import Activation, Architecture, Linear
+from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact.runnable import TOLERANCE, examples, in_torch, normal
 
 

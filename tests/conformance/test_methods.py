@@ -15,7 +15,7 @@ from pyro_compress.inference.registry import METHODS, method_named
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Gaussian
 from pyro_compress.models.priors.normal import Normal
-from pyro_compress.posterior import Posterior
+from pyro_compress.posterior.posterior import Posterior
 
 EPOCHS: dict[str, Any] = {"epochs": 3, "batch_size": 16}
 ONE_CYCLE: dict[str, Any] = {"cycles": 1, "exploration": 0.3}

@@ -15,8 +15,8 @@ import torch
 from pyro import poutine
 from torch import nn
 
-from pyro_compress.inference.elbo import elbo_terms
-from pyro_compress.inference.guides import Guide
+from pyro_compress.inference.gradient.elbo import elbo_terms
+from pyro_compress.inference.guides.declared import Guide
 from pyro_compress.models import priors as package
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Gaussian

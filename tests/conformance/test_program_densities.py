@@ -15,13 +15,13 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_compress.errors import InferenceError
-from pyro_compress.inference.elbo import ElboTerms, closed_form, elbo_terms, sampled
-from pyro_compress.inference.joint_guides import MeanField
-from pyro_compress.inference.log_joint import LogJoint
-from pyro_compress.inference.particles import Given
-from pyro_compress.inference.point import MAP
-from pyro_compress.inference.proposals import Proposer
-from pyro_compress.inference.score_function import Baseline, score_terms
+from pyro_compress.inference.gradient.elbo import ElboTerms, closed_form, elbo_terms, sampled
+from pyro_compress.inference.guides.joint import MeanField
+from pyro_compress.inference.independent.proposals import Proposer
+from pyro_compress.inference.log_joint.log_joint import LogJoint
+from pyro_compress.inference.point.map import MAP
+from pyro_compress.inference.variational.particles import Given
+from pyro_compress.inference.variational.score_function import Baseline, score_terms
 from pyro_compress.models.program import Program
 from pyro_compress.models.rows import examples_of
 from tests.conformance.programs import CASES, Case

@@ -16,7 +16,7 @@ from pyro_compress.errors import PyroCompressError
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.registry import METHODS, method_named
 from pyro_compress.pipeline.flagging import with_flags
-from pyro_compress.posterior import Posterior
+from pyro_compress.posterior.posterior import Posterior
 from tests.conformance.programs import CASES, Case
 
 SHIFT, SPREAD = 0.35, 0.3

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pyro_compress.analysis.structure import format_architecture
-from pyro_compress.data import NAMES, load
-from pyro_compress.inference.svi import SVI
+from pyro_compress.analysis.decisions.structure import format_architecture
+from pyro_compress.data.dataset import NAMES, load
+from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models import zoo
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.networks import NETWORKS, vgg_16

@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 
-from pyro_compress.draws import Draws
+from pyro_compress.posterior.draws import Draws
 
 GENERATOR = torch.Generator().manual_seed(8)
 X = torch.randn(20, 3, generator=GENERATOR)

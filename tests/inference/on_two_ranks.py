@@ -15,24 +15,25 @@ from unittest import mock
 import torch
 from torch import nn
 
-from pyro_compress.data import DataSet, generator_for
+from pyro_compress.data.dataset import DataSet, generator_for
 from pyro_compress.errors import InferenceError
-from pyro_compress.inference import traced_terms
-from pyro_compress.inference.compiling import Function
-from pyro_compress.inference.contract import Batch, State
-from pyro_compress.inference.elbo import ElboTerms
+from pyro_compress.inference.contract import State
+from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
 from pyro_compress.inference.fit import EpochRecord, fit
-from pyro_compress.inference.grid import GridSite, fine_tune
-from pyro_compress.inference.point import MAP
-from pyro_compress.inference.ranks import Ranks, joined
-from pyro_compress.inference.sgld import SGLD
-from pyro_compress.inference.svi import SVI
-from pyro_compress.inference.variational_state import VariationalState
+from pyro_compress.inference.gradient.elbo import ElboTerms
+from pyro_compress.inference.loop.feed import Batch
+from pyro_compress.inference.loop.processes import Ranks, joined
+from pyro_compress.inference.point.map import MAP
+from pyro_compress.inference.speed.compiling import Function
+from pyro_compress.inference.stochastic_gradient.sgld import SGLD
+from pyro_compress.inference.variational import recorded_step
+from pyro_compress.inference.variational.state import VariationalState
+from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.normal import Normal
-from pyro_compress.posterior import Posterior
+from pyro_compress.posterior.posterior import Posterior
 
 # 46 examples in batches of 15: shares of 8 and 7, and a last batch of 16, since one example is no batch of its own
 EXAMPLES, SEED = 46, 5
@@ -124,7 +125,7 @@ def compiled() -> dict[str, Any]:
         seen.append(graph)
         return graph
 
-    with mock.patch.object(traced_terms, "compiled", compiler):
+    with mock.patch.object(recorded_step, "compiled", compiler):
         posterior = fit(model(), data_set(), replace(SHORT, compile="always"), seed=SEED)
     return {"means": means(posterior), "compiled": len(seen)}
 

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from pyro_compress.errors import InferenceError
-from pyro_compress.inference.bayes_by_backprop import BayesByBackprop
-from pyro_compress.inference.dropout import Dropout
 from pyro_compress.inference.fit import fit
-from pyro_compress.inference.point import MAP
-from pyro_compress.inference.svi import SVI
+from pyro_compress.inference.point.dropout import Dropout
+from pyro_compress.inference.point.map import MAP
+from pyro_compress.inference.variational.bayes_by_backprop import BayesByBackprop
+from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.priors.normal import Normal
 

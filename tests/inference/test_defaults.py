@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.accuracy_targets import funnel, gaussian
-from pyro_compress.inference.bayes_by_backprop import BayesByBackprop
 from pyro_compress.inference.contract import left_at_defaults
 from pyro_compress.inference.fit import EpochRecord, fit
-from pyro_compress.inference.newton_guides import fixed_noise, guide_at, improved, polished
-from pyro_compress.inference.point import MAP
-from pyro_compress.inference.svi import SVI
+from pyro_compress.inference.guides.newton_guides import fixed_noise, guide_at, improved, polished
+from pyro_compress.inference.point.map import MAP
+from pyro_compress.inference.variational.bayes_by_backprop import BayesByBackprop
+from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.priors.normal import Normal
 

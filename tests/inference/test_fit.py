@@ -11,26 +11,26 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_compress.data import DataSet, as_data
+from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.errors import InferenceError
-from pyro_compress.inference.bayes_by_backprop import BayesByBackprop
-from pyro_compress.inference.chains import MinibatchChains
+from pyro_compress.inference.chains.chains import MinibatchChains
 from pyro_compress.inference.contract import Method, State
-from pyro_compress.inference.cyclical import CyclicalSGHMC, CyclicalSGLD
-from pyro_compress.inference.dropout import Dropout, MCDropout
 from pyro_compress.inference.fit import EpochRecord, fit, predictive_errors
-from pyro_compress.inference.point import MAP
-from pyro_compress.inference.psgld import PreconditionedSGLD
-from pyro_compress.inference.sghmc import SGHMC
-from pyro_compress.inference.sgld import SGLD
-from pyro_compress.inference.svi import SVI
+from pyro_compress.inference.point.dropout import Dropout, MCDropout
+from pyro_compress.inference.point.map import MAP
+from pyro_compress.inference.stochastic_gradient.cyclical import CyclicalSGHMC, CyclicalSGLD
+from pyro_compress.inference.stochastic_gradient.psgld import PreconditionedSGLD
+from pyro_compress.inference.stochastic_gradient.sghmc import SGHMC
+from pyro_compress.inference.stochastic_gradient.sgld import SGLD
+from pyro_compress.inference.variational.bayes_by_backprop import BayesByBackprop
+from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.priors.base import Prior
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.log_uniform import LogUniform
 from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.priors.scale_mixture import ScaleMixture
-from pyro_compress.posterior import Posterior
+from pyro_compress.posterior.posterior import Posterior
 
 
 def problem(prior: Prior | None = None) -> tuple[BayesianNetwork, DataSet]:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from pyro_compress import compress, fit
 from pyro_compress.analysis import bit_widths, prune
-from pyro_compress.analysis.moments import one_mode
-from pyro_compress.analysis.weight_draws import WeightDraws
-from pyro_compress.data import as_data
+from pyro_compress.analysis.modes.moments import one_mode
+from pyro_compress.analysis.modes.weight_draws import WeightDraws
+from pyro_compress.data.dataset import as_data
 from pyro_compress.errors import InferenceError, NetworkError, PriorError
 from pyro_compress.inference import (
     HMC,
@@ -26,15 +26,15 @@ from pyro_compress.inference import (
     MCDropout,
     Metropolis,
 )
-from pyro_compress.inference.pointwise import log_likelihoods
-from pyro_compress.inference.predictive import posterior_predictive
+from pyro_compress.inference.results.pointwise import log_likelihoods
+from pyro_compress.inference.results.predictive import posterior_predictive
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical, Gaussian
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.log_uniform import LogUniform
 from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.tracing import trace
-from pyro_compress.pipeline.deciding import DecisionSettings, decide
+from pyro_compress.pipeline.search import DecisionSettings, decide
 
 METHODS = [
     SVI(epochs=2, batch_size=8),

@@ -22,15 +22,15 @@ from benchmarks.accuracy_errors import Errors, Target, errors
 from benchmarks.accuracy_guides import Fitted
 from benchmarks.accuracy_targets import eight_schools, funnel, gaussian, logistic, regression
 from benchmarks.posterior_accuracy import Row
-from pyro_compress.inference.bayes_by_backprop import BayesByBackprop
 from pyro_compress.inference.contract import Method, State
 from pyro_compress.inference.fit import fit
-from pyro_compress.inference.hmc import HMC
-from pyro_compress.inference.importance import ImportanceSampling
-from pyro_compress.inference.metropolis import Metropolis
-from pyro_compress.inference.nuts import NUTS
-from pyro_compress.inference.rejection import RejectionSampling
-from pyro_compress.inference.svi import SVI
+from pyro_compress.inference.independent.importance import ImportanceSampling
+from pyro_compress.inference.independent.rejection import RejectionSampling
+from pyro_compress.inference.mcmc.hmc import HMC
+from pyro_compress.inference.mcmc.metropolis import Metropolis
+from pyro_compress.inference.mcmc.nuts import NUTS
+from pyro_compress.inference.variational.bayes_by_backprop import BayesByBackprop
+from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Gaussian
 from pyro_compress.models.priors.normal import Normal

@@ -15,7 +15,7 @@ from pyro.optim import PyroOptim
 from torch import nn
 
 from pyro_compress.errors import NetworkError, PriorError
-from pyro_compress.inference.guides import Guide
+from pyro_compress.inference.guides.declared import Guide
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical, Gaussian
 from pyro_compress.models.parameters import parameters_of

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pyro_compress.inference.fit import fit
-from pyro_compress.inference.point import MAP
+from pyro_compress.inference.point.map import MAP
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Gaussian
 from pyro_compress.models.priors.normal import Normal

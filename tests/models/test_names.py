@@ -12,11 +12,11 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from pyro_compress.errors import InferenceError, NetworkError
-from pyro_compress.inference.dropout import MCDropout
 from pyro_compress.inference.fit import fit
-from pyro_compress.inference.point import MAP
-from pyro_compress.inference.sgld import SGLD
-from pyro_compress.inference.svi import SVI
+from pyro_compress.inference.point.dropout import MCDropout
+from pyro_compress.inference.point.map import MAP
+from pyro_compress.inference.stochastic_gradient.sgld import SGLD
+from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Gaussian
 from pyro_compress.models.names import attribute_name, dotted_name

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pyro_compress.architecture import Conv2d, Linear
 from pyro_compress.errors import NetworkError
 from pyro_compress.models.networks import NETWORKS, build, lenet_300_100, load_network, load_weights
 from pyro_compress.models.tracing import trace
+from pyro_compress.network.architecture import Conv2d, Linear
 
 PARAMETERS = {
     "lenet-300-100": 784 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10,

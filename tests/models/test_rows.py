@@ -11,8 +11,8 @@ from pyro import poutine
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.fit import fit
-from pyro_compress.inference.log_joint import LogJoint
-from pyro_compress.inference.svi import SVI
+from pyro_compress.inference.log_joint.log_joint import LogJoint
+from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.program import Program
 from tests.conformance.programs import booleans
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import pyro_compress as pc
-from pyro_compress.data import as_data
+from pyro_compress.data.dataset import as_data
 from pyro_compress.errors import DataError
-from pyro_compress.inference.feed import Feed
-from pyro_compress.inference.predictive import posterior_predictive
+from pyro_compress.inference.loop.feed import Feed
+from pyro_compress.inference.results.predictive import posterior_predictive
 from pyro_compress.models.likelihoods import Likelihood
 
 X, LABELS = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3

@@ -11,7 +11,9 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torchvision.models import mobilenet_v2, resnet18
 
-from pyro_compress.architecture import (
+from pyro_compress.errors import NetworkError
+from pyro_compress.models.tracing import trace
+from pyro_compress.network.architecture import (
     Activation,
     AdaptiveAvgPool2d,
     Add,
@@ -25,8 +27,6 @@ from pyro_compress.architecture import (
     Recall,
     walk,
 )
-from pyro_compress.errors import NetworkError
-from pyro_compress.models.tracing import trace
 
 IMAGE = (2, 8, 8)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pyro_compress.cli import app
+from pyro_compress.cli.app import app
 from pyro_compress.pipeline import evaluation
 
 USER_MODULE = """

@@ -14,15 +14,15 @@ from torchvision.models import mobilenet_v2, resnet18
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import pyro_compress as pc
-from pyro_compress.analysis.decision import Decision
-from pyro_compress.analysis.norms import with_norms_on_grids
-from pyro_compress.analysis.structure import remove_dead
-from pyro_compress.architecture import Conv2d, Linear
-from pyro_compress.artifact.encode import encode
+from pyro_compress.analysis.decisions.decision import Decision
+from pyro_compress.analysis.decisions.norms import with_norms_on_grids
+from pyro_compress.analysis.decisions.structure import remove_dead
+from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.errors import DecisionError, NetworkError
 from pyro_compress.models.tracing import trace
+from pyro_compress.network.architecture import Conv2d, Linear
 from pyro_compress.pipeline.coupled import CoupledChannels, coupled_channels
-from tests.analysis.masked_networks import decide, masked
+from tests.analysis.decisions.masked_networks import decide, masked
 
 SHAPE = (3, 64, 64)
 NETWORKS: list[Callable[..., nn.Module]] = [resnet18, mobilenet_v2]

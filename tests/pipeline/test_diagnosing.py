@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyro_compress.draws import Draws
 from pyro_compress.pipeline import diagnosing
 from pyro_compress.pipeline.diagnosing import Asked, describe
-from pyro_compress.posterior import ParameterPosterior, Posterior
+from pyro_compress.posterior.draws import Draws
+from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 from tests.pipeline.conftest import Cli
 
 FIGURES = ["autocorrelation.png", "energy.png", "forest.png", "rank.png", "trace.png"]
@@ -214,8 +214,8 @@ def test_large_r_hats_are_cut_short() -> None:
 
 
 def test_few_draws_are_told_and_not_compared() -> None:
-    from pyro_compress.analysis.arviz_export import to_arviz
-    from pyro_compress.analysis.diagnostics import diagnose
+    from pyro_compress.analysis.diagnosis.arviz_export import to_arviz
+    from pyro_compress.analysis.diagnosis.diagnostics import diagnose
 
     posterior = chains(count=3)
     printed = describe(diagnose(posterior, to_arviz(posterior)))

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_compress.analysis.alignment import rename_all
-from pyro_compress.analysis.decision import Decision
-from pyro_compress.analysis.symmetries import hidden_spaces
-from pyro_compress.data import DataSet, as_data
-from pyro_compress.draws import Draws
+from pyro_compress.analysis.decisions.decision import Decision
+from pyro_compress.analysis.modes.alignment import rename_all
+from pyro_compress.analysis.modes.symmetries import hidden_spaces
+from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.tracing import trace
-from pyro_compress.pipeline.deciding import DecisionSettings, decide, without_draws
-from pyro_compress.pipeline.judging import Judge, nothing_pruned
-from pyro_compress.posterior import ParameterPosterior, Posterior
-from tests.analysis.symmetric_networks import any_renamings
+from pyro_compress.pipeline.search import DecisionSettings, decide, without_draws
+from pyro_compress.pipeline.validation import Judge, nothing_pruned
+from pyro_compress.posterior.draws import Draws
+from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
+from tests.analysis.modes.symmetric_networks import any_renamings
 
 COUNT = 24
 SETTINGS = {"snr": 2.0, "c": 1.0, "fine_tune_epochs": 0}

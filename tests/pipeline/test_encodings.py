@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pyro_compress.architecture import Activation, Architecture, Linear
-from pyro_compress.artifact.artifact import Artifact
-from pyro_compress.stored import StoredNetwork, StoredTensor
+from pyro_compress.artifact.writing.artifact import Artifact
+from pyro_compress.network.architecture import Activation, Architecture, Linear
+from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
 
 def called(encoding: str, *words: str) -> subprocess.CompletedProcess[bytes]:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_compress.data import as_data, load
-from pyro_compress.draws import Draws
+from pyro_compress.data.dataset import as_data, load
 from pyro_compress.pipeline.settings import RunSettings, settings_from_entry
 from pyro_compress.pipeline.steps import load_data, with_examples
-from pyro_compress.posterior import Posterior
+from pyro_compress.posterior.draws import Draws
+from pyro_compress.posterior.posterior import Posterior
 from tests.pipeline.conftest import Cli
 
 MINE = ("--network", "mine:net", "--prior", "normal", "--data", "mine:data", "--threads", "1")

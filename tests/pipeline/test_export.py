@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from safetensors.numpy import load_file
 
-from pyro_compress.artifact.artifact import Artifact, load
+from pyro_compress.artifact.writing.artifact import Artifact, load
 from tests.artifact import networks
 from tests.pipeline.conftest import Cli
 
@@ -56,7 +56,7 @@ def test_what_cannot_be_exported(compressed: Path, tmp_path: Path, cli: Cli) -> 
 def test_the_package_onnx_is_missing(
     compressed: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "pyro_compress.artifact.onnx_export", raising=False)
+    monkeypatch.delitem(sys.modules, "pyro_compress.artifact.runtimes.onnx_export", raising=False)
     monkeypatch.setitem(sys.modules, "onnx", None)
     called = cli("export", compressed, "--to", "onnx", tmp_path / "net.onnx")
     assert called.code == 1

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 import pyro_compress as pc
-from pyro_compress.analysis.fit_flags import trend_flags
+from pyro_compress.analysis.diagnosis.fit_flags import trend_flags
 from pyro_compress.errors import PosteriorWarning
 from pyro_compress.inference.contract import Method
-from pyro_compress.inference.curvature import largest_curvature, newton_step
-from pyro_compress.inference.log_joint import LogJoint
+from pyro_compress.inference.log_joint.curvature import largest_curvature, newton_step
+from pyro_compress.inference.log_joint.log_joint import LogJoint
 from pyro_compress.models.program import Program
 
 GENERATOR = torch.Generator().manual_seed(6)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pyro_compress.pipeline import inspection
-from pyro_compress.posterior import Posterior
+from pyro_compress.posterior.posterior import Posterior
 from tests.artifact import networks
 from tests.pipeline.conftest import Cli
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyro_compress.posterior import Posterior
+from pyro_compress.posterior.posterior import Posterior
 from tests.pipeline.conftest import Cli
 
 # dies while it writes a draw that no checkpoint knows of
 KILLED = """
 import os, signal, sys
-from pyro_compress.inference.draw_store import DrawStore
+from pyro_compress.inference.results.draw_store import DrawStore
 
 add = DrawStore.add
 def dying(self, *arguments):
@@ -23,7 +23,7 @@ def dying(self, *arguments):
     if self.filled == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
 DrawStore.add = dying
-from pyro_compress.cli import app
+from pyro_compress.cli.app import app
 app(sys.argv[2:])
 """
 METHODS = {

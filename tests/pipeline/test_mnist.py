@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyro_compress import data as data_module
-from pyro_compress.data import DataSet
+from pyro_compress.data import dataset as data_module
+from pyro_compress.data.dataset import DataSet
 from pyro_compress.inference.fit import fit
-from pyro_compress.inference.svi import SVI
+from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.networks import lenet_300_100
 from pyro_compress.models.priors.log_uniform import LogUniform
-from pyro_compress.pipeline.deciding import DecisionSettings, decide
-from pyro_compress.pipeline.judging import place
+from pyro_compress.pipeline.search import DecisionSettings, decide
 from pyro_compress.pipeline.steps import compress
+from pyro_compress.pipeline.validation import place
 from pyro_compress.report.measure import float32_bytes, measure, predict
 
 

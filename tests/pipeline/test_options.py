@@ -13,10 +13,10 @@ from torch import nn
 from typer.main import get_command
 
 from pyro_compress import __version__
-from pyro_compress.cli import app
+from pyro_compress.cli.app import app
 from pyro_compress.models import zoo
 from pyro_compress.pipeline.settings import RunSettings
-from pyro_compress.posterior import Posterior
+from pyro_compress.posterior.posterior import Posterior
 from tests.pipeline.conftest import Cli
 
 HERE = Path(__file__).parent
@@ -62,7 +62,7 @@ def test_version_and_help(cli: Cli) -> None:
 
 def test_help_needs_no_torch() -> None:
     code = (
-        "import sys\nfrom pyro_compress.cli import app\n"
+        "import sys\nfrom pyro_compress.cli.app import app\n"
         "try:\n    app(['run', '--help'])\nexcept SystemExit as end:\n    assert not end.code\n"
         "heavy = {'torch', 'pyro', 'arviz', 'matplotlib', 'numpy', 'sklearn', 'scipy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
@@ -167,7 +167,7 @@ def test_trained_weights_are_not_pretrained_again(cli: Cli, user: Path) -> None:
 
 
 def test_weights_switch_an_entrys_pretraining_off(user: Path) -> None:
-    from pyro_compress.pipeline.choosing import choose_settings
+    from pyro_compress.pipeline.run_options import choose_settings
 
     entry = "lenet-5/group-horseshoe"
     assert choose_settings(entry, None, user / "a")[0].pretrain_epochs == zoo.entry(entry).pretrain_epochs > 0

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from pyro_compress.inference.fit import EpochRecord
-from pyro_compress.inference.watching import Glance
+from pyro_compress.inference.loop.watching import Glance
 from pyro_compress.pipeline import progress
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pyro_compress.artifact.artifact import load
+from pyro_compress.artifact.writing.artifact import load
 from pyro_compress.pipeline import progress, steps
-from pyro_compress.posterior import Posterior
+from pyro_compress.posterior.posterior import Posterior
 from tests.pipeline.conftest import SETTINGS, Cli
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_compress.artifact.artifact import load
-from pyro_compress.data import DataSet
+from pyro_compress.artifact.writing.artifact import load
+from pyro_compress.data.dataset import DataSet
 from pyro_compress.pipeline import steps
 from pyro_compress.pipeline.settings import RunSettings
-from pyro_compress.posterior import Posterior
+from pyro_compress.posterior.posterior import Posterior
 from pyro_compress.report.measure import predict
 from tests.pipeline.conftest import SETTINGS, Cli
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyro_compress.pipeline import deciding
-from pyro_compress.pipeline.deciding import DecisionSettings
+from pyro_compress.pipeline import search
+from pyro_compress.pipeline.search import DecisionSettings
 
 
 class Stage:
@@ -51,7 +51,7 @@ def test_the_last_stage_within_the_tolerance_stands_or_else_the_best(
     settings = DecisionSettings(rate_weights=(0.5, 1.0, 2.0), stage_tolerance_points=0.1)
     start: Any = Stage(0)
     judge: Any = MadeUpJudge(rises)
-    found: Any = deciding._fine_tune_stages(start, judge, next_stage, settings, np.zeros(1), lines.append)
+    found: Any = search._fine_tune_stages(start, judge, next_stage, settings, np.zeros(1), lines.append)
     assert found.place == stands
     assert len(lines) == len(said)
     for line, words in zip(lines, said, strict=True):

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_compress.analysis.structure import architecture_left, remove_dead
+from pyro_compress.analysis.decisions.structure import architecture_left, remove_dead
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.tracing import trace
-from pyro_compress.pipeline.deciding import DecisionSettings, decide
-from pyro_compress.pipeline.judging import Judge
-from pyro_compress.posterior import ParameterPosterior, Posterior
+from pyro_compress.pipeline.search import DecisionSettings, decide
+from pyro_compress.pipeline.validation import Judge
+from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 from tests.pipeline.test_draws_to_decision import classes
 
 

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from pyro_compress.analysis.arviz_export import to_arviz
-from pyro_compress.analysis.diagnostics import Diagnosis, diagnose
-from pyro_compress.analysis.flags import Row
-from pyro_compress.draws import Draws
-from pyro_compress.posterior import Posterior
+from pyro_compress.analysis.diagnosis.arviz_export import to_arviz
+from pyro_compress.analysis.diagnosis.diagnostics import Diagnosis, diagnose
+from pyro_compress.analysis.diagnosis.flags import Row
+from pyro_compress.posterior.draws import Draws
+from pyro_compress.posterior.posterior import Posterior
 from pyro_compress.report import diagnostic_figures as figures
 from pyro_compress.report.figures import save_all
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_compress.architecture import Activation, Architecture, Linear
-from pyro_compress.artifact.artifact import Artifact
+from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.errors import ArtifactError, DataError
 from pyro_compress.models.likelihoods import Categorical, Gaussian
+from pyro_compress.network.architecture import Activation, Architecture, Linear
+from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from pyro_compress.report.measure import (
     brier_score,
     expected_calibration_error,
@@ -24,7 +25,6 @@ from pyro_compress.report.measure import (
     predict,
     standard_error,
 )
-from pyro_compress.stored import StoredNetwork, StoredTensor
 
 
 @pytest.fixture

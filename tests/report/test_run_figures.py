@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from pyro_compress.analysis.bits import bit_widths
-from pyro_compress.analysis.decision import Decision
-from pyro_compress.analysis.pruning import prune
-from pyro_compress.analysis.structure import remove_dead
-from pyro_compress.architecture import Activation, Architecture, Linear
-from pyro_compress.posterior import Groups, ParameterPosterior, Posterior
+from pyro_compress.analysis.decisions.bits import bit_widths
+from pyro_compress.analysis.decisions.decision import Decision
+from pyro_compress.analysis.decisions.pruning import prune
+from pyro_compress.analysis.decisions.structure import remove_dead
+from pyro_compress.network.architecture import Activation, Architecture, Linear
+from pyro_compress.posterior.posterior import Groups, ParameterPosterior, Posterior
 from pyro_compress.report.figures import RatePoint, save_all
 from pyro_compress.report.run_figures import cut_and_rule, figures_of_run
 

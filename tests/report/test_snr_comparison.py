@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pyro_compress.posterior import ParameterPosterior
+from pyro_compress.posterior.posterior import ParameterPosterior
 from pyro_compress.report.snr_comparison import Ranking, ranking, snr_comparison
 
 

@@ -1,6 +1,6 @@
 """What a prior's file declares: its sample statements, the guide family of each latent site, its moments.
 
-`inference/guides.py` only interprets this, so a new prior is one file (see docs/adding-a-prior.md).
+`inference/guides/declared.py` only interprets this, so a new prior is one file (see docs/adding-a-prior.md).
 """
 
 from abc import ABC, abstractmethod
@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch.distributions import biject_to, constraints
 
+from pyro_compress.config.keyword_options import check_options
 from pyro_compress.errors import PriorError
 from pyro_compress.models.parameters import Parameter
-from pyro_compress.options import check_options
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pyro_compress.config.keyword_options import build
 from pyro_compress.errors import PriorError, unknown_name
 from pyro_compress.models.priors.base import Prior
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
@@ -10,7 +11,6 @@ from pyro_compress.models.priors.log_uniform import LogUniform
 from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
 from pyro_compress.models.priors.scale_mixture import ScaleMixture
-from pyro_compress.options import build
 
 PRIORS: Mapping[str, type[Prior]] = {
     "normal": Normal,

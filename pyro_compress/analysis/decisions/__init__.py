@@ -1,0 +1,1 @@
+"""What to keep of every weight and how finely; what of the network is left then."""

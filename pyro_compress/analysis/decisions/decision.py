@@ -1,0 +1,175 @@
+"""What to store of every weight: the value, its variance, a number of bits and a grid.  Pruning is zero bits.
+
+A decision speaks of the ORIGINAL network's parameter names and shapes; structured removal happens when it is
+compressed.  Decisions compose: `prune(posterior) & bit_widths(posterior)` keeps the smaller number of bits of
+every weight and the coarser grid of every tensor.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import load_file, save
+
+from pyro_compress.errors import DecisionError
+from pyro_compress.posterior.posterior import ParameterPosterior
+
+FLOAT_BITS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class SiteDecision:
+    """The decision on one parameter tensor of shape S.
+
+    Attributes:
+        value: float32, S. The number to store (before rounding to the grid).
+        variance: float32, S. Posterior variance of the weight; zero for point estimates.
+        bits: uint8, S. 0 = pruned; 32 with step None = stored as float32.
+        step: grid step Δ, a power of two (fixed point with −log₂Δ fraction bits), or None.
+        mean: float32, S. Posterior mean, where `value` is another number or has been moved; None where it is `value`.
+    """
+
+    value: np.ndarray
+    variance: np.ndarray
+    bits: np.ndarray
+    step: float | None = None
+    mean: np.ndarray | None = None
+
+    @staticmethod
+    def of(site: ParameterPosterior, bits: np.ndarray, step: float | None = None) -> "SiteDecision":
+        """What a posterior says is to be stored, at so many bits."""
+        return SiteDecision(site.to_store, site.variance, bits, step, None if site.value is None else site.mean)
+
+    def __post_init__(self) -> None:
+        if not (self.value.shape == self.variance.shape == self.bits.shape):
+            raise DecisionError(
+                "value, variance and bits must share one shape, found "
+                f"{self.value.shape}, {self.variance.shape}, {self.bits.shape}"
+            )
+        if self.step is not None and math.frexp(self.step)[0] != 0.5:
+            raise DecisionError(f"a grid step must be a power of two, not {self.step}")
+
+    def kept(self) -> np.ndarray:
+        """Boolean, S: which weights are not pruned."""
+        return self.bits > 0
+
+    def integers(self) -> np.ndarray:
+        """int32, S: round-half-even(value / Δ), zero where pruned, clipped to what `bits` can hold."""
+        if self.step is None:
+            raise DecisionError("this site has no grid: combine the decision with bit_widths(...)")
+        limit = np.ldexp(1.0, np.maximum(self.bits.astype(np.int64), 1) - 1) - 1
+        rounded = np.clip(np.rint(self.value.astype(np.float64) / self.step), -limit, limit)
+        return np.where(self.kept(), rounded, 0).astype(np.int32)
+
+    def stored(self) -> np.ndarray:
+        """float32, S: the numbers that a decoder will see."""
+        if self.step is None:
+            return np.where(self.kept(), self.value, 0).astype(np.float32)
+        return (self.integers() * self.step).astype(np.float32)
+
+    def moved_to(self, value: np.ndarray, **changed: Any) -> "SiteDecision":
+        """Another number to store; where the posterior stands is kept."""
+        return replace(self, value=value, mean=self.value if self.mean is None else self.mean, **changed)
+
+    def spread(self) -> np.ndarray:
+        """float64, S: σ², and where the value is not the mean E[(w − s)²] = σ² + (μ − s)² about s, what is stored.
+
+        Of all normals centred at s, the one with this variance is nearest to N(μ, σ²) in KL(posterior ‖ ·).  Rounding
+        alone is not counted, as `bit_widths` has weighed it against σ².  A point estimate has none.
+        """
+        variance = self.variance.astype(np.float64)
+        if self.mean is None:
+            return variance
+        return np.where(variance > 0, variance + (self.mean.astype(np.float64) - self.stored()) ** 2, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """One `SiteDecision` per parameter of the network (biases too), buffers to go with it, and how it was made.
+
+    Attributes:
+        sites: by dotted parameter name of the original network.
+        buffers: float32, re-estimated batch-norm statistics by dotted name; empty without batch norm.
+        made_by: settings and chosen thresholds, in order, for the report.
+    """
+
+    sites: Mapping[str, SiteDecision]
+    buffers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    made_by: Mapping[str, object] = field(default_factory=dict)
+
+    def __and__(self, other: "Decision") -> "Decision":
+        if set(self.sites) != set(other.sites):
+            odd = sorted(set(self.sites) ^ set(other.sites))
+            raise DecisionError(f"decisions on different sites cannot be combined: {', '.join(odd)} is in one only")
+        sites = {name: _both(name, site, other.sites[name]) for name, site in self.sites.items()}
+        return Decision(sites, {**self.buffers, **other.buffers}, {**self.made_by, **other.made_by})
+
+    def weights_left(self) -> tuple[int, int]:
+        """(weights kept, weights in all), biases not counted, as the published tables count them."""
+        weights = [site for site in self.sites.values() if site.value.ndim > 1]
+        return sum(int(site.kept().sum()) for site in weights), sum(site.value.size for site in weights)
+
+    def with_sites(self, sites: Mapping[str, SiteDecision], **made_by: object) -> "Decision":
+        """The same decision with some sites replaced and further settings noted."""
+        return replace(self, sites={**self.sites, **sites}, made_by={**self.made_by, **made_by})
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors (no code, no pickle), through a temporary file."""
+        tensors, steps = {}, {}
+        for name, site in self.sites.items():
+            tensors[f"value/{name}"] = site.value.astype(np.float32)
+            tensors[f"variance/{name}"] = site.variance.astype(np.float32)
+            tensors[f"bits/{name}"] = site.bits.astype(np.uint8)
+            if site.mean is not None:
+                tensors[f"mean/{name}"] = site.mean.astype(np.float32)
+            steps[name] = site.step
+        for name, buffer in self.buffers.items():
+            tensors[f"buffer/{name}"] = buffer.astype(np.float32)
+        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        # one entry: safetensors writes several in any order, and equal decisions are to be equal files
+        metadata = {"decision": json.dumps({"steps": steps, "made_by": dict(self.made_by)}, default=str)}
+        partial = path.with_name(path.name + ".partial")
+        partial.write_bytes(save(tensors, metadata=metadata))
+        partial.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> "Decision":
+        """Read what `save` wrote; a missing or foreign file raises DecisionError."""
+        try:
+            tensors = load_file(path)
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+            described = json.loads(metadata["decision"])
+            steps, made_by = described["steps"], described["made_by"]
+            sites = {
+                name: SiteDecision(
+                    tensors[f"value/{name}"],
+                    tensors[f"variance/{name}"],
+                    tensors[f"bits/{name}"],
+                    step,
+                    tensors.get(f"mean/{name}"),
+                )
+                for name, step in steps.items()
+            }
+        except Exception as error:
+            raise DecisionError(
+                f"{path} does not hold a decision: {error}; run `pyro-compress analyse` again"
+            ) from error
+        buffers = {name.removeprefix("buffer/"): t for name, t in tensors.items() if name.startswith("buffer/")}
+        return Decision(sites, buffers, made_by)
+
+
+def _both(name: str, left: SiteDecision, right: SiteDecision) -> SiteDecision:
+    if left.value.shape != right.value.shape:
+        raise DecisionError(
+            f"{name}: decisions of shapes {left.value.shape} and {right.value.shape} cannot be combined"
+        )
+    if not np.array_equal(left.value, right.value):
+        raise DecisionError(f"{name}: the two decisions store different values; take both from one posterior")
+    steps = [step for step in (left.step, right.step) if step is not None]
+    return replace(left, bits=np.minimum(left.bits, right.bits), step=max(steps, default=None))

@@ -1,0 +1,327 @@
+"""Structured removal: from a decision that zeroes weights to a smaller dense network that computes the same.
+
+What is not live (`network/liveness.py`) is removed: rows and bias of the layer that makes it, columns of the layer
+that reads it, with constants folded into that layer's bias, b' = b + Σ W·c.  Where entries cannot be removed at
+their source (the network's input, some positions of a channel that is flattened) a `Select` layer picks those
+that are kept.
+
+Channels that meet in a sum go together or stay together: `liveness` keeps one mask for all outputs along a residual
+connection.  Constants pass through sums like everything else.
+
+What stays although one might think it dead:
+
+* A constant c ≠ 0 under zero padding: at the border the convolution sees zeros in place of c, so W·c is no bias,
+  and the channel stays.  Average pooling with padding breaks a constant likewise; max pooling does not.
+* Channels of a grouped convolution: its groups have equal sizes, so all its inputs and outputs stay (outputs that
+  nobody reads become zeros, cut by a `Select` behind it).  Depthwise convolutions (groups = inputs = outputs)
+  lose channels like everything else.
+* One entry, with zero weights, where a layer would be left with none, so that every shape stays valid.
+
+Exactness: a reduced network differs from the masked one by float rounding, and by at most half a grid step in each
+bias that takes a fold, because that bias is rounded to its own grid again.  A bias in front of a batch norm goes
+into the affine shift in float32 and is not rounded.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
+from pyro_compress.errors import DecisionError
+from pyro_compress.network.architecture import (
+    Add,
+    Architecture,
+    BatchNorm,
+    ChannelAffine,
+    Conv2d,
+    Flatten,
+    Layer,
+    Linear,
+    Recall,
+    Select,
+    describe,
+    last_references,
+)
+from pyro_compress.network.liveness import Numbers, Signal, Weighted, groups_of, is_depthwise, outputs_of, signals
+from pyro_compress.network.stored import STEP_EXPONENTS, StoredNetwork, StoredTensor
+
+# From here on float32 cannot tell neighbouring integers apart.
+INTEGER_LIMIT = 2**24
+
+
+def remove_dead(architecture: Architecture, decision: Decision) -> StoredNetwork:
+    """The smaller network that computes what `architecture` does with the numbers that `decision` stores.
+
+    Args:
+        architecture: as traced, so without `Select` and `ChannelAffine`.
+        decision: one site for each of its weights, biases, batch-norm weights and biases; its `buffers` hold
+            NAME.running_mean and NAME.running_var of every batch norm.
+
+    Returns:
+        A network for the same input shape and with the same outputs.  Weights and biases whose site has a step
+        are integers on that grid, all others float32.  A batch norm has become a `ChannelAffine` with
+        scale = γ / √(var + ε), shift = β - mean·scale (+ scale·bias of the layer in front of it), float32.
+        A layer whose biases are all zero has none; one without biases gains them (float32) if a fold needs it.
+
+    Raises:
+        DecisionError: a site or buffer is missing, superfluous, of another shape or not finite, or a grid is
+            too fine for its numbers.
+    """
+    return _built(architecture, decision).network()
+
+
+def remove_dead_indexed(
+    architecture: Architecture, decision: Decision
+) -> tuple[StoredNetwork, dict[str, tuple[np.ndarray, ...]]]:
+    """What `remove_dead` gives, and per weight the index (`numpy.ix_`) of what is left in the original tensor."""
+    builder = _built(architecture, decision)
+    return builder.network(), builder.index
+
+
+def remove_dead_spread(architecture: Architecture, decision: Decision) -> tuple[StoredNetwork, dict[str, np.ndarray]]:
+    """What `remove_dead` gives, and per tensor the posterior's spread about what is stored (`SiteDecision.spread`).
+
+    What is folded brings its spread along, to first order and as if all weights were independent: of b + Σ W·c the sum
+    of those of b and W·c, of a batch norm's scale γ / √(var + ε) and shift those of γ, β and the bias in front.
+    """
+    builder = _built(architecture, decision, with_spread=True)
+    return builder.network(), builder.spread
+
+
+def _built(architecture: Architecture, decision: Decision, *, with_spread: bool = False) -> "_Builder":
+    _check(architecture, decision)
+    builder = _Builder(architecture, decision, with_spread)
+    builder.build()
+    return builder
+
+
+def architecture_left(network: StoredNetwork) -> list[int]:
+    """The sizes left in the notation of the published tables: filters of a convolution, inputs of a dense layer.
+
+    LeNet-300-100 gives the inputs of fc1, fc2 and fc3 (311, 86, 14); LeNet-5 the filters of conv1 and conv2, then
+    the inputs of fc1 and fc2 (5, 10, 76, 16).
+    """
+    layers = network.architecture.weighted()
+    return [layer.in_features if isinstance(layer, Linear) else layer.out_channels for layer in layers]
+
+
+def format_architecture(sizes: Sequence[int]) -> str:
+    """`[5, 10, 76, 16]` as `5-10-76-16`."""
+    return "-".join(str(size) for size in sizes)
+
+
+def numbers_of(decision: Decision) -> Numbers:
+    """What a decision stores, for `liveness`."""
+    return Numbers({name: site.stored() for name, site in decision.sites.items()}, decision.buffers)
+
+
+def bias_in_front(architecture: Architecture, position: int) -> Weighted | None:
+    """The layer whose bias goes into the shift of the batch norm at a position, None where there is none.
+
+    It is the one before, if nothing else reads its output.
+    """
+    layers = architecture.layers
+    if not 0 < position < len(layers) or not isinstance(layers[position], BatchNorm):
+        return None
+    before = layers[position - 1]
+    return before if isinstance(before, Linear | Conv2d) and position not in last_references(layers) else None
+
+
+class _Builder:
+    """Adds the reduced layers one by one; `present` says which original entries flow at the moment.
+
+    Behind every layer a selection brings them to those that are kept, so that coupled outputs have the same entries;
+    `_number` tells which output of the reduced network an original one has become.
+    """
+
+    def __init__(self, architecture: Architecture, decision: Decision, with_spread: bool) -> None:
+        self._architecture, self._original = architecture, architecture.layers
+        self._sites = decision.sites
+        self._numbers = numbers_of(decision)
+        self._signals = signals(architecture, self._numbers)
+        self._present = np.ones(architecture.input_shape[0], dtype=bool)
+        self._number: list[int] = []
+        self._bias_for_norm: tuple[np.ndarray, np.ndarray] | None = None
+        self._with_spread = with_spread
+        self.layers: list[Layer] = []
+        self.tensors: dict[str, StoredTensor] = {}
+        self.index: dict[str, tuple[np.ndarray, ...]] = {}
+        self.spread: dict[str, np.ndarray] = {}
+
+    def network(self) -> StoredNetwork:
+        return StoredNetwork(Architecture(self._architecture.input_shape, tuple(self.layers)), self.tensors)
+
+    def build(self) -> None:
+        self._select(self._signals[0].kept)
+        for position, layer in enumerate(self._original):
+            self._add(position, layer, self._signals[position], self._signals[position + 1])
+            self._select(self._signals[position + 1].kept)
+
+    def _select(self, kept: np.ndarray) -> None:
+        if not np.array_equal(self._present, kept):
+            self.layers.append(Select(tuple(np.flatnonzero(kept[self._present]).tolist())))
+            self._present = kept
+        self._number.append(len(self.layers))
+
+    def _add(self, position: int, layer: Layer, before: Signal, after: Signal) -> None:
+        if isinstance(layer, Linear | Conv2d):
+            norm_follows = bias_in_front(self._architecture, position + 1) is layer
+            self._add_weighted(layer, before, after, norm_follows)
+        elif isinstance(layer, BatchNorm):
+            self._add_norm(layer)
+        elif isinstance(layer, Add | Recall):
+            self.layers.append(type(layer)(self._number[layer.source]))
+            self._present = after.kept
+        else:
+            if isinstance(layer, Flatten):
+                self._present = np.repeat(self._present, after.kept.size // before.kept.size)
+            self.layers.append(layer)
+
+    def _add_norm(self, layer: BatchNorm) -> None:
+        scale, shift = self._numbers.affine(layer)
+        bias, bias_spread = self._bias_for_norm if self._bias_for_norm is not None else (np.zeros(1), np.zeros(1))
+        self._bias_for_norm = None
+        weight, beta = (self._spread_of(f"{layer.name}.{kind}") for kind in ("weight", "bias"))
+        mean, deviation = self._numbers.statistics(layer)
+        found = {
+            "scale": (scale, weight / deviation**2),
+            "shift": (
+                shift + scale * bias,
+                beta + weight * ((bias - mean) / deviation) ** 2 + scale**2 * bias_spread,
+            ),
+        }
+        for kind, (numbers, spread) in found.items():
+            self.tensors[f"{layer.name}.{kind}"] = StoredTensor(floats=numbers[self._present].astype(np.float32))
+            self.spread[f"{layer.name}.{kind}"] = np.broadcast_to(spread, numbers.shape)[self._present]
+        self.layers.append(ChannelAffine(layer.name, int(self._present.sum())))
+
+    def _spread_of(self, name: str) -> np.ndarray:
+        """float64 of the parameter's shape; one zero where there is no such parameter, or nobody asks for spreads."""
+        return self._sites[name].spread() if self._with_spread and name in self._sites else np.zeros(1)
+
+    def _add_weighted(self, layer: Weighted, before: Signal, after: Signal, norm_follows: bool) -> None:
+        bias, bias_spread = self._numbers.bias(layer), self._spread_of(f"{layer.name}.bias")
+        rows, columns = after.kept, before.kept
+        alive = after.live[:, None]
+        if groups_of(layer) == 1:
+            folded = np.isfinite(before.constant) & ~before.live
+            constant = np.where(folded, before.constant, 0)
+            bias = bias + self._numbers.gains(layer) @ constant
+            bias_spread = bias_spread + self._gain_spread(layer) @ constant**2
+            alive = alive & before.live
+        else:
+            columns = np.ones(1 if is_depthwise(layer) else before.kept.size // groups_of(layer), dtype=bool)
+            if not is_depthwise(layer):
+                rows = np.ones(outputs_of(layer), dtype=bool)
+        bias, bias_spread = np.where(after.live, bias, 0), np.where(after.live, bias_spread, 0)
+        self._add_weight(layer, rows, columns, alive)
+        if norm_follows:
+            self._bias_for_norm, stored = (bias, bias_spread), None
+        else:
+            stored = _stored_bias(bias[rows], self._sites.get(f"{layer.name}.bias"))
+        if stored is not None:
+            self.tensors[f"{layer.name}.bias"], self.spread[f"{layer.name}.bias"] = (
+                stored,
+                np.broadcast_to(bias_spread, bias.shape)[rows],
+            )
+        self.layers.append(_resized(layer, int(rows.sum()), int(before.kept.sum()), stored is not None))
+        self._present = rows
+
+    def _gain_spread(self, layer: Weighted) -> np.ndarray:
+        """float64 (outputs, inputs per group): spread of `Numbers.gains`; a weight that is zero has none."""
+        site = self._sites[f"{layer.name}.weight"]
+        spread = self._spread_of(f"{layer.name}.weight") * (site.stored() != 0)
+        return np.asarray(spread.sum(axis=tuple(range(2, spread.ndim))))
+
+    def _add_weight(self, layer: Weighted, rows: np.ndarray, columns: np.ndarray, alive: np.ndarray) -> None:
+        """Store the kept rows and columns, with zeros where `alive` (outputs, inputs per group or 1) is false."""
+        name = f"{layer.name}.weight"
+        site = self._sites[name]
+        self.index[name] = np.ix_(rows, columns)
+        mask = alive.reshape(*alive.shape, *(1,) * (site.value.ndim - 2))
+        self.spread[name] = np.broadcast_to(self._spread_of(name), site.value.shape)[rows][:, columns]
+        if site.step is None:
+            self.tensors[name] = StoredTensor(floats=(site.stored() * mask)[rows][:, columns].astype(np.float32))
+        else:
+            integers = (site.integers() * mask)[rows][:, columns].astype(np.int32)
+            self.tensors[name] = StoredTensor(integers, _exponent(site.step))
+
+
+def _resized(layer: Weighted, outputs: int, inputs: int, bias: bool) -> Weighted:
+    if isinstance(layer, Linear):
+        return replace(layer, in_features=inputs, out_features=outputs, bias=bias)
+    groups = inputs if is_depthwise(layer) else layer.groups
+    return replace(layer, in_channels=inputs, out_channels=outputs, groups=groups, bias=bias)
+
+
+def _stored_bias(bias: np.ndarray, site: SiteDecision | None) -> StoredTensor | None:
+    """The bias on its own grid, in float32 if it has none or a fold outgrew it; None if nothing is left of it."""
+    integers = np.rint(bias / site.step) if site is not None and site.step is not None else None
+    if site is not None and site.step is not None and integers is not None and np.abs(integers).max() < INTEGER_LIMIT:
+        stored = StoredTensor(integers.astype(np.int32), _exponent(site.step))
+    else:
+        stored = StoredTensor(floats=bias.astype(np.float32))
+    return stored if stored.dense().any() else None
+
+
+def _exponent(step: float) -> int:
+    return round(float(np.log2(step)))
+
+
+def _check(architecture: Architecture, decision: Decision) -> None:
+    sites, buffers = _expected(architecture)
+    found = {name: site.value.shape for name, site in decision.sites.items()}
+    _check_shapes("site", sites, found, "make the decision from a posterior of this network")
+    statistics = {name: buffer.shape for name, buffer in decision.buffers.items() if name in buffers}
+    _check_shapes("buffer", buffers, statistics, "put the batch norm's running statistics into decision.buffers")
+    for name, site in decision.sites.items():
+        if not np.isfinite(site.stored()).all():
+            raise DecisionError(f"the decision on {name} stores NaN or infinite values")
+        if site.step is None:
+            continue
+        if _exponent(site.step) not in STEP_EXPONENTS:
+            raise DecisionError(f"the grid step of {name} is {site.step}, expected 2**-64 to 2**63")
+        if np.abs(site.integers().astype(np.int64)).max(initial=0) >= INTEGER_LIMIT:
+            raise DecisionError(f"the grid step {site.step} of {name} is too fine: its integers exceed 24 bits")
+    for name in buffers:
+        if not np.isfinite(decision.buffers[name]).all():
+            raise DecisionError(f"buffer {name} holds NaN or infinite values")
+        least = float(decision.buffers[name].min(initial=0))
+        if name.endswith(".running_var") and least < 0:
+            raise DecisionError(
+                f"buffer {name} holds {least:g}, and no variance is negative: gather the statistics again"
+            )
+
+
+def _expected(architecture: Architecture) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Names and shapes of the parameters and of the buffers that a traced architecture speaks of."""
+    sites: dict[str, tuple[int, ...]] = {}
+    buffers: dict[str, tuple[int, ...]] = {}
+    for layer in architecture.layers:
+        if isinstance(layer, Select | ChannelAffine):
+            raise DecisionError(f"{describe(layer)} occurs in compressed networks only: decide on the original network")
+        if isinstance(layer, Linear):
+            sites[f"{layer.name}.weight"] = (layer.out_features, layer.in_features)
+        elif isinstance(layer, Conv2d):
+            shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
+            sites[f"{layer.name}.weight"] = shape
+        if isinstance(layer, Linear | Conv2d) and layer.bias:
+            sites[f"{layer.name}.bias"] = (outputs_of(layer),)
+        if isinstance(layer, BatchNorm):
+            channels = (layer.channels,)
+            buffers |= {f"{layer.name}.running_mean": channels, f"{layer.name}.running_var": channels}
+            if layer.affine:
+                sites |= {f"{layer.name}.weight": channels, f"{layer.name}.bias": channels}
+    return sites, buffers
+
+
+def _check_shapes(
+    kind: str, expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], advice: str
+) -> None:
+    for name in sorted(set(expected) ^ set(found)):
+        where = "no parameter of the network" if name in found else "missing from the decision"
+        raise DecisionError(f"{kind} {name} is {where}: {advice}")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise DecisionError(f"{kind} {name} has shape {found[name]} in the decision, {shape} in the network")

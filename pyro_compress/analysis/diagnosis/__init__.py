@@ -1,0 +1,1 @@
+"""Whether to believe a posterior: summaries, flags, what ArviZ takes."""

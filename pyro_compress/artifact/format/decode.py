@@ -1,0 +1,200 @@
+"""Bytes → stored network, as `FORMAT.md` specifies.
+
+Needs numpy, constriction and the standard library only, never torch.  Whatever is wrong with the bytes ends in an
+`ArtifactError` with a sentence; nothing in a file is ever executed.
+"""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from pyro_compress.artifact.format.codebook import levels_at
+from pyro_compress.artifact.format.deviations import DEVIATIONS_FLAG, code_deviations
+from pyro_compress.artifact.format.header import ALL_ZERO, MAGIC, MAX_LENGTH_BYTES, VERSIONS, Header
+from pyro_compress.artifact.format.header_bits import header_reader
+from pyro_compress.artifact.format.layout import tensor_columns
+from pyro_compress.artifact.format.rules import rules_of
+from pyro_compress.artifact.format.stream import RangeReader, code_selections, code_tensor
+from pyro_compress.errors import ArtifactError
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
+
+CHECKSUM_BYTES = 4
+SLACK_BYTES = 16
+NUMBERS_PER_BYTE_BITS = 19
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one part of a file costs.
+
+    Attributes:
+        name: "container", "header", "selections", a tensor's name or "deviations".
+        shape: the tensor's shape; () for the other parts.
+        nonzero: how many of its numbers are not zero.
+        distinct: how many different numbers it holds.
+        file_bytes: its share of the file, fractions included; all sections sum to the file's length.
+        entropy_bytes: order-0 entropy of its integers, the size of an ideal coder that knows their histogram and
+            nothing else; 4 bytes per number for float32; the same as file_bytes for parts without numbers.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    nonzero: int
+    distinct: int
+    file_bytes: float
+    entropy_bytes: float
+
+
+def decode(data: bytes) -> StoredNetwork:
+    """The network that a compressed file holds.
+
+    Raises:
+        ArtifactError: `data` is not a complete and intact file of this format and version.
+    """
+    return _decode(data, None)
+
+
+def decode_sections(data: bytes) -> tuple[StoredNetwork, list[Section]]:
+    """The network, and what each part of the file costs."""
+    sections: list[Section] = []
+    return _decode(data, sections), sections
+
+
+def _decode(data: bytes, sections: list[Section] | None) -> StoredNetwork:
+    """The network; what each part of the file costs goes into `sections`, if that is given."""
+    body = unwrap(data)
+    reader = header_reader(body, data[len(MAGIC)])
+    header, rules = reader.header(), rules_of(data[len(MAGIC)])
+    tensors, start = _floats(header, body, reader.position)
+    _check_plausible(header, len(body) - start)
+    coder = RangeReader(body[start:])
+    bits = [coder.used_bits()]
+    try:
+        architecture = Architecture(header.input_shape, code_selections(coder, header, None))
+        bits.append(coder.used_bits())
+        columns = tensor_columns(architecture, header.image_side)
+        for name, shape in tensor_shapes(architecture).items():
+            code = header.codes[name]
+            if code.step_exponent is not None:
+                numbers = code_tensor(coder, code, columns[name], shape[0], None, rules)
+                if code.codebook:
+                    numbers = levels_at(numbers, code.codebook)
+                tensors[name] = StoredTensor(numbers.reshape(shape), code.step_exponent)
+            bits.append(coder.used_bits())
+        tensors = {name: tensors[name] for name in header.codes}
+        deviations: dict[str, np.ndarray] = {}
+        if header.flags & DEVIATIONS_FLAG:
+            deviations = code_deviations(coder, tensors, columns, None, rules)
+        bits.append(coder.used_bits())
+        coder.check_end()
+        network = StoredNetwork(architecture, tensors, deviations)
+    except (ValueError, MemoryError) as error:
+        raise ArtifactError(f"the file does not hold a network that fits together: {error}") from error
+    if sections is not None:
+        sections += _sections(network, len(data), reader.position, np.diff(bits) / 8)
+    return network
+
+
+def _sections(network: StoredNetwork, file_bytes: int, header_bytes: int, stream_bytes: np.ndarray) -> list[Section]:
+    """What each part costs; `stream_bytes` are those of the selections, of every tensor, and of the deviations."""
+    selections, *each, last = map(float, stream_bytes)
+    sections = [Section("header", (), 0, 0, header_bytes, header_bytes)]
+    sections.append(Section("selections", (), 0, 0, selections, selections))
+    tensors = zip(network.tensors.items(), each, strict=True)
+    sections += [_section(name, tensor, size) for (name, tensor), size in tensors]
+    if network.deviations:
+        sections.append(_deviations_section(network.tensors, network.deviations, last))
+    rest = file_bytes - sum(section.file_bytes for section in sections)
+    return [Section("container", (), 0, 0, rest, rest), *sections]
+
+
+def unwrap(data: bytes) -> bytes:
+    """The body of a file: what stands between magic, version and length, and the checksum."""
+    if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
+        raise ArtifactError(f"not a compressed network: the file starts with {data[:4]!r}, {MAGIC!r} was expected")
+    if len(data) > len(MAGIC) and data[len(MAGIC)] not in VERSIONS:
+        read = f"{VERSIONS[0]} to {VERSIONS[-1]}"
+        raise ArtifactError(f"the file has format version {data[len(MAGIC)]}, this program reads {read}: update it")
+    length, start = _length(data)
+    expected = start + length + CHECKSUM_BYTES
+    if len(data) < expected:
+        raise ArtifactError(f"the file is truncated: {len(data)} of {expected} bytes are there; fetch it again")
+    if len(data) > expected:
+        raise ArtifactError(f"{len(data) - expected} bytes stand behind the end of the compressed network")
+    found, stated = zlib.crc32(data[:-CHECKSUM_BYTES]), int.from_bytes(data[-CHECKSUM_BYTES:], "little")
+    if found != stated:
+        raise ArtifactError(
+            f"the file is damaged: its checksum is {found:08x}, {stated:08x} was expected; fetch it again"
+        )
+    return data[start:-CHECKSUM_BYTES]
+
+
+def _length(data: bytes) -> tuple[int, int]:
+    """Length of the body, and where it starts."""
+    value, start = 0, len(MAGIC) + 1
+    for position, byte in enumerate(data[start : start + MAX_LENGTH_BYTES]):
+        value |= (byte & 127) << 7 * position
+        if byte < 128:
+            if not byte and position:
+                break
+            return value, start + position + 1
+    else:
+        if len(data) < start + MAX_LENGTH_BYTES:
+            raise ArtifactError(
+                f"the file is truncated: it ends after {len(data)} bytes, inside its length; fetch it again"
+            )
+    raise ArtifactError("the length at the start of the file is not written as the format asks")
+
+
+def _floats(header: Header, body: bytes, start: int) -> tuple[dict[str, StoredTensor], int]:
+    """The float32 tensors that follow the header, and where the stream starts."""
+    tensors: dict[str, StoredTensor] = {}
+    for name, shape in header.shapes.items():
+        if header.codes[name].step_exponent is not None:
+            continue
+        size = 4 * prod(shape)
+        if start + size > len(body):
+            raise ArtifactError(f"the file ends inside tensor {name}: {size} bytes expected, {len(body) - start} left")
+        floats = np.frombuffer(body, "<f4", prod(shape), start).astype(np.float32)
+        if not np.isfinite(floats).all():
+            raise ArtifactError(f"tensor {name} holds NaN or infinite values: the file was written by a faulty program")
+        tensors[name] = StoredTensor(floats=floats.reshape(shape))
+        start += size
+    return tensors, start
+
+
+def _check_plausible(header: Header, stream_bytes: int) -> None:
+    """Refuse early what the stream cannot hold: a number costs at least −log₂(1 − 2⁻¹⁶) bits, over 2⁻¹⁶."""
+    shapes, codes = header.shapes, header.codes
+    numbers = sum(prod(shapes[name]) for name, code in codes.items() if code.density != ALL_ZERO)
+    if numbers > (stream_bytes + SLACK_BYTES) << NUMBERS_PER_BYTE_BITS:
+        raise ArtifactError(f"the file declares {numbers} coded numbers, more than its {stream_bytes} bytes can hold")
+
+
+def _section(name: str, tensor: StoredTensor, stream_bytes: float) -> Section:
+    if tensor.integers is None:
+        size = 4.0 * prod(tensor.shape)
+        assert tensor.floats is not None
+        return Section(
+            name, tensor.shape, int(np.count_nonzero(tensor.floats)), len(np.unique(tensor.floats)), size, size
+        )
+    nonzero = int(np.count_nonzero(tensor.integers))
+    return Section(name, tensor.shape, nonzero, *_spread(tensor.integers, stream_bytes))
+
+
+def _deviations_section(
+    tensors: Mapping[str, StoredTensor], deviations: Mapping[str, np.ndarray], stream_bytes: float
+) -> Section:
+    held = np.concatenate([exponents[tensors[name].dense() != 0] for name, exponents in deviations.items()])
+    return Section("deviations", (), held.size, *_spread(held, stream_bytes))
+
+
+def _spread(integers: np.ndarray, stream_bytes: float) -> tuple[int, float, float]:
+    """How many different ones there are, the bytes they took, and the bytes of their order-0 entropy."""
+    counts = np.unique(integers, return_counts=True)[1]
+    share = counts / max(1, counts.sum())
+    return len(counts), stream_bytes, float(-(counts * np.log2(share)).sum() / 8)

@@ -1,0 +1,1 @@
+"""What runs a decoded file, and what writes it for other programs."""

@@ -1,0 +1,240 @@
+"""Compressed file → predictions with numpy and the entropy coder alone, for devices that have no torch.
+
+    from pyro_compress.artifact.runtimes.numpy_runtime import load
+
+    network = load("network.pyrc")
+    logits = network(images)  # (batch, *input shape) → (batch, *output shape), float32
+
+A convolution is a matrix product with the windows of its input (im2col), a pooling an elementwise maximum or sum
+over the places in its window.  Everything is float32, as in torch; sums are taken in another order, so outputs
+agree to rounding.
+"""
+
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from pyro_compress.artifact.format.decode import decode
+from pyro_compress.errors import ArtifactError
+from pyro_compress.network import architecture as arch
+from pyro_compress.network.stored import StoredNetwork
+
+Array = np.ndarray
+Shape = tuple[int, ...]
+Step = Callable[[Array], Array]
+
+# Examples go through in pieces whose widest layer works on about this many numbers: bounded memory, warm caches.
+PIECE_NUMBERS = 2**20
+
+
+def load(path: str | Path) -> Step:
+    """The network of a compressed file as a function of arrays; see `forward`.
+
+    Raises:
+        ArtifactError: the file is missing, or not a complete and intact compressed network.
+    """
+    try:
+        return forward(decode(Path(path).read_bytes()))
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def forward(network: StoredNetwork) -> Step:
+    """The forward pass of a stored network: (batch, *input shape) → (batch, *output shape), float32.
+
+    The function that is returned takes any array of numbers and raises an ArtifactError if its shape does not fit.
+    Its result does not depend on how many examples it is given at once, up to float rounding.
+    """
+    layers, shapes = network.architecture.layers, network.architecture.shapes()
+    steps = [_step(layer, network, *pair) for layer, *pair in zip(layers, shapes[:-1], shapes[1:], strict=True)]
+    widest = max([prod(shapes[0]), *map(_working_numbers, layers, shapes[1:])])
+    piece = max(1, PIECE_NUMBERS // max(1, widest))
+
+    def through(x: Array) -> Array:
+        remaining = iter(steps)
+
+        def after(layer: arch.Layer, value: Array, referred: Array | None) -> Array:
+            step = next(remaining)
+            if referred is None:
+                return step(value)
+            return value + referred if isinstance(layer, arch.Add) else referred
+
+        for value in arch.walk(layers, x, after):
+            x = value
+        return x
+
+    def run(x: Array) -> Array:
+        x = np.asarray(x, np.float32)
+        if x.ndim == 0 or x.shape[1:] != shapes[0]:
+            expected = ", ".join(map(str, ("batch", *shapes[0])))
+            raise ArtifactError(f"the network takes an array of shape ({expected}), but {x.shape} was given")
+        parts = [through(x[start : start + piece]) for start in range(0, max(1, len(x)), piece)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    return run
+
+
+def _working_numbers(layer: arch.Layer, after: Shape) -> int:
+    """Numbers per example in a layer's output, or for a convolution in the windows that it multiplies."""
+    if isinstance(layer, arch.Conv2d) and not _is_pointwise(layer):
+        return max(layer.in_channels * prod(layer.kernel_size), layer.out_channels) * prod(after[1:])
+    return prod(after)
+
+
+def _step(layer: arch.Layer, network: StoredNetwork, before: Shape, after: Shape) -> Step:
+    def tensor(role: str) -> Array:
+        return network.tensors[f"{layer.name}.{role}"].dense()  # type: ignore[union-attr]
+
+    match layer:
+        case arch.Linear():
+            weight, bias = tensor("weight").T, tensor("bias") if layer.bias else np.zeros(1, np.float32)
+            return lambda x: x @ weight + bias
+        case arch.Conv2d():
+            bias = tensor("bias") if layer.bias else np.zeros(1, np.float32)
+            return _convolution(layer, tensor("weight"), bias[:, None, None], before, after)
+        case arch.ChannelAffine():
+            each = (-1, *(1 for _ in before[1:]))
+            scale, shift = tensor("scale").reshape(each), tensor("shift").reshape(each)
+            return lambda x: x * scale + shift
+        case arch.MaxPool2d():
+            places = _places(layer.kernel_size, layer.stride, (1, 1), after)
+            return lambda x: _over_window(np.maximum, _padded(x, layer.padding, -np.inf), places)
+        case arch.AvgPool2d():
+            places, share = (
+                _places(layer.kernel_size, layer.stride, (1, 1), after),
+                np.float32(1 / prod(layer.kernel_size)),
+            )
+            return lambda x: _over_window(np.add, _padded(x, layer.padding), places) * share
+        case arch.AdaptiveAvgPool2d():
+            rows, columns = (averages(*extents) for extents in zip(before[1:], after[1:], strict=True))
+            return lambda x: rows @ x @ columns.T
+        case arch.Flatten():
+            return lambda x: x.reshape(len(x), prod(before))
+        case arch.Select():
+            indices = np.array(layer.indices, np.intp)
+            return lambda x: x[:, indices]
+        case arch.Activation():
+            return _activation(layer)
+        case arch.Add() | arch.Recall():
+            return lambda x: x
+    raise ArtifactError(f"this program cannot run {arch.describe(layer)}: update it")
+
+
+def _is_pointwise(layer: arch.Conv2d) -> bool:
+    return (layer.kernel_size, layer.stride, layer.padding) == ((1, 1), (1, 1), (0, 0))
+
+
+def _convolution(layer: arch.Conv2d, weight: Array, shift: Array, before: Shape, after: Shape) -> Step:
+    """y[:, o] = shift[o] + Σ over channels c of o's group and places (i, j) of weight[o, c, i, j] · x[:, c] there."""
+    if layer.groups == layer.in_channels == layer.out_channels:
+        places = _places(layer.kernel_size, layer.stride, layer.dilation, after)
+        taps = weight.reshape(layer.out_channels, len(places), 1, 1)
+
+        def each_channel(x: Array) -> Array:
+            x, total = _padded(x, layer.padding), shift
+            for number, (rows, columns) in enumerate(places):
+                total = total + x[:, :, rows, columns] * taps[:, number]
+            return total
+
+        return each_channel
+
+    outputs, window = layer.out_channels // layer.groups, layer.in_channels // layer.groups * prod(layer.kernel_size)
+    matrix = weight.reshape(layer.groups, outputs, window)
+
+    def as_product(x: Array) -> Array:
+        windows = _windows(_padded(x, layer.padding), layer, after)
+        product = matrix @ windows.reshape(len(x), layer.groups, window, prod(after[1:]))
+        product = product.reshape(len(x), *after)
+        product += shift
+        return product
+
+    return as_product
+
+
+def _windows(x: Array, layer: arch.Conv2d, after: Shape) -> Array:
+    """(batch, channels, *kernel, *output size): a view of what stands in each place of a window, in all windows."""
+    batch, channel, row, column = x.strides
+    (down, right), (below, beside) = layer.dilation, layer.stride
+    strides = (batch, channel, row * down, column * right, row * below, column * beside)
+    return as_strided(x, (*x.shape[:2], *layer.kernel_size, *after[1:]), strides, writeable=False)
+
+
+def _places(kernel: arch.Pair, stride: arch.Pair, dilation: arch.Pair, after: Shape) -> list[tuple[slice, slice]]:
+    """For each place in a window, row major, the entries of the padded input that stand there in all windows."""
+
+    def along(axis: int, place: int) -> slice:
+        first = place * dilation[axis]
+        return slice(first, first + stride[axis] * (after[1 + axis] - 1) + 1, stride[axis])
+
+    return [(along(0, i), along(1, j)) for i in range(kernel[0]) for j in range(kernel[1])]
+
+
+def _padded(x: Array, padding: arch.Pair, filling: float = 0.0) -> Array:
+    if padding == (0, 0):
+        return x
+    batch, channels, height, width = x.shape
+    down, right = padding
+    wide = np.full((batch, channels, height + 2 * down, width + 2 * right), filling, np.float32)
+    wide[:, :, down : down + height, right : right + width] = x
+    return wide
+
+
+def _over_window(combine: np.ufunc, x: Array, places: list[tuple[slice, slice]]) -> Array:
+    (rows, columns), *others = places
+    total = x[:, :, rows, columns].copy()
+    for rows, columns in others:
+        combine(total, x[:, :, rows, columns], out=total)
+    return total
+
+
+def averages(extent: int, count: int) -> Array:
+    """(count, extent): the matrix that averages over `count` nearly equal parts, as adaptive pooling makes them.
+
+    Part i goes from i · extent // count up to (i + 1) · extent / count, rounded up; parts may overlap.
+    """
+    matrix = np.zeros((count, extent), np.float32)
+    for part in range(count):
+        start, stop = part * extent // count, -(-(part + 1) * extent // count)
+        matrix[part, start:stop] = 1 / (stop - start)
+    return matrix
+
+
+def _activation(layer: arch.Activation) -> Step:
+    slope = np.float32(layer.slope)
+    steps: dict[str, Step] = {
+        "relu": lambda x: np.maximum(x, 0),
+        "relu6": lambda x: np.clip(x, 0, 6),
+        "leaky_relu": lambda x: np.where(x > 0, x, slope * x),
+        "elu": lambda x: np.where(x > 0, x, slope * np.expm1(np.minimum(x, 0))),
+        "tanh": np.tanh,
+        "sigmoid": _sigmoid,
+        "softplus": lambda x: np.logaddexp(x, np.float32(0)),
+        "gelu": lambda x: x * _normal_distribution(x),
+        "silu": lambda x: x * _sigmoid(x),
+    }
+    if layer.kind not in steps:
+        raise ArtifactError(f"this program does not know the activation '{layer.kind}': update it")
+    return steps[layer.kind]
+
+
+def _sigmoid(x: Array) -> Array:
+    small = np.exp(-np.abs(x))
+    return np.where(x < 0, small, 1) / (1 + small)
+
+
+_TAIL = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+
+
+def _normal_distribution(x: Array) -> Array:
+    """Φ(x) with an error below 1e-7 (Abramowitz and Stegun 1964, formula 7.1.26)."""
+    t = 1 / (1 + np.float32(0.3275911 / 2**0.5) * np.abs(x))
+    series = np.float32(0)
+    for coefficient in reversed(_TAIL):
+        series = (series + np.float32(coefficient)) * t
+    tail = series * np.exp(-x * x / 2) / 2
+    return np.where(x < 0, tail, 1 - tail)

@@ -1,0 +1,125 @@
+"""A compressed network as a value: bytes, the file they go to, and the network that they hold."""
+
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyro_compress.artifact.format.decode import Section, decode, decode_sections
+from pyro_compress.artifact.writing.encode import encode
+from pyro_compress.errors import ArtifactError
+from pyro_compress.network.stored import StoredNetwork
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+EXTENSION = ".pyrc"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The bytes of a valid compressed network: they are decoded once, when the artifact is made.
+
+    Attributes:
+        data: the file's content; ArtifactError if it is not a complete and intact compressed network.
+        network: what was decoded from it.
+    """
+
+    data: bytes
+    network: StoredNetwork = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "network", decode(self.data))
+
+    @staticmethod
+    def of(network: StoredNetwork) -> "Artifact":
+        """Encode a stored network."""
+        return Artifact(encode(network))
+
+    def __len__(self) -> int:
+        """Size of the file in bytes."""
+        return len(self.data)
+
+    def to_torch(self, *, sparse: bool = False) -> "nn.Sequential":
+        """A new torch module in evaluation mode that takes (batch, *input_shape).
+
+        With `sparse`, large dense layers that are nearly empty are sparse tensors; they cannot be trained.
+        """
+        from pyro_compress.artifact.runtimes.torch_runtime import to_torch
+
+        return to_torch(self.network, sparse=sparse)
+
+    def sample(self, generator: "torch.Generator") -> "nn.Sequential":
+        """A module like that of `to_torch`, drawn from the posterior that the file keeps: w + σ ε.
+
+        Args:
+            generator: of the noise, a new network with every call.
+
+        Raises:
+            ArtifactError: the file keeps no deviations.
+        """
+        from pyro_compress.artifact.runtimes.sampling import sample
+
+        return sample(self.network, generator)
+
+    def sections(self) -> list[Section]:
+        """What each part of the file costs, beside the entropy of its numbers; sums to `len(self)`."""
+        return decode_sections(self.data)[1]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file so that at every moment `path` holds the whole old file or the whole new one.
+
+        Raises:
+            ArtifactError: the name does not end in .pyrc, or the file cannot be written.
+        """
+        target = Path(path)
+        if target.suffix != EXTENSION:
+            raise ArtifactError(f"compressed networks end in {EXTENSION}, '{target.name}' does not: rename it")
+        try:
+            write_atomically(target, self.data)
+        except OSError as error:
+            raise ArtifactError(f"cannot write {target}: {error.strerror or error}") from error
+        return target
+
+
+def load(path: str | Path) -> Artifact:
+    """Read and check a compressed file.
+
+    Raises:
+        ArtifactError: the file is missing, or not a complete and intact compressed network.
+    """
+    try:
+        return Artifact(Path(path).read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def write_atomically(target: Path, data: bytes) -> None:
+    """Write through a temporary file beside `target`; OSError if that fails, and the old file is still there."""
+    handle, name = tempfile.mkstemp(prefix=target.name + ".", suffix=".partial", dir=target.parent)
+    partial = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.chmod(0o666 & ~_umask())
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,179 @@
+"""Rate and distortion: for every weight the integer that costs least, among those that the posterior allows.
+
+    minimise over integers q   λ Σ_i bits_i(q) + Σ_i (Δ q_i − μ_i)² / (2 σ_i²)
+
+μ is the value that the decision stores, σ² the posterior variance, and bits_i is what the entropy coder of the file
+asks for weight i, given everything coded before it.  The second term is what the step away from the mean costs in nats
+under a normal posterior, so λ is in nats per bit: 0 gives the nearest integers, ln 2 weighs a bit of file like a bit of
+posterior.  Each weight takes its nearest integer, a few smaller ones, or zero; each tensor takes the decision's grid,
+or the next coarser ones.  Values with no variance (point estimates) stay.
+
+Source: entropy-constrained scalar quantisation, Chou, Lookabaugh & Gray (1989), with the posterior's curvature as in
+variational compression (Havasi et al. 2019; Wiedemann et al. 2020 use the Fisher information likewise).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pyro_compress.analysis.decisions.bits import bits_for
+from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
+from pyro_compress.analysis.decisions.structure import remove_dead_indexed
+from pyro_compress.artifact.format.coding import UNIT, Values, split, token_range
+from pyro_compress.artifact.format.header import ALL_ZERO, VERSIONS, TensorCode
+from pyro_compress.artifact.format.layout import Columns, tensor_columns
+from pyro_compress.artifact.format.pattern import Choose, code_matrix
+from pyro_compress.artifact.format.rules import rules_of
+from pyro_compress.artifact.format.stream import RangeWriter, tensor_models
+from pyro_compress.artifact.writing.encode import choose_code, first_code
+from pyro_compress.errors import DecisionError
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.stored import STEP_EXPONENTS
+
+RULES = rules_of(VERSIONS[-1])
+COARSER = (0, 1, 2)
+SMALLER = 3
+PASSES = 2
+
+
+def refine(architecture: Architecture, decision: Decision, price: float) -> Decision:
+    """The decision with every weight moved to the integer that is cheapest at a price per bit.
+
+    Args:
+        architecture: of the original network, as traced.
+        decision: weights on grids, with their posterior variance; biases and float32 tensors are left alone.
+        price: λ, in nats per bit, at least 0.
+
+    Raises:
+        DecisionError: the price is negative, or the decision does not fit the architecture.
+    """
+    return refinement(architecture, decision)(price)
+
+
+def refinement(architecture: Architecture, decision: Decision) -> Callable[[float], Decision]:
+    """`refine` as a function of the price alone: what all prices share is done once."""
+    stored, index = remove_dead_indexed(architecture, decision)
+    columns = tensor_columns(stored.architecture, 0)
+    weights = {}
+    for name, where in index.items():
+        site, tensor = decision.sites[name], stored.tensors[name]
+        if site.step is not None and tensor.integers is not None and tensor.integers.any():
+            weights[name] = _Numbers.of(site, where, tensor.integers), choose_code(tensor, columns[name], RULES)
+
+    def refined(price: float) -> Decision:
+        if not price >= 0:
+            raise DecisionError(f"the price of a bit must not be negative, found {price}")
+        changed = {}
+        for name, (numbers, code) in weights.items():
+            integers, exponent = _cheapest(numbers, code, columns[name], price)
+            integers = integers.reshape(stored.tensors[name].shape)
+            changed[name] = _with_integers(decision.sites[name], index[name], integers, 2.0**exponent)
+        return decision.with_sites(changed, price_nats_per_bit=price)
+
+    return refined
+
+
+@dataclass(frozen=True, eq=False)
+class _Numbers:
+    """One tensor as a matrix (rows, columns): where to start, where to aim, and how precisely.
+
+    Attributes:
+        start: int32, nearest integers.
+        mean: float64, μ in steps of the grid.
+        precision: float64, 1 / (2σ²) in the same unit.
+    """
+
+    start: np.ndarray
+    mean: np.ndarray
+    precision: np.ndarray
+
+    @staticmethod
+    def of(site: SiteDecision, where: tuple[np.ndarray, ...], start: np.ndarray) -> "_Numbers":
+        """What the decision says of the weights that are left, `start` being the integers that it stores."""
+        assert site.step is not None
+        mean = site.value[where].astype(np.float64) / site.step
+        variance = np.maximum(site.variance[where].astype(np.float64), np.finfo(np.float32).tiny)
+        precision = site.step**2 / (2 * variance)
+        return _Numbers(*(part.reshape(len(start), -1) for part in (start, mean, precision)))
+
+    def on_grid(self, coarser: int) -> "_Numbers":
+        """The same numbers in steps that are 2^coarser times as large."""
+        if not coarser:
+            return self
+        mean = np.ldexp(self.mean, -coarser)
+        start = (np.rint(mean) * (self.start != 0)).astype(np.int32)
+        return _Numbers(start, mean, np.ldexp(self.precision, 2 * coarser))
+
+    def distortion_nats(self, integers: np.ndarray) -> float:
+        """Σ (Δq − μ)² / (2σ²)."""
+        return float((self.precision * (integers - self.mean) ** 2).sum())
+
+
+def _with_integers(
+    site: SiteDecision, where: tuple[np.ndarray, ...], integers: np.ndarray, step: float
+) -> SiteDecision:
+    """The site with these integers where they belong; the rest stays, zeros are pruned."""
+    value, bits = site.value.copy(), site.bits.copy()
+    value[where] = integers * step
+    bits[where] = np.where(integers != 0, bits_for(integers), 0)
+    return site.moved_to(value, bits=bits, step=step)
+
+
+def _cheapest(numbers: _Numbers, code: TensorCode, columns: Columns, price: float) -> tuple[np.ndarray, int]:
+    """Integers (rows, columns) and step exponent of the grid on which rate and distortion together cost least."""
+    assert code.step_exponent is not None
+    found = []
+    for coarser in COARSER if price else COARSER[:1]:
+        exponent, on_grid = code.step_exponent + coarser, numbers.on_grid(coarser)
+        if exponent not in STEP_EXPONENTS:
+            break
+        integers, bits = _chosen(on_grid, exponent, code.strength, columns, price)
+        found.append((price * bits + on_grid.distortion_nats(integers), coarser, integers))
+    _, coarser, integers = min(found, key=lambda entry: entry[:2])
+    return integers, code.step_exponent + coarser
+
+
+def _chosen(numbers: _Numbers, exponent: int, strength: int, columns: Columns, price: float) -> tuple[np.ndarray, int]:
+    """The integers that are cheapest one after the other, under models that learn as the coder's do, and their bits.
+
+    The second pass starts at the density that the first one found.
+    """
+    given, bits = numbers.start, 0
+    for _ in range(PASSES if price else 0):
+        code = first_code(given, exponent, strength)
+        if code.density == ALL_ZERO:
+            return given, 0
+        # the largest number may be asked for again
+        code = replace(code, top_token=first_code(numbers.start, exponent).top_token)
+        pattern, values = tensor_models(code, columns, RULES)
+        given, coder = numbers.start.copy(), RangeWriter()
+        choose = _chooser(given, numbers, values, price)
+        code_matrix(coder, len(given), columns, pattern, values, given, choose)
+        bits = coder.used_bits()
+    return given, bits
+
+
+def _chooser(given: np.ndarray, numbers: _Numbers, values: Values, price: float) -> Choose:
+    def choose(block: slice, part: np.ndarray, ones: np.ndarray) -> None:
+        found = given[block, part]
+        row, column = np.nonzero(found)
+        if not len(row):
+            return
+        here = (row + block.start, part[column])
+        start, mean, precision = found[row, column], numbers.mean[here], numbers.precision[here]
+        share = ones[row, column] / UNIT
+        nonzero_bits, size_bits = 1 - np.log2(share), -np.log2(values.size_frequencies())
+        best, choice = precision * mean**2 - price * np.log2(1 - share), np.zeros_like(start)
+        for smaller in range(SMALLER + 1):
+            size = np.abs(start) - smaller
+            token = split(np.maximum(size, 1) - 1)[0]
+            bits = nonzero_bits + size_bits[token] + token_range(token)[1]
+            number = np.sign(start) * size
+            cost = precision * (number - mean) ** 2 + price * bits
+            better = (size > 0) & (cost < best)
+            best, choice = np.where(better, cost, best), np.where(better, number, choice)
+        found[row, column] = choice
+        given[block, part] = found
+
+    return choose

@@ -1,0 +1,264 @@
+"""The command line: `pyro-compress zoo`, `run`, `fit`, … `evaluate`, `inspect`, `export`: one function each."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from pyro_compress import __version__
+from pyro_compress.cli.fitting import fit, report, run, sweep
+from pyro_compress.cli.options import (
+    DataDirOption,
+    DeviceOption,
+    FileArgument,
+    JsonOption,
+    KeepDeviationsOption,
+    LogLikelihoodOption,
+    RunArgument,
+    SitesOption,
+    TargetBytesOption,
+    TargetErrorOption,
+)
+from pyro_compress.cli.printing import Sentences, ranks_asked_for, replace_what_cannot_be_written, say, show
+from pyro_compress.errors import RunError
+
+# Everything else is imported by the command that needs it: `--help` loads no torch.
+if TYPE_CHECKING:
+    from pyro_compress.pipeline.settings import RunSettings
+
+app = typer.Typer(
+    cls=Sentences,
+    help="Bayesian neural network compression: from a declared prior to a file that really is that small.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        show(f"pyro-compress {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the program itself; its help is the program's own."""
+    command = context.invoked_subcommand
+    if ranks_asked_for() > 1 and command not in ("run", "fit"):
+        raise RunError(f"run and fit can share their work among ranks, {command} does not: start it without torchrun")
+
+
+@app.command()
+def zoo() -> None:
+    """List the zoo's entries."""
+    from pyro_compress.models import zoo as models_zoo
+
+    table = Table()
+    table.add_column("entry", no_wrap=True)
+    table.add_column("data", no_wrap=True)
+    table.add_column("published figure to beat")
+    for entry in models_zoo.entries().values():
+        best = entry.published[0] if entry.published else None
+        figure = "" if best is None else f"{best.method}: {best.error_percent:g} %"
+        if best is not None and best.maximum_compression:
+            figure += f" at {best.maximum_compression:g}× (formula)"
+        table.add_row(entry.name, entry.data, figure)
+    show(table)
+
+
+app.command()(run)
+app.command()(fit)
+app.command()(sweep)
+
+
+@app.command()
+def analyse(directory: RunArgument, device: DeviceOption = None, data_dir: DataDirOption = None) -> None:
+    """Read the posterior and decide what to prune and with how many bits to store the rest."""
+    from pyro_compress.pipeline import steps
+    from pyro_compress.pipeline.settings import RunSettings
+
+    run_directory = steps.RunDirectory(directory)
+    settings = _elsewhere(RunSettings.load(run_directory.settings), device)
+    steps.analyse_step(run_directory, settings, steps.load_data(settings, data_dir), say=say(False))
+    show(f"decision in {directory}; next: pyro-compress compress {directory}")
+
+
+@app.command()
+def diagnose(
+    directory: RunArgument,
+    sites: SitesOption = None,
+    log_likelihood: LogLikelihoodOption = False,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether to believe the posterior: summary, convergence, flags; writes diagnosis.json and figures."""
+    from pyro_compress.pipeline import diagnosing, steps
+    from pyro_compress.pipeline.settings import RunSettings
+
+    run_directory = steps.RunDirectory(directory)
+    settings = RunSettings.load(run_directory.settings)
+    data = steps.load_data(settings, data_dir)
+    asked = diagnosing.Asked(tuple(sites) if sites else None, log_likelihood)
+    found = diagnosing.diagnose_run(run_directory, settings, data, asked, say=say(as_json))
+    if as_json:
+        print(run_directory.diagnosis.read_text(), end="")
+        return
+    for part in diagnosing.describe(found):
+        show(part)
+    show(f"everything is in {run_directory.diagnosis} and {run_directory.figures / 'diagnose'}")
+
+
+@app.command()
+def compress(
+    directory: RunArgument,
+    target_bytes: TargetBytesOption = None,
+    target_error: TargetErrorOption = None,
+    keep_deviations: KeepDeviationsOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Write the compressed file that the decision says, or one refined to a size or to a validation error."""
+    from pyro_compress.pipeline import steps
+    from pyro_compress.pipeline.settings import RunSettings
+
+    run_directory = steps.RunDirectory(directory)
+    settings = RunSettings.load(run_directory.settings)
+    artifact = steps.compress_step(
+        run_directory,
+        settings,
+        steps.load_data(settings, data_dir),
+        target_bytes=target_bytes,
+        target_error=target_error,
+        keep_deviations=keep_deviations,
+        say=say(False),
+    )
+    show(f"{run_directory.file}: {len(artifact):,} bytes; next: pyro-compress evaluate {directory}")
+
+
+@app.command()
+def evaluate(
+    target: Annotated[Path, typer.Argument(help="Run directory, or a .pyrc file.")],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="For a file: digits, mnist, fashion-mnist, cifar10, or module:factory."),
+    ] = None,
+    likelihood: Annotated[
+        str, typer.Option("--likelihood", help="For a file: categorical, gaussian, bernoulli, poisson.")
+    ] = "categorical",
+    device: DeviceOption = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Decode the file, run it on the test set and report; with a run directory also writes results and figures."""
+    from pyro_compress.pipeline import evaluation, steps
+    from pyro_compress.pipeline.settings import RunSettings
+
+    if target.is_dir():
+        if data is not None or likelihood != "categorical":
+            raise RunError(f"the run in {target} says its data and likelihood: leave out --data and --likelihood")
+        run_directory = steps.RunDirectory(target)
+        settings = _elsewhere(RunSettings.load(run_directory.settings), device)
+        report(run_directory, settings, steps.load_data(settings, data_dir), as_json)
+        return
+    if not target.exists():
+        raise RunError(f"{target} is neither a run directory nor a file: there is nothing of that name")
+    if data is None:
+        raise RunError("evaluating a single file needs --data: the file does not say what it was trained on")
+    found = evaluation.evaluate_file(target, data, data_dir, likelihood, device or "cpu")
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for key, value in found.items():
+        show(f"{key}: {value:.5g}" if isinstance(value, float) else f"{key}: {value}")
+
+
+@app.command()
+def uncertainty(
+    directory: RunArgument,
+    out_of_distribution: Annotated[
+        str | None,
+        typer.Option("--out-of-distribution", metavar="DATA", help="Inputs of another kind: a data set, or noise."),
+    ] = None,
+    draws: Annotated[int, typer.Option("--draws", min=1, help="Draws that the posterior predictive averages.")] = 100,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether file and posterior are as sure as they are right; writes uncertainty.json and figures."""
+    from pyro_compress.pipeline import steps
+    from pyro_compress.pipeline import uncertainty as measuring
+    from pyro_compress.pipeline.settings import RunSettings
+
+    run_directory = steps.RunDirectory(directory)
+    settings = RunSettings.load(run_directory.settings)
+    data = steps.load_data(settings, data_dir)
+    found = measuring.uncertainty_of_run(
+        run_directory, settings, data, draws=draws, other=out_of_distribution, data_dir=data_dir
+    )
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for part in measuring.describe(found):
+        show(part)
+    show(f"everything is in {directory / 'uncertainty.json'} and {run_directory.figures / 'uncertainty'}")
+
+
+@app.command()
+def inspect(
+    file: FileArgument,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a compressed file holds and what each part of it costs."""
+    from pyro_compress.pipeline import inspection
+
+    path = _compressed_file(file)
+    if as_json:
+        print(json.dumps(inspection.as_dict(path), indent=2))
+    else:
+        for renderable in inspection.describe_file(path):
+            show(renderable)
+
+
+@app.command()
+def export(
+    file: FileArgument,
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; ends in .onnx or .safetensors.")],
+    to: Annotated[str, typer.Option("--to", help="onnx or safetensors.")],
+) -> None:
+    """Write a compressed file in a format that other programs run or read."""
+    from pyro_compress.pipeline import exporting
+
+    length = exporting.export_file(_compressed_file(file), to, target)
+    show(f"{target}: {length:,} bytes")
+
+
+def _compressed_file(given: Path) -> Path:
+    """The file itself, or that of a run directory."""
+    from pyro_compress.pipeline.steps import RunDirectory
+
+    path = RunDirectory(given).file if given.is_dir() else given
+    if given.is_dir() and not path.exists():
+        raise RunError(f"{given} holds no compressed file yet: run `pyro-compress compress {given}`")
+    return path
+
+
+def _elsewhere(settings: "RunSettings", device: str | None) -> "RunSettings":
+    """The settings of a run, for one step on another device; settings.json keeps the run's own."""
+    return settings if device is None else replace(settings, device=device)
+
+
+def main() -> None:
+    """Entry point of the console script and of `python -m pyro_compress`."""
+    replace_what_cannot_be_written()
+    app(prog_name="pyro-compress")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""The commands that fit: `run`, `fit` and `sweep`."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pyro_compress.cli.options import (
+    ChainsOption,
+    DataDirOption,
+    DataOption,
+    DeviceOption,
+    DrawsOption,
+    EntryArgument,
+    EpochsOption,
+    ExamplesOption,
+    JsonOption,
+    KlWeightOption,
+    LikelihoodOption,
+    MethodOption,
+    NetworkOption,
+    OutOption,
+    PretrainOption,
+    PriorOption,
+    ResumeOption,
+    SeedOption,
+    SetOption,
+    ThreadsOption,
+    WeightsOption,
+)
+from pyro_compress.cli.printing import err, say, show
+
+# Everything else is imported by the command that needs it: `--help` loads no torch.
+if TYPE_CHECKING:
+    from pyro_compress.data.dataset import DataSet
+    from pyro_compress.inference.loop.processes import Ranks
+    from pyro_compress.pipeline.settings import RunSettings
+    from pyro_compress.pipeline.steps import RunDirectory
+
+
+def run(
+    entry: EntryArgument = None,
+    network: NetworkOption = None,
+    weights: WeightsOption = None,
+    prior: PriorOption = None,
+    inference: MethodOption = None,
+    likelihood: LikelihoodOption = None,
+    data: DataOption = None,
+    data_dir: DataDirOption = None,
+    examples: ExamplesOption = None,
+    epochs: EpochsOption = None,
+    pretrain_epochs: PretrainOption = None,
+    kl_weight: KlWeightOption = None,
+    chains: ChainsOption = None,
+    draws: DrawsOption = None,
+    seed: SeedOption = None,
+    threads: ThreadsOption = None,
+    device: DeviceOption = None,
+    options: SetOption = None,
+    out_dir: OutOption = None,
+    resume: ResumeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit, analyse, compress and evaluate: the whole road with one command."""
+    from pyro_compress.inference.loop import processes
+    from pyro_compress.pipeline import steps
+
+    with processes.joined() as here:
+        settings, directory = _settings(
+            here, entry, resume, out_dir, network=network, weights=weights, prior=prior, inference=inference,
+            likelihood=likelihood, data=data, examples=examples, epochs=epochs, pretrain_epochs=pretrain_epochs,
+            kl_weight=kl_weight, chains=chains, draws=draws, seed=seed, threads=threads, device=device,
+            options=options,
+        )  # fmt: skip
+        run_directory = steps.RunDirectory(directory)
+        with _resumable(run_directory, "run"):
+            loaded = _load(here, settings, data_dir)
+            _fit(here, run_directory, settings, loaded, resume=resume is not None, quiet=as_json)
+            if resume is None or not here.from_first(run_directory.decision.exists):
+                steps.analyse_step(run_directory, settings, loaded, say=say(as_json))
+            # short, and nothing in it to share: the other ranks wait
+            if here.first:
+                # a file that is there may have been written to a target, or with deviations: it stays
+                if resume is None or not run_directory.file.exists():
+                    steps.compress_step(run_directory, settings, loaded)
+                report(run_directory, settings, loaded, as_json)
+
+
+def fit(
+    entry: EntryArgument = None,
+    network: NetworkOption = None,
+    weights: WeightsOption = None,
+    prior: PriorOption = None,
+    inference: MethodOption = None,
+    likelihood: LikelihoodOption = None,
+    data: DataOption = None,
+    data_dir: DataDirOption = None,
+    examples: ExamplesOption = None,
+    epochs: EpochsOption = None,
+    pretrain_epochs: PretrainOption = None,
+    kl_weight: KlWeightOption = None,
+    chains: ChainsOption = None,
+    draws: DrawsOption = None,
+    seed: SeedOption = None,
+    threads: ThreadsOption = None,
+    device: DeviceOption = None,
+    options: SetOption = None,
+    out_dir: OutOption = None,
+    resume: ResumeOption = None,
+) -> None:
+    """Fit the posterior and write it to a run directory."""
+    from pyro_compress.inference.loop import processes
+    from pyro_compress.pipeline import steps
+
+    with processes.joined() as here:
+        settings, directory = _settings(
+            here, entry, resume, out_dir, network=network, weights=weights, prior=prior, inference=inference,
+            likelihood=likelihood, data=data, examples=examples, epochs=epochs, pretrain_epochs=pretrain_epochs,
+            kl_weight=kl_weight, chains=chains, draws=draws, seed=seed, threads=threads, device=device,
+            options=options,
+        )  # fmt: skip
+        run_directory = steps.RunDirectory(directory)
+        with _resumable(run_directory, "fit"):
+            loaded = _load(here, settings, data_dir)
+            _fit(here, run_directory, settings, loaded, resume=resume is not None, quiet=False)
+        show(f"posterior in {directory}; next: pyro-compress analyse {directory}")
+
+
+def sweep(
+    entries: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ENTRY...", help="Zoo entries; none prints the table of what is there."),
+    ] = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the run directories.")] = Path("runs/sweep"),
+    seeds: Annotated[str, typer.Option("--seeds", metavar="SEED...", help="One or more: --seeds 0 1 2.")] = "0",
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", min=1, help="Runs at a time; as many as there are cores for if not given."),
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Torch threads of each run.")] = 2,
+    through: Annotated[
+        str, typer.Option("--through", help="ray, processes, or auto: Ray where it is installed.")
+    ] = "auto",
+    data_dir: DataDirOption = None,
+    epochs: EpochsOption = None,
+    pretrain_epochs: PretrainOption = None,
+    kl_weight: KlWeightOption = None,
+    device: DeviceOption = None,
+    options: SetOption = None,
+) -> None:
+    """Run zoo entries with several seeds, some at a time, and print the median and the worst over seeds.
+
+    Given again it goes on: finished runs are not repeated, interrupted ones are resumed.
+    """
+    from pyro_compress.pipeline import sweeping
+
+    names, numbers = sweeping.entries_and_seeds(entries or [], seeds)
+    given = {
+        "--data-dir": data_dir and data_dir.resolve(), "--epochs": epochs, "--pretrain-epochs": pretrain_epochs,
+        "--kl-weight": kl_weight, "--device": device,
+    }  # fmt: skip
+    wishes = [str(word) for name, value in given.items() if value is not None for word in (name, value)]
+    wishes += [word for option in options or [] for word in ("--set", option)]
+    tasks = sweeping.tasks_of(names, numbers, out_dir, threads, wishes)
+    failed = sweeping.run_all(tasks, processes=processes, through=through, say=say(False))
+    for row in sweeping.table(sweeping.collect(out_dir)):
+        show(row)
+    sweeping.refuse_failures(failed, len(tasks))
+
+
+def report(run: "RunDirectory", settings: "RunSettings", data: "DataSet", as_json: bool) -> None:
+    """Evaluate a run and print its results."""
+    from pyro_compress.pipeline import evaluation
+
+    results = evaluation.evaluate_run(run, settings, data)
+    if as_json:
+        print(json.dumps(results, indent=2))
+    else:
+        from pyro_compress.report.table import results_table
+
+        show(results_table(results))
+        show(f"everything is in {run.path}")
+
+
+def _settings(
+    here: "Ranks", entry: str | None, resume: Path | None, out_dir: Path | None, **given: Any
+) -> "tuple[RunSettings, Path]":
+    """The run's settings and directory from the options of `run` and `fit`, the same on every rank."""
+    from pyro_compress.pipeline.run_options import choose_settings
+
+    return here.from_first(lambda: choose_settings(entry, resume, out_dir, **given))
+
+
+def _load(here: "Ranks", settings: "RunSettings", data_dir: Path | None) -> "DataSet":
+    """The data; the first rank reads them first, which may download them."""
+    from pyro_compress.pipeline import steps
+
+    held: list[DataSet] = []
+    here.from_first(lambda: held.append(steps.load_data(settings, data_dir)))
+    return held[0] if held else steps.load_data(settings, data_dir)
+
+
+def _fit(
+    here: "Ranks", run: "RunDirectory", settings: "RunSettings", data: "DataSet", *, resume: bool, quiet: bool
+) -> None:
+    from pyro_compress.pipeline import progress, steps
+
+    if resume and here.from_first(run.posterior.exists):
+        return
+    method = settings.build_method()
+    with progress.epoch_bars(err, quiet=quiet or not here.first) as bars:
+        pretrains = settings.pretrain_epochs and not run.initial.exists()
+        steps.fit_step(
+            run,
+            settings,
+            data,
+            resume=resume,
+            pretrain_callbacks=[bars.phase("pretraining epoch", settings.pretrain_epochs)] if pretrains else [],
+            callbacks=[bars.phase(method.round_name, method.rounds)],
+            watcher=bars.watcher,
+        )
+
+
+@contextmanager
+def _resumable(run: "RunDirectory", command: str) -> Iterator[None]:
+    """Ctrl-C ends with one line that says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not run.settings.exists():
+            raise
+        show(f"\nstopped; finished epochs are kept: go on with  pyro-compress {command} --resume {run.path}", err)
+        raise typer.Exit(130) from None

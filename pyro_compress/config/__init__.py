@@ -1,0 +1,1 @@
+"""Objects from words: `module:factory`, and keyword options held against a dataclass."""

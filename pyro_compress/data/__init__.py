@@ -1,0 +1,19 @@
+"""Named data sets, their files on disk and the user's own examples."""
+
+from typing import TYPE_CHECKING
+
+from pyro_compress._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from pyro_compress.data.dataset import DataSet, as_data, batches, from_factory, load, stratified_split
+
+_NAMES = {
+    "DataSet": "pyro_compress.data.dataset",
+    "as_data": "pyro_compress.data.dataset",
+    "batches": "pyro_compress.data.dataset",
+    "from_factory": "pyro_compress.data.dataset",
+    "load": "pyro_compress.data.dataset",
+    "stratified_split": "pyro_compress.data.dataset",
+}
+__all__ = ["DataSet", "as_data", "batches", "from_factory", "load", "stratified_split"]
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)

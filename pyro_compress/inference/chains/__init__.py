@@ -1,0 +1,1 @@
+"""What Markov chain methods share."""

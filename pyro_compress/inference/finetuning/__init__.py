@@ -1,0 +1,1 @@
+"""Training on from a decision: values on their grid, and batch-norm statistics."""

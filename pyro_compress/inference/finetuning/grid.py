@@ -1,0 +1,163 @@
+"""Fine-tuning on the grid: the values that a decision stores, re-fitted where they will be stored.
+
+    minimise over θ   −Σ_i log p(y_i | x_i, Q(θ)) + γ Σ_j ln(|θ_j| + Δ/2),    Q(θ) = Δ · round(θ / Δ)
+
+The second term is −ln p of the truncated log-uniform prior on a grid of step Δ, so this is the MAP estimate under
+that prior restricted to what the file can hold; γ trades nats of fit against code length.  Gradients pass straight
+through Q (Bengio et al. 2013).  Weights that the decision pruned stay zero.
+
+With a teacher, y_i is replaced by E[y | x_i, D] of the posterior predictive: the one network that is stored then learns
+what the whole posterior says, and not the training labels by heart (Korattikara et al. 2015).  With noise, the network
+is run at Q(θ) + σ ε, so that weights stay where the data leave them room.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pyro_compress.data import dataset as data_module
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.errors import NetworkError
+from pyro_compress.inference.finetuning.batch_norm import refuse_batches_of_one
+from pyro_compress.inference.gradient.gradient_method import linear, refuse_non_finite
+from pyro_compress.inference.loop.alone import alone
+from pyro_compress.inference.loop.devices import on_device, seed_generators
+from pyro_compress.inference.loop.dtypes import default_dtype
+from pyro_compress.inference.loop.processes import Ranks
+from pyro_compress.models.likelihoods import Likelihood
+
+
+@dataclass(frozen=True, eq=False)
+class GridSite:
+    """One parameter tensor of shape S on its grid.
+
+    Attributes:
+        value: float, S: where fine-tuning starts.
+        kept: bool, S: False stays zero for ever.
+        step: Δ, or None for a tensor that is stored as float32.
+        noise: float, S: σ of the noise that training adds to what is kept, or None.
+    """
+
+    value: torch.Tensor
+    kept: torch.Tensor
+    step: float | None
+    noise: torch.Tensor | None = None
+
+    def quantised(self, value: torch.Tensor) -> torch.Tensor:
+        """Q(value), zero where not kept."""
+        rounded = value if self.step is None else torch.round(value / self.step) * self.step
+        return rounded * self.kept
+
+    def noisy(self, value: torch.Tensor) -> torch.Tensor:
+        """Q(value) + σ ε, zero where not kept."""
+        quantised = self.quantised(value)
+        return quantised if self.noise is None else quantised + self.noise * torch.randn_like(value) * self.kept
+
+
+@alone()
+@default_dtype(torch.float32)
+def fine_tune(
+    network: nn.Module,
+    sites: Mapping[str, GridSite],
+    data: DataSet,
+    likelihood: Likelihood,
+    *,
+    epochs: int,
+    rate_weight: float,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    teacher: torch.Tensor | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Fine-tune every site on its grid, on the device of the data; ranks that have been joined share every batch.
+
+    Args:
+        network: module whose parameters are overwritten during the call; give a copy.
+        sites: by dotted parameter name; parameters not named stay as they are, and so do frozen ones.
+        data: training part only is used.
+        likelihood: p(y | output).
+        epochs: passes over the training data; the learning rate falls linearly to zero.
+        rate_weight: γ, in nats of the whole data set per nat of code.
+        batch_size, learning_rate: of Adam.
+        seed: decides the batches, the noise of dropout layers and that of the sites.
+        teacher: means of y to learn in place of the targets, (training examples, ...); of the posterior predictive.
+        progress: called with the number of finished epochs.
+
+    Raises:
+        InferenceError: the loss is not finite; says the epoch.
+            Also a batch norm that would see one example.
+        NetworkError: parameters that were made in inference mode, which torch lets nobody overwrite.
+
+    Returns:
+        The fine-tuned values before rounding, by name; round them with the site's grid.
+    """
+    parameters = dict(network.named_parameters())
+    for name, parameter in parameters.items():
+        if parameter.is_inference():
+            raise NetworkError(f"parameter '{name}' was made in inference mode and cannot be trained: give a copy")
+    # laid out as the parameters are, whose gradients a fused optimizer pairs with them number by number in memory
+    hidden = {name: torch.empty_like(parameters[name]).detach() for name in sites}
+    for name, site in sites.items():
+        hidden[name].copy_(site.value.detach() * site.kept)
+    optimizer = torch.optim.Adam(hidden.values(), lr=learning_rate, fused=True)
+    steps = epochs * data_module.number_of_batches(len(data.train_x), batch_size)
+    done, ranks, device = 0, Ranks.here(), data.train_x.device
+    refuse_batches_of_one(network, data.train_x, batch_size, ranks.count)
+    ranks.send_from_first(hidden.values())
+    network.train()
+    with on_device(device):
+        seed_generators(ranks.stream(seed), device)  # the network may have dropout
+        targets = data.train_y if teacher is None else teacher.to(device)
+        for epoch in range(epochs):
+            for x, y in data_module.batches(data.train_x, targets, batch_size, seed + 7919, epoch):
+                with ranks.together(hidden.values(), network.buffers()):
+                    _place(parameters, {name: site.noisy(hidden[name]) for name, site in sites.items()})
+                    network.zero_grad(set_to_none=True)
+                    loss = _loss(network, likelihood, ranks.deal(x), ranks.deal(y), taught=teacher is not None)
+                    refuse_non_finite(loss, f"fine-tuning on the grid, epoch {epoch}", {})
+                    loss.backward()
+                    _pass_gradients(parameters, sites, hidden, rate_weight / data.N)
+                    ranks.average(hidden.values(), network.buffers())
+                optimizer.param_groups[0]["lr"] = learning_rate * linear(done / steps)
+                optimizer.step()
+                done += 1
+            if progress is not None:
+                progress(epoch + 1)
+    _place(parameters, {name: site.quantised(hidden[name]) for name, site in sites.items()})
+    network.eval()
+    return {name: value * sites[name].kept for name, value in hidden.items()}
+
+
+def _loss(
+    network: nn.Module, likelihood: Likelihood, x: torch.Tensor, y: torch.Tensor, *, taught: bool
+) -> torch.Tensor:
+    output = network(x)
+    if taught:
+        return likelihood.cross_entropy(output, y).mean()
+    likelihood.check(output, y)
+    return -likelihood.distribution(output).log_prob(y).sum() / len(y)
+
+
+def _place(parameters: Mapping[str, nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in values.items():
+            parameters[name].copy_(value)
+
+
+def _pass_gradients(
+    parameters: Mapping[str, nn.Parameter],
+    sites: Mapping[str, GridSite],
+    hidden: Mapping[str, torch.Tensor],
+    penalty: float,
+) -> None:
+    """Straight-through: θ takes the gradient of Q(θ), plus that of the code length, where it is kept."""
+    for name, site in sites.items():
+        gradient = parameters[name].grad
+        assert gradient is not None
+        value = hidden[name]
+        if site.step is not None and penalty > 0:
+            gradient.add_(torch.sign(value) / (value.abs() + site.step / 2), alpha=penalty)
+        hidden[name].grad = gradient.mul_(site.kept)

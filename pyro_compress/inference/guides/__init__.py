@@ -1,0 +1,1 @@
+"""Approximate posteriors as Pyro guides, and the effect handlers that sample outputs, not weights."""

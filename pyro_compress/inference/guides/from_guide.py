@@ -1,0 +1,70 @@
+"""The posterior that a guide stands for, in closed form."""
+
+from collections.abc import Mapping
+
+import torch
+
+from pyro_compress.inference.contract import Model
+from pyro_compress.inference.gradient.gradient_method import as_array, buffer_arrays
+from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.joint import JointGuide
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.priors.base import GroupStatistic, Moments
+from pyro_compress.posterior.posterior import Groups, Latent, ParameterPosterior, Posterior
+
+
+def exact_moments(model: Model, guide: Guide | JointGuide) -> dict[str, ParameterPosterior]:
+    """Of every parameter whose moments under the guide have a closed form.
+
+    Those are sites of their own that are normal; where sites are independent, what priors make of such sites as well.
+    """
+    moments = guide.moments()
+    if isinstance(model, BayesianNetwork):
+        closed = set(model.free_values()) if isinstance(guide, Guide) else set()
+        for parameter, prior in model.parameters_covered:
+            sites = prior.latents(parameter, torch.zeros(parameter.shape))
+            known = isinstance(guide, Guide) or parameter.name in guide.sites
+            if known and not any(site.family == "transformed" for site in sites):
+                closed.add(parameter.name)
+        return {name: found for name, found in parameter_moments(model, moments).items() if name in closed}
+    return {
+        name: ParameterPosterior(as_array(found.mean), as_array(found.variance), "site")
+        for name, found in moments.items()
+        if guide.sites[name].transform is None
+    }
+
+
+def posterior_from_guide(model: BayesianNetwork, guide: Guide) -> Posterior:
+    """Closed-form posterior: the moments of every parameter and the guide of every site."""
+    with torch.no_grad():
+        sites = guide.moments()
+        parameters = parameter_moments(model, sites)
+    assert guide.is_closed_form
+    latents = {name: _latent(site) for name, site in sites.items()}
+    return Posterior(parameters, latents, buffer_arrays(model), kind="iid")
+
+
+def parameter_moments(model: BayesianNetwork, sites: Mapping[str, Moments]) -> dict[str, ParameterPosterior]:
+    """Moments of every parameter of the network, in its order, from those of the latent sites."""
+    parameters = {}
+    for parameter, prior in model.parameters_covered:
+        mean, variance = prior.weight_moments(parameter, sites)
+        groups = _groups(parameter.group_axis, prior.group_statistic(parameter, sites))
+        parameters[parameter.name] = ParameterPosterior(
+            as_array(mean), as_array(variance), type(prior).__name__, groups
+        )
+    for name, value in (model.free_values() | model.frozen_values()).items():
+        value_array = as_array(value)
+        parameters[name] = ParameterPosterior(value_array, 0 * value_array, "point")
+    return {name: parameters[name] for name, _ in model.network.named_parameters()}
+
+
+def _latent(site: Moments) -> Latent:
+    family = "lognormal" if site.family == "lognormal" else "normal"
+    return Latent(family, as_array(site.mean), as_array(site.variance.sqrt()))
+
+
+def _groups(axis: int | None, statistic: GroupStatistic | None) -> Groups | None:
+    if statistic is None or axis is None:
+        return None
+    return Groups(axis, statistic.name, as_array(statistic.value), statistic.threshold, as_array(statistic.scale))

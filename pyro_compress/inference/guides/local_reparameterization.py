@@ -1,0 +1,38 @@
+"""Local reparameterization as an effect handler around a guide (Kingma, Salimans & Welling 2015).
+
+    with LocalReparameterization():
+        guide_trace = poutine.trace(guide).get_trace(...)
+
+Every sample site whose guide is a normal or a log-normal then holds a lazy value instead of a sample.  Scalars
+(a layer's global scale) are drawn once as usual.  Nothing is patched; outside the context nothing changes.
+"""
+
+from typing import Any, ClassVar
+
+from pyro.poutine.messenger import Messenger
+from torch.distributions import Independent, LogNormal, Normal
+
+from pyro_compress.inference.guides.lazy_values import LazyLogNormal, LazyNormal
+
+
+class LocalReparameterization(Messenger):
+    """Replaces samples by lazy values; see the module's text."""
+
+    lazy_normal: ClassVar[type[LazyNormal]] = LazyNormal
+
+    def _pyro_sample(self, message: Any) -> None:
+        # what other values are made of is no weight or scale itself
+        if message["is_observed"] or message["done"] or message["infer"].get("is_auxiliary"):
+            return
+        base = message["fn"]
+        while isinstance(base, Independent):
+            base = base.base_dist
+        if not message["fn"].event_shape:
+            return
+        if isinstance(base, LogNormal):
+            message["value"] = LazyLogNormal(self.lazy_normal(base.loc, base.scale))
+        elif isinstance(base, Normal):
+            message["value"] = self.lazy_normal(base.loc, base.scale)
+        else:
+            return
+        message["done"] = True

@@ -1,0 +1,1 @@
+"""Independent draws: importance and rejection sampling."""

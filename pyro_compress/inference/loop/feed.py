@@ -1,0 +1,118 @@
+"""What a fit runs over: tensors that are a model's arguments, in batches or as a whole."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from pyro_compress.data.dataset import DataSet, as_data, batch_sizes, generator_for
+from pyro_compress.errors import InferenceError
+from pyro_compress.inference.loop.alone import own
+from pyro_compress.inference.loop.processes import Ranks
+from pyro_compress.inference.loop.targets import refuse_targets
+from pyro_compress.models.arguments import Arguments
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.rows import examples_of
+
+Batch = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The arguments of a model, all examples of them.
+
+    Attributes:
+        tensors: one per argument; a BayesianNetwork takes inputs and targets.
+        size: N, number of examples that the likelihood is scaled to.
+        name: of the data.
+        validation: inputs and targets held out, or None.
+        classes: names of those that the targets count; None where they are no labels, or nobody said.
+        ranks: that share every batch.
+        may_split: raises an InferenceError where the rows of the arguments may not come apart; None where they may.
+        call: what else a Pyro model is called with, or None.
+    """
+
+    tensors: Batch
+    size: int
+    name: str
+    validation: Batch | None = None
+    classes: tuple[str, ...] | None = None
+    ranks: Ranks = field(default_factory=Ranks, compare=False, repr=False)
+    may_split: Callable[[], object] | None = field(default=None, compare=False, repr=False)
+    call: Arguments | None = None
+
+    @staticmethod
+    def of(model: Any, data: Any) -> "Feed":
+        """What `fit` was given, as a model takes it.
+
+        Args:
+            model: a BayesianNetwork, or any Pyro model.
+            data: for networks what `data.dataset.as_data` takes; for other models a DataSet, or their arguments: a
+                tuple, or a dict by name.  See `Arguments` for what of these is data.
+
+        Raises:
+            DataError: none of those.
+        """
+        if isinstance(model, BayesianNetwork):
+            data = as_data(data)
+            refuse_targets(model, data)
+        if isinstance(data, DataSet):
+            held = (own(data.validation_x), own(data.validation_y)) if len(data.validation_x) else None
+            return Feed((own(data.train_x), own(data.train_y)), data.N, data.name, held, data.classes)
+        given, call = Arguments.taken_apart(data)
+        tensors = tuple(own(tensor) for tensor in given)
+        # without data N counts as 1, so that an objective per example is the whole one
+        return Feed(tensors, max(1, examples_of(tensors)), "user data", call=call)
+
+    def on(self, device: torch.device, ranks: Ranks) -> "Feed":
+        """The same on a device, shared by ranks."""
+        validation = self.validation and tuple(part.to(device) for part in self.validation)
+        tensors = tuple(part.to(device) for part in self.tensors)
+        return replace(self, tensors=tensors, validation=validation, ranks=ranks)
+
+    @property
+    def held(self) -> int:
+        """Number of examples in memory: those of an epoch."""
+        return examples_of(self.tensors)
+
+    @property
+    def in_batches(self) -> int:
+        """Number of examples that batches are taken from; 0 where the arguments come as a whole."""
+        return self.held if self.can_batch else 0
+
+    @property
+    def can_batch(self) -> bool:
+        """Whether all arguments have the same number of examples along their first axis."""
+        return bool(self.tensors) and all(part.ndim and len(part) == self.held for part in self.tensors)
+
+    def batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+        """One epoch of shuffled batches, of each this rank's share; the order depends on (seed, epoch) alone.
+
+        What comes as a whole keeps the order that it was given in: a batch that holds everything, on one rank, and
+        arguments that are no examples side by side.
+
+        Raises:
+            InferenceError: the rows of a Pyro model's arguments may not come apart.
+        """
+        if batch_size < 1:
+            raise InferenceError(f"the batch size is {batch_size}; it must be at least 1")
+        sizes = batch_sizes(self.held, batch_size)
+        whole = not self.can_batch or len(sizes) == 1
+        if whole and (not self.can_batch or self.ranks.count == 1 or not self._splits()):
+            self.ranks.deal_whole()
+            return iter((self.tensors,))
+        if self.may_split is not None:
+            self.may_split()
+        order = torch.randperm(self.held, generator=generator_for(seed, epoch), device="cpu").to(self.tensors[0].device)
+        shares = (self.ranks.deal(chosen) for chosen in order.split(sizes))
+        return (tuple(part[chosen] for part in self.tensors) for chosen in shares)
+
+    def _splits(self) -> bool:
+        """Whether ranks may have a share each of what is one batch."""
+        try:
+            if self.may_split is not None:
+                self.may_split()
+        except InferenceError:
+            return False
+        return True

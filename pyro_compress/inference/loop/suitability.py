@@ -1,0 +1,140 @@
+"""Whether a network, its likelihood and the data go together: looked at before the first step, as before a file.
+
+What would end in torch's own errors, or in a wrong result, is refused.  A network that can be fitted, but is none that
+a file can hold (attention, concatenation, a layer used twice), is fitted and said to be so.
+"""
+
+import copy
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.errors import DataError, NetworkError, UnstorableError, UnstorableWarning
+from pyro_compress.inference.loop.feed import Feed
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.checking import check_network, check_numbers
+from pyro_compress.models.likelihoods import Categorical
+from pyro_compress.models.probing import BATCH, FEW, are_rows, first_line
+from pyro_compress.models.tracing import trace
+
+
+def check_fit(model: BayesianNetwork, feed: Feed) -> None:
+    """Refuse a network that cannot be fitted to these data; see the head of this module.
+
+    Args:
+        model: is left as it is: copies of its network are run.
+        feed: inputs and targets, where the model is.
+
+    Raises:
+        NetworkError: what `trace` refuses, other than for the sake of the file.
+        DataError: targets that do not go with the network's outputs.
+    """
+    x = feed.tensors[0]
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            trace(copy.deepcopy(model.network), tuple(x.shape[1:]))
+        except UnstorableError as error:
+            _check_rows(model, x)
+            said = f"the network is fitted, but no file can hold it: {error}"
+            warnings.warn(said, UnstorableWarning, stacklevel=4)
+        output = _training_output(copy.deepcopy(model), _few(x, BATCH))
+    _check_outputs(model, output, feed)
+
+
+def check_before_copying(model: BayesianNetwork) -> None:
+    """What can be told from the network's modules and numbers alone."""
+    check_network(model.network)
+    check_numbers(model.network)
+
+
+def check_classes(data: DataSet | Feed, output_shape: tuple[int, ...], what: str) -> None:
+    """Refuse data whose targets are no class labels, or have more classes than `what` has outputs.
+
+    Raises:
+        DataError: says both numbers.
+    """
+    if data.classes is None:
+        raise DataError(
+            f"{data.name} has no class labels, which the categorical likelihood needs: give --likelihood, or "
+            "likelihood= from Python"
+        )
+    if len(output_shape) != 1 or output_shape[0] < len(data.classes):
+        raise DataError(f"{what} returns outputs of shape {output_shape}, {data.name} has {len(data.classes)} classes")
+
+
+def _few(x: Tensor, count: int) -> Tensor:
+    """The first examples, over again where there are fewer."""
+    return x[torch.arange(count, device=x.device) % len(x)]
+
+
+def _check_rows(model: BayesianNetwork, x: Tensor) -> None:
+    """What `trace` looks at in networks that it can describe: few examples give the rows that more of them give."""
+    network, x = copy.deepcopy(model.network).eval(), _few(x, BATCH)
+    whole = _run(network, x)
+    is_random = not torch.equal(whole, _run(network, x))
+    for few in FEW:
+        part = _run(network, x[:few])
+        if not (part.shape == whole[:few].shape if is_random else are_rows(part, whole)):
+            raise NetworkError(
+                f"{type(network).__name__} returns shape {tuple(part.shape)} for a batch of {few} and "
+                f"{tuple(whole.shape)} for one of {BATCH}, or mixes examples: what becomes of one example may not "
+                "depend on the others (flatten(1) in place of squeeze(), for example)"
+            )
+
+
+def _run(network: torch.nn.Module, x: Tensor) -> Tensor:
+    try:
+        with torch.no_grad():
+            found = network(x.clone())
+    except Exception as error:
+        shape = f"a batch of {len(x)} examples of shape {tuple(x.shape[1:])}"
+        raise NetworkError(f"the network does not accept {shape}: {first_line(error)}") from error
+    return _one_tensor(network, found)
+
+
+def _one_tensor(network: torch.nn.Module, found: object) -> Tensor:
+    if not isinstance(found, Tensor) or not found.ndim:
+        kind = "a number" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise NetworkError(f"{type(network).__name__} returns {kind}, expected one tensor with a row per example")
+    return found
+
+
+def _training_output(model: BayesianNetwork, x: Tensor) -> Tensor:
+    """What it returns as it is fitted, with values in place of its parameters; refuses those that do not matter."""
+    network = model.network.train()
+    values = {name: value.detach().clone().requires_grad_() for name, value in network.named_parameters()}
+    try:
+        output = _one_tensor(network, model.call_network(values, x.clone()))
+    except NetworkError:
+        raise
+    except Exception as error:
+        raise NetworkError(
+            f"the network does not accept {len(x)} examples of shape {tuple(x.shape[1:])} in training mode: "
+            f"{first_line(error)}"
+        ) from error
+    _check_used(values, output)
+    return output.detach()
+
+
+def _check_used(values: Mapping[str, Tensor], output: Tensor) -> None:
+    found: tuple[Tensor | None, ...] = (None,) * len(values)
+    if output.requires_grad:
+        found = torch.autograd.grad(output.sum(), list(values.values()), allow_unused=True)
+    for name, gradient in zip(values, found, strict=True):
+        if gradient is None:
+            raise NetworkError(f"parameter {name} is not used by the forward pass: remove its module from the network")
+
+
+def _check_outputs(model: BayesianNetwork, output: Tensor, feed: Feed) -> None:
+    name = type(model.network).__name__
+    if isinstance(model.likelihood, Categorical):
+        check_classes(feed, tuple(output.shape[1:]), f"network {name}")
+        if bool((output >= 0).all()) and torch.allclose(output.sum(-1), torch.ones_like(output[..., 0]), atol=1e-5):
+            raise NetworkError(
+                f"{name} returns probabilities: let the network return the logits, the likelihood applies the softmax"
+            )
+    model.likelihood.check(output, _few(feed.tensors[1], len(output)))

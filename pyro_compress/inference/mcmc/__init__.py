@@ -1,0 +1,1 @@
+"""Markov chains that keep the posterior: Metropolis, HMC, NUTS; and Metropolis on part of the data."""

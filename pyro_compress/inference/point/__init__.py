@@ -1,0 +1,1 @@
+"""One value per parameter: MAP, dropout."""

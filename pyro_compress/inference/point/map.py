@@ -1,0 +1,207 @@
+"""Plain gradient descent on one value per parameter: maximum a posteriori, the degenerate case of inference.
+
+    minimise over w   −(N/n) Σ_i log p(y_i | x_i, w) − log p(w)
+
+With momentum SGD and a normal prior this is SGD with weight decay.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import nn
+
+from pyro_compress.errors import PosteriorWarning
+from pyro_compress.inference.contract import Info, Method, Model, left_at_defaults
+from pyro_compress.inference.defaults.mode import left_to_find
+from pyro_compress.inference.gradient.elbo import ElboTerms
+from pyro_compress.inference.gradient.gradient_method import (
+    GradientMethod,
+    GradientState,
+    as_array,
+    buffer_arrays,
+    build_optimizer,
+)
+from pyro_compress.inference.loop.feed import Batch, Feed
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.names import attribute_name, dotted_name
+from pyro_compress.models.parameters import Parameter
+from pyro_compress.models.priors.base import LatentSite, Prior
+from pyro_compress.models.sites import refuse_other_sites
+from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
+
+Covered = tuple[tuple[Parameter, Prior], ...]
+
+
+@dataclass(frozen=True)
+class MAP(GradientMethod):
+    """One value per parameter, by gradient descent.
+
+    A prior enters with the density of its sites: that of the weight for `Normal`, `ScaleMixture` and the truncated
+    `LogUniform`; of a prior with several sites, such as a weight and its unknown scale, all are estimated at the mode
+    of their joint density (which may have none: where weights and their scale vanish together).  Improper priors have
+    no density, and that of the group priors grows without bound as their scales vanish (`Prior.has_mode`): those count
+    as flat, with a warning, so with them alone this is maximum likelihood and the complexity that is reported is 0
+    nats.  A latent of the likelihood, such as an unknown noise scale, is estimated too.  Of any other Pyro model every
+    latent site is.  Every density is that in the site's own space (no Jacobian enters).  What was flat, and what was
+    joint, stands in the provenance as 'priors'.
+
+    Args:
+        epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
+    """
+
+    def for_model(self, model: Model, feed: Feed) -> Method:
+        """`Mode` for a Pyro model, where nothing was set."""
+        return (left_at_defaults(self) and left_to_find(model, feed)) or self
+
+    def init(self, model: Model, size: int, seed: int, held: int | None = None) -> "PointState":
+        points = Points(model)
+        if points.kinds.flat:
+            names = ", ".join(parameter.name for parameter, _ in points.kinds.flat)
+            warnings.warn(
+                f"{type(self).__name__} takes the prior of {names} as flat: it is improper, or its density grows "
+                "without bound as scales vanish, so that it has no mode; use SVI(...) to have it count",
+                PosteriorWarning,
+                stacklevel=2,
+            )
+        groups = [{"params": list(points.parameters()), "multiplier": 1.0}]
+        optimizer = build_optimizer(self.optimizer, groups, self.learning_rate)
+        return PointState(model, points, optimizer, size, self.steps(size if held is None else held))
+
+    def step(self, state: "PointState", batch: Batch) -> Info:
+        rate = self.begin(state)
+        terms = self.estimate(state, batch)
+        self.descend(state, terms.objective(1.0) / state.size, {**terms.by_site, "y": terms.data})
+        self.finish(state)
+        return Info(float(terms.data.detach()), float(terms.complexity.detach()), 1.0, rate)
+
+    def terms(self, state: "PointState", batch: Batch) -> ElboTerms:
+        """Log-likelihood and −log prior at the present values, total nats; by site."""
+        model, weights, latents = state.model, state.points.unmade_weights(), state.points.latents()
+
+        def program() -> None:
+            if not isinstance(model, BayesianNetwork):
+                model.forward(*batch, size=state.size)
+                return
+            for parameter, prior in state.points.kinds.single:
+                prior.sample(parameter)
+            made = {parameter.name: prior.sample(parameter) for parameter, prior in state.points.kinds.joint}
+            x, y = batch
+            model.observe(weights | made, x, y, size=state.size)
+
+        at = weights | latents
+        trace = poutine.trace(poutine.condition(program, data=at)).get_trace()
+        trace.compute_log_prob()
+        refuse_other_sites(trace, latents)
+        data, by_site = torch.zeros(()), {}
+        for name in trace.observation_nodes:
+            log_prob = trace.nodes[name]["log_prob_sum"]
+            if name in at:
+                by_site[name] = -log_prob
+            else:
+                data = data + log_prob
+        return ElboTerms(data, sum(by_site.values(), torch.zeros(())), by_site)
+
+    def draw(self, state: "PointState") -> Posterior:
+        found = state.points.weights() if isinstance(state.model, BayesianNetwork) else state.points.latents()
+        parameters = {name: _point(value) for name, value in found.items()}
+        return Posterior(parameters, {}, buffer_arrays(state.model), kind="point", provenance=self.said(state))
+
+    def said(self, state: "PointState") -> dict[str, Any]:
+        """Of priors, for the provenance, where there is more to say than that each has its density at the weight."""
+        lists = {"flat": state.points.kinds.flat, "joint mode of all sites": state.points.kinds.joint}
+        found = {key: [parameter.name for parameter, _ in held] for key, held in lists.items() if held}
+        return {"priors": found} if found else {}
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """How priors enter.
+
+    Attributes:
+        single: by their density at the weight, which is their only site.
+        joint: by that of several sites, or of one in a space of its own, from which the weight is made.
+        flat: not at all.
+    """
+
+    single: Covered
+    joint: Covered
+    flat: Covered
+
+    @staticmethod
+    def of(covered: Covered) -> "Kinds":
+        """Sort what priors cover."""
+        found: dict[str, list[tuple[Parameter, Prior]]] = {"single": [], "joint": [], "flat": []}
+        for parameter, prior in covered:
+            sites = prior.latents(parameter, torch.zeros(parameter.shape))
+            itself = [site.name for site in sites] == [parameter.name] and sites[0].to_support is None
+            density = prior.is_proper and prior.has_mode
+            found["flat" if not density else "single" if itself else "joint"].append((parameter, prior))
+        return Kinds(**{kind: tuple(pairs) for kind, pairs in found.items()})
+
+
+class Points(nn.Module):
+    """One trained tensor per network parameter and per latent of the likelihood, started at the present values.
+
+    Frozen parameters stay as they are.  In place of a parameter whose prior has several sites there is one per site; of
+    a model that is no network there is one per latent site.  Sites are trained in unconstrained space.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        free, present = model.free_values(), dict(model.network.named_parameters())
+        self.names, self.kinds = list(present), Kinds.of(model.parameters_covered)
+        self.sites: tuple[LatentSite, ...] = model.latents()
+        if isinstance(model, BayesianNetwork):
+            joint = ((parameter, prior, present[parameter.name].detach()) for parameter, prior in self.kinds.joint)
+            of_priors = [site for parameter, prior, value in joint for site in prior.latents(parameter, value)]
+            self.sites = (*model.likelihood.latents(), *of_priors)
+        self.weight, self.latent = nn.Module(), nn.Module()
+        self.frozen = model.frozen_values() if isinstance(model, BayesianNetwork) else {}
+        made = {parameter.name for parameter, _ in self.kinds.joint}
+        for name, value in present.items():
+            if name not in made and name not in self.frozen:
+                self.weight.register_parameter(attribute_name(name), _trained(free.get(name, value)))
+        for site in self.sites:
+            self.latent.register_parameter(attribute_name(site.name), _trained(site.loc.expand(site.shape)))
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """By dotted name, in the network's order."""
+        found = self.unmade_weights()
+        with poutine.block(), poutine.condition(data=self.latents()):
+            found |= {parameter.name: prior.sample(parameter) for parameter, prior in self.kinds.joint}
+        return {name: found[name] for name in self.names}
+
+    def unmade_weights(self) -> dict[str, torch.Tensor]:
+        """Those that are not made of sites."""
+        trained = {dotted_name(attribute): value for attribute, value in self.weight.named_parameters()}
+        return trained | self.frozen
+
+    def latents(self) -> dict[str, torch.Tensor]:
+        """By site name, in the site's own space; a log-normal one is trained by its logarithm."""
+        found = {}
+        for site in self.sites:
+            value, transform = getattr(self.latent, attribute_name(site.name)), site.to_support
+            found[site.name] = value if transform is None else transform(value)
+        return found
+
+
+class PointState(GradientState):
+    """The points are what is trained."""
+
+    def __init__(
+        self, model: Model, points: Points, optimizer: torch.optim.Optimizer, size: int, steps_planned: int
+    ) -> None:
+        super().__init__(model, {"points": points}, optimizer, size, steps_planned)
+        self.points = points
+
+
+def _trained(value: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(value.detach().clone())
+
+
+def _point(value: torch.Tensor) -> ParameterPosterior:
+    mean = as_array(value)
+    return ParameterPosterior(mean, 0 * mean, "point")

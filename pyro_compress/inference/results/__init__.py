@@ -1,0 +1,1 @@
+"""From draws to a posterior, and what a posterior predicts."""

@@ -1,0 +1,131 @@
+"""From a sampler's draws to a posterior: moments of every parameter, groups, the weights that follow from sites."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from pyro import poutine
+
+from pyro_compress.inference.contract import Model
+from pyro_compress.inference.gradient.gradient_method import as_array, buffer_arrays
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.parameters import Parameter
+from pyro_compress.models.priors.base import GroupStatistic, Moments, Prior
+from pyro_compress.posterior.draws import Draws
+from pyro_compress.posterior.posterior import Groups, ParameterPosterior, Posterior
+
+
+def derived_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """Shapes of the network's parameters that are no site of their own but follow from some, as w = z·w̃ does."""
+    if not isinstance(model, BayesianNetwork):
+        return {}
+    sites = {site.name for site in model.latents()} | set(model.free_values()) | set(model.frozen_values())
+    return {name: tuple(p.shape) for name, p in model.network.named_parameters() if name not in sites}
+
+
+def derived_values(model: Model, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Those parameters, from one value of every site."""
+    if not isinstance(model, BayesianNetwork):
+        return {}
+    with torch.no_grad():
+        weights = poutine.condition(model.sample_weights, data=dict(values))({})
+    return {name: weights[name] for name in derived_shapes(model)}
+
+
+def posterior_from_draws(model: Model, draws: Draws, kind: str) -> Posterior:
+    """Moments of every parameter from its draws.
+
+    Of several Markov chains only one is taken, that of the highest mean log joint: chains of a network lie in modes
+    that are copies of one another (permuted units), between which a mean means nothing.
+
+    Moments have the precision of the draws.
+
+    Args:
+        model: that was sampled.
+        draws: of its sites, and of the parameters that follow from them.
+        kind: 'chains' or 'iid'.
+    """
+    chosen, note = draws, "all draws"
+    if kind == "chains" and draws.chains > 1 and isinstance(model, BayesianNetwork):
+        best = best_chain(draws)
+        chosen, note = draws.select(best), f"chain {best} of {draws.chains}, which has the highest mean log joint"
+    moments = chosen.moments()
+    parameters = (
+        _network_parameters(model, chosen, moments)
+        if isinstance(model, BayesianNetwork)
+        else {
+            name: ParameterPosterior(mean.astype(draws.flat.dtype), variance.astype(draws.flat.dtype), "site")
+            for name, (mean, variance) in moments.items()
+        }
+    )
+    buffers = buffer_arrays(model) if isinstance(model, BayesianNetwork) else {}
+    return Posterior(parameters, {}, buffers, kind, {"moments": note}, {}, draws)
+
+
+def best_chain(draws: Draws) -> int:
+    """The chain whose log joint is highest in the weighted mean over its draws."""
+    if "lp" not in draws.statistics:
+        return 0
+    weights, found = draws.weights(), np.where(np.isfinite(draws.statistics["lp"]), draws.statistics["lp"], -1e300)
+    return int(np.argmax((weights * found).sum(1) / np.maximum(weights.sum(1), math.ulp(0.0))))
+
+
+def _network_parameters(
+    model: BayesianNetwork, draws: Draws, moments: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> dict[str, ParameterPosterior]:
+    priors = {parameter.name: (parameter, prior) for parameter, prior in model.parameters_covered}
+    found, frozen = {}, model.frozen_values()
+    for name, _ in model.network.named_parameters():
+        if name in frozen:
+            found[name] = ParameterPosterior(as_array(frozen[name]), 0 * as_array(frozen[name]), "point")
+            continue
+        mean, variance = (part.astype(draws.flat.dtype) for part in moments[name])
+        if name not in priors:
+            found[name] = ParameterPosterior(mean, 0 * variance, "point")
+            continue
+        parameter, prior = priors[name]
+        # draws lie in memory, whatever device surrounds this
+        with torch.device("cpu"):
+            statistic, groups = _group_statistic(parameter, prior, draws, moments), None
+        if statistic is not None and parameter.group_axis is not None:
+            value, scale = as_array(statistic.value), as_array(statistic.scale)
+            groups = Groups(parameter.group_axis, statistic.name, value, statistic.threshold, scale)
+        found[name] = ParameterPosterior(mean, variance, type(prior).__name__, groups)
+    return found
+
+
+def _group_statistic(
+    parameter: Parameter, prior: Prior, draws: Draws, moments: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> GroupStatistic | None:
+    """What the prior makes of its sites' moments; where z is a product of sites, of z itself.
+
+    A guide's factors are independent and their variances add; those of a posterior are not.
+    """
+    own = [name for name in draws.shapes if name.startswith(f"{parameter.name}.")]
+    sites = {name: Moments("", *(torch.from_numpy(np.asarray(part)).float() for part in moments[name])) for name in own}
+    statistic = prior.group_statistic(parameter, sites)
+    if statistic is None or statistic.name != "variance_log_scale":
+        return statistic
+    small = {name: torch.from_numpy(draws.site(name).astype(np.float64)) for name in own if name in _scales(own)}
+    log_scale = prior.log_scale(parameter, small)
+    assert log_scale is not None
+    weights = torch.from_numpy(draws.weights())[..., None]
+    mean = (weights * log_scale).sum((0, 1))
+    variance = (weights * (log_scale - mean).square()).sum((0, 1))
+    return GroupStatistic(statistic.name, variance, statistic.threshold, mean.exp())
+
+
+def _scales(names: list[str]) -> list[str]:
+    return [name for name in names if not name.endswith(".unscaled")]
+
+
+def point_posterior(model: Model, values: Mapping[str, torch.Tensor]) -> Posterior:
+    """One value of every site as a point estimate of the parameters."""
+    if isinstance(model, BayesianNetwork):
+        values = dict(values) | derived_values(model, values) | model.frozen_values()
+        names = [name for name, _ in model.network.named_parameters()]
+    else:
+        names = list(values)
+    arrays = {name: as_array(values[name]) for name in names}
+    return Posterior({name: ParameterPosterior(v, 0 * v, "point") for name, v in arrays.items()}, kind="point")

@@ -1,0 +1,1 @@
+"""Samplers that follow gradients of batches: SGLD, pSGLD, SGHMC and their cyclical kin."""

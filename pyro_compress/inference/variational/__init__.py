@@ -1,0 +1,1 @@
+"""Variational inference: SVI, Bayes by Backprop, the estimators of their gradients."""

@@ -1,0 +1,129 @@
+"""Stochastic variational inference with the guides that the priors declare.
+
+    minimise  −(N/n) Σ_i E_q log p(y_i | x_i, w) + β KL(q(w) ‖ p(w))
+
+β = 1 is Bayes; every result records the β that was used (Hoffman et al. 2013; Kingma & Welling 2014).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pyro.poutine.messenger import Messenger
+
+from pyro_compress.errors import InferenceError, unknown_name
+from pyro_compress.inference.contract import Method, Model, left_at_defaults
+from pyro_compress.inference.defaults.best_normal import left_to_choose
+from pyro_compress.inference.gradient.elbo import ElboTerms
+from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.flipout import Flipout
+from pyro_compress.inference.guides.joint import FullRank, JointGuide, LowRank, sticking_the_landing
+from pyro_compress.inference.guides.local_reparameterization import LocalReparameterization
+from pyro_compress.inference.loop.feed import Batch, Feed
+from pyro_compress.inference.speed.flat_parameters import is_elementwise
+from pyro_compress.inference.variational.base import VariationalMethod
+from pyro_compress.inference.variational.score_function import Baseline, score_terms
+from pyro_compress.inference.variational.state import VariationalState
+
+# effect handler around the guide by the estimator's name; the score function has an ELBO of its own
+HANDLERS: Mapping[str, Callable[[], Messenger] | None] = {
+    "local": LocalReparameterization,
+    "shared": None,
+    "flipout": Flipout,
+    "score": None,
+}
+GUIDES = ("declared", "full-rank", "low-rank")
+ENTROPIES = ("sampled", "exact")
+
+
+@dataclass(frozen=True)
+class SVI(VariationalMethod):
+    """Stochastic variational inference.
+
+    Args:
+        epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
+        rates, kl_weight, kl_warmup, particles, averaging, draws: see `VariationalMethod`.
+        estimator: 'local' (local reparameterization), 'flipout' (one weight sample per batch, signs per example),
+            'shared' (one weight sample per batch) or 'score' (score function: no gradient through samples).  None
+            is 'local' with the declared guide and 'shared' with the others, which allow for that and 'score' alone.
+        baseline: with 'score', whether running means over the steps before are subtracted.
+        guide: 'declared' (what the priors declare, sites and weights independent), 'full-rank' or 'low-rank': one
+            normal over all latent numbers, log-normal sites on a log scale.  A model that is no `BayesianNetwork`
+            declares nothing: its sites are independent normals in unconstrained space.
+        rank: of 'low-rank'; None is 10, or as many as there are latent numbers.
+        shrink: whether units that the posterior has switched off leave the network while it is trained, see
+            `inference.variational.shrinking`.  None: where priors say what is off (group priors, log-uniform) and the
+            network can.
+        entropy: of a guide over all sites: 'sampled', with gradients through the sample alone, which have no noise left
+            where the guide is the posterior, or 'exact', which has less where no member of the family comes near it.
+    """
+
+    estimator: str | None = None
+    baseline: bool = True
+    guide: str = "declared"
+    rank: int | None = None
+    shrink: bool | None = None
+    entropy: str = "sampled"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.estimator is not None and self.estimator not in HANDLERS:
+            raise InferenceError(unknown_name("estimator", self.estimator, HANDLERS))
+        if self.guide not in GUIDES:
+            raise InferenceError(unknown_name("guide", self.guide, GUIDES))
+        if self.entropy not in ENTROPIES:
+            raise InferenceError(unknown_name("entropy", self.entropy, ENTROPIES))
+        if self.guide != "declared" and self.estimator in ("local", "flipout"):
+            raise InferenceError(
+                f"estimator '{self.estimator}' needs independent weights, which guide '{self.guide}' does not have: "
+                "use 'shared' or 'score'"
+            )
+        if self.shrink and (self.guide != "declared" or not is_elementwise(self.optimizer)):
+            raise InferenceError(
+                "shrink=True needs the declared guide and an optimizer by name that treats every number by itself, "
+                f"such as 'adam'; found guide='{self.guide}', optimizer={self.optimizer!r}"
+            )
+        if self.rank is not None and self.rank < 1:
+            raise InferenceError(f"the rank of a low-rank guide must be at least 1, found rank={self.rank}")
+
+    def for_model(self, model: Model, feed: Feed) -> Method:
+        """`BestNormal` for a Pyro model, where nothing but the guide was set."""
+        if self.guide == "low-rank" or not left_at_defaults(self, ("guide", "draws", "compile", "rank", "shrink")):
+            return self
+        independent = None if self.guide == "declared" else False
+        return left_to_choose(model, feed, self.draws, independent=independent) or self
+
+    def build_guide(self, model: Model) -> Guide | JointGuide:
+        if self.guide == "full-rank":
+            return FullRank(model)
+        return LowRank(model, self.rank) if self.guide == "low-rank" else super().build_guide(model)
+
+    def may_shrink(self, state: VariationalState) -> bool:
+        if self.shrink is False or not isinstance(state.guide, Guide) or not is_elementwise(self.optimizer):
+            return False
+        # averages are of tensors that keep their shapes
+        if state.progress < self.kl_warmup or state.averages:
+            return False
+        return self.shrink or any(prior.switches_off for _, prior in state.model.parameters_covered)
+
+    def refuse_shrinking(self) -> None:
+        if self.shrink:
+            raise InferenceError(
+                "shrink=True needs a network that is a chain of layers without grouped convolutions, with a bias in "
+                "every layer behind the first and no frozen parameters, and priors whose sites belong to weights, "
+                "groups or layers: leave shrink out"
+            )
+
+    def traceable(self, state: VariationalState) -> bool:
+        # a score function's baseline moves
+        return self.estimator != "score" and super().traceable(state)
+
+    def terms(self, state: VariationalState, batch: Batch) -> ElboTerms:
+        """One estimate of the ELBO's terms on a batch."""
+        declared = isinstance(state.guide, Guide)
+        estimator = self.estimator or ("local" if declared else "shared")
+        if estimator == "score":
+            baseline = state.baseline if self.baseline else Baseline()
+            return score_terms(state.model.forward, state.guide.forward, baseline, *batch, size=state.size)
+        handler = HANDLERS[estimator]
+        divergence = None if declared or self.entropy == "exact" else sticking_the_landing
+        return self.estimated(state, batch, handler and handler(), divergence)

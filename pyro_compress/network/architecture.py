@@ -1,0 +1,277 @@
+"""What a network computes, as plain data: layers in order, over one example's input shape.
+
+This is the one description that tracing (`models/tracing.py`), structured removal (`analysis/decisions/structure.py`),
+the file format (`artifact/`) and the runtimes share.  It imports the standard library only, so that a decoder
+on a small device can read it.  Layers that hold numbers carry the dotted name of the module they came from;
+their tensors are named `NAME.weight`, `NAME.bias` (for `ChannelAffine`: `NAME.scale`, `NAME.shift`).
+
+Each layer takes the output of the one before it.  Output 0 is the input, output i what the i-th layer gives (from 1
+on), and two layers refer back to an earlier output by that number: `Add` and `Recall`.  With them a residual network is
+a sequence too; `walk` carries any value through it, and every walk over layers is one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol, TypeVar, Union
+
+Pair = tuple[int, int]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y = x Wᵀ + b over the last axis, W of shape (out_features, in_features)."""
+
+    name: str
+    in_features: int
+    out_features: int
+    bias: bool
+
+
+@dataclass(frozen=True)
+class Conv2d:
+    """Cross-correlation with zero padding, W of shape (out_channels, in_channels / groups, *kernel_size)."""
+
+    name: str
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+    bias: bool
+
+
+class _Convolution(Protocol):
+    """What a `Conv2d` here and torch's own have in common."""
+
+    @property
+    def in_channels(self) -> int: ...
+    @property
+    def kernel_size(self) -> tuple[int, ...]: ...
+    @property
+    def stride(self) -> tuple[int, ...]: ...
+
+
+def breaks_channels_last(convolution: _Convolution) -> bool:
+    """Whether torch must not see a network channels last because of this convolution, ours or a `torch.nn.Conv2d`.
+
+    The gradient of a strided 1 × 1 filter over fewer than 8 channels that lie last writes beyond its memory
+    (torch 2.14.1 on CPUs, where the stride leaves the last row out), which aborts whoever trains the module.
+    """
+    return convolution.kernel_size == (1, 1) and convolution.stride != (1, 1) and convolution.in_channels < 8
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """Batch normalisation over axis 1; tensors NAME.weight, .bias, .running_mean, .running_var.
+
+    Appears in traced networks only: structured removal turns it into a `ChannelAffine`.
+    """
+
+    name: str
+    channels: int
+    eps: float
+    affine: bool
+
+
+@dataclass(frozen=True)
+class ChannelAffine:
+    """y[:, c] = scale[c] · x[:, c] + shift[c]: a batch normalisation at inference time."""
+
+    name: str
+    channels: int
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise function: one of `ACTIVATIONS`; `slope` is used by leaky_relu and elu (its alpha).
+
+    relu6 is min(max(x, 0), 6).
+    """
+
+    kind: str
+    slope: float = 0.0
+
+
+@dataclass(frozen=True)
+class MaxPool2d:
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair
+
+
+@dataclass(frozen=True)
+class AvgPool2d:
+    """Mean over windows; padded zeros count."""
+
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair
+
+
+@dataclass(frozen=True)
+class AdaptiveAvgPool2d:
+    output_size: Pair
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """(C, H, W) → (C·H·W), row major."""
+
+
+@dataclass(frozen=True)
+class Select:
+    """Keep entries `indices` (strictly increasing) of axis 1: the inputs that pruning left.
+
+    It lets a smaller network accept the original input shape.
+    """
+
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Add:
+    """Add output number `source`, of the same shape, to the output before this layer."""
+
+    source: int
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Give output number `source` again: a branch begins there, and what came in between waits for an `Add`."""
+
+    source: int
+
+
+Layer = Union[
+    Linear,
+    Conv2d,
+    BatchNorm,
+    ChannelAffine,
+    Activation,
+    MaxPool2d,
+    AvgPool2d,
+    AdaptiveAvgPool2d,
+    Flatten,
+    Select,
+    Add,
+    Recall,
+]
+
+ACTIVATIONS = ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "softplus", "gelu", "silu", "relu6")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Layers in order and the shape of one example (no batch axis) that they accept."""
+
+    input_shape: tuple[int, ...]
+    layers: tuple[Layer, ...]
+
+    def weighted(self) -> tuple[Linear | Conv2d, ...]:
+        """The dense and convolution layers in order."""
+        return tuple(layer for layer in self.layers if isinstance(layer, Linear | Conv2d))
+
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of one example before each layer, and after the last: len(layers) + 1 entries.
+
+        Raises:
+            ValueError: a layer does not accept the shape that reaches it; says which, and both shapes.
+        """
+        shapes = [self.input_shape]
+        for layer in self.layers:
+            shapes.append(output_shape(layer, shapes))
+        return tuple(shapes)
+
+
+def last_references(layers: Sequence[Layer]) -> dict[int, int]:
+    """Which outputs are referred back to: number of the output → position of the last layer that does."""
+    return {layer.source: position for position, layer in enumerate(layers) if isinstance(layer, Add | Recall)}
+
+
+def walk(layers: Sequence[Layer], start: T, after: Callable[[Layer, T, T | None], T]) -> Iterator[T]:
+    """Carry a value through the layers: gives what reaches each of them, then what leaves the last.
+
+    Outputs that are referred back to are kept until the last reference, all others are let go.
+
+    Args:
+        layers: whose references point backwards, as `Architecture.shapes` checks.
+        start: the value of the input.
+        after: (layer, value before it, value of the output that it refers to or None) → value after it.
+    """
+    last, value = last_references(layers), start
+    held: dict[int, T] = {}
+    for position, layer in enumerate(layers):
+        yield value
+        if position in last:
+            held[position] = value
+        value = after(layer, value, held[layer.source] if isinstance(layer, Add | Recall) else None)
+        if isinstance(layer, Add | Recall) and last[layer.source] == position:
+            del held[layer.source]
+    yield value
+
+
+def output_shape(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Shape of one example after a layer, given those of all outputs so far, the input first.
+
+    Raises:
+        ValueError: the layer does not accept the shape that reaches it, or refers to an output that is not there.
+    """
+    shape, position = shapes[-1], len(shapes) - 1
+
+    def expect(good: bool, wanted: str) -> None:
+        if not good:
+            raise ValueError(f"layer {position} ({describe(layer)}) expects {wanted}, but {shape} reaches it")
+
+    if isinstance(layer, Add | Recall):
+        if not 0 <= layer.source < position:
+            raise ValueError(f"layer {position} ({describe(layer)}) refers to no output before output {position}")
+        expect(isinstance(layer, Recall) or shapes[layer.source] == shape, f"the shape {shapes[layer.source]}")
+        return shapes[layer.source]
+    if isinstance(layer, Linear):
+        expect(len(shape) == 1 and shape[0] == layer.in_features, f"a vector of {layer.in_features}")
+        return (layer.out_features,)
+    if isinstance(layer, Conv2d):
+        expect(len(shape) == 3 and shape[0] == layer.in_channels, f"(channels={layer.in_channels}, height, width)")
+        size = _window(shape[1:], layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        expect(min(size) > 0, "an input at least as large as its kernel")
+        return (layer.out_channels, *size)
+    if isinstance(layer, MaxPool2d | AvgPool2d):
+        expect(len(shape) == 3, "(channels, height, width)")
+        size = _window(shape[1:], layer.kernel_size, layer.stride, layer.padding, (1, 1))
+        expect(min(size) > 0, "an input at least as large as its window")
+        return (shape[0], *size)
+    if isinstance(layer, AdaptiveAvgPool2d):
+        expect(len(shape) == 3, "(channels, height, width)")
+        return (shape[0], *layer.output_size)
+    if isinstance(layer, BatchNorm | ChannelAffine):
+        expect(len(shape) in (1, 3) and shape[0] == layer.channels, f"{layer.channels} channels")
+        return shape
+    if isinstance(layer, Flatten):
+        size_all = 1
+        for extent in shape:
+            size_all *= extent
+        return (size_all,)
+    if isinstance(layer, Select):
+        least = max(layer.indices, default=-1) + 1
+        expect(least <= shape[0], f"at least {least} entries")
+        return (len(layer.indices), *shape[1:])
+    return shape
+
+
+def _window(size: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
+    out = [
+        (extent + 2 * pad - dil * (k - 1) - 1) // step + 1
+        for extent, k, step, pad, dil in zip(size, kernel, stride, padding, dilation, strict=True)
+    ]
+    return (out[0], out[1])
+
+
+def describe(layer: Layer) -> str:
+    """One layer as a short line for people: its type and fields."""
+    if isinstance(layer, Select):
+        return f"Select({len(layer.indices)} indices)"
+    inside = ", ".join(f"{field.name}={getattr(layer, field.name)}" for field in fields(layer))
+    return f"{type(layer).__name__}({inside})"

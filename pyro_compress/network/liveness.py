@@ -1,0 +1,252 @@
+"""Which units, filters and inputs of a pruned network still matter: two passes over its layers.
+
+Constants, forwards: an entry (a dense unit, or a channel) is constant if every weight that reaches it from a
+non-constant entry is zero.  It then emits f(b + Σ W·c) for every example, with c the constants it receives.
+
+Needs, backwards: an entry is live if a weight leads from it to a live entry of a weighted layer that it reaches, unless
+its constant can be folded into that layer's bias.  Network outputs are always live.
+
+What is kept: channels of an output that is added to another can only go together with that one's, so the outputs
+along a residual connection are coupled, and an entry goes where it is live in none of them.  These are the coupled
+channels of a dependency graph (Fang et al. 2023, DepGraph, CVPR).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pyro_compress.network.architecture import (
+    Activation,
+    Add,
+    Architecture,
+    AvgPool2d,
+    BatchNorm,
+    Conv2d,
+    Flatten,
+    Layer,
+    Linear,
+    Recall,
+    walk,
+)
+
+Weighted = Linear | Conv2d
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What flows between two layers, per entry of axis 1.
+
+    Attributes:
+        constant: float64, the value that the entry has for every example (and pixel), NaN if it varies.
+        live: the outputs depend on it in a way that no bias can take over.
+        kept: live here or in a coupled output, or the one entry that stays, unread, where none is live.
+    """
+
+    constant: np.ndarray
+    live: np.ndarray
+    kept: np.ndarray
+
+
+class Numbers:
+    """The numbers of a network's layers.
+
+    Args:
+        values: float, weights and biases by dotted name; zeros are weights that are not there.
+        buffers: of batch norms.
+    """
+
+    def __init__(self, values: Mapping[str, np.ndarray], buffers: Mapping[str, np.ndarray]) -> None:
+        self._stored = values
+        self._buffers = {name: buffer.astype(np.float64) for name, buffer in buffers.items()}
+
+    def links(self, layer: Weighted) -> np.ndarray:
+        """Boolean (outputs, inputs per group): whether any weight between the two is not zero."""
+        nonzero = self._stored[f"{layer.name}.weight"] != 0
+        return nonzero.any(axis=tuple(range(2, nonzero.ndim)))
+
+    def gains(self, layer: Weighted) -> np.ndarray:
+        """float64 (outputs, inputs per group): what an output takes from an input that is 1 everywhere."""
+        weight = self._stored[f"{layer.name}.weight"]
+        return weight.sum(axis=tuple(range(2, weight.ndim)), dtype=np.float64)
+
+    def bias(self, layer: Weighted) -> np.ndarray:
+        """float64 (outputs,): zeros if the layer has none."""
+        return self._stored[f"{layer.name}.bias"].astype(np.float64) if layer.bias else np.zeros(outputs_of(layer))
+
+    def affine(self, layer: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
+        """float64 (channels,), twice: scale and shift of a batch norm at inference."""
+        mean, deviation = self.statistics(layer)
+        scale = 1 / deviation
+        shift = np.zeros(layer.channels)
+        if layer.affine:
+            scale = scale * self._stored[f"{layer.name}.weight"]
+            shift = self._stored[f"{layer.name}.bias"].astype(np.float64)
+        return scale, shift - mean * scale
+
+    def statistics(self, layer: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
+        """float64 (channels,), twice: running mean and √(running variance + ε)."""
+        variance = self._buffers[f"{layer.name}.running_var"]
+        return self._buffers[f"{layer.name}.running_mean"], np.sqrt(variance + layer.eps)
+
+
+def signals(architecture: Architecture, numbers: Numbers) -> list[Signal]:
+    """The signal before each layer, and after the last: len(layers) + 1 of them, one for each output.
+
+    One pass each way is enough: constants never depend on needs, and a need only on constants and later needs.
+    """
+    constants = _constants(architecture, numbers)
+    live = _live(architecture, constants, numbers)
+    kept = _kept(architecture, live)
+    return [Signal(*arrays) for arrays in zip(constants, live, kept, strict=True)]
+
+
+def outputs_of(layer: Weighted) -> int:
+    """Units of a dense layer, filters of a convolution."""
+    return layer.out_features if isinstance(layer, Linear) else layer.out_channels
+
+
+def groups_of(layer: Weighted) -> int:
+    """Groups of a convolution, 1 for a dense layer."""
+    return 1 if isinstance(layer, Linear) else layer.groups
+
+
+def is_plain_chain(architecture: Architecture) -> bool:
+    """Whether no layer refers back and no convolution is grouped."""
+    refers = any(isinstance(layer, Add | Recall) for layer in architecture.layers)
+    return not refers and all(groups_of(layer) == 1 for layer in architecture.weighted())
+
+
+def products_per_link(architecture: Architecture) -> list[int]:
+    """Per dense layer and convolution: products of a forward pass of one example between one input and one output."""
+    found = []
+    for layer, shape in zip(architecture.layers, architecture.shapes()[1:], strict=True):
+        if isinstance(layer, Conv2d):
+            found.append(math.prod(layer.kernel_size) * math.prod(shape[1:]))
+        elif isinstance(layer, Linear):
+            found.append(1)
+    return found
+
+
+def is_depthwise(layer: Layer) -> bool:
+    """Whether each output channel reads exactly the input channel of its own number."""
+    return isinstance(layer, Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
+
+
+def _foldable(layer: Weighted, constant: np.ndarray) -> np.ndarray:
+    """Which inputs are constants that the layer's bias can take over.
+
+    Zero padding puts zeros beside a constant, so near the border W·c would be wrong unless c = 0.
+    """
+    padded = isinstance(layer, Conv2d) and any(layer.padding)
+    return constant == 0 if padded else np.isfinite(constant)
+
+
+def _constants(architecture: Architecture, numbers: Numbers) -> list[np.ndarray]:
+    shapes = iter(architecture.shapes())
+
+    def after(layer: Layer, constant: np.ndarray, earlier: np.ndarray | None) -> np.ndarray:
+        shape = next(shapes)
+        if earlier is not None:
+            return constant + earlier if isinstance(layer, Add) else earlier
+        return _constant_after(layer, constant, shape, numbers)
+
+    return list(walk(architecture.layers, np.full(architecture.input_shape[0], np.nan), after))
+
+
+def _constant_after(layer: Layer, constant: np.ndarray, shape: tuple[int, ...], numbers: Numbers) -> np.ndarray:
+    if isinstance(layer, Linear | Conv2d):
+        outputs, groups = outputs_of(layer), groups_of(layer)
+        group = np.arange(outputs) * groups // outputs
+        foldable = _foldable(layer, constant)
+        varies = (numbers.links(layer) & ~foldable.reshape(groups, -1)[group]).any(axis=1)
+        given = np.where(foldable, constant, 0).reshape(groups, -1)[group]
+        return np.where(varies, np.nan, numbers.bias(layer) + (numbers.gains(layer) * given).sum(axis=1))
+    if isinstance(layer, BatchNorm):
+        scale, shift = numbers.affine(layer)
+        return np.where(scale == 0, shift, scale * constant + shift)
+    if isinstance(layer, Activation):
+        known = np.isfinite(constant)
+        result = constant.copy()
+        result[known] = _ACTIVATIONS[layer.kind](constant[known], layer.slope)
+        return result
+    if isinstance(layer, AvgPool2d) and any(layer.padding):
+        return np.where(constant == 0, 0.0, np.nan)
+    if isinstance(layer, Flatten):
+        return np.repeat(constant, math.prod(shape[1:]))
+    return constant
+
+
+_ACTIVATIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "relu": lambda x, _: np.maximum(x, 0),
+    "leaky_relu": lambda x, slope: np.where(x > 0, x, slope * x),
+    "elu": lambda x, slope: np.where(x > 0, x, slope * np.expm1(np.minimum(x, 0))),
+    "tanh": lambda x, _: np.tanh(x),
+    "sigmoid": lambda x, _: np.exp(-np.logaddexp(0, -x)),
+    "softplus": lambda x, _: np.logaddexp(0, x),
+    "gelu": lambda x, _: x * np.array([0.5 * math.erfc(-entry / math.sqrt(2)) for entry in x]),
+    "silu": lambda x, _: x * np.exp(-np.logaddexp(0, -x)),
+    "relu6": lambda x, _: np.clip(x, 0, 6),
+}
+
+
+def _live(architecture: Architecture, constants: list[np.ndarray], numbers: Numbers) -> list[np.ndarray]:
+    live = [np.zeros(constant.size, dtype=bool) for constant in constants]
+    live[-1][:] = True
+    for position, layer in reversed(list(enumerate(architecture.layers))):
+        after = live[position + 1]
+        if isinstance(layer, Add | Recall):
+            live[layer.source] |= after
+        if not isinstance(layer, Recall):
+            live[position] |= _live_before(layer, constants[position], after, numbers)
+    return live
+
+
+def _live_before(layer: Layer, constant: np.ndarray, after: np.ndarray, numbers: Numbers) -> np.ndarray:
+    """Which entries a layer needs of what is before it."""
+    if isinstance(layer, Flatten):
+        return np.asarray(after.reshape(constant.size, -1).any(axis=1))
+    if not isinstance(layer, Linear | Conv2d) or is_depthwise(layer):
+        return after
+    if groups_of(layer) > 1:
+        return np.ones(constant.size, dtype=bool)
+    return numbers.links(layer)[after].any(axis=0) & ~_foldable(layer, constant)
+
+
+def _kept(architecture: Architecture, live: list[np.ndarray]) -> list[np.ndarray]:
+    """One mask for all coupled outputs: live in any of them, and in front of a `Flatten` what is kept behind it."""
+    couple, layers = _coupled(architecture), architecture.layers
+    masks = {number: np.zeros_like(live[number]) for number in set(couple)}
+    for number, mask in zip(couple, live, strict=True):
+        masks[number] |= mask
+    flattened = [position for position, layer in enumerate(layers) if couple[position] != couple[position + 1]]
+    flattened = [position for position in flattened if isinstance(layers[position], Flatten)]
+    behind = {couple[position + 1] for position in flattened}  # flat, so nothing behind them is flattened
+    for number in behind:
+        masks[number][:1] |= not masks[number].any()
+    for position in flattened:
+        mask = masks[couple[position]]
+        mask |= masks[couple[position + 1]].reshape(mask.size, -1).any(axis=1)
+    for mask in masks.values():
+        mask[:1] |= not mask.any()
+    return [masks[number] for number in couple]
+
+
+def _coupled(architecture: Architecture) -> list[int]:
+    """Per output the first of those that it is coupled with: through sums, and layers that work entry by entry."""
+    first = list(range(len(architecture.layers) + 1))
+    flat = [len(shape) == 1 for shape in architecture.shapes()]
+    for position, layer in enumerate(architecture.layers):
+        couples = {position, position + 1}
+        if isinstance(layer, Recall):
+            couples = {layer.source, position + 1}
+        elif isinstance(layer, Add):
+            couples.add(layer.source)
+        elif isinstance(layer, Linear | Conv2d):
+            couples = couples if is_depthwise(layer) else set()
+        elif isinstance(layer, Flatten):
+            couples = couples if flat[position] else set()
+        joined = {first[number] for number in couples}
+        first = [min(joined) if number in joined else number for number in first]
+    return first

@@ -1,0 +1,107 @@
+"""A network as it is stored: an architecture and, per tensor, integers on a grid or plain float32 numbers.
+
+This is what structured removal hands to the encoder and what the decoder gives back, so it imports numpy only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pyro_compress.network.architecture import Architecture, BatchNorm, ChannelAffine, Conv2d, Linear
+
+STEP_EXPONENTS = range(-64, 64)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredTensor:
+    """Fixed-point numbers `integers · 2**step_exponent` (int32), or `floats` (float32); exactly one is given."""
+
+    integers: np.ndarray | None = None
+    step_exponent: int = 0
+    floats: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if (self.integers is None) == (self.floats is None):
+            raise ValueError("a stored tensor has either integers or floats")
+        if self.integers is not None and self.integers.dtype != np.int32:
+            raise ValueError(f"stored integers are int32, not {self.integers.dtype}")
+        if self.floats is not None and self.floats.dtype != np.float32:
+            raise ValueError(f"stored floats are float32, not {self.floats.dtype}")
+        if self.step_exponent not in STEP_EXPONENTS:
+            raise ValueError(f"step exponent {self.step_exponent} is outside [-64, 63]")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        held = self.integers if self.integers is not None else self.floats
+        assert held is not None
+        return held.shape
+
+    def dense(self) -> np.ndarray:
+        """The numbers as float32: exact, since |integer| < 2**24 is checked where grids are made."""
+        if self.integers is None:
+            assert self.floats is not None
+            return self.floats
+        return np.ldexp(self.integers.astype(np.float32), self.step_exponent).astype(np.float32)
+
+    def equals(self, other: "StoredTensor") -> bool:
+        """Bit for bit the same content."""
+        if self.step_exponent != other.step_exponent or self.shape != other.shape:
+            return False
+        if self.integers is not None and other.integers is not None:
+            return bool(np.array_equal(self.integers, other.integers))
+        if self.floats is not None and other.floats is not None:
+            return self.floats.tobytes() == other.floats.tobytes()
+        return False
+
+
+@dataclass(frozen=True, eq=False)
+class StoredNetwork:
+    """An architecture without `BatchNorm` layers, and every tensor that it names, of the shape that it says.
+
+    Attributes:
+        architecture: of the smaller network.
+        tensors: by name.
+        deviations: by name of a tensor, int8 of its shape: posterior standard deviations are 2**deviation where the
+            tensor is not zero; elsewhere they are zero, and 0 stands there.
+    """
+
+    architecture: Architecture
+    tensors: dict[str, StoredTensor]
+    deviations: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        expected = tensor_shapes(self.architecture)
+        if set(expected) != set(self.tensors):
+            raise ValueError(f"tensors {sorted(self.tensors)} given, {sorted(expected)} expected")
+        for name, shape in expected.items():
+            if self.tensors[name].shape != shape:
+                raise ValueError(f"tensor {name} has shape {self.tensors[name].shape}, expected {shape}")
+        for name, exponents in self.deviations.items():
+            if name not in expected or exponents.shape != expected[name] or exponents.dtype != np.int8:
+                raise ValueError(
+                    f"deviations of {name} are {exponents.dtype} {exponents.shape}, int8 of a tensor expected"
+                )
+            zero = self.tensors[name].dense() == 0
+            if exponents[zero].any() or zero.all():
+                raise ValueError(f"deviations of {name} stand beside numbers that are zero")
+
+
+def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of an architecture, in storage order."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in architecture.layers:
+        if isinstance(layer, Linear):
+            shapes[f"{layer.name}.weight"] = (layer.out_features, layer.in_features)
+            if layer.bias:
+                shapes[f"{layer.name}.bias"] = (layer.out_features,)
+        elif isinstance(layer, Conv2d):
+            shapes[f"{layer.name}.weight"] = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
+            if layer.bias:
+                shapes[f"{layer.name}.bias"] = (layer.out_channels,)
+        elif isinstance(layer, ChannelAffine):
+            shapes[f"{layer.name}.scale"] = (layer.channels,)
+            shapes[f"{layer.name}.shift"] = (layer.channels,)
+        elif isinstance(layer, BatchNorm):
+            raise ValueError(f"batch normalisation {layer.name} must become a ChannelAffine before it is stored")
+    return shapes

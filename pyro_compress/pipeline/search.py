@@ -1,0 +1,307 @@
+"""From a posterior to a decision: prune, choose bit widths on validation, fine-tune on the grid.
+
+Everything is chosen on the validation split of the training data; the test set is never looked at here.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from pyro_compress.analysis.decisions.bits import bit_widths
+from pyro_compress.analysis.decisions.decision import Decision
+from pyro_compress.analysis.decisions.pruning import prune
+from pyro_compress.analysis.decisions.structure import architecture_left, format_architecture, remove_dead
+from pyro_compress.analysis.decisions.units import prune_units
+from pyro_compress.analysis.modes.moments import ALIGN_BY, MOMENTS
+from pyro_compress.config.keyword_options import check_options
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.errors import DecisionError
+from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.models.tracing import trace
+from pyro_compress.pipeline.acceptance import clearly_worse, within
+from pyro_compress.pipeline.draw_moments import STORED, how_of, stored_of, within_one_mode
+from pyro_compress.pipeline.fine_tuning import fine_tuned
+from pyro_compress.pipeline.validation import Judge, nothing_pruned, with_batch_norm
+from pyro_compress.posterior.posterior import Posterior
+
+Say = Callable[[str], None]
+WARNING = "warning: "
+SNR_LADDER = (3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.0)
+C_LADDER = (1024.0, 256.0, 64.0, 16.0, 4.0, 1.0, 0.25, 1 / 16)
+
+
+def warnings_only(line: str) -> None:
+    """What is told where nobody listens: warnings, as Python's."""
+    if line.startswith(WARNING):
+        warnings.warn(line.removeprefix(WARNING), stacklevel=4)
+
+
+@dataclass(frozen=True)
+class DecisionSettings:
+    """How a posterior is turned into a decision.
+
+    Args:
+        group_threshold, log_alpha, snr, remove_percent: cuts, see `analysis.decisions.pruning.prune`.  Where none of
+            the last three is given, the largest SNR cut of a ladder that validation allows is taken.
+        multiply_adds: share of the multiply-adds of a forward pass that may stay: before all else, units go that cost
+            the least evidence for what they save, see `analysis.decisions.units.prune_units`.  None removes no units
+            for speed.
+        moments, align_by: of draws, see `analysis.modes.moments.one_mode`; without draws they are not looked at.
+        stored: 'mean' or 'best-draw' of draws, or 'auto', the one with fewer validation errors.
+        c: share of the posterior variance that rounding may add; found on validation if None.
+        tolerance_points: rise of validation error, in percentage points, that the SNR cut, and then rounding,
+            may cost (the rule of `pipeline.acceptance`); fine-tuning wins most of it back.
+        fine_tune_epochs: epochs on the grid per stage; 0 stores rounded posterior means.
+        rate_weights: γ of each stage, rising; the last stage within `stage_tolerance_points` is kept.
+        stage_tolerance_points: rise of validation error over the reference that a stage may cost.
+        fine_tune_batch_size, fine_tune_learning_rate: of the fine-tuning.
+        teacher_draws: fine-tuning learns the posterior predictive mean of that many draws; 0 takes the labels.
+        fine_tune_noise: sd of the noise on the weights in fine-tuning, in posterior sds.
+    """
+
+    group_threshold: float | None = None
+    log_alpha: float | None = None
+    snr: float | None = None
+    remove_percent: float | None = None
+    multiply_adds: float | None = None
+    moments: str = "auto"
+    align_by: str = "auto"
+    stored: str = "auto"
+    c: float | None = None
+    tolerance_points: float = 0.2
+    fine_tune_epochs: int = 10
+    rate_weights: tuple[float, ...] = (0.5, 1.0, 2.0)
+    stage_tolerance_points: float = 0.1
+    fine_tune_batch_size: int = 128
+    fine_tune_learning_rate: float = 1e-3
+    teacher_draws: int = 0
+    fine_tune_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_options(self, DecisionError)
+        words = {"moments": MOMENTS, "align_by": ALIGN_BY, "stored": STORED}
+        for name, known in words.items():
+            if getattr(self, name) not in known:
+                raise DecisionError(f"{name} is one of {', '.join(known)}, found '{getattr(self, name)}'")
+        if self.fine_tune_epochs < 0 or self.tolerance_points < 0 or self.stage_tolerance_points < 0:
+            raise DecisionError("fine_tune_epochs and tolerances must not be negative")
+        if self.teacher_draws < 0 or self.fine_tune_noise < 0:
+            raise DecisionError(
+                f"teacher_draws and fine_tune_noise must not be negative, found {self.teacher_draws} and "
+                f"{self.fine_tune_noise}"
+            )
+        if self.multiply_adds is not None and not 0 < self.multiply_adds <= 1:
+            raise DecisionError(f"multiply_adds is a share above 0 and at most 1, found {self.multiply_adds}")
+        if self.fine_tune_batch_size < 1 or not 0 < self.fine_tune_learning_rate < math.inf:
+            raise DecisionError(
+                "fine_tune_batch_size is at least 1 and fine_tune_learning_rate above 0, found "
+                f"{self.fine_tune_batch_size} and {self.fine_tune_learning_rate}"
+            )
+        if (self.c is not None and self.c < 0) or min(self.rate_weights, default=0) < 0:
+            raise DecisionError(f"c and rate_weights must not be negative, found {self.c} and {self.rate_weights}")
+        if list(self.rate_weights) != sorted(self.rate_weights):
+            raise DecisionError(f"rate_weights must rise from stage to stage, found {self.rate_weights}")
+
+
+def decide(
+    posterior: Posterior,
+    network: nn.Module,
+    data: DataSet,
+    likelihood: Likelihood,
+    settings: DecisionSettings,
+    *,
+    teacher: torch.Tensor | None = None,
+    starts: Mapping[str, nn.Module] | None = None,
+    seed: int = 0,
+    say: Say = warnings_only,
+) -> Decision:
+    """Prune, choose c on validation, fine-tune in stages.
+
+    All of it is held against one reference: the posterior mean, or what the fit started from where that has fewer
+    validation errors.  If the mean is worse than a start by more than the standard error of the difference, that is
+    said, and noted in the decision as `worse_than_start`.
+
+    Args:
+        posterior: what inference returned; draws are reduced to moments within one mode first.
+        network: a module of the original shape; not touched.
+        data: training part for fine-tuning and batch-norm statistics, validation part for choices.
+        likelihood: p(y | output).
+        settings: see `DecisionSettings`.
+        teacher: posterior predictive mean of every training example, to fine-tune by in place of the targets.
+        starts: networks that the fit began with, by what people call them; `network` as it is if not given.
+        seed: of the fine-tuning's batches.
+        say: told one line per choice.
+    """
+    posterior = without_draws(posterior, network, data, likelihood, settings, say=say)
+    judge = Judge(network, data, likelihood)
+    reference, noted = _reference(posterior, judge, {"network given": network} if starts is None else starts, say)
+    pruned = _choose_cut(posterior, judge, data, settings, reference, say)
+    kept, total = pruned.weights_left()
+    say(f"pruned to {100 * kept / total:.2f} % of the weights: {100 * judge.errors(pruned).mean():.2f} %")
+    decision = _choose_c(posterior, pruned, judge, data, settings, say)
+    if settings.fine_tune_epochs:
+        tune = partial(
+            fine_tuned,
+            network=judge.network,
+            data=data,
+            likelihood=likelihood,
+            epochs=settings.fine_tune_epochs,
+            batch_size=settings.fine_tune_batch_size,
+            learning_rate=settings.fine_tune_learning_rate,
+            noise=settings.fine_tune_noise,
+            teacher=teacher,
+            seed=seed,
+        )
+        decision = _fine_tune_stages(decision, judge, tune, settings, reference, say)
+    evidence = judge.evidence(decision, reference)
+    tolerance = settings.stage_tolerance_points if settings.fine_tune_epochs else settings.tolerance_points
+    evidence["within_tolerance"] = within(evidence["rise_points"], tolerance)
+    if not evidence["within_tolerance"]:
+        rise = evidence["rise_points"]
+        say(f"nothing was within the tolerance of {tolerance:g} points: the best is {rise:+.2f} points")
+    return decision.with_sites({}, **how_of(posterior), **noted, validation=evidence)
+
+
+def _reference(
+    posterior: Posterior, judge: Judge, starts: Mapping[str, nn.Module], say: Say
+) -> tuple[np.ndarray, dict[str, object]]:
+    """Validation errors of the best of the posterior mean and the starts, and what to note about them."""
+    errors = judge.errors(nothing_pruned(posterior))
+    fitted = stored_of(posterior)
+    say(f"{fitted}, nothing pruned: {100 * errors.mean():.2f} % validation error")
+    known = {fitted: errors} | {name: judge.errors_of(start) for name, start in starts.items()}
+    best = min(known, key=lambda name: float(known[name].sum()))
+    noted: dict[str, object] = {"reference": best, "reference_error_percent": 100 * float(known[best].mean())}
+    if best != fitted:
+        rise, standard_error = judge.rise_of(errors, known[best])
+        say(f"held against the {best}, which has {100 * known[best].mean():.2f} %")
+        if clearly_worse(errors, known[best], targets=judge.targets):
+            noted["worse_than_start"] = (
+                f"the fit ended {rise:.2f} ± {standard_error:.2f} points worse on validation than the {best} that it "
+                f"started from ({100 * errors.mean():.2f} % against {100 * known[best].mean():.2f} %)"
+            )
+            say(f"{WARNING}{noted['worse_than_start']}: fit longer, or with a smaller KL weight or rate")
+    return known[best], noted
+
+
+def without_draws(
+    posterior: Posterior,
+    network: nn.Module,
+    data: DataSet,
+    likelihood: Likelihood,
+    settings: DecisionSettings,
+    *,
+    say: Say = lambda line: None,
+) -> Posterior:
+    """Moments within one mode in place of draws, as the settings say; a posterior without draws as it is."""
+    if posterior.draws is None:
+        return posterior
+    return within_one_mode(
+        posterior,
+        Judge(network, data, likelihood),
+        data,
+        moments=settings.moments,
+        align_by=settings.align_by,
+        stored=settings.stored,
+        say=say,
+    )
+
+
+def _choose_units(
+    posterior: Posterior, judge: Judge, data: DataSet, settings: DecisionSettings, reference: np.ndarray, say: Say
+) -> tuple[Decision | None, np.ndarray]:
+    """Which units stay for their share of the multiply-adds, None for all; and the errors of their posterior mean."""
+    if settings.multiply_adds is None:
+        return None, reference
+    architecture = trace(judge.network, data.input_shape)
+    units = prune_units(posterior, architecture, multiply_adds=settings.multiply_adds)
+    narrow = with_batch_norm(judge.network, nothing_pruned(posterior) & units, data)
+    errors = judge.errors(narrow)
+    sizes = format_architecture(architecture_left(remove_dead(architecture, narrow)))
+    say(f"{sizes} for {100 * settings.multiply_adds:g} % of the multiply-adds: {100 * errors.mean():.2f} %")
+    return units, errors
+
+
+def _choose_cut(
+    posterior: Posterior, judge: Judge, data: DataSet, settings: DecisionSettings, reference: np.ndarray, say: Say
+) -> Decision:
+    """The cuts that were given, or the largest SNR cut of a ladder that stays within the tolerance.
+
+    A log-uniform prior has a cut of its own, log α < 3, which is one on the SNR.
+    """
+    units, reference = _choose_units(posterior, judge, data, settings, reference, say)
+    given = settings.log_alpha, settings.snr, settings.remove_percent
+    uncut = any(site.prior not in ("LogUniform", "point") for site in posterior.parameters.values())
+    candidates = SNR_LADDER if given == (None, None, None) and uncut else (settings.snr,)
+    for snr in candidates:
+        pruned = prune(
+            posterior,
+            group_threshold=settings.group_threshold,
+            log_alpha=settings.log_alpha,
+            snr=snr,
+            remove_percent=settings.remove_percent,
+        )
+        pruned = with_batch_norm(judge.network, pruned if units is None else units & pruned, data)
+        if judge.accepts(pruned, reference, settings.tolerance_points):
+            break
+    return pruned
+
+
+def _choose_c(
+    posterior: Posterior,
+    pruned: Decision,
+    judge: Judge,
+    data: DataSet,
+    settings: DecisionSettings,
+    say: Say,
+) -> Decision:
+    """The largest c of a ladder whose rounding stays within the tolerance, or the smallest there is."""
+    candidates = C_LADDER if settings.c is None else (settings.c,)
+    reference = judge.errors(pruned)
+    for c in candidates:
+        decision = with_batch_norm(judge.network, pruned & bit_widths(posterior, c=c, within=pruned), data)
+        rise, standard_error = judge.rise(decision, reference)
+        if within(rise, settings.tolerance_points):
+            break
+    too_much = "" if within(rise, settings.tolerance_points) else ", more than the tolerance: no finer grid was tried"
+    say(f"rounding with c = {c:g} changes the error by {rise:+.2f} ± {standard_error:.2f} points{too_much}")
+    return decision.with_sites({}, rounding_rise_points=rise)
+
+
+def _fine_tune_stages(
+    decision: Decision,
+    judge: Judge,
+    tune: Callable[..., Decision],
+    settings: DecisionSettings,
+    reference: np.ndarray,
+    say: Say,
+) -> Decision:
+    """Stages of rising rate weight, each from where the last one ended; stops at the first that costs too much.
+
+    As long as none was within the tolerance, the one with the lowest error stands, or what was there before.
+    """
+    accepted, accepted_rise, found = decision, judge.rise(decision, reference)[0], False
+    current = decision
+    for rate_weight in settings.rate_weights:
+        current = tune(current, rate_weight=rate_weight)
+        rise, standard_error = judge.rise(current, reference)
+        kept, total = current.weights_left()
+        good = within(rise, settings.stage_tolerance_points)
+        # at the same error the later one has the shorter code
+        better = not found and rise <= accepted_rise
+        say(
+            f"on the grid with rate weight {rate_weight:g}: {100 * kept / total:.2f} % of the weights, error "
+            f"{rise:+.2f} ± {standard_error:.2f} points; "
+            f"{'kept' if good else 'too much, but less than what was there' if better else 'refused'}"
+        )
+        if good or better:
+            accepted, accepted_rise, found = current, rise, good
+        elif found:
+            break
+    return accepted

@@ -1,0 +1,148 @@
+"""A decision made to fit: the finest file of at most N bytes, or the smallest of at most E % validation error.
+
+Both search the price of a bit λ (`artifact.writing.rate_distortion`) by bisection of ln λ.  Size falls and error rises
+with λ, but not at every small step, so the best of all that were tried is taken, and the same search gives the same
+file.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyro_compress.analysis.decisions.decision import Decision
+from pyro_compress.analysis.decisions.kept_deviations import stored_network
+from pyro_compress.artifact.writing.encode import encode
+from pyro_compress.artifact.writing.rate_distortion import refinement
+from pyro_compress.errors import DecisionError
+from pyro_compress.network.architecture import Architecture
+
+LEAST_PRICE, LARGEST_PRICE = 2.0**-10, 2.0**6
+# the search ends at a file that falls short of what was asked for by this share, or by so many bytes
+NEAR, NEAR_BYTES = 0.01, 16
+HALVINGS = 9
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """A decision at one price, the length of its file, and its validation error where that was asked for."""
+
+    decision: Decision
+    file_bytes: int
+    error_percent: float = 0.0
+
+
+def to_bytes(
+    architecture: Architecture,
+    decision: Decision,
+    target_bytes: int,
+    *,
+    settle: Callable[[Decision], Decision] = lambda decision: decision,
+    say: Callable[[str], None] = lambda line: None,
+    keep_deviations: bool = False,
+) -> Decision:
+    """The decision refined at the lowest price at which its file has at most `target_bytes`.
+
+    Args:
+        architecture: of the original network.
+        decision: what would be stored without a target; returned as it is if its file is small enough.
+        target_bytes: N.
+        settle: what else a refined decision needs, such as batch-norm statistics of its own.
+        say: told one line per price.
+        keep_deviations: files keep the posterior's standard deviations, which count.
+
+    Raises:
+        DecisionError: no price makes the file small enough; says the smallest size that was reached.
+    """
+    trial = _trial(architecture, decision, settle, keep_deviations)
+
+    def at(price: float) -> Tried:
+        tried = trial(price)
+        say(f"λ = {price:.4g} nats per bit: {tried.file_bytes:,} bytes")
+        return tried
+
+    found = at(0.0)
+    if found.file_bytes <= target_bytes:
+        return decision
+    smallest = at(LARGEST_PRICE)
+    if smallest.file_bytes > target_bytes:
+        least = min(found.file_bytes, smallest.file_bytes)
+        raise DecisionError(
+            f"a file of {target_bytes:,} bytes is out of reach: the smallest that this decision gives has {least:,}, "
+            f"its weights all but gone; ask for more, or fit with a sparser prior"
+        )
+    kept = _search(smallest, at, lambda tried: tried.file_bytes <= target_bytes, _nearly(target_bytes))
+    fitting = [tried for tried in kept if tried.file_bytes <= target_bytes]
+    best = max(fitting, key=lambda tried: tried.file_bytes)
+    return best.decision.with_sites({}, target_bytes=target_bytes)
+
+
+def to_error(
+    architecture: Architecture,
+    decision: Decision,
+    target_percent: float,
+    error_percent: Callable[[Decision], float],
+    *,
+    settle: Callable[[Decision], Decision] = lambda decision: decision,
+    say: Callable[[str], None] = lambda line: None,
+    keep_deviations: bool = False,
+) -> Decision:
+    """The refined decision with the smallest file among those of at most `target_percent` validation error.
+
+    Args:
+        architecture, decision, settle, say, keep_deviations: as for `to_bytes`.
+        target_percent: E, from 0 to 100 for classes.
+        error_percent: of what a decision stores, on validation data.
+
+    Raises:
+        DecisionError: the decision itself has a larger error; says both.
+    """
+    trial = _trial(architecture, decision, settle, keep_deviations)
+
+    def at(price: float) -> Tried:
+        tried = trial(price)
+        error = error_percent(tried.decision)
+        say(f"λ = {price:.4g} nats per bit: {tried.file_bytes:,} bytes, {error:.2f} % validation error")
+        return Tried(tried.decision, tried.file_bytes, error)
+
+    found = at(0.0)
+    if found.error_percent > target_percent:
+        raise DecisionError(
+            f"the decision itself has {found.error_percent:.2f} % validation error, more than the {target_percent:g} % "
+            f"asked for: ask for more, or make a decision that stores more"
+        )
+    largest = at(LARGEST_PRICE)
+    kept = [found, *_search(largest, at, lambda tried: tried.error_percent > target_percent, lambda tried: False)]
+    fitting = [tried for tried in kept if tried.error_percent <= target_percent]
+    best = min(fitting, key=lambda tried: tried.file_bytes)
+    return best.decision.with_sites(
+        {}, target_error_percent=target_percent, validation_error_percent=best.error_percent
+    )
+
+
+def _trial(
+    architecture: Architecture, decision: Decision, settle: Callable[[Decision], Decision], keep_deviations: bool
+) -> Callable[[float], Tried]:
+    refined_at = refinement(architecture, decision)
+
+    def at(price: float) -> Tried:
+        refined = settle(refined_at(price)) if price else decision
+        return Tried(refined, len(encode(stored_network(architecture, refined, keep_deviations=keep_deviations))))
+
+    return at
+
+
+def _nearly(target_bytes: int) -> Callable[[Tried], bool]:
+    return lambda tried: 0 <= target_bytes - tried.file_bytes <= max(NEAR * target_bytes, NEAR_BYTES)
+
+
+def _search(
+    largest: Tried, at: Callable[[float], Tried], too_dear: Callable[[Tried], bool], enough: Callable[[Tried], bool]
+) -> list[Tried]:
+    """What was tried between the least and the largest price; a price that is `too_dear` is the next upper bound."""
+    low, high, tried = LEAST_PRICE, LARGEST_PRICE, [largest]
+    for _ in range(HALVINGS):
+        middle = (low * high) ** 0.5
+        tried.append(at(middle))
+        if enough(tried[-1]):
+            break
+        low, high = (low, middle) if too_dear(tried[-1]) else (middle, high)
+    return tried

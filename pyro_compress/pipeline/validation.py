@@ -1,0 +1,105 @@
+"""What the search for a decision compares: validation errors of the numbers that would be stored."""
+
+import copy
+from dataclasses import replace
+from statistics import NormalDist
+
+import numpy as np
+import torch
+from torch import nn
+
+from pyro_compress.analysis.decisions.decision import Decision
+from pyro_compress.analysis.decisions.norms import with_norms_on_grids
+from pyro_compress.analysis.decisions.pruning import prune
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.inference.finetuning.batch_norm import reestimate_batch_norm
+from pyro_compress.inference.loop.processes import Ranks
+from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.models.tracing import trace
+from pyro_compress.pipeline.acceptance import CONFIDENCE, changed, rise_of, upper_points, within
+from pyro_compress.posterior.posterior import Posterior
+from pyro_compress.report.measure import predict
+
+
+class Judge:
+    """Errors of a decision on the validation split, paired with those of the posterior mean; ranks share the work."""
+
+    def __init__(self, network: nn.Module, data: DataSet, likelihood: Likelihood) -> None:
+        self.network, self.data, self.likelihood = copy.deepcopy(network), data, likelihood
+
+    def errors(self, decision: Decision) -> np.ndarray:
+        """Per-example validation errors of what the decision stores, (examples,)."""
+        place(self.network, decision)
+        x, y = self.data.part("validation")
+        return Ranks.here().rows(len(x), lambda rows: predict(self.network, x[rows], y[rows], self.likelihood).errors)
+
+    def errors_of(self, network: nn.Module) -> np.ndarray:
+        """The same of a network as it is."""
+        x, y = self.data.part("validation")
+        network = copy.deepcopy(network).to(x.device)
+        return Ranks.here().rows(len(x), lambda rows: predict(network, x[rows], y[rows], self.likelihood).errors)
+
+    def error_percent(self, decision: Decision) -> float:
+        """100 × the mean of `errors`, by one division, so that no rounding decides whether it is an error asked for."""
+        errors = self.errors(decision)
+        return 100 * float(errors.sum()) / len(errors)
+
+    def rise(self, decision: Decision, reference: np.ndarray) -> tuple[float, float]:
+        """(rise of the error over `reference`, its paired standard error), in points; see `pipeline.acceptance`."""
+        return self.rise_of(self.errors(decision), reference)
+
+    def rise_of(self, errors: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+        """The same for errors that are known."""
+        return rise_of(errors, reference, targets=self.targets, scale=self._scale())
+
+    def accepts(self, decision: Decision, reference: np.ndarray, tolerance_points: float) -> bool:
+        """Whether the rise is within the tolerance."""
+        return within(self.rise(decision, reference)[0], tolerance_points)
+
+    @property
+    def targets(self) -> int | None:
+        """Targets of one example where errors are counted, else None."""
+        return self.data.train_y[0].numel() if self.likelihood.counts_errors else None
+
+    def evidence(self, decision: Decision, reference: np.ndarray) -> dict[str, float]:
+        """What validation says of a decision: its rise over the reference, by how much on what, and the 90 % bound."""
+        errors = self.errors(decision)
+        rise, standard_error = self.rise_of(errors, reference)
+        found = {"examples": len(errors), "rise_points": rise}
+        if self.targets is None:
+            return {**found, "upper_points_90": rise + NormalDist().inv_cdf(CONFIDENCE) * standard_error}
+        wrong, right = changed(errors, reference, self.targets)
+        bound = upper_points(wrong, right, len(errors) * self.targets)
+        return {**found, "newly_wrong": wrong, "newly_right": right, "upper_points_90": bound}
+
+    def _scale(self) -> float:
+        """1 for counts; for squared errors the variance of the targets, over outputs on average."""
+        if self.targets is not None:
+            return 1.0
+        y = self.data.part("validation")[1].double()
+        return float(y.var(0, correction=0).mean()) or 1.0
+
+
+def place(network: nn.Module, decision: Decision) -> None:
+    """Write what a decision stores into a network of the original shape."""
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(torch.from_numpy(decision.sites[name].stored()))
+        for name, buffer in network.named_buffers():
+            if name in decision.buffers:
+                buffer.copy_(torch.from_numpy(np.asarray(decision.buffers[name])))
+
+
+def nothing_pruned(posterior: Posterior) -> Decision:
+    """The posterior mean as it is: the 'before' of every comparison."""
+    return prune(posterior, group_threshold=np.inf, log_alpha=np.inf)
+
+
+def with_batch_norm(network: nn.Module, decision: Decision, data: DataSet) -> Decision:
+    """The decision with batch-norm statistics re-estimated under what it stores, and on the grids that a file has."""
+    if not decision.buffers:
+        return decision
+    place(network, decision)
+    reestimate_batch_norm(network, data)
+    buffers = {name: b.cpu().numpy().copy() for name, b in network.named_buffers() if b.is_floating_point()}
+    return with_norms_on_grids(trace(network, data.input_shape), replace(decision, buffers=buffers))

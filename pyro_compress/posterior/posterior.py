@@ -1,0 +1,244 @@
+"""What every inference method returns, in numpy: moments of every parameter, draws where there are any.
+
+A posterior is all that the analysis may look at, so it carries what decisions need (moments of w = z·w̃, the
+statistic that says which groups are off) and where it came from, and nothing of the model's code.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from pyro_compress.errors import InferenceError
+from pyro_compress.posterior.draws import Draws
+
+KINDS = ("chains", "iid", "point")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """Something that speaks against believing a posterior: a name for programs and a sentence for people."""
+
+    name: str
+    sentence: str
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """What a group prior says of its groups.
+
+    Attributes:
+        axis: axis of the parameter along which groups are counted.
+        statistic: 'log_alpha' or 'variance_log_scale'; a group is off where its value exceeds `threshold`.
+        value: float32, (groups,).
+        threshold: the prior's default cut.
+        scale: float32, (groups,): E[z], or exp E[ln z] for a horseshoe.
+    """
+
+    axis: int
+    statistic: str
+    value: np.ndarray
+    threshold: float
+    scale: np.ndarray
+
+    def shrinkage(self) -> np.ndarray:
+        """Horseshoe shrinkage κ = 1 / (1 + z²), (groups,): 1 is switched off (Carvalho et al. 2010)."""
+        return 1.0 / (1.0 + self.scale.astype(np.float64) ** 2)
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterPosterior:
+    """Marginal moments of one parameter tensor of shape S.
+
+    Attributes:
+        mean: float32, or float64 where draws are, S.
+        variance: likewise, S; zero for a point estimate.
+        prior: name of the prior's class, or 'point'.
+        groups: for group priors.
+        value: likewise, S; what to store where that is not the mean, such as the best draw.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    prior: str
+    groups: Groups | None = None
+    value: np.ndarray | None = None
+
+    @property
+    def to_store(self) -> np.ndarray:
+        """S: the numbers that a decision stores, the mean unless a value is given."""
+        return self.mean if self.value is None else self.value
+
+    @property
+    def is_point(self) -> bool:
+        """Whether the method gave no uncertainty for it."""
+        return self.prior == "point"
+
+    def log_alpha(self) -> np.ndarray:
+        """float64, S: dropout rate log α = log Var w − log (E w)²; −∞ without a variance, ∞ around a mean of zero."""
+        mean, variance = self.mean.astype(np.float64), self.variance.astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(variance == 0, -np.inf, np.log(variance) - 2 * np.log(np.abs(mean)))
+
+    def kept(self, group_threshold: float | None = None, log_alpha_threshold: float | None = None) -> np.ndarray:
+        """Boolean, S: weights whose group is on and whose own log α is below a threshold.
+
+        Args:
+            group_threshold: cut on the group statistic; the prior's own if not given.
+            log_alpha_threshold: cut on log α per weight; if not given 3 under a log-uniform prior
+                (Molchanov et al. 2017) and none under others.
+        """
+        keep = np.ones(self.mean.shape, dtype=bool)
+        if self.groups is not None:
+            cut = self.groups.threshold if group_threshold is None else group_threshold
+            shape = [1] * self.mean.ndim
+            shape[self.groups.axis] = -1
+            keep &= (self.groups.value <= cut).reshape(shape)
+        if log_alpha_threshold is None and self.prior == "LogUniform":
+            log_alpha_threshold = 3.0
+        if log_alpha_threshold is not None and not self.is_point:
+            keep &= self.log_alpha() < log_alpha_threshold
+        return keep
+
+
+@dataclass(frozen=True, eq=False)
+class Latent:
+    """Closed-form guide of one latent site: N(loc, scale²), of x or ('lognormal') of ln x."""
+
+    family: str
+    loc: np.ndarray
+    scale: np.ndarray
+
+    def sample(self, count: int, generator: np.random.Generator) -> np.ndarray:
+        """float32, (count, *site shape)."""
+        draw = self.loc + self.scale * generator.standard_normal((count, *self.loc.shape))
+        return (np.exp(draw) if self.family == "lognormal" else draw).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """Moments per parameter, the guide per latent site, buffers, and provenance.
+
+    Attributes:
+        parameters: by dotted name, every parameter of the network.
+        latents: closed-form guides by site name; empty for point estimates and where there are draws.
+        draws: what a sampler drew, or None.
+        buffers: the network's buffers (batch-norm statistics) at the end of inference.
+        kind: 'chains' (draws of Markov chains), 'iid' (independent ones, or a guide: R-hat is meaningless) or 'point'.
+        provenance: method, settings, seed, KL weight, data; written beside every result.
+        statistics: scalars of the fit, such as the final ELBO and description length in nats.
+    """
+
+    parameters: Mapping[str, ParameterPosterior]
+    latents: Mapping[str, Latent] = field(default_factory=dict)
+    buffers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    kind: str = "iid"
+    provenance: Mapping[str, object] = field(default_factory=dict)
+    statistics: Mapping[str, float] = field(default_factory=dict)
+    draws: Draws | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InferenceError(f"a posterior is one of {', '.join(KINDS)}, found '{self.kind}'")
+        if (self.kind == "chains") and self.draws is None:
+            raise InferenceError("a posterior of kind 'chains' needs its draws")
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """What `pyro_compress.fit` found that speaks against believing it; kept in the provenance as 'flags'."""
+        held: Any = self.provenance.get("flags", ())
+        return tuple(Flag(str(name), str(sentence)) for name, sentence in held)
+
+    def sample_latents(self, count: int, seed: int) -> dict[str, np.ndarray]:
+        """Draws by site, each (count, *shape): independent ones from the guide, or `count` of the sampler's draws.
+
+        Of a sampler's draws each is taken with the probability that is its weight, with replacement.
+
+        Raises:
+            InferenceError: the posterior is a point estimate.
+        """
+        generator = np.random.default_rng(seed)
+        if self.draws is not None:
+            weights = self.draws.weights().ravel()
+            chosen = np.unravel_index(generator.choice(weights.size, size=count, p=weights), self.draws.flat.shape[:2])
+            return {name: np.asarray(self.draws.site(name)[chosen]) for name in self.draws.shapes}
+        if not self.latents:
+            raise InferenceError("a point estimate has no distribution to draw from: fit with SVI(...) instead")
+        return {name: latent.sample(count, generator) for name, latent in self.latents.items()}
+
+    def save(self, path: Path) -> None:
+        """Write as one safetensors file (no code, no pickle), through a temporary file; draws lie beside it."""
+        if self.draws is not None:
+            self.draws.save(_draws_folder(path))
+        tensors: dict[str, np.ndarray] = {}
+        described: dict[str, dict[str, object]] = {"parameters": {}, "latents": {}}
+        for name, parameter in self.parameters.items():
+            tensors[f"mean/{name}"], tensors[f"variance/{name}"] = parameter.mean, parameter.variance
+            entry: dict[str, object] = {"prior": parameter.prior}
+            if parameter.value is not None:
+                tensors[f"value/{name}"] = parameter.value
+            if parameter.groups is not None:
+                groups = asdict(parameter.groups)
+                tensors[f"group_value/{name}"] = groups.pop("value")
+                tensors[f"group_scale/{name}"] = groups.pop("scale")
+                entry["groups"] = groups
+            described["parameters"][name] = entry
+        for name, latent in self.latents.items():
+            tensors[f"loc/{name}"], tensors[f"scale/{name}"] = latent.loc, latent.scale
+            described["latents"][name] = latent.family
+        for name, buffer in self.buffers.items():
+            tensors[f"buffer/{name}"] = buffer
+        metadata = {
+            "described": json.dumps(described),
+            "kind": self.kind,
+            "provenance": json.dumps(dict(self.provenance)),
+            "statistics": json.dumps(dict(self.statistics)),
+            "has_draws": json.dumps(self.draws is not None),
+        }
+        partial = path.with_name(path.name + ".partial")
+        partial.write_bytes(save({k: np.asarray(v, order="C") for k, v in tensors.items()}, metadata=metadata))
+        partial.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> "Posterior":
+        """Read what `save` wrote.
+
+        Raises:
+            InferenceError: the file is missing or is not a posterior.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            described = json.loads(metadata["described"])
+            provenance, statistics = json.loads(metadata["provenance"]), json.loads(metadata["statistics"])
+            parameters = {name: _parameter(name, e, tensors) for name, e in described["parameters"].items()}
+            latents = {
+                name: Latent(family, tensors[f"loc/{name}"], tensors[f"scale/{name}"])
+                for name, family in described["latents"].items()
+            }
+        except Exception as error:
+            raise InferenceError(
+                f"{path} does not hold a posterior ({error}): run `pyro-compress fit` first"
+            ) from error
+        buffers = {name.removeprefix("buffer/"): t for name, t in tensors.items() if name.startswith("buffer/")}
+        draws = Draws.load(_draws_folder(path)) if json.loads(metadata.get("has_draws", "false")) else None
+        return Posterior(parameters, latents, buffers, metadata["kind"], provenance, statistics, draws)
+
+
+def _draws_folder(path: Path) -> Path:
+    """'posterior.safetensors' has its draws in 'posterior.draws/'."""
+    return path.with_suffix(".draws")
+
+
+def _parameter(name: str, entry: dict, tensors: Mapping[str, np.ndarray]) -> ParameterPosterior:
+    groups = None
+    if "groups" in entry:
+        groups = Groups(value=tensors[f"group_value/{name}"], scale=tensors[f"group_scale/{name}"], **entry["groups"])
+    value = tensors.get(f"value/{name}")
+    return ParameterPosterior(tensors[f"mean/{name}"], tensors[f"variance/{name}"], entry["prior"], groups, value)

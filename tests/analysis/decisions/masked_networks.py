@@ -1,0 +1,135 @@
+"""What the tests of structured removal share: decisions on networks, and masked and reduced networks that run."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
+from pyro_compress.network.architecture import (
+    Activation,
+    AdaptiveAvgPool2d,
+    Add,
+    AvgPool2d,
+    ChannelAffine,
+    Conv2d,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool2d,
+    Recall,
+    Select,
+    walk,
+)
+from pyro_compress.network.stored import StoredNetwork
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
+    "relu": lambda x, slope: F.relu(x),
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
+    "tanh": lambda x, slope: torch.tanh(x),
+    "sigmoid": lambda x, slope: torch.sigmoid(x),
+    "softplus": lambda x, slope: F.softplus(x),
+    "gelu": lambda x, slope: F.gelu(x),
+    "silu": lambda x, slope: F.silu(x),
+    "relu6": lambda x, slope: F.relu6(x),
+}
+
+
+def run(network: StoredNetwork, x: torch.Tensor) -> torch.Tensor:
+    """A reduced network, layer by layer, in float64."""
+    tensors = {name: torch.from_numpy(tensor.dense()).double() for name, tensor in network.tensors.items()}
+
+    def after(layer: Layer, x: torch.Tensor, earlier: torch.Tensor | None) -> torch.Tensor:
+        match layer:
+            case Add() | Recall():
+                assert earlier is not None
+                return earlier if isinstance(layer, Recall) else x + earlier
+            case Linear():
+                return F.linear(x, tensors[f"{layer.name}.weight"], tensors.get(f"{layer.name}.bias"))
+            case Conv2d():
+                weight, bias = tensors[f"{layer.name}.weight"], tensors.get(f"{layer.name}.bias")
+                return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+            case ChannelAffine():
+                shape = (1, -1) + (1,) * (x.ndim - 2)
+                scale, shift = tensors[f"{layer.name}.scale"], tensors[f"{layer.name}.shift"]
+                return x * scale.reshape(shape) + shift.reshape(shape)
+            case Activation():
+                return ACTIVATIONS[layer.kind](x, layer.slope)
+            case MaxPool2d():
+                return F.max_pool2d(x, layer.kernel_size, layer.stride, layer.padding)
+            case AvgPool2d():
+                return F.avg_pool2d(x, layer.kernel_size, layer.stride, layer.padding)
+            case AdaptiveAvgPool2d():
+                return F.adaptive_avg_pool2d(x, layer.output_size)
+            case Flatten():
+                return x.flatten(1)
+            case Select():
+                return x[:, list(layer.indices)]
+        raise AssertionError(layer)
+
+    *_, result = walk(network.architecture.layers, x.double(), after)
+    return result
+
+
+def masked(network: nn.Module, decision: Decision, x: torch.Tensor) -> torch.Tensor:
+    """The original network with the decision's stored numbers and statistics, in float64 (evaluation mode)."""
+    state = {name: torch.from_numpy(site.stored()) for name, site in decision.sites.items()}
+    state |= {name: torch.from_numpy(buffer) for name, buffer in decision.buffers.items()}
+    network = copy.deepcopy(network)
+    network.load_state_dict({**network.state_dict(), **state})
+    with torch.no_grad():
+        outputs: torch.Tensor = network.eval().double()(x.double())
+    return outputs
+
+
+def decide(network: nn.Module, masks: dict[str, np.ndarray] | None = None, step: float | None = None) -> Decision:
+    """Store the network's own numbers where `masks` (default: everywhere) says so."""
+    sites = {}
+    for name, parameter in network.named_parameters():
+        value = parameter.detach().numpy().copy()
+        mask = (masks or {}).get(name, np.ones(value.shape, dtype=bool))
+        sites[name] = SiteDecision(value, np.zeros_like(value), np.where(mask, 16, 0).astype(np.uint8), step)
+    buffers = {name: b.numpy().copy() for name, b in network.named_buffers() if "running" in name}
+    return Decision(sites, buffers)
+
+
+def randomise(network: nn.Module, generator: np.random.Generator) -> None:
+    """Numbers of size one everywhere, so that every constant and every border effect would show."""
+    for parameter in network.parameters():
+        parameter.data = torch.from_numpy(generator.normal(size=parameter.shape)).float()
+    for name, buffer in network.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(torch.from_numpy(generator.normal(size=buffer.shape)))
+        elif name.endswith("running_var"):
+            buffer.copy_(torch.from_numpy(generator.uniform(0.5, 2, size=buffer.shape)))
+
+
+def random_masks(network: nn.Module, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """Whole rows and columns gone, more weights inside the rest, some biases; sometimes a whole layer."""
+    masks = {}
+    for name, parameter in network.named_parameters():
+        mask = generator.random(parameter.shape) < generator.choice([0.05, 0.3, 0.9])
+        if parameter.ndim > 1:
+            rows = generator.random(parameter.shape[0]) < generator.choice([0.3, 0.7])
+            columns = generator.random(parameter.shape[1]) < generator.choice([0.3, 0.7])
+            spread = (1,) * (parameter.ndim - 2)
+            mask &= rows.reshape(-1, 1, *spread) & columns.reshape(1, -1, *spread)
+            mask &= generator.random() > 0.05
+        masks[name] = mask
+    return masks
+
+
+def put(network: nn.Module, numbers: dict[str, Any]) -> None:
+    """Overwrite parameters and buffers by name (a number fills the whole tensor)."""
+    state = network.state_dict()
+    for name, values in numbers.items():
+        state[name].copy_(torch.tensor(values))
+
+
+def clear(network: nn.Module, name: str, *index: Any) -> None:
+    network.state_dict()[name][index] = 0

@@ -1,0 +1,132 @@
+"""Bit widths against their closed forms."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyro_compress.analysis.decisions.bits import (
+    COARSEST_STEP,
+    FINEST_STEP,
+    bit_widths,
+    bits_for,
+    fixed_point_step,
+    on_grid,
+    published_bits,
+    significand_bits,
+)
+from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
+from pyro_compress.analysis.decisions.pruning import prune
+from pyro_compress.errors import DecisionError
+from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
+
+
+def parameter(mean: Any, variance: Any, prior: str = "Normal") -> ParameterPosterior:
+    value = np.array(mean, np.float32)
+    return ParameterPosterior(value, np.full(value.shape, variance, np.float32), prior)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.floats(1e-9, 10.0), st.floats(1 / 16, 16.0))
+def test_step_is_the_coarsest_power_of_two_within_the_variance(variance: float, c: float) -> None:
+    step = fixed_point_step(variance, c)
+    assert math.log2(step) == round(math.log2(step))
+    assert step**2 / 12 <= c * variance * (1 + 1e-12)
+    assert (2 * step) ** 2 / 12 > c * variance * (1 - 1e-12) or step == COARSEST_STEP
+
+
+def test_step_stays_within_its_bounds() -> None:
+    assert fixed_point_step(12.0, 1.0) == 8.0  # Δ² ≤ 144
+    assert fixed_point_step(1 / 12, 1.0) == 1.0
+    assert fixed_point_step(1 / 12, 0.2499) == 0.25
+    assert fixed_point_step(1e9, 1.0) == COARSEST_STEP
+    assert fixed_point_step(1e-30, 1.0) == FINEST_STEP
+    assert fixed_point_step(0.0, 1.0) == FINEST_STEP
+
+
+@pytest.mark.parametrize(
+    ("largest", "bits"), [(0, 2), (1, 2), (2, 3), (3, 3), (4, 4), (7, 4), (8, 5), (127, 8), (128, 9), (2**23, 25)]
+)
+def test_bits_for_is_the_fewest_that_hold_every_integer(largest: int, bits: int) -> None:
+    integers = np.array([0, -largest, min(1, largest)])
+    assert bits_for(integers) == bits
+    held = SiteDecision(np.array([-largest], np.float32), np.zeros(1), np.array([bits], np.uint8), 1.0)
+    assert held.integers().tolist() == [-largest]
+
+
+def test_bits_for_nothing() -> None:
+    assert bits_for(np.zeros(0)) == 2
+
+
+def test_on_grid_counts_what_is_kept_only() -> None:
+    site = parameter([[1.0, 100.0]], 1.0)
+    assert on_grid(site, 0.5).bits.tolist() == [[9, 9]]  # 200 takes 8 bits and a sign
+    assert on_grid(site, 0.5, np.array([[True, False]])).bits.tolist() == [[3, 3]]
+    assert on_grid(site, None).bits.tolist() == [[FLOAT_BITS, FLOAT_BITS]]
+
+
+def test_each_layer_has_its_own_step_from_the_weights_that_stay() -> None:
+    sites = {
+        "a.weight": parameter([[4.0, 0.0]], [[1 / 12, 100.0]]),  # the dead weight's variance must not count
+        "a.bias": parameter([0.4], 0.0, "point"),
+        "b.weight": parameter([[4.0, 4.0]], [[1 / 48, 1 / 48]]),
+        "norm.weight": parameter([1.1], 0.0, "point"),
+    }
+    posterior = Posterior(sites)
+    pruned = prune(posterior, snr=1.0)
+    found = pruned & bit_widths(posterior, c=1.0, within=pruned)
+    assert {name: site.step for name, site in found.sites.items()} == {
+        "a.weight": 1.0,
+        "a.bias": 1.0,  # its layer's
+        "b.weight": 0.5,
+        "norm.weight": None,
+    }
+    assert found.sites["a.weight"].bits.tolist() == [[4, 0]]
+    assert found.sites["norm.weight"].bits.tolist() == [FLOAT_BITS]
+    assert (found.made_by["bit_rule"], found.made_by["c"]) == ("fixed_point", 1.0)
+    by_default = bit_widths(posterior, within=pruned)  # c = 1/16
+    assert by_default.sites["a.weight"].step == 0.25
+
+
+def test_without_a_decision_the_priors_own_cut_says_what_stays() -> None:
+    site = parameter([[1.0, 0.001]], [[1 / 12, 1.0]], "LogUniform")  # log α of the second is 13.8
+    assert bit_widths(Posterior({"w": site}), c=1.0).sites["w"].step == 1.0
+
+
+def test_rounding_adds_no_more_than_c_of_the_posterior_variance() -> None:
+    generator = np.random.default_rng(1)
+    site = parameter(generator.normal(size=(200, 50)), 1e-3)
+    for c in (0.25, 1.0, 4.0):
+        stored = bit_widths(Posterior({"w": site}), c=c).sites["w"].stored()
+        error = float(np.square(stored - site.mean).mean())
+        assert 0.2 * c * 1e-3 < error <= 1.02 * c * 1e-3
+
+
+@pytest.mark.parametrize("c", [0.0, -1.0])
+def test_c_must_be_positive(c: float) -> None:
+    with pytest.raises(DecisionError, match=f"c must be positive, found {c}"):
+        bit_widths(Posterior({"w": parameter([[1.0]], 1.0)}), c=c)
+
+
+def test_a_layer_of_which_nothing_stays_is_held_all_the_same() -> None:
+    posterior = Posterior({"w": parameter([[1.0, 2.0]], 1.0)})
+    nothing = Decision({"w": SiteDecision(np.array([[1, 2]], np.float32), np.ones((1, 2)), np.zeros((1, 2), np.uint8))})
+    found = nothing & bit_widths(posterior, within=nothing)
+    assert found.sites["w"].stored().tolist() == [[0.0, 0.0]]
+
+
+def test_published_bits_by_hand() -> None:
+    """2·Var < ½·2^{1−t} = 2^{−t}: Var = 2^{−6} gives t < 5, so 4; Var = 2^{−8} gives 6."""
+    site = parameter([[0.5, -3.0, 9.0]], [[2.0**-6, 2.0**-8, 1e-9]])
+    kept = np.array([[True, True, False]])
+    assert significand_bits(site, kept) == 5  # mean of 4 and 6
+    # max|w| = 3: ⌈log₂(log₂ 3 + 1) + 1⌉ = ⌈log₂ 2.585 + 1⌉ = ⌈2.37⌉ = 3; sign 1
+    assert published_bits(site, kept) == 1 + 5 + 3
+    # without the large weight the exponent takes one bit: 1 + 4 + 1
+    assert published_bits(site, np.array([[True, False, False]])) == 6
+    assert published_bits(site, np.zeros((1, 3), bool)) == 0
+    # the tiny variance fills the significand: 23, and max|w| = 9: ⌈log₂(4.17) + 1⌉ = 4
+    assert published_bits(site, np.array([[False, False, True]])) == 1 + 23 + 4

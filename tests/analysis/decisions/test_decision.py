@@ -1,0 +1,115 @@
+"""Decisions: rounding, composition, and the file that holds one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
+from pyro_compress.errors import DecisionError
+
+
+def site(values: list[float], bits: list[int] | int = FLOAT_BITS, step: float | None = None) -> SiteDecision:
+    value = np.array(values, np.float32)
+    return SiteDecision(value, np.zeros_like(value), np.full(value.shape, bits, np.uint8), step)
+
+
+def decision(**sites: SiteDecision) -> Decision:
+    return Decision({name.replace("_", "."): site for name, site in sites.items()})
+
+
+def test_integers_round_half_to_even_clip_and_leave_out_what_is_pruned() -> None:
+    held = site([0.25, 0.75, -1.25, 9.0, -9.0, 3.0], [4, 4, 4, 4, 3, 0], step=0.5)
+    # 0.5 → 0, 1.5 → 2, −2.5 → −2; 18 is clipped to 2³ − 1, −18 to −(2² − 1)
+    assert held.integers().tolist() == [0, 2, -2, 7, -3, 0]
+    assert held.integers().dtype == np.int32
+    assert held.stored().tolist() == [0.0, 1.0, -1.0, 3.5, -1.5, 0.0]
+    assert held.stored().dtype == np.float32
+    assert held.kept().tolist() == [True, True, True, True, True, False]
+
+
+def test_without_a_grid_kept_values_are_stored_as_they_are() -> None:
+    held = site([0.1, -0.2], [32, 0])
+    assert np.array_equal(held.stored(), np.array([0.1, 0.0], np.float32))
+    with pytest.raises(DecisionError, match=r"has no grid: combine the decision with bit_widths"):
+        held.integers()
+
+
+@pytest.mark.parametrize("step", [0.3, 0.0, -0.5, float("inf")])
+def test_a_step_that_is_no_power_of_two_is_refused(step: float) -> None:
+    with pytest.raises(DecisionError, match=f"a grid step must be a power of two, not {step}"):
+        site([1.0], step=step)
+
+
+def test_shapes_must_agree() -> None:
+    with pytest.raises(DecisionError, match=r"share one shape, found \(2,\), \(2,\), \(3,\)"):
+        SiteDecision(np.zeros(2, np.float32), np.zeros(2, np.float32), np.zeros(3, np.uint8))
+
+
+def test_composition_takes_fewer_bits_and_the_coarser_grid() -> None:
+    left = Decision({"w": site([1.0, 2.0, 3.0], [0, 5, 8], 0.25)}, {"m": np.zeros(1)}, {"snr": 1.0, "c": 1})
+    right = Decision({"w": site([1.0, 2.0, 3.0], [6, 6, 6], 0.5)}, {"v": np.ones(1)}, {"c": 4})
+    both = left & right
+    assert both.sites["w"].bits.tolist() == [0, 5, 6]
+    assert both.sites["w"].step == 0.5
+    assert both.made_by == {"snr": 1.0, "c": 4}
+    assert set(both.buffers) == {"m", "v"}
+    swapped = right & left
+    assert np.array_equal(swapped.sites["w"].bits, both.sites["w"].bits) and swapped.sites["w"].step == 0.5
+    floats = Decision({"w": site([1.0, 2.0, 3.0])})
+    assert (floats & right).sites["w"].step == 0.5 and (right & floats).sites["w"].step == 0.5
+    assert (floats & floats).sites["w"].step is None
+
+
+def test_what_does_not_fit_together_is_refused() -> None:
+    with pytest.raises(DecisionError, match=r"different sites cannot be combined: b, c is in one only"):
+        decision(a=site([1.0]), b=site([1.0])) & decision(a=site([1.0]), c=site([1.0]))
+    with pytest.raises(DecisionError, match=r"a: decisions of shapes \(1,\) and \(2,\) cannot be combined"):
+        decision(a=site([1.0])) & decision(a=site([1.0, 2.0]))
+    with pytest.raises(DecisionError, match=r"a: the two decisions store different values; take both from one"):
+        decision(a=site([1.0])) & decision(a=site([2.0]))
+
+
+def test_weights_left_counts_tensors_of_more_than_one_axis_only() -> None:
+    weight = SiteDecision(np.ones((2, 3)), np.zeros((2, 3)), np.array([[0, 4, 4], [0, 0, 4]], np.uint8))
+    assert decision(fc_weight=weight, fc_bias=site([1.0, 1.0])).weights_left() == (3, 6)
+
+
+def test_with_sites_replaces_some_and_notes_why() -> None:
+    before = decision(a=site([1.0]), b=site([2.0]))
+    after = before.with_sites({"b": site([3.0])}, rate_weight=0.5)
+    assert after.sites["a"] is before.sites["a"] and after.sites["b"].value.tolist() == [3.0]
+    assert after.made_by == {"rate_weight": 0.5} and before.made_by == {}
+
+
+def test_save_and_load_give_the_same_decision_and_the_same_bytes(tmp_path: Path) -> None:
+    made = Decision(
+        {"a.weight": site([1.5, -2.25], [0, 7], 2.0**-7), "a.bias": site([0.125])},
+        {"norm.running_mean": np.array([1.0, 2.0], np.float32)},
+        {"snr": 0.7, "bit_rule": "fixed_point", "c": 4.0},
+    )
+    path = tmp_path / "decision.safetensors"
+    made.save(path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    found = Decision.load(path)
+    assert list(found.made_by.items()) == list(made.made_by.items())
+    assert np.array_equal(found.buffers["norm.running_mean"], made.buffers["norm.running_mean"])
+    for name, held in made.sites.items():
+        for field in ("value", "variance", "bits"):
+            assert np.array_equal(getattr(found.sites[name], field), getattr(held, field))
+        assert found.sites[name].step == held.step
+    again = tmp_path / "again.safetensors"
+    found.save(again)
+    assert again.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "foreign"])
+def test_a_damaged_file_is_a_sentence(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "decision.safetensors"
+    if damage != "missing":
+        decision(a=site([1.0])).save(path)
+        path.write_bytes(path.read_bytes()[:-3] if damage == "truncated" else b'{"json": 1}')
+    with pytest.raises(
+        DecisionError, match=r"decision.safetensors does not hold a decision: .*run `pyro-compress analyse` again"
+    ):
+        Decision.load(path)

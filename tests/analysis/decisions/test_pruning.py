@@ -1,0 +1,115 @@
+"""Pruning against hand-made posteriors."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pyro_compress.analysis.decisions.decision import FLOAT_BITS
+from pyro_compress.analysis.decisions.pruning import prune, signal_to_noise
+from pyro_compress.errors import DecisionError
+from pyro_compress.posterior.posterior import Groups, ParameterPosterior, Posterior
+
+
+def parameter(mean: Any, variance: Any, prior: str = "Normal", groups: Groups | None = None) -> ParameterPosterior:
+    value = np.array(mean, np.float32)
+    return ParameterPosterior(value, np.full(value.shape, variance, np.float32), prior, groups)
+
+
+def point(mean: Any) -> ParameterPosterior:
+    return parameter(mean, 0.0, "point")
+
+
+def test_signal_to_noise_is_mean_over_standard_deviation() -> None:
+    site = parameter([[3.0, -3.0, 0.0, 2.0]], [[4.0, 9.0, 1.0, 0.0]])
+    assert signal_to_noise(site).tolist() == [[1.5, 1.0, 0.0, np.inf]]
+    assert signal_to_noise(point([0.0, 1.0])).tolist() == [np.inf, np.inf]
+
+
+def test_snr_prunes_below_the_cut_and_leaves_biases_and_point_estimates() -> None:
+    sites = {
+        "a.weight": parameter([[1.0, 2.0, 4.0]], 4.0),
+        "a.bias": parameter([0.001], 1.0),
+        "b.weight": point([[0.0, 1.0]]),
+    }
+    found = prune(Posterior(sites), snr=1.0)
+    assert found.sites["a.weight"].bits.tolist() == [[0, FLOAT_BITS, FLOAT_BITS]]  # 1.0 itself is kept
+    assert found.sites["a.bias"].bits.tolist() == [FLOAT_BITS]
+    assert found.sites["b.weight"].kept().all()
+    assert found.made_by == {"snr": 1.0}
+    assert np.array_equal(found.sites["a.weight"].value, sites["a.weight"].mean)
+    assert np.array_equal(found.sites["a.weight"].variance, sites["a.weight"].variance)
+
+
+def test_log_uniform_weights_go_where_log_alpha_is_three_or_more() -> None:
+    # log α = ln variance − ln mean²: 2.9, 3.1 and, with mean 2, 2.9
+    variance = np.exp([[2.9, 3.1, 2.9 + np.log(4.0)]])
+    site = parameter([[1.0, -1.0, 2.0]], variance, "LogUniform")
+    assert site.log_alpha() == pytest.approx(np.array([[2.9, 3.1, 2.9]]), abs=1e-5)
+    posterior = Posterior({"w": site})
+    assert prune(posterior).sites["w"].kept().tolist() == [[True, False, True]]
+    assert prune(posterior, log_alpha=2.0).sites["w"].kept().tolist() == [[False, False, False]]
+    assert prune(posterior, log_alpha=np.inf).sites["w"].kept().all()
+    other = Posterior({"w": parameter([[1.0, -1.0, 2.0]], variance, "Normal")})
+    assert prune(other).sites["w"].kept().all()
+    assert prune(other, log_alpha=3.0).sites["w"].kept().tolist() == [[True, False, True]]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_group_cut_removes_whole_groups_along_their_axis(axis: int) -> None:
+    shape = (3, 2) if axis == 0 else (2, 3)
+    groups = Groups(axis, "log_alpha", np.array([0.4, 0.5, 0.6], np.float32), 0.5, np.ones(3, np.float32))
+    posterior = Posterior({"w": parameter(np.ones(shape), 1.0, "GroupHorseshoe", groups)})
+
+    def kept(cut: float | None) -> list[bool]:
+        found = prune(posterior, group_threshold=cut).sites["w"].kept()
+        lines = found if axis == 0 else found.T
+        assert (lines == lines[:, :1]).all()
+        return lines[:, 0].tolist()
+
+    assert kept(None) == [True, True, False]  # the prior's own cut is inclusive
+    assert kept(0.45) == [True, False, False]
+    assert kept(float("inf")) == [True, True, True]
+
+
+def test_snr_and_groups_combine() -> None:
+    groups = Groups(1, "log_alpha", np.array([0.0, 9.0], np.float32), 1.0, np.ones(2, np.float32))
+    posterior = Posterior({"w": parameter([[5.0, 5.0], [0.1, 5.0]], 1.0, "GroupNormalJeffreys", groups)})
+    assert prune(posterior, snr=1.0).sites["w"].kept().tolist() == [[True, False], [False, False]]
+
+
+@pytest.mark.parametrize("percent", [0.0, 25.0, 90.0, 99.5])
+def test_remove_percent_is_exact_over_all_layers_together(percent: float) -> None:
+    generator = np.random.default_rng(0)
+    sites = {
+        "a.weight": parameter(generator.normal(size=(20, 30)), 1.0),
+        "a.bias": parameter(np.zeros(20), 1.0),
+        "b.weight": parameter(0.1 * generator.normal(size=(20, 20)), 1.0),
+    }
+    found = prune(Posterior(sites), remove_percent=percent)
+    kept, total = found.weights_left()
+    assert total == 1000
+    assert kept == round(total * (1 - percent / 100))
+    assert found.sites["a.bias"].kept().all()
+    ratios = np.concatenate([signal_to_noise(sites[name]).ravel() for name in ("a.weight", "b.weight")])
+    stays = np.concatenate([found.sites[name].kept().ravel() for name in ("a.weight", "b.weight")])
+    assert ratios[stays].min() > (ratios[~stays].max() if percent else -1)
+    assert found.made_by["remove_percent"] == percent
+    if percent == 90.0:  # one cut for all layers, not a share of each
+        assert found.sites["b.weight"].kept().mean() < 0.01
+
+
+@pytest.mark.parametrize("percent", [-1.0, 100.0])
+def test_remove_percent_has_its_range(percent: float) -> None:
+    with pytest.raises(DecisionError, match=rf"remove_percent must lie in \[0, 100\), found {percent}"):
+        prune(Posterior({"w": parameter([[1.0]], 1.0)}), remove_percent=percent)
+
+
+def test_a_point_estimate_has_nothing_to_cut_by() -> None:
+    with pytest.raises(DecisionError, match="a point estimate has no signal-to-noise ratio to prune by"):
+        prune(Posterior({"w": point([[1.0]])}, kind="point"), remove_percent=50.0)
+
+
+def test_buffers_are_carried() -> None:
+    posterior = Posterior({"w": point([[1.0]])}, buffers={"norm.running_mean": np.ones(2)})
+    assert prune(posterior).buffers["norm.running_mean"].tolist() == [1.0, 1.0]

@@ -1,0 +1,77 @@
+"""Shared weights: the levels against an exhaustive search, and what they change in a decision."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
+from pyro_compress.analysis.decisions.weight_sharing import lloyd_max, weight_sharing
+from pyro_compress.errors import DecisionError
+
+
+def cost(values: np.ndarray, precisions: np.ndarray, levels: np.ndarray) -> float:
+    return float((precisions * (values - levels) ** 2).sum())
+
+
+def best_cost(values: np.ndarray, precisions: np.ndarray, count: int) -> float:
+    """Over all ways to cut the sorted values into so many runs: the best levels are means of runs."""
+    costs = []
+    for cuts in combinations(range(1, len(values)), count - 1):
+        runs = zip((0, *cuts), (*cuts, len(values)), strict=True)
+        means = [np.full(b - a, np.average(values[a:b], weights=precisions[a:b])) for a, b in runs]
+        costs.append(cost(values, precisions, np.concatenate(means)))
+    return min(costs)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_levels_are_near_the_best(seed: int) -> None:
+    """Lloyd's algorithm ends in a local minimum: between the best cost and half as much again, on clusters."""
+    random = np.random.default_rng(seed)
+    values = np.sort(np.repeat([-1.0, 0.3, 0.9], 6) + random.normal(scale=0.1, size=18))
+    precisions = random.uniform(0.2, 5, 18)
+    levels = lloyd_max(values, precisions, 3)
+    best = best_cost(values, precisions, 3)
+    assert len(np.unique(levels)) <= 3
+    assert best * (1 - 1e-9) <= cost(values, precisions, levels) <= 1.5 * best
+
+
+def test_precise_weights_draw_the_level_to_them() -> None:
+    values, precisions = np.array([0.0, 1.0]), np.array([3.0, 1.0])
+    np.testing.assert_allclose(lloyd_max(values, precisions, 1), 0.25)
+
+
+def decision(variance: float) -> Decision:
+    random = np.random.default_rng(1)
+    value = random.normal(size=(20, 30)).astype(np.float32)
+    bits = np.where(random.random((20, 30)) < 0.3, 32, 0).astype(np.uint8)
+    bias = SiteDecision(value[0], np.zeros(30, np.float32), np.full(30, 32, np.uint8))
+    return Decision({"a.weight": SiteDecision(value, np.full_like(value, variance), bits), "a.bias": bias})
+
+
+@pytest.mark.parametrize("variance", [0.0, 0.01])
+@pytest.mark.parametrize("levels", [1, 4, 16])
+def test_kept_weights_share_few_values_and_the_rest_stays(levels: int, variance: float) -> None:
+    before = decision(variance)
+    after = weight_sharing(before, levels)
+    site = after.sites["a.weight"]
+    np.testing.assert_array_equal(site.kept(), before.sites["a.weight"].kept())
+    assert 0 < len(np.unique(site.integers()[site.kept()])) <= levels
+    np.testing.assert_array_equal(site.stored()[site.kept()], site.value[site.kept()])
+    assert np.abs(site.integers()).max() <= 2**12
+    assert after.sites["a.bias"] is before.sites["a.bias"] and after.made_by["codebook_levels"] == levels
+
+
+def test_more_levels_are_nearer() -> None:
+    before = decision(0.01).sites["a.weight"]
+    distance = [
+        float(((weight_sharing(decision(0.01), levels).sites["a.weight"].stored() - before.stored()) ** 2).sum())
+        for levels in (2, 8, 32)
+    ]
+    assert distance[0] > 4 * distance[1] > 16 * distance[2]
+
+
+@pytest.mark.parametrize("levels", [0, 257])
+def test_levels_out_of_range(levels: int) -> None:
+    with pytest.raises(DecisionError, match=f"a codebook has 1 to 256 levels, found {levels}"):
+        weight_sharing(decision(0.01), levels)

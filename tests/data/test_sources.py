@@ -1,0 +1,190 @@
+"""The user's own data: tensors, Dataset, DataLoader and module:factory."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from pyro_compress.data.dataset import DataSet, as_data, from_factory, load
+from pyro_compress.data.sources import Examples
+from pyro_compress.errors import DataError
+
+
+def toy(count: int = 20, seed: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, generator=generator), torch.arange(count) % 4
+
+
+class Pairs(Dataset[tuple[Tensor, int]]):
+    """Examples one by one, as users write them: an input tensor and a Python number."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.x[index], int(self.y[index])
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda x, y: (x, y),
+        TensorDataset,
+        Pairs,
+        lambda x, y: DataLoader(Pairs(x, y), batch_size=7),
+        lambda x, y: DataLoader(Pairs(x, y), batch_size=7, shuffle=True, drop_last=True),
+    ],
+    ids=["tensors", "tensor dataset", "dataset", "loader", "shuffling loader"],
+)
+def test_tensors_datasets_and_loaders_give_the_same_data(wrap: Callable[[Tensor, Tensor], Examples]) -> None:
+    x, y = toy()
+    state = torch.get_rng_state()
+    d = as_data(wrap(x, y), test=wrap(x[:6] + 1, y[:6]))
+    assert torch.equal(d.train_x, x) and torch.equal(d.train_y, y) and torch.equal(d.test_x, x[:6] + 1)
+    assert d.classes == ("0", "1", "2", "3") and d.N == 20 and len(d.validation_x) == 0
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_n_is_counted_or_given() -> None:
+    assert as_data(toy(), validation=0.25).N == 15
+    assert as_data(toy(), N=60_000).N == 60_000
+    with pytest.raises(DataError, match="N = 8 is less than the 20 training examples given; N counts the whole"):
+        as_data(toy(), N=8)
+
+
+def test_real_targets_are_regression() -> None:
+    x, _ = toy()
+    d = as_data((x.double(), x.double().sum(1, keepdim=True)), validation=5)
+    assert d.classes is None and d.train_x.dtype == d.train_y.dtype == torch.float32
+    assert d.validation_y.shape == (5, 1) and d.description["classes"] is None
+
+
+def test_a_data_set_passes_unchanged_and_takes_no_second_parts() -> None:
+    d = as_data(toy(), name="mine")
+    assert as_data(d) is d
+    with pytest.raises(DataError, match="mine: a DataSet holds its own parts"):
+        as_data(d, validation=0.1)
+
+
+def test_empty_part_says_how_to_give_it() -> None:
+    d = as_data(toy(), validation=5, name="mine")
+    assert len(d.part("validation")[0]) == 5
+    with pytest.raises(DataError, match="mine: there are no test examples; give test= with the data"):
+        d.part("test")
+
+
+def test_description_is_json() -> None:
+    d = as_data(toy(), validation=5, name="mine", classes=["a", "b", "c", "d"], N=100)
+    assert json.loads(json.dumps(d.description)) == {
+        "name": "mine",
+        "N": 100,
+        "train_examples": 15,
+        "validation_examples": 5,
+        "test_examples": 0,
+        "input_shape": [3],
+        "classes": ["a", "b", "c", "d"],
+    }
+
+
+def untyped(value: Any) -> Any:
+    """What a caller without a type checker may pass."""
+    return value
+
+
+def wrong_nan() -> DataSet:
+    x, y = toy()
+    x[7, 2] = float("nan")
+    return as_data((x, y))
+
+
+def wrong_infinite_target() -> DataSet:
+    return as_data((torch.zeros(3, 2), torch.tensor([1.0, float("-inf"), 0.0])))
+
+
+def wrong_test_shape() -> DataSet:
+    return as_data(toy(), test=(torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64)))
+
+
+def wrong_stack() -> DataSet:
+    examples: Any = [(torch.zeros(1, 28, 28), 0), (torch.zeros(1, 27, 28), 1)]
+    return as_data(DataLoader(examples, batch_size=2))
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (wrong_nan, r"user data: train: inputs hold nan at index \(7, 2\); remove or replace it"),
+        (wrong_infinite_target, r"train: targets hold -inf at index \(1,\)"),
+        (wrong_test_shape, r"test: inputs of shape \(5,\), the training inputs have \(3,\)"),
+        (
+            wrong_stack,
+            r"train: the examples of DataLoader can't .*\[1, 28, 28\] at entry 0 and \[1, 27, 28\] at entry 1",
+        ),
+        (lambda: as_data((torch.zeros(4, 3), torch.zeros(5))), r"inputs of shape \(4, 3\) and targets of shape \(5,\)"),
+        (lambda: as_data((torch.zeros(4, 3), torch.zeros(4, 1).long())), r"class labels of shape \(4, 1\), expected"),
+        (lambda: as_data(toy(), classes=3), r"label 3 is outside 0\.\.2 \(3 classes\)"),
+        (lambda: as_data(toy(), classes=["a", "b"]), r"is outside 0\.\.1 \(2 classes\)"),
+        (lambda: as_data((torch.zeros(0, 3), torch.zeros(0).long())), "there are no training examples"),
+        (lambda: as_data(untyped(torch.zeros(4, 3))), "expected tensors .* found Tensor"),
+        (lambda: as_data(untyped((np.array(["a"]), np.array(["b"])))), r"found tuple of \(ndarray, ndarray\)"),
+        (lambda: as_data(DataLoader(untyped(torch.zeros(4, 3)))), "examples must be pairs .* found Tensor"),
+        (
+            lambda: as_data((torch.zeros(4, 3), torch.zeros(4)), test=toy()),
+            "test: .*are torch.int64, expected torch.float32",
+        ),
+    ],
+)
+def test_wrong_data_is_refused_with_what_was_found(make: Callable[[], DataSet], sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        make()
+
+
+@pytest.fixture
+def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of the user's in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "my_data_module", raising=False)
+    (tmp_path / "my_data_module.py").write_text(
+        "import torch\n"
+        "def pair(first=0): return torch.arange(first, first + 60.0).reshape(20, 3), torch.arange(20) % 2\n"
+        "def parts(): return {'train': pair(), 'test': pair(99), 'N': 500, 'name': 'named'}\n"
+        "def odd(): return {'training': pair()}\n"
+        "def fails(): raise ValueError('no such table')\n"
+    )
+    (tmp_path / "my_broken_module.py").write_text("import a_module_that_is_not_there\n")
+
+
+@pytest.mark.usefixtures("user_module")
+def test_factory_gives_examples_or_named_parts() -> None:
+    d = load("my_data_module:pair")
+    assert (len(d.train_x), len(d.validation_x), len(d.test_x), d.name) == (18, 2, 0, "my_data_module:pair")
+    d = from_factory("my_data_module:parts", validation=5)
+    assert (len(d.train_x), len(d.validation_x), len(d.test_x), d.N, d.name) == (15, 5, 20, 500, "named")
+
+
+@pytest.mark.usefixtures("user_module")
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("my_data_module:", "--data takes module:factory, for example .*; found 'my_data_module:'"),
+        ("nowhere.at_all:f", "--data nowhere.at_all:f: no module 'nowhere' is installed or lies in "),
+        ("my_broken_module:f", "importing 'my_broken_module' failed with ModuleNotFoundError: .*a_module_that_is_not"),
+        ("my_data_module:absent", "module 'my_data_module' has no function 'absent'"),
+        ("my_data_module:fails", r"fails\(\) failed with ValueError: no such table"),
+        ("my_data_module:odd", "the dict has the keys 'training'; 'train' is needed"),
+    ],
+)
+def test_wrong_factory_is_one_sentence(spec: str, sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        load(spec)

@@ -1,0 +1,110 @@
+"""Statistics are those of all examples, however they are cut into pieces, ordered and shaped."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.errors import DataError
+from pyro_compress.inference.finetuning.batch_norm import reestimate_batch_norm
+
+
+def examples(count: int, *shape: int, classes: int = 4) -> DataSet:
+    """Sorted by class, each around a mean of its own."""
+    y = torch.arange(count) * classes // count
+    x = torch.randn(count, *shape, generator=torch.Generator().manual_seed(count))
+    return as_data((x + 4 * y.reshape(-1, *[1] * len(shape)), y), classes=classes)
+
+
+def statistics(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: buffer.clone() for name, buffer in network.named_buffers() if buffer.is_floating_point()}
+
+
+@pytest.mark.parametrize("count", [258, 257, 256, 255, 2, 3])
+@pytest.mark.parametrize("batch_size", [256, 2, 1])
+def test_a_layer_on_the_inputs_has_their_mean_and_unbiased_variance(count: int, batch_size: int) -> None:
+    data, network = examples(count, 3), nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4))
+    reestimate_batch_norm(network, data, batch_size, batches=1000)
+    found = statistics(network)
+    torch.testing.assert_close(found["0.running_mean"], data.train_x.mean(0))
+    torch.testing.assert_close(found["0.running_var"], data.train_x.var(0))
+
+
+SHAPES: list[tuple[type[nn.Module], tuple[int, ...]]] = [
+    (nn.BatchNorm1d, (3,)),
+    (nn.BatchNorm1d, (3, 5)),
+    (nn.BatchNorm2d, (3, 2, 4)),
+    (nn.BatchNorm3d, (3, 2, 2, 2)),
+    (nn.SyncBatchNorm, (3, 4)),
+]
+
+
+@pytest.mark.parametrize(("kind", "shape"), SHAPES)
+def test_every_kind_of_batch_norm(kind: Any, shape: tuple[int, ...]) -> None:
+    data, network = examples(33, *shape), nn.Sequential(kind(3))
+    reestimate_batch_norm(network, data, batch_size=8)
+    by_channel = data.train_x.transpose(0, 1).flatten(1)
+    torch.testing.assert_close(statistics(network)["0.running_mean"], by_channel.mean(1))
+    torch.testing.assert_close(statistics(network)["0.running_var"], by_channel.var(1))
+
+
+def deep() -> nn.Sequential:
+    torch.manual_seed(1)
+    layers: list[nn.Module] = []
+    for _ in range(3):
+        layers += [nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Dropout(0.5)]
+    return nn.Sequential(*layers, nn.Linear(3, 4))
+
+
+def test_deeper_layers_see_what_the_shipped_network_shows_them() -> None:
+    data, network = examples(300, 3), deep()
+    reestimate_batch_norm(network, data, batch_size=32)
+    x = data.train_x
+    for layer in network:
+        if isinstance(layer, nn.BatchNorm1d):
+            assert layer.running_mean is not None and layer.running_var is not None
+            torch.testing.assert_close(layer.running_mean, x.mean(0), rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(layer.running_var, x.var(0), rtol=1e-3, atol=1e-3)
+        with torch.no_grad():
+            x = layer(x)
+
+
+def test_neither_pieces_nor_order_matter() -> None:
+    data, found = examples(300, 3), []
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(3))
+    shuffled = as_data((data.train_x[order], data.train_y[order]), classes=4)
+    for given, batch_size in ((data, 299), (data, 300), (data, 7), (shuffled, 64)):
+        network = deep()
+        reestimate_batch_norm(network, given, batch_size)
+        found.append(statistics(network))
+    for other in found[1:]:
+        for name, values in other.items():
+            torch.testing.assert_close(values, found[0][name], rtol=5e-3, atol=5e-3)
+
+
+def test_of_sorted_examples_each_class_gives_its_share() -> None:
+    data, network = examples(4000, 3), nn.Sequential(nn.BatchNorm1d(3))
+    reestimate_batch_norm(network, data, batch_size=100, batches=5)
+    np.testing.assert_allclose(statistics(network)["0.running_mean"], data.train_x.mean(0), atol=0.15)
+
+
+def test_what_else_the_network_has_stays() -> None:
+    data, network = examples(60, 3), deep()
+    network.train()
+    before, torch_state = {n: p.clone() for n, p in network.named_parameters()}, torch.get_rng_state()
+    x = data.train_x.clone()
+    reestimate_batch_norm(network, data, batch_size=16)
+    assert all(torch.equal(before[n], p) for n, p in network.named_parameters())
+    assert torch.equal(torch.get_rng_state(), torch_state) and torch.equal(data.train_x, x)
+    assert network[1].momentum == 0.1 and not network.training and not network[1]._forward_pre_hooks
+    without = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)).train()
+    reestimate_batch_norm(without, data)
+    assert without.training
+
+
+def test_one_number_per_channel_has_no_variance() -> None:
+    with pytest.raises(DataError, match="batch norm '0' sees one number per channel"):
+        reestimate_batch_norm(nn.Sequential(nn.BatchNorm1d(3)), as_data((torch.ones(1, 3), torch.zeros(1).long())))

@@ -1,0 +1,169 @@
+"""Fine-tuning on the grid: what it keeps, and what the rate weight does."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.errors import DataError, InferenceError
+from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
+from pyro_compress.models.likelihoods import Categorical, Gaussian
+
+STEP = 0.125
+
+
+def problem() -> tuple[nn.Module, dict[str, GridSite], DataSet]:
+    torch.manual_seed(0)
+    x = torch.randn(120, 6)
+    y = (x[:, :3] + 0.3 * torch.randn(120, 3)).argmax(1)
+    network = nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.1), nn.ReLU(), nn.Linear(5, 3))
+    sites = {
+        "0.weight": GridSite(0.5 * torch.randn(5, 6), torch.rand(5, 6) < 0.7, STEP),
+        "0.bias": GridSite(torch.zeros(5), torch.ones(5, dtype=torch.bool), None),
+        "3.weight": GridSite(0.5 * torch.randn(3, 5), torch.rand(3, 5) < 0.8, STEP / 2),
+        "3.bias": GridSite(torch.zeros(3), torch.ones(3, dtype=torch.bool), None),
+    }
+    return network, sites, as_data((x, y))
+
+
+def tuned(rate_weight: float, seed: int = 0, epochs: int = 20) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    network, sites, data = problem()
+    values = fine_tune(
+        network,
+        sites,
+        data,
+        Categorical(),
+        epochs=epochs,
+        rate_weight=rate_weight,
+        batch_size=30,
+        learning_rate=0.02,
+        seed=seed,
+    )
+    return network, values
+
+
+def log_likelihood(network: nn.Module, data: DataSet) -> float:
+    network.eval()
+    with torch.no_grad():
+        return float(Categorical().distribution(network(data.train_x)).log_prob(data.train_y).sum())
+
+
+def test_pruned_weights_stay_zero_and_the_network_holds_grid_values() -> None:
+    network, values = tuned(rate_weight=1.0)
+    _, sites, _ = problem()
+    for name, parameter in network.named_parameters():
+        site, value = sites[name], values[name]
+        assert not value[~site.kept].any() and not parameter[~site.kept].any()
+        assert torch.equal(parameter, site.quantised(value))
+        if site.step is not None:
+            steps = parameter.detach() / site.step
+            assert torch.equal(steps, steps.round()) and bool(steps.any())
+            assert not torch.equal(value, site.quantised(value)), "hidden values are not rounded"
+        assert not torch.equal(value[site.kept], site.value[site.kept])
+
+
+def test_fit_improves_on_rounding() -> None:
+    network, sites, data = problem()
+    rounded = copy.deepcopy(network)
+    with torch.no_grad():
+        for name, parameter in rounded.named_parameters():
+            parameter.copy_(sites[name].quantised(sites[name].value))
+    found, _ = tuned(rate_weight=0.0)
+    assert log_likelihood(found, data) > log_likelihood(rounded, data) + 10
+
+
+def test_larger_rate_weight_leaves_fewer_nonzeros() -> None:
+    counts = []
+    for rate_weight in (0.0, 0.3, 1.0, 5.0):
+        network, _ = tuned(rate_weight)
+        counts.append(sum(int((network.get_parameter(f"{layer}.weight") != 0).sum()) for layer in "03"))
+    assert counts[0] > counts[1] > counts[2] > counts[3], counts
+
+
+def test_same_seed_same_values_whatever_the_process_drew() -> None:
+    torch.manual_seed(123)
+    first = tuned(1.0, epochs=3)[1]
+    torch.manual_seed(456)
+    again = tuned(1.0, epochs=3)[1]
+    other = tuned(1.0, seed=1, epochs=3)[1]
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["0.weight"], other["0.weight"])
+    network, sites, data = problem()
+    state = torch.get_rng_state()
+    fine_tune(network, sites, data, Categorical(), epochs=1, rate_weight=1.0)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_parameters_that_are_not_named_stay() -> None:
+    network, sites, data = problem()
+    before = network.get_parameter("3.bias").detach().clone()
+    del sites["3.bias"]
+    finished: list[int] = []
+    values = fine_tune(network, sites, data, Categorical(), epochs=2, rate_weight=1.0, progress=finished.append)
+    assert torch.equal(network.get_parameter("3.bias"), before)
+    assert set(values) == set(sites) and finished == [1, 2]
+
+
+def test_non_finite_loss_is_refused() -> None:
+    network, sites, data = problem()
+    sites["0.bias"] = GridSite(torch.full((5,), float("inf")), torch.ones(5, dtype=torch.bool), None)
+    with pytest.raises(InferenceError, match=r"fine-tuning on the grid, epoch 0: the loss is nan"):
+        fine_tune(network, sites, data, Categorical(), epochs=1, rate_weight=1.0)
+
+
+def test_targets_of_another_shape_are_refused() -> None:
+    network, sites, data = problem()
+    flat = as_data((data.train_x, torch.randn(120)))
+    with pytest.raises(
+        DataError, match=r"outputs of shape \(120, 3\) go with targets of shape \(120, 3\), found \(120,\)"
+    ):
+        fine_tune(network, sites, flat, Gaussian(noise=1.0), epochs=1, rate_weight=0.0)
+
+
+def test_a_teacher_replaces_the_targets() -> None:
+    network, sites, data = problem()
+    teacher = torch.full((120, 3), 0.15)
+    teacher[:, 1] = 0.7  # whatever the input, and whatever the label
+    # only the biases can move, so the optimum is known: the network without inputs says ln of the teacher
+    still = {name: GridSite(site.value * 0, site.kept & False, site.step) for name, site in sites.items()}
+    still["3.bias"] = sites["3.bias"]
+    found = fine_tune(
+        network, still, data, Categorical(), epochs=60, rate_weight=0.0, batch_size=30, learning_rate=0.1,
+        teacher=teacher,
+    )  # fmt: skip
+    torch.testing.assert_close(found["3.bias"].softmax(0), teacher[0], atol=0.02, rtol=0.0)
+
+
+def test_noise_is_added_to_what_is_kept_and_not_to_what_is_stored() -> None:
+    site = GridSite(torch.ones(2000), torch.arange(2000) % 2 == 0, STEP, torch.full((2000,), 0.3))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        noisy = site.noisy(site.value)
+    assert (noisy[1::2] == 0).all()
+    assert float(noisy[::2].mean()) == pytest.approx(1.0, abs=4 * 0.3 / 1000**0.5)
+    assert float(noisy[::2].std()) == pytest.approx(0.3, rel=0.1)
+    network, sites, data = problem()
+    noisy_sites = {n: GridSite(s.value, s.kept, s.step, torch.full_like(s.value, 0.05)) for n, s in sites.items()}
+    values = fine_tune(network, noisy_sites, data, Categorical(), epochs=2, rate_weight=0.0, batch_size=30)
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(parameter.detach(), sites[name].quantised(values[name]))
+
+
+def test_the_layout_of_filters_changes_nothing() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(60, 2, 5, 5)
+    data = as_data((x, (x[:, 0, 1, 1] > 0).long()))
+    made = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 2))
+    sites = {"0.weight": GridSite(0.5 * torch.randn(3, 2, 3, 3), torch.ones(3, 2, 3, 3, dtype=torch.bool), STEP)}
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        network = copy.deepcopy(made).to(memory_format=layout)
+        values = fine_tune(
+            network, sites, data, Categorical(), epochs=3, rate_weight=0.5, batch_size=20, learning_rate=0.02
+        )
+        found.append(values["0.weight"])
+    # a fused optimizer would pair numbers that do not belong together
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+    assert float((found[0] - sites["0.weight"].value).abs().max()) > 0.02

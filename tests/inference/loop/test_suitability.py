@@ -1,0 +1,171 @@
+"""Before the first step: a network, its likelihood and the data go together, or a sentence says why not."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyro_compress import fit
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.errors import DataError, NetworkError, UnstorableWarning
+from pyro_compress.inference import MAP, SVI
+from pyro_compress.inference.loop.feed import Feed
+from pyro_compress.inference.loop.suitability import check_fit
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from pyro_compress.models.priors.normal import Normal
+
+UNSTORABLE = "the network is fitted, but no file can hold it: "
+
+
+def plain(outputs: int = 3) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, outputs))
+
+
+def examples(count: int = 12, classes: int = 3) -> tuple[Tensor, Tensor]:
+    return torch.randn(count, 4, generator=torch.Generator().manual_seed(1)), torch.arange(count) % classes
+
+
+def check(network: nn.Module, data: Any = None, likelihood: Likelihood | None = None) -> None:
+    model = BayesianNetwork(network, {"*": Normal()} if [*network.parameters()] else {}, likelihood or Categorical())
+    check_fit(model, Feed.of(model, examples() if data is None else data))
+
+
+class Net(nn.Module):
+    """A layer, and whatever is made of its result."""
+
+    def __init__(self, rest: Any, **modules: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.rest = nn.Linear(4, 3), rest
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.rest(self, x)
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.layer(x) * mask
+
+
+@pytest.mark.parametrize("kind", [lambda n: n, lambda n: n.append(nn.LayerNorm(3)), lambda n: n.append(nn.Softsign())])
+def test_networks_are_fitted_whether_a_file_can_hold_them_or_not(kind: Any) -> None:
+    network = kind(plain())
+    if len(network) == 3:
+        check(network)
+        return
+    with pytest.warns(
+        UnstorableWarning, match=f"{UNSTORABLE}module '3' .* is not supported: supported are Linear, Conv2d"
+    ):
+        check(network)
+
+
+@pytest.mark.parametrize(
+    ("network", "sentence"),
+    [
+        (Two(), "forward takes the arguments x, mask, expected one tensor of examples"),
+        (nn.Linear(6, 3), r"does not accept examples of shape \(4,\): .*shapes cannot be multiplied"),
+        (Net(lambda m, x: m.layer(x), spare=nn.Linear(2, 2)), "parameter spare.weight is not used by the forward pass"),
+        (Net(lambda m, x: m.layer(x * 2), spare=nn.Linear(2, 2)), "parameter spare.weight is not used by the forward"),
+        (
+            Net(lambda m, x: m.layer((x * 2).squeeze())),
+            r"Net returns shape \(3,\) for a batch of 1 and \(7, 3\) for one of 7",
+        ),
+        (Net(lambda m, x: m.layer(x - x.mean(0))), "or mixes examples: what becomes of one example may not depend on"),
+        (Net(lambda m, x: m.layer(x).softmax(0)), "or mixes examples: what becomes of one example may not depend on"),
+        (Net(lambda m, x: m.layer(x * 2).softmax(-1)), "Net returns probabilities: let the network return the logits"),
+        (Net(lambda m, x: (m.layer(x), x)), "Net returns a tuple, expected one tensor with a row per example"),
+        (Net(lambda m, x: m.layer(x).sum()), "Net returns a number, expected one tensor with a row per example"),
+        (
+            Net(lambda m, x: (m.layer(x), x) if m.training else m.layer(x)),
+            "Net returns a tuple, expected one tensor with a row per example",
+        ),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(network: nn.Module, sentence: str) -> None:
+    with pytest.raises(NetworkError, match=sentence):
+        check(network)
+
+
+def test_a_function_that_holds_on_to_the_network_given_is_refused() -> None:
+    class Closed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+            # a copy of the network computes with the layer of the original
+            self.rest = lambda x: self.layer(x)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rest(x)
+
+    with (
+        pytest.warns(UnstorableWarning, match=UNSTORABLE),
+        pytest.raises(NetworkError, match=r"parameter layer\.weight is not used by the forward pass"),
+    ):
+        check(Closed())
+
+
+def test_networks_that_draw_are_taken() -> None:
+    check(Net(lambda m, x: torch.nn.functional.dropout(m.layer(x), 0.5)))
+
+
+def test_more_labels_than_outputs_are_refused_as_the_command_line_does() -> None:
+    with pytest.raises(DataError, match=r"network Sequential returns outputs of shape \(2,\), user data has 3 classes"):
+        check(plain(2))
+    x, y = examples()
+    empty = (x[:0], y[:0])
+    # a class of which there is no example
+    data = DataSet("mine", x, y, *empty, *empty, classes=tuple("abcd"))
+    with pytest.raises(DataError, match=r"returns outputs of shape \(3,\), mine has 4 classes"):
+        check(plain(3), data)
+    check(plain(4), data)
+
+
+def test_targets_without_classes_or_of_another_shape_are_refused() -> None:
+    x, y = examples()
+    with pytest.raises(DataError, match="user data has no class labels, which the categorical likelihood needs"):
+        check(plain(), (x, y.float()))
+    for likelihood in (Gaussian(), Bernoulli()):
+        with pytest.raises(
+            DataError, match=r"outputs of shape \(7, 3\) go with targets of shape \(7, 3\), found \(7,\)"
+        ):
+            check(plain(), (x, y.float()), likelihood)
+
+
+def test_few_examples_and_statistics_of_batches_are_no_trouble() -> None:
+    network = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+    before = copy.deepcopy(network.state_dict())
+    for count in (3, 1):
+        check(network, examples(count, classes=count))
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("method", [SVI(epochs=1), MAP(epochs=1)], ids=["svi", "map"])
+def test_fit_looks_before_its_first_step(method: Any) -> None:
+    model = BayesianNetwork(plain(2), Normal())
+    with pytest.raises(DataError, match="user data has 3 classes"):
+        fit(model, examples(), method)
+    # a hook on the network that the model holds
+    model = BayesianNetwork(plain(), Normal())
+    model.network[0].register_forward_hook(lambda module, x, y: 2 * y)  # type: ignore[index]
+    with pytest.raises(NetworkError, match=r"module '0' \(Linear\) has forward hooks"):
+        fit(model, examples(), method)
+    model = BayesianNetwork(plain(), Normal())
+    with torch.no_grad():
+        model.network[0].weight[0, 0] = float("nan")  # type: ignore[index]
+    with pytest.raises(NetworkError, match=r"parameter 0\.weight holds NaN"):
+        fit(model, examples(), method)
+
+
+def test_looking_takes_nothing_from_the_generators() -> None:
+    network = nn.Sequential(plain(), nn.Dropout(0.5))
+    before = torch.get_rng_state()
+    check(network)
+    assert torch.equal(before, torch.get_rng_state())

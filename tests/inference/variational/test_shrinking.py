@@ -1,0 +1,241 @@
+"""Shrinking while training: what leaves, what stays, and that decisions speak of the whole network."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pyro_compress.errors import InferenceError
+from pyro_compress.inference.fit import EpochRecord, fit
+from pyro_compress.inference.gradient.elbo import elbo_terms
+from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.from_guide import parameter_moments
+from pyro_compress.inference.guides.local_reparameterization import LocalReparameterization
+from pyro_compress.inference.variational.recorded_step import TracedTerms
+from pyro_compress.inference.variational.shrinking import Whole, complexity_nats
+from pyro_compress.inference.variational.state import VariationalState
+from pyro_compress.inference.variational.svi import SVI
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.likelihoods import Categorical
+from pyro_compress.models.priors.base import Prior
+from pyro_compress.models.priors.horseshoe import GroupHorseshoe
+from pyro_compress.models.priors.log_uniform import LogUniform
+from pyro_compress.models.priors.normal import Normal
+from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
+from pyro_compress.posterior.posterior import Posterior
+
+EXAMPLES = 60
+PRIORS = [GroupHorseshoe(), GroupNormalJeffreys(), LogUniform()]
+
+
+def network() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(24, 8), nn.Tanh(), nn.Linear(8, 3)
+    )
+
+
+def model(prior: Prior) -> BayesianNetwork:
+    return BayesianNetwork(network(), prior, Categorical())
+
+
+def examples() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(EXAMPLES, 1, 6, 6, generator=generator)
+    return x, (3 * x[:, 0, :3, :3].mean((1, 2))).long().clamp(max=2)
+
+
+def started(prior: Prior, **options: Any) -> tuple[SVI, VariationalState]:
+    """A state whose first filter, some inputs of the dense layers and one unit are off."""
+    method = SVI(epochs=20, batch_size=20, kl_warmup=0.0, **options)
+    state = method.init(model(prior), EXAMPLES, 0)
+    method.step(state, tuple(part[:20] for part in examples()))
+    switch_off(state)
+    return method, state
+
+
+def switch_off(state: VariationalState) -> None:
+    """By what each prior's statistic looks at, with means that would matter."""
+    off = {"0__weight": (0, [0]), "4__weight": (1, [1, 5, 9, 20]), "6__weight": (1, [2, 3])}
+    with torch.no_grad():
+        for name, (axis, entries) in off.items():
+            spread = state.guide.log_variance
+            if hasattr(spread, f"{name}__z_a"):
+                getattr(spread, f"{name}__z_a")[entries] = 3.0
+            elif hasattr(spread, f"{name}__z"):
+                getattr(spread, f"{name}__z")[entries] = 3.0
+            else:
+                getattr(spread, name).index_fill_(axis, torch.tensor(entries), 8.0)
+
+
+def checked(method: SVI, state: VariationalState, times: int = 2) -> None:
+    for _ in range(times):
+        method.between_rounds(state)
+
+
+@pytest.mark.parametrize("prior", PRIORS, ids=lambda prior: type(prior).__name__)
+def test_what_was_off_twice_leaves_guide_optimizer_and_network(prior: Prior) -> None:
+    method, state = started(prior, shrink=True)
+    trained = sum(p.numel() for p in state.trained())
+    checked(method, state, 1)
+    assert state.whole is not None and state.whole.left is None
+    checked(method, state, 1)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.model.network.named_parameters()}
+    # filter 0 takes inputs 0 to 3 of the dense layer with it
+    assert shapes["0.weight"] == (5, 1, 3, 3)
+    assert shapes["4.weight"] == (6, 17) and shapes["6.weight"] == (3, 6)
+    assert sum(p.numel() for p in state.trained()) < trained
+    held = [vector for group in state.optimizer.param_groups for vector in group["params"]]
+    assert sum(vector.numel() for vector in held) == sum(p.numel() for p in state.trained())
+    method.step(state, tuple(part[:20] for part in examples()))
+    assert method.draw(state).parameters["4.weight"].mean.shape == (8, 24)
+
+
+@pytest.mark.parametrize("prior", PRIORS, ids=lambda prior: type(prior).__name__)
+def test_the_whole_computes_what_is_left_does(prior: Prior) -> None:
+    method, state = started(prior, shrink=True)
+    checked(method, state)
+    posterior, x = method.draw(state), examples()[0]
+    values = {name: torch.from_numpy(site.mean) for name, site in posterior.parameters.items()}
+    whole = BayesianNetwork(network(), prior, Categorical())
+    assert isinstance(state.model, BayesianNetwork)
+    left = parameter_moments(state.model, state.guide.moments())
+    with torch.no_grad():
+        expected = state.model.call_network({n: torch.from_numpy(s.mean) for n, s in left.items()}, x)
+        torch.testing.assert_close(whole.call_network(values, x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_filter_that_goes_leaves_its_constant_in_the_next_bias() -> None:
+    method, state = started(GroupHorseshoe(), shrink=True)
+    with torch.no_grad():
+        state.model.free_values()["0.bias"][0] = 2.0
+    before, x = method.draw(state), examples()[0]
+    checked(method, state)
+    after = method.draw(state)
+    weight = before.parameters["4.weight"].mean.copy()
+    weight[:, [1, 5, 9, 20]] = 0.0
+    taken = 2.0 * weight[:, :4].sum(1)
+    difference = after.parameters["4.bias"].mean - before.parameters["4.bias"].mean
+    kept = difference != -before.parameters["4.bias"].mean
+    np.testing.assert_allclose(difference[kept], taken[kept], rtol=1e-5)
+    assert kept.sum() == 6 and len(x) == EXAMPLES
+
+
+@pytest.mark.parametrize("prior", PRIORS, ids=lambda prior: type(prior).__name__)
+def test_the_complexity_goes_on_from_where_it_was(prior: Prior) -> None:
+    method, state = started(prior, shrink=True)
+    checked(method, state)
+    assert state.whole is not None
+    assert isinstance(state.model, BayesianNetwork) and isinstance(state.guide, Guide)
+    whole = complexity_nats(state.whole.model, state.whole.guide)
+    assert whole == pytest.approx(complexity_nats(state.model, state.guide) + state.left_nats, rel=1e-6)
+    batch = tuple(part[:20] for part in examples())
+    with torch.no_grad():
+        terms = elbo_terms(state.model.forward, state.guide.forward, LocalReparameterization(), *batch, size=EXAMPLES)
+    assert method.step(state, batch).complexity_nats == pytest.approx(float(terms.complexity) + state.left_nats)
+
+
+def fitted(method: SVI, prior: Prior, **options: Any) -> Posterior:
+    return fit(model(prior), examples(), method, seed=2, **options)
+
+
+def switched_off(record: EpochRecord, state: Any) -> None:
+    if record.epoch == 3:
+        switch_off(state)
+
+
+def assert_same(first: Posterior, second: Posterior) -> None:
+    for name, site in first.parameters.items():
+        assert np.array_equal(site.mean, second.parameters[name].mean), name
+        assert np.array_equal(site.variance, second.parameters[name].variance), name
+    assert first.statistics["complexity_nats"] == second.statistics["complexity_nats"]
+
+
+@pytest.mark.parametrize("prior", PRIORS, ids=lambda prior: type(prior).__name__)
+def test_where_nothing_goes_nothing_changes(prior: Prior) -> None:
+    method: dict[str, Any] = {"epochs": 3, "batch_size": 20, "kl_warmup": 0.0}
+    assert_same(fitted(SVI(shrink=True, **method), prior), fitted(SVI(shrink=False, **method), prior))
+
+
+@pytest.mark.parametrize(
+    ("compile", "compiled", "spared", "done", "pays"),
+    [
+        ("auto", True, 10**6, 0, True),  # 128,000 examples, 10⁶ multiply-adds each: 12.8 seconds against 10
+        ("auto", True, 10**6, 400, False),  # and 7.7
+        ("auto", True, 7 * 10**5, 0, False),
+        ("auto", False, 1, 999, True),  # only recorded, not compiled
+        ("always", True, 1, 999, True),
+    ],
+)
+def test_compiled_steps_are_exchanged_where_what_is_left_of_the_run_pays(
+    compile: str, compiled: bool, spared: int, done: int, pays: bool
+) -> None:
+    method, state = started(GroupHorseshoe(), compile=compile)
+    method = dataclasses.replace(method, batch_size=128)
+    state.compiled, state.steps_planned, state.steps_done = compiled, 1000, done
+    state.traced = TracedTerms(state.modules.values(), state.flat, lambda batch: method.terms(state, batch))
+    state.traced.compiling_seconds = 10.0
+    assert method.pays(state, spared) == pays
+
+
+def test_what_does_not_pay_stays() -> None:
+    method, state = started(GroupHorseshoe())
+    checked(method, state, 1)
+    state.compiled, state.steps_planned = True, state.steps_done
+    state.traced = TracedTerms(state.modules.values(), state.flat, lambda batch: method.terms(state, batch))
+    checked(method, state, 2)
+    assert state.whole is not None and state.whole.left is None
+    state.compiled = False
+    checked(method, state, 1)
+    assert state.whole.left is not None
+
+
+def test_a_run_that_shrank_resumes_bit_for_bit(tmp_path: Path) -> None:
+    class InterruptedByTestError(Exception):
+        pass
+
+    def stop(record: EpochRecord, state: Any) -> None:
+        switched_off(record, state)
+        if record.epoch == 6:
+            assert state.whole.left is not None
+            raise InterruptedByTestError
+
+    method, path, prior = SVI(epochs=9, batch_size=16), tmp_path / "checkpoint.pt", GroupHorseshoe()
+    straight = fitted(method, prior, callbacks=[switched_off])
+    with pytest.raises(InterruptedByTestError):
+        fitted(method, prior, checkpoint=path, callbacks=[stop])
+    assert_same(fitted(method, prior, checkpoint=path, resume=True), straight)
+
+
+def test_it_is_on_where_priors_say_what_is_off() -> None:
+    for prior, expected in ((GroupHorseshoe(), True), (LogUniform(), True), (Normal(), False)):
+        state = SVI().init(model(prior), EXAMPLES, 0)
+        assert SVI(kl_warmup=0.0).may_shrink(state) is expected
+        assert not SVI(kl_warmup=0.5).may_shrink(state)  # only once the KL has its full weight
+        assert not SVI(kl_warmup=0.0, shrink=False).may_shrink(state)
+        assert not SVI(kl_warmup=0.0, optimizer="adafactor").may_shrink(state)
+
+
+def test_a_network_that_cannot_shrink_goes_on_whole_and_says_so_if_asked() -> None:
+    grouped = nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(16, 3))
+    batch = (torch.rand(5, 2, 4, 4), torch.tensor([0, 1, 2, 0, 1]))
+    for shrink in (None, True):
+        method = SVI(epochs=3, batch_size=5, kl_warmup=0.0, shrink=shrink)
+        state = method.init(BayesianNetwork(grouped, LogUniform(), Categorical()), 5, 0)
+        method.step(state, batch)
+        if shrink:
+            with pytest.raises(InferenceError, match="shrink=True needs a network that is a chain of layers"):
+                method.between_rounds(state)
+        else:
+            method.between_rounds(state)
+            assert isinstance(state.whole, Whole) and state.whole.left is None
+
+
+@pytest.mark.parametrize("options", [{"guide": "low-rank"}, {"optimizer": "adafactor"}])
+def test_what_shrinking_needs(options: dict[str, Any]) -> None:
+    with pytest.raises(InferenceError, match="shrink=True needs the declared guide and an optimizer by name"):
+        SVI(shrink=True, **options)
