@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.accuracy_errors import Target, moments
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.joint import JointGuide, MeanField
 from pyro_compress.inference.log_joint.at_draws import at_points
 from pyro_compress.inference.log_joint.log_joint import LogJoint
@@ -35,7 +35,9 @@ class Fitted:
 
     def __init__(self, target: Target, state: Any) -> None:
         self.target, self.model = target, state.model
-        self.guide = (as_mean_field(state) if isinstance(state.guide, Guide) else copy.deepcopy(state.guide)).double()
+        self.guide = (
+            as_mean_field(state) if isinstance(state.guide, DeclaredGuide) else copy.deepcopy(state.guide)
+        ).double()
         self.log_joint = LogJoint(state.model, state.size, dtype=torch.float64)
         self.batch = tuple(part.double() if part.is_floating_point() else part for part in target.data or ())
 

@@ -139,7 +139,7 @@ def measure(method: str, target_name: str, seed: int) -> Row:
                 callbacks=[lambda _, state: last.update(state=state)],
             )
         sites, weights = sites_of(posterior)
-        row = replace(row, found=errors(target, sites, weights, posterior.kind == "iid"))
+        row = replace(row, found=errors(target, sites, weights, posterior.kind != "chains"))
         ratios = None
         if method in VARIATIONAL:
             fitted = Fitted(target, last["state"])

@@ -50,7 +50,7 @@ class Side:
         """Wall seconds of that many steps, and the processor's."""
         started, spent = time.perf_counter(), time.process_time()
         for _ in range(steps):
-            rows = self.ranks.deal(torch.arange(len(self.x)))
+            rows = self.ranks.share_of(torch.arange(len(self.x)))
             self.method.step(self.state, (self.x[rows], self.y[rows]))
         return time.perf_counter() - started, time.process_time() - spent
 

@@ -12,10 +12,10 @@ class PyroCompressError(Exception):
     """Base of all errors that this package raises on purpose.
 
     Attributes:
-        told: whether another process, the first of several ranks, says it already.
+        said_elsewhere: whether another process, the first of several ranks, says it already.
     """
 
-    told: bool = False
+    said_elsewhere: bool = False
 
 
 class DataError(PyroCompressError):

@@ -22,7 +22,7 @@ from pyro_compress.cli.options import (
     TargetBytesOption,
     TargetErrorOption,
 )
-from pyro_compress.cli.printing import Sentences, ranks_asked_for, replace_what_cannot_be_written, say, show
+from pyro_compress.cli.printing import OneSentenceErrors, ranks_asked_for, replace_what_cannot_be_written, say, show
 from pyro_compress.errors import RunError
 
 # Everything else is imported by the command that needs it: `--help` loads no torch.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pyro_compress.pipeline.settings import RunSettings
 
 app = typer.Typer(
-    cls=Sentences,
+    cls=OneSentenceErrors,
     help="Bayesian neural network compression: from a declared prior to a file that really is that small.",
     no_args_is_help=True,
     add_completion=False,
@@ -87,7 +87,7 @@ def analyse(directory: RunArgument, device: DeviceOption = None, data_dir: DataD
     from pyro_compress.pipeline.settings import RunSettings
 
     run_directory = steps.RunDirectory(directory)
-    settings = _elsewhere(RunSettings.load(run_directory.settings), device)
+    settings = _on_device(RunSettings.load(run_directory.settings), device)
     steps.analyse_step(run_directory, settings, steps.load_data(settings, data_dir), say=say(False))
     show(f"decision in {directory}; next: pyro-compress compress {directory}")
 
@@ -107,7 +107,7 @@ def diagnose(
     run_directory = steps.RunDirectory(directory)
     settings = RunSettings.load(run_directory.settings)
     data = steps.load_data(settings, data_dir)
-    asked = diagnosing.Asked(tuple(sites) if sites else None, log_likelihood)
+    asked = diagnosing.DiagnosisOptions(tuple(sites) if sites else None, log_likelihood)
     found = diagnosing.diagnose_run(run_directory, settings, data, asked, say=say(as_json))
     if as_json:
         print(run_directory.diagnosis.read_text(), end="")
@@ -165,7 +165,7 @@ def evaluate(
         if data is not None or likelihood != "categorical":
             raise RunError(f"the run in {target} says its data and likelihood: leave out --data and --likelihood")
         run_directory = steps.RunDirectory(target)
-        settings = _elsewhere(RunSettings.load(run_directory.settings), device)
+        settings = _on_device(RunSettings.load(run_directory.settings), device)
         report(run_directory, settings, steps.load_data(settings, data_dir), as_json)
         return
     if not target.exists():
@@ -249,7 +249,7 @@ def _compressed_file(given: Path) -> Path:
     return path
 
 
-def _elsewhere(settings: "RunSettings", device: str | None) -> "RunSettings":
+def _on_device(settings: "RunSettings", device: str | None) -> "RunSettings":
     """The settings of a run, for one step on another device; settings.json keeps the run's own."""
     return settings if device is None else replace(settings, device=device)
 

@@ -162,9 +162,9 @@ def sweep(
         "--data-dir": data_dir and data_dir.resolve(), "--epochs": epochs, "--pretrain-epochs": pretrain_epochs,
         "--kl-weight": kl_weight, "--device": device,
     }  # fmt: skip
-    wishes = [str(word) for name, value in given.items() if value is not None for word in (name, value)]
-    wishes += [word for option in options or [] for word in ("--set", option)]
-    tasks = sweeping.tasks_of(names, numbers, out_dir, threads, wishes)
+    run_arguments = [str(word) for name, value in given.items() if value is not None for word in (name, value)]
+    run_arguments += [word for option in options or [] for word in ("--set", option)]
+    tasks = sweeping.tasks_of(names, numbers, out_dir, threads, run_arguments)
     failed = sweeping.run_all(tasks, processes=processes, through=through, say=say(False))
     for row in sweeping.table(sweeping.collect(out_dir)):
         show(row)

@@ -28,7 +28,7 @@ def show(part: RenderableType, console: Console = out) -> None:
         console.print(part)
 
 
-class Sentences(TyperGroup):
+class OneSentenceErrors(TyperGroup):
     """Commands whose expected failures end with one sentence on stderr and exit status 1, Ctrl-C with 130."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -38,7 +38,7 @@ class Sentences(TyperGroup):
                 warnings.showwarning = lambda message, *where, **more: show(f"warning: {message}", err)
                 return super().invoke(ctx)
         except PyroCompressError as error:
-            if error.told and not is_first_rank():
+            if error.said_elsewhere and not is_first_rank():
                 raise typer.Exit(1) from None
             sentence = str(error)
         except KeyboardInterrupt:

@@ -81,7 +81,7 @@ class State(ABC):
 
     steps_done: int
 
-    def look_again(self) -> None:
+    def check_recordings_again(self) -> None:
         """Told where others may have changed what the model reads: what was recorded of it may no longer hold."""
         return
 
@@ -178,7 +178,7 @@ class Method(ABC):
     def draw(self, state: Any) -> Posterior:
         """The posterior as it stands."""
 
-    def look(self, state: Any) -> Posterior:
+    def draw_for_validation(self, state: Any) -> Posterior:
         """What validation looks at after every round: `draw`, or something cheaper."""
         return self.draw(state)
 

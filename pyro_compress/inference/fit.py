@@ -125,7 +125,7 @@ def fit(
                     save_checkpoint(checkpoint, state, own, fingerprint, history)
             for callback in callbacks if ranks.first else ():
                 callback(record, state)
-                state.look_again()
+                state.check_recordings_again()
         posterior = method.draw(state)
     return _with_provenance(posterior, feed, asked, seed, history)
 
@@ -205,7 +205,7 @@ def _one_round(model: Model, feed: Feed, method: Method, state: State, seed: int
     for batch in method.batches(feed, seed, round):
         infos.append(_step(method, state, batch, ranks))
         weights.append(ranks.weight)
-    posterior = method.look(state)
+    posterior = method.draw_for_validation(state)
     _refuse_non_finite(posterior, f"{method.round_name} {round}")
     kept = [site.kept() for site in posterior.parameters.values() if site.mean.ndim > 1]
     means = _means_over_ranks(infos, weights, ranks)

@@ -10,7 +10,7 @@ from torch.distributions import constraints
 from pyro_compress.errors import PriorError
 
 
-class LogUniform(TorchDistribution):
+class LogUniformDistribution(TorchDistribution):
     """Log-uniform density over both signs, with a flat core that makes it proper.
 
     p(x) = 1 / (Z · max(|x|, low)) for |x| ≤ high and 0 beyond, Z = 2 (1 + ln(high / low)).
@@ -49,8 +49,8 @@ class LogUniform(TorchDistribution):
         self._refuse_improper("normalised")
         return math.log(2.0) + math.log1p(math.log(self.high / self.low))
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "LogUniform":
-        return LogUniform(self.low, self.high, batch_shape)
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "LogUniformDistribution":
+        return LogUniformDistribution(self.low, self.high, batch_shape)
 
     def sample(self, sample_shape: Any = ()) -> torch.Tensor:
         """Inverse-CDF draw: the core with probability 1/(1 + ln(high/low)), else exp of a uniform."""

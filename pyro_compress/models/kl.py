@@ -13,7 +13,7 @@ from pyro.distributions import InverseGamma
 from torch.distributions import Gamma, Independent, LogNormal, Normal, kl_divergence
 from torch.distributions.kl import register_kl
 
-from pyro_compress.models.distributions import LogUniform
+from pyro_compress.models.distributions import LogUniformDistribution
 
 # Constants of Molchanov et al. 2017, eq. 14.
 K1, K2, K3 = 0.63576, 1.87320, 1.48695
@@ -87,7 +87,7 @@ def kl_nats(q: Any, p: Any) -> torch.Tensor:
         NotImplementedError: no closed form is registered; the ELBO then takes a Monte Carlo estimate.
     """
     q_base, p_base = _base(q), _base(p)
-    if isinstance(q_base, Normal) and isinstance(p_base, LogUniform):
+    if isinstance(q_base, Normal) and isinstance(p_base, LogUniformDistribution):
         return _NormalLogUniformTotal.apply(q_base.loc, q_base.scale) + _log_uniform_offset(q_base, p_base)
     if isinstance(q_base, Normal) and isinstance(p_base, StandardNormal):
         return _StandardNormalTotal.apply(q_base.loc, q_base.scale)
@@ -110,15 +110,15 @@ def _base(distribution: Any) -> Any:
     return distribution
 
 
-def _log_uniform_offset(q: Normal, p: LogUniform) -> torch.Tensor | float:
+def _log_uniform_offset(q: Normal, p: LogUniformDistribution) -> torch.Tensor | float:
     """What turns the published KL into nats against the proper form; 0 for the improper one (undefined there)."""
     if not p.is_proper:
         return 0.0
     return q.loc.numel() * (LOG_UNIFORM_CONSTANT + p.log_normaliser)
 
 
-@register_kl(Normal, LogUniform)
-def _kl_normal_log_uniform(q: Normal, p: LogUniform) -> torch.Tensor:
+@register_kl(Normal, LogUniformDistribution)
+def _kl_normal_log_uniform(q: Normal, p: LogUniformDistribution) -> torch.Tensor:
     published = -negative_kl_log_uniform(log_alpha(q.loc, 2 * torch.log(q.scale)))
     published = torch.where(q.loc == 0, 0.0, published)
     return published + (LOG_UNIFORM_CONSTANT + p.log_normaliser if p.is_proper else 0.0)

@@ -44,12 +44,14 @@ def compress(
     """
     architecture = trace(network, input_shape)
     if target_bytes is not None:
-        settle = _settle(network, decision, data)
-        decision = to_bytes(architecture, decision, target_bytes, settle=settle, keep_deviations=keep_deviations)
+        complete = _complete(network, decision, data)
+        decision = to_bytes(architecture, decision, target_bytes, complete=complete, keep_deviations=keep_deviations)
     return Artifact.of(stored_network(architecture, decision, keep_deviations=keep_deviations))
 
 
-def _settle(network: nn.Module, decision: Decision, data: DataSet | Examples | None) -> Callable[[Decision], Decision]:
+def _complete(
+    network: nn.Module, decision: Decision, data: DataSet | Examples | None
+) -> Callable[[Decision], Decision]:
     """What a decision with other weights needs: batch-norm statistics of its own."""
     if not decision.buffers:
         return lambda moved: moved

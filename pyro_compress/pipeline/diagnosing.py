@@ -36,7 +36,7 @@ NOTHING = "a point estimate has one value per parameter and no draws: there is n
 
 
 @dataclass(frozen=True)
-class Asked:
+class DiagnosisOptions:
     """Options of `diagnose`.
 
     Attributes:
@@ -64,7 +64,7 @@ def diagnose_run(
     run: RunDirectory,
     settings: RunSettings,
     data: DataSet,
-    asked: Asked,
+    asked: DiagnosisOptions,
     say: Callable[[str], None] = lambda line: None,
 ) -> Diagnosis:
     """Write diagnosis.json and the figures; what an earlier call wrote is replaced.
@@ -87,7 +87,7 @@ def diagnose_run(
 
 
 def _diagnosed(
-    posterior: Posterior, settings: RunSettings, data: DataSet, asked: Asked, say: Callable[[str], None]
+    posterior: Posterior, settings: RunSettings, data: DataSet, asked: DiagnosisOptions, say: Callable[[str], None]
 ) -> tuple[Diagnosis, dict[str, Any]]:
     model = BayesianNetwork(build_network(settings, data), settings.build_prior(), settings.build_likelihood())
     found, given = _Found(), posterior.draws
@@ -97,7 +97,7 @@ def _diagnosed(
     elif GUIDE_DENSITY in given.statistics:
         posterior = replace(posterior, draws=given.select(0, asked.guide_draws))
         posterior = _weighed(model, posterior, data, found, say)
-    elif posterior.kind == "iid" and given.log_weight is None:
+    elif posterior.kind != "chains" and given.log_weight is None:
         found.notes.append("the density of what was drawn from is not known, so there is no Pareto k-hat")
     _held_out(model, posterior, data, found)
     examples = _scored(model, posterior, data, found, say) if asked.log_likelihood else 0

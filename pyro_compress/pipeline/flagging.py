@@ -126,7 +126,7 @@ def _by_log_joint(posterior: Posterior, model: Any, data: Any, found: dict[str, 
             yield from _point_flags(posterior, whole, feed, found)
     elif steps is not None:
         yield from _step_flags(posterior, whole, feed, steps, found)
-    elif posterior.kind == "iid" and (guide is not None or posterior.latents):
+    elif posterior.kind == "guide" and (guide is not None or posterior.latents):
         yield from _guide_flags(posterior, whole, feed, guide, found, budget)
 
 

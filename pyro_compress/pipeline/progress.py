@@ -10,7 +10,7 @@ from rich.table import Column
 
 from pyro_compress.inference.contract import State
 from pyro_compress.inference.fit import Callback, EpochRecord
-from pyro_compress.inference.loop.watching import Glance, Watcher
+from pyro_compress.inference.loop.watching import ChainProgress, Watcher
 
 # chains that get a bar of their own
 MOST_CHAINS = 20
@@ -40,7 +40,7 @@ def describe(record: EpochRecord) -> str:
     return ", ".join(parts)
 
 
-def describe_chain(glance: Glance) -> str:
+def describe_chain(glance: ChainProgress) -> str:
     """One chain in one line: whether it still adapts, and its own numbers."""
     parts = ["warm-up" if glance.in_warmup else "drawing"]
     for name, value in glance.numbers.items():
@@ -103,7 +103,7 @@ def _mover(progress: Progress, phase: str, epochs: int) -> Callback:
 def _chain_mover(progress: Progress) -> Watcher:
     tasks: dict[int, TaskID] = {}
 
-    def move(glance: Glance) -> None:
+    def move(glance: ChainProgress) -> None:
         if glance.chain >= MOST_CHAINS:
             return
         if glance.chain not in tasks:

@@ -35,7 +35,7 @@ def to_bytes(
     decision: Decision,
     target_bytes: int,
     *,
-    settle: Callable[[Decision], Decision] = lambda decision: decision,
+    complete: Callable[[Decision], Decision] = lambda decision: decision,
     say: Callable[[str], None] = lambda line: None,
     keep_deviations: bool = False,
 ) -> Decision:
@@ -45,14 +45,14 @@ def to_bytes(
         architecture: of the original network.
         decision: what would be stored without a target; returned as it is if its file is small enough.
         target_bytes: N.
-        settle: what else a refined decision needs, such as batch-norm statistics of its own.
+        complete: what else a refined decision needs, such as batch-norm statistics of its own.
         say: told one line per price.
         keep_deviations: files keep the posterior's standard deviations, which count.
 
     Raises:
         DecisionError: no price makes the file small enough; says the smallest size that was reached.
     """
-    trial = _trial(architecture, decision, settle, keep_deviations)
+    trial = _trial(architecture, decision, complete, keep_deviations)
 
     def at(price: float) -> Tried:
         tried = trial(price)
@@ -81,21 +81,21 @@ def to_error(
     target_percent: float,
     error_percent: Callable[[Decision], float],
     *,
-    settle: Callable[[Decision], Decision] = lambda decision: decision,
+    complete: Callable[[Decision], Decision] = lambda decision: decision,
     say: Callable[[str], None] = lambda line: None,
     keep_deviations: bool = False,
 ) -> Decision:
     """The refined decision with the smallest file among those of at most `target_percent` validation error.
 
     Args:
-        architecture, decision, settle, say, keep_deviations: as for `to_bytes`.
+        architecture, decision, complete, say, keep_deviations: as for `to_bytes`.
         target_percent: E, from 0 to 100 for classes.
         error_percent: of what a decision stores, on validation data.
 
     Raises:
         DecisionError: the decision itself has a larger error; says both.
     """
-    trial = _trial(architecture, decision, settle, keep_deviations)
+    trial = _trial(architecture, decision, complete, keep_deviations)
 
     def at(price: float) -> Tried:
         tried = trial(price)
@@ -119,12 +119,12 @@ def to_error(
 
 
 def _trial(
-    architecture: Architecture, decision: Decision, settle: Callable[[Decision], Decision], keep_deviations: bool
+    architecture: Architecture, decision: Decision, complete: Callable[[Decision], Decision], keep_deviations: bool
 ) -> Callable[[float], Tried]:
     refined_at = refinement(architecture, decision)
 
     def at(price: float) -> Tried:
-        refined = settle(refined_at(price)) if price else decision
+        refined = complete(refined_at(price)) if price else decision
         return Tried(refined, len(encode(stored_network(architecture, refined, keep_deviations=keep_deviations))))
 
     return at

@@ -244,10 +244,10 @@ def compress_step(
     started = time.perf_counter()
     decision, network = Decision.load(run.decision), build_network(settings, data)
     architecture, judge = trace(network, data.input_shape), Judge(network, data, settings.build_likelihood())
-    settle = partial(with_batch_norm, judge.network, data=data)
+    complete = partial(with_batch_norm, judge.network, data=data)
     if target_bytes is not None:
         decision = to_bytes(
-            architecture, decision, target_bytes, settle=settle, say=say, keep_deviations=keep_deviations
+            architecture, decision, target_bytes, complete=complete, say=say, keep_deviations=keep_deviations
         )
     if target_error is not None:
         decision = to_error(
@@ -255,7 +255,7 @@ def compress_step(
             decision,
             target_error,
             judge.error_percent,
-            settle=settle,
+            complete=complete,
             say=say,
             keep_deviations=keep_deviations,
         )

@@ -35,14 +35,14 @@ class Task:
         seed: of the run.
         directory: of the run; its log lies beside it.
         threads: of torch.
-        wishes: further words of the command line, for a run that has not started yet.
+        run_arguments: further words of the command line, for a run that has not started yet.
     """
 
     entry: str
     seed: int
     directory: str
     threads: int
-    wishes: tuple[str, ...] = ()
+    run_arguments: tuple[str, ...] = ()
 
     @property
     def log(self) -> Path:
@@ -58,7 +58,7 @@ class Task:
         if (Path(self.directory) / "settings.json").exists():
             return [*words, "--resume", self.directory]
         own = ["--seed", str(self.seed), "--threads", str(self.threads), "--out", self.directory]
-        return [*words, self.entry, *own, *self.wishes]
+        return [*words, self.entry, *own, *self.run_arguments]
 
 
 def entries_and_seeds(words: Iterable[str], seeds: str) -> tuple[list[str], list[int]]:
@@ -80,7 +80,7 @@ def entries_and_seeds(words: Iterable[str], seeds: str) -> tuple[list[str], list
 
 
 def tasks_of(
-    entries: Iterable[str], seeds: Sequence[int], folder: Path, threads: int, wishes: Sequence[str] = ()
+    entries: Iterable[str], seeds: Sequence[int], folder: Path, threads: int, run_arguments: Sequence[str] = ()
 ) -> list[Task]:
     """One run per seed and entry, all entries of a seed first.
 
@@ -90,7 +90,7 @@ def tasks_of(
     names = [zoo.entry(name).name for name in entries]
     folder = folder.resolve()
     return [
-        Task(name, seed, str(folder / f"{name.replace('/', '-')}-seed{seed}"), threads, tuple(wishes))
+        Task(name, seed, str(folder / f"{name.replace('/', '-')}-seed{seed}"), threads, tuple(run_arguments))
         for seed in seeds
         for name in names
     ]

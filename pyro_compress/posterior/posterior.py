@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from pyro_compress.errors import InferenceError
 from pyro_compress.posterior.draws import Draws
 
-KINDS = ("chains", "iid", "point")
+KINDS = ("chains", "iid", "guide", "point")
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ class Posterior:
         latents: closed-form guides by site name; empty for point estimates and where there are draws.
         draws: what a sampler drew, or None.
         buffers: the network's buffers (batch-norm statistics) at the end of inference.
-        kind: 'chains' (draws of Markov chains), 'iid' (independent ones, or a guide: R-hat is meaningless) or 'point'.
+        kind: 'chains' (draws of Markov chains), 'iid' (independent draws, weighted or not), 'guide' (a distribution
+            that was fitted; its draws are independent too) or 'point'.  R-hat means something for chains alone.
         provenance: method, settings, seed, KL weight, data; written beside every result.
         statistics: scalars of the fit, such as the final ELBO and description length in nats.
     """
@@ -137,7 +138,7 @@ class Posterior:
     parameters: Mapping[str, ParameterPosterior]
     latents: Mapping[str, Latent] = field(default_factory=dict)
     buffers: Mapping[str, np.ndarray] = field(default_factory=dict)
-    kind: str = "iid"
+    kind: str = "guide"
     provenance: Mapping[str, object] = field(default_factory=dict)
     statistics: Mapping[str, float] = field(default_factory=dict)
     draws: Draws | None = None

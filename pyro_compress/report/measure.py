@@ -28,7 +28,7 @@ class Distribution(Protocol):
         """ln p(value), one per example."""
 
 
-class Likelihood(Protocol):
+class MeasuredLikelihood(Protocol):
     """The part of `models/likelihoods.py` that measuring needs."""
 
     def distribution(self, output: torch.Tensor) -> Distribution:
@@ -102,7 +102,7 @@ def float32_bytes(network: nn.Module) -> int:
 
 
 def predict(
-    network: nn.Module, x: torch.Tensor, y: torch.Tensor, likelihood: Likelihood, chunk: int = 1000
+    network: nn.Module, x: torch.Tensor, y: torch.Tensor, likelihood: MeasuredLikelihood, chunk: int = 1000
 ) -> Predictions:
     """Run `network` in evaluation mode on every example; its training mode is put back.
 
@@ -134,7 +134,11 @@ def predict(
 
 
 def measure(
-    compressed: Artifact | str | Path, x: torch.Tensor, y: torch.Tensor, likelihood: Likelihood, original_bytes: int
+    compressed: Artifact | str | Path,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    likelihood: MeasuredLikelihood,
+    original_bytes: int,
 ) -> Measurement:
     """Length of a compressed file, and the quality of the network decoded from it, run in torch.
 

@@ -16,7 +16,7 @@ from pyro import poutine
 from torch import nn
 
 from pyro_compress.inference.gradient.elbo import elbo_terms
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.models import priors as package
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Gaussian
@@ -65,9 +65,9 @@ def model_of(prior: Prior, layer: Any) -> BayesianNetwork:
     return BayesianNetwork(layer(), {"weight": prior}, Gaussian(noise=1.0))
 
 
-def moved_guide(model: BayesianNetwork) -> Guide:
+def moved_guide(model: BayesianNetwork) -> DeclaredGuide:
     """A guide with every parameter away from its start, scales wide enough to matter."""
-    guide = Guide(model)
+    guide = DeclaredGuide(model)
     with torch.no_grad():
         for loc in guide.loc.parameters():
             loc.add_(0.3 * torch.randn_like(loc))
@@ -116,7 +116,7 @@ def test_declared_sites_are_the_sampled_ones(prior: Prior, layer: Any) -> None:
 def test_guide_starts_at_the_networks_values(prior: Prior, layer: Any) -> None:
     model = model_of(prior, layer)
     (parameter, _), *_ = model.parameters_covered
-    mean, variance = prior.weight_moments(parameter, Guide(model).moments())
+    mean, variance = prior.weight_moments(parameter, DeclaredGuide(model).moments())
     value = dict(model.network.named_parameters())["weight"].detach()
     torch.testing.assert_close(mean, value, rtol=2e-3, atol=0.0)
     assert mean.shape == variance.shape == parameter.shape
@@ -139,7 +139,7 @@ def test_weight_moments_are_those_of_guide_draws(prior: Prior, layer: Any) -> No
     assert bool(((centred.mean(0) - variance).abs() < 5 * centred.std(0) / math.sqrt(n) + 0.02 * variance).all())
 
 
-def _weight_draws(prior: Prior, parameter: Any, guide: Guide, count: int) -> torch.Tensor:
+def _weight_draws(prior: Prior, parameter: Any, guide: DeclaredGuide, count: int) -> torch.Tensor:
     """Weights that the prior's own program makes of draws from the guide, (count, *shape)."""
     found = []
     with torch.no_grad():
@@ -179,7 +179,9 @@ def test_complexity_agrees_with_monte_carlo(prior: Prior, layer: Any) -> None:
     assert abs(float(closed.mean() - ratios.mean())) < 5 * error + approximation
 
 
-def _log_ratios(model: BayesianNetwork, guide: Guide, x: torch.Tensor, y: torch.Tensor, count: int) -> torch.Tensor:
+def _log_ratios(
+    model: BayesianNetwork, guide: DeclaredGuide, x: torch.Tensor, y: torch.Tensor, count: int
+) -> torch.Tensor:
     """Draws of ln q − ln p over all latent sites, which are independent of each other in q and in p; (count,)."""
     guide_trace = poutine.trace(guide.forward).get_trace()
     model_trace = poutine.trace(poutine.replay(model.forward, trace=guide_trace)).get_trace(x, y)

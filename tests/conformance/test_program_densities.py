@@ -20,7 +20,7 @@ from pyro_compress.inference.guides.joint import MeanField
 from pyro_compress.inference.independent.proposals import Proposer
 from pyro_compress.inference.log_joint.log_joint import LogJoint
 from pyro_compress.inference.point.map import MAP
-from pyro_compress.inference.variational.particles import Given
+from pyro_compress.inference.variational.particles import GivenDraws
 from pyro_compress.inference.variational.score_function import Baseline, score_terms
 from pyro_compress.models.program import Program
 from pyro_compress.models.rows import examples_of
@@ -79,7 +79,9 @@ def test_all_mechanisms_have_pyros_density(name: str) -> None:
 
     # of variational methods: log joint − log q at one draw
     def at_draw(divergence: Any) -> ElboTerms:
-        return elbo_terms(program.forward, guide.forward, Given(at[0]), *case.data, size=size, divergence=divergence)
+        return elbo_terms(
+            program.forward, guide.forward, GivenDraws(at[0]), *case.data, size=size, divergence=divergence
+        )
 
     with torch.no_grad():
         log_q = guide.distribution().log_prob(at[0])

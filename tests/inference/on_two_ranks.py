@@ -81,10 +81,10 @@ def quiet_state() -> VariationalState:
 def gradient(ranks: Ranks, examples: int) -> list[float]:
     """Of the objective on the first examples, averaged over the ranks; flat."""
     data, state = data_set(), quiet_state()
-    chosen = ranks.deal(torch.arange(examples))
+    chosen = ranks.share_of(torch.arange(examples))
     terms = EXACT.terms(state, (data.train_x[chosen], data.train_y[chosen]))
     EXACT.descend(state, terms.objective(0.7) / data.N, terms.by_site)
-    state.settle_gradients()
+    state.collect_gradients()
     ranks.average(state.moved())
     found = torch.cat([one.grad.flatten() for one in state.moved() if one.grad is not None])
     return [float(number) for number in found]

@@ -15,7 +15,7 @@ from pyro.optim import PyroOptim
 from torch import nn
 
 from pyro_compress.errors import NetworkError, PriorError
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical, Gaussian
 from pyro_compress.models.parameters import parameters_of
@@ -197,7 +197,7 @@ def test_stock_pyro_takes_the_model(prior: Prior) -> None:
     x, y = examples()
     trace = poutine.trace(model).get_trace(x, y)
     assert math.isfinite(torch.as_tensor(trace.log_prob_sum()).item())
-    guide = Guide(model)
+    guide = DeclaredGuide(model)
     latents = {name for name in trace.stochastic_nodes if name != "data"}
     assert latents == set(guide.sites)
     assert get_model_relations(model, model_args=(x, y))["observed"] == ["y"]
@@ -212,7 +212,7 @@ def test_stock_pyro_draws_from_the_prior(prior: Prior) -> None:
     model, (x, _) = BayesianNetwork(network(), prior), examples()
     draws = Predictive(model, num_samples=4)(x)
     assert draws["y"].shape == (4, 6)
-    assert {name for name in draws if name != "y"} == set(Guide(model).sites)
+    assert {name for name in draws if name != "y"} == set(DeclaredGuide(model).sites)
 
 
 def test_relations_are_those_of_the_generative_program() -> None:
@@ -221,7 +221,7 @@ def test_relations_are_those_of_the_generative_program() -> None:
     relations = get_model_relations(model, model_args=(torch.randn(3, 4), torch.randn(3, 2)))
     assert set(relations["sample_sample"]["y"]) == {"weight.z", "weight.unscaled", "noise"}
     assert relations["plate_sample"] == {"data": ["y"]}
-    assert relations["sample_dist"]["weight.z"] == "LogUniform"
+    assert relations["sample_dist"]["weight.z"] == "LogUniformDistribution"
     assert relations["sample_dist"]["y"] == "Normal"
     edges = generate_graph_specification(relations)["edge_list"]
     assert {source for source, target in edges if target == "y"} == {"weight.z", "weight.unscaled", "noise"}

@@ -10,7 +10,7 @@ from pyro import poutine
 from torch.distributions import Categorical, HalfCauchy, MixtureSameFamily, Normal
 
 from pyro_compress.errors import PriorError
-from pyro_compress.models.distributions import LogUniform, ScaleMixtureNormal
+from pyro_compress.models.distributions import LogUniformDistribution, ScaleMixtureNormal
 from pyro_compress.models.parameters import Parameter
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 
@@ -35,7 +35,7 @@ def log_uniform_cdf(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
 
 
 def test_log_uniform_density_integrates_to_one() -> None:
-    prior = LogUniform(low=0.01, high=20.0)
+    prior = LogUniformDistribution(low=0.01, high=20.0)
     core = torch.linspace(0.0, 0.01, 2001, dtype=torch.float64)
     tail = torch.logspace(math.log10(0.01), math.log10(20.0), 20001, dtype=torch.float64).clamp(max=20.0)
     half = sum(float(torch.trapezoid(prior.log_prob(grid).exp(), grid)) for grid in (core, tail))
@@ -47,13 +47,13 @@ def test_log_uniform_density_integrates_to_one() -> None:
 def test_log_uniform_samples_follow_the_cumulative_distribution() -> None:
     torch.manual_seed(1)
     # bounds close together, so that the flat core holds a quarter of the mass
-    samples = LogUniform(low=0.1, high=2.0).sample((100000,)).sort().values
+    samples = LogUniformDistribution(low=0.1, high=2.0).sample((100000,)).sort().values
     assert kolmogorov_smirnov(samples, log_uniform_cdf(samples, 0.1, 2.0)) < KS_LIMIT
     assert float((samples.abs() < 0.1).float().mean()) == pytest.approx(1 / (1 + math.log(20.0)), abs=0.02)
 
 
 def test_log_uniform_keeps_shape_and_bounds_when_expanded() -> None:
-    prior = LogUniform(low=0.5, high=3.0).expand((4, 3)).to_event(1)
+    prior = LogUniformDistribution(low=0.5, high=3.0).expand((4, 3)).to_event(1)
     assert prior.batch_shape == (4,) and prior.event_shape == (3,)
     draws = prior.sample((1000,))
     assert draws.shape == (1000, 4, 3)
@@ -63,7 +63,7 @@ def test_log_uniform_keeps_shape_and_bounds_when_expanded() -> None:
 
 @pytest.mark.parametrize("bounds", [{"low": 0.0}, {"high": math.inf}])
 def test_improper_log_uniform_is_refused_with_a_sentence(bounds: dict[str, float]) -> None:
-    prior = LogUniform(**bounds)
+    prior = LogUniformDistribution(**bounds)
     assert not prior.is_proper
     with pytest.raises(PriorError, match=r"improper log-uniform prior \(low=.*cannot be sampled: it serves SVI only"):
         prior.sample((3,))
@@ -74,7 +74,7 @@ def test_improper_log_uniform_is_refused_with_a_sentence(bounds: dict[str, float
 @pytest.mark.parametrize("bounds", [(2.0, 1.0), (-1.0, 1.0), (1.0, 1.0)])
 def test_log_uniform_refuses_bounds_in_the_wrong_order(bounds: tuple[float, float]) -> None:
     with pytest.raises(PriorError, match="needs 0 ≤ low < high, found low="):
-        LogUniform(*bounds)
+        LogUniformDistribution(*bounds)
 
 
 def test_scale_mixture_density_is_torchs() -> None:

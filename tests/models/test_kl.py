@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import kl_divergence
 
-from pyro_compress.models.distributions import LogUniform, ScaleMixtureNormal
+from pyro_compress.models.distributions import LogUniformDistribution, ScaleMixtureNormal
 from pyro_compress.models.kl import (
     K1,
     K2,
@@ -60,7 +60,7 @@ def test_log_uniform_kl_is_the_true_one_against_the_proper_form(log_alpha_value:
     # so that both lie between the bounds
     theta = torch.tensor([0.02 * math.exp(-0.25 * log_alpha_value)], dtype=torch.float64)
     sigma = theta * math.exp(0.5 * log_alpha_value)
-    p = LogUniform(1e-12, 1e3)
+    p = LogUniformDistribution(1e-12, 1e3)
     count = 2_000_000
     samples = theta + sigma * torch.randn(count, dtype=torch.float64)
     q = dist.Normal(theta, sigma)
@@ -76,7 +76,7 @@ def test_log_uniform_constant_is_the_limit_of_a_vanishing_mean() -> None:
     # α → ∞: E ln|σε| = ln σ − (γ + ln 2)/2
     torch.manual_seed(5)
     q = dist.Normal(torch.zeros(1, dtype=torch.float64), torch.full((1,), 0.3, dtype=torch.float64))
-    p = LogUniform(1e-12, 1e3)
+    p = LogUniformDistribution(1e-12, 1e3)
     found, error = monte_carlo(q, p, 1_000_000)
     expected = LOG_UNIFORM_CONSTANT + p.log_normaliser
     assert abs(float(found) - expected) < SIGMAS * float(error)
@@ -85,15 +85,15 @@ def test_log_uniform_constant_is_the_limit_of_a_vanishing_mean() -> None:
 def test_improper_log_uniform_gives_the_published_number_without_constant() -> None:
     mean, scale = torch.tensor([0.4, -0.2]), torch.tensor([0.1, 0.3])
     expected = -negative_kl_log_uniform(log_alpha(mean, 2 * scale.log())).sum()
-    for p in (LogUniform(low=0.0), LogUniform(high=math.inf)):
+    for p in (LogUniformDistribution(low=0.0), LogUniformDistribution(high=math.inf)):
         torch.testing.assert_close(kl_nats(dist.Normal(mean, scale), p), expected)
 
 
 def test_proper_form_adds_its_constant_once_per_weight() -> None:
     q = dist.Normal(torch.randn(3, 5), torch.rand(3, 5) + 0.1)
-    p = LogUniform(1e-4, 50.0, (3, 5))
+    p = LogUniformDistribution(1e-4, 50.0, (3, 5))
     constant = 15 * (LOG_UNIFORM_CONSTANT + math.log(2 * (1 + math.log(50.0 / 1e-4))))
-    torch.testing.assert_close(kl_nats(q, p) - kl_nats(q, LogUniform(low=0.0)), torch.tensor(constant))
+    torch.testing.assert_close(kl_nats(q, p) - kl_nats(q, LogUniformDistribution(low=0.0)), torch.tensor(constant))
 
 
 def normal_parameters(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -154,7 +154,10 @@ def test_single_precision_has_the_value_and_slope_of_the_formula(log_alpha_value
     exact = mean.double().requires_grad_(), scale.double().requires_grad_()
     value = formula(*exact)
     slopes = torch.autograd.grad(value, exact)
-    for total in (_NormalLogUniformTotal.apply, lambda *of: kl_divergence(dist.Normal(*of), LogUniform(low=0.0)).sum()):
+    for total in (
+        _NormalLogUniformTotal.apply,
+        lambda *of: kl_divergence(dist.Normal(*of), LogUniformDistribution(low=0.0)).sum(),
+    ):
         single = mean.clone().requires_grad_(), scale.clone().requires_grad_()
         found = total(*single)
         # 1 − σ(…) of the formula is exact to 1e-16
@@ -167,7 +170,7 @@ def test_slope_at_the_start_of_the_scales_is_a_half() -> None:
     for log_variance in (-9.0, -12.0, -40.0):
         spread = torch.full((4,), log_variance, requires_grad=True)
         q = dist.Normal(torch.ones(4), torch.exp(0.5 * spread))
-        (slope,) = torch.autograd.grad(kl_nats(q, LogUniform(shape=(4,))), spread)
+        (slope,) = torch.autograd.grad(kl_nats(q, LogUniformDistribution(shape=(4,))), spread)
         torch.testing.assert_close(slope, torch.full((4,), -0.5), rtol=1e-3, atol=0.0)
 
 
@@ -177,7 +180,7 @@ def test_nothing_overflows_where_the_numbers_themselves_do_not() -> None:
     mean = torch.cat([mean, -mean]).requires_grad_()
     scale = torch.cat([scale, scale]).requires_grad_()
     q = dist.Normal(mean, scale)
-    for total in (kl_nats(q, LogUniform(low=0.0)), kl_divergence(q, LogUniform(low=0.0)).sum()):
+    for total in (kl_nats(q, LogUniformDistribution(low=0.0)), kl_divergence(q, LogUniformDistribution(low=0.0)).sum()):
         found = torch.autograd.grad(total, (mean, scale))
         assert math.isfinite(float(total.detach())) and all(bool(torch.isfinite(slope).all()) for slope in found)
         # no mean, no divergence to lower; and whatever there is, a smaller mean or a larger scale lowers it

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pyro_compress.pipeline import diagnosing
-from pyro_compress.pipeline.diagnosing import Asked, describe
+from pyro_compress.pipeline.diagnosing import DiagnosisOptions, describe
 from pyro_compress.posterior.draws import Draws
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 from tests.pipeline.conftest import Cli
@@ -138,7 +138,7 @@ def test_a_guide_gets_k_hat_and_no_r_hat(run: Path, cli: Cli) -> None:
     assert "200 independent draws" in found.out and "Pareto k-hat: " in found.out
     assert "R-hat and effective sample sizes compare dependent ones" in found.out
     result = written(run)
-    assert result["kind"] == "iid" and {row["r_hat"] for row in result["rows"]} == {None}
+    assert result["kind"] == "guide" and {row["r_hat"] for row in result["rows"]} == {None}
     assert result["statistics"]["pareto_k_draws"] == 200
     assert [path.name for path in (run / "figures/diagnose").iterdir()] == ["forest.png"]
 
@@ -220,4 +220,4 @@ def test_few_draws_are_told_and_not_compared() -> None:
     posterior = chains(count=3)
     printed = describe(diagnose(posterior, to_arviz(posterior)))
     assert any("2 chains of 3 draws are too few for R-hat" in str(part) for part in printed)
-    assert Asked().guide_draws == 200
+    assert DiagnosisOptions().guide_draws == 200

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from pyro_compress.inference.fit import EpochRecord
-from pyro_compress.inference.loop.watching import Glance
+from pyro_compress.inference.loop.watching import ChainProgress
 from pyro_compress.pipeline import progress
 
 
@@ -17,9 +17,9 @@ def record(epoch: int) -> EpochRecord:
     return EpochRecord(**where, **numbers, validation_error=0.05, weights_left_percent=100.0, seconds=1.0)
 
 
-def glance(chain: int, done: int) -> Glance:
+def glance(chain: int, done: int) -> ChainProgress:
     numbers = {"acceptance_rate": 0.8123, "n_steps": 63.0, "step_size": 0.0312, "divergences": 2.0}
-    return Glance(chain, done, 100, done <= 50, numbers)
+    return ChainProgress(chain, done, 100, done <= 50, numbers)
 
 
 def shown(*, terminal: bool, width: int = 120) -> str:
@@ -63,6 +63,6 @@ def test_of_very_many_chains_the_first_have_bars(monkeypatch: pytest.MonkeyPatch
 
 def test_a_chain_in_one_line() -> None:
     assert progress.describe_chain(glance(0, 10)).startswith("warm-up, acceptance 0.81, ")
-    assert progress.describe_chain(Glance(0, 60, 100, False, {"lp": -12345.6, "log_weight": 1.0})) == (
+    assert progress.describe_chain(ChainProgress(0, 60, 100, False, {"lp": -12345.6, "log_weight": 1.0})) == (
         "drawing, log joint -12,346"
     )

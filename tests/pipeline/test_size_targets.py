@@ -114,9 +114,9 @@ def test_a_target_from_python_gathers_batch_norm_again() -> None:
     x, y = data.part("train")
     small = pc.compress(network, decided, (6,), target_bytes=whole - 20, data=(x, y))
     assert len(small) <= whole - 20
-    settle = partial(with_batch_norm, copy.deepcopy(network), data=data)  # as the command line does
+    complete = partial(with_batch_norm, copy.deepcopy(network), data=data)  # as the command line does
     architecture = trace(network, (6,))
-    expected = to_bytes(architecture, decided, whole - 20, settle=settle)
+    expected = to_bytes(architecture, decided, whole - 20, complete=complete)
     assert small.data == encode(stored_network(architecture, expected))
     stale = to_bytes(architecture, decided, whole - 20)
     assert not np.allclose(expected.buffers["n.running_var"], stale.buffers["n.running_var"], rtol=1e-3)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pyro_compress.errors import InferenceError
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.from_guide import posterior_from_guide
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
@@ -26,7 +26,7 @@ def example() -> Posterior:
     )
     rules = {"0.weight": GroupHorseshoe(), "4.weight": GroupNormalJeffreys(), "5.weight": LogUniform()}
     model = BayesianNetwork(network, rules)
-    guide = Guide(model)
+    guide = DeclaredGuide(model)
     with torch.no_grad():
         for parameter in guide.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -38,7 +38,7 @@ class Diagnosis:
     """What was found.
 
     Attributes:
-        kind: 'chains' or 'iid'.
+        kind: of the posterior, 'chains', 'iid', 'guide' or 'point'.
         chains, draws: how many of each (draws per chain).
         rows: one per scalar quantity.
         flags: what fails.

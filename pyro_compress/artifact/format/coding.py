@@ -57,21 +57,21 @@ class Values:
 
     def code(self, coder: Coder, around: np.ndarray | None, count: int, numbers: np.ndarray | None) -> np.ndarray:
         """Code `count` non-zero int32 numbers; `around` (neighbours, count) holds what is known of their neighbours."""
-        lean = largest = np.zeros(count, np.int64)
+        neighbour_sum = largest_neighbour = np.zeros(count, np.int64)
         if around is not None:
-            lean, largest = around.sum(axis=0, dtype=np.int64), np.abs(around).max(axis=0)
-        negative = self._code_signs(coder, lean, None if numbers is None else numbers < 0)
-        sizes = self._code_sizes(coder, largest, None if numbers is None else np.abs(numbers) - 1)
+            neighbour_sum, largest_neighbour = around.sum(axis=0, dtype=np.int64), np.abs(around).max(axis=0)
+        negative = self._code_signs(coder, neighbour_sum, None if numbers is None else numbers < 0)
+        sizes = self._code_sizes(coder, largest_neighbour, None if numbers is None else np.abs(numbers) - 1)
         return np.where(negative, -1 - sizes, 1 + sizes).astype(np.int32)
 
     def size_frequencies(self) -> np.ndarray:
         """(tokens,) float64: how often each token is to be expected, whatever the neighbours; sums to one."""
         return _every(self._counts, self._prior)
 
-    def _code_signs(self, coder: Coder, lean: np.ndarray, negative: np.ndarray | None) -> np.ndarray:
-        level = np.minimum((np.abs(lean) + 1) >> 1, SIGN_LEVELS - 1)
+    def _code_signs(self, coder: Coder, neighbour_sum: np.ndarray, negative: np.ndarray | None) -> np.ndarray:
+        level = np.minimum((np.abs(neighbour_sum) + 1) >> 1, SIGN_LEVELS - 1)
         tables = np.array([self._sign_table(*counts) for counts in self._signs])
-        towards = lean < 0
+        towards = neighbour_sum < 0
         against = self._by_level(coder, tables, level, None if negative is None else negative != towards)
         for number, (others, ones) in enumerate(_pairs(level, against)):
             self._signs[number][0] += others + ones
@@ -102,10 +102,10 @@ class Values:
         found[order] = np.concatenate(parts)
         return found
 
-    def _code_sizes(self, coder: Coder, largest: np.ndarray, sizes: np.ndarray | None) -> np.ndarray:
+    def _code_sizes(self, coder: Coder, largest_neighbour: np.ndarray, sizes: np.ndarray | None) -> np.ndarray:
         if self._top == 0:
-            return np.zeros(len(largest), np.int64)
-        level = self._rules.size_level(largest)
+            return np.zeros(len(largest_neighbour), np.int64)
+        level = self._rules.size_level(largest_neighbour)
         wanted = sizes if sizes is None or self._top < SMALL_TOKENS else split(sizes)[0]
         token = self._by_level(coder, frequencies(self._counts, self._prior), level, wanted)
         levels, tokens = self._counts.shape

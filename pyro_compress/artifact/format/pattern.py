@@ -204,17 +204,17 @@ def code_matrix(
             numbers = None if given is None else given[block][row, column]
             known[row, column] = values.code(coder, pattern.around(known, row, column), len(row), numbers)
 
-    late = pattern.rules.by_level and not columns.spatial
+    values_last = pattern.rules.by_level and not columns.spatial
     for block in pattern.rules.row_blocks(rows, len(columns)):
         known = out[block]
         nonzero = np.zeros((len(columns) + 1, len(known)), np.uint8)
         row_gains = pattern.row_gains(len(known))
         for number, part in enumerate(pattern.parts):
             row, column = pattern.code(coder, nonzero, number, row_gains, wanted(block, part))
-            if not late:
+            if not values_last:
                 fill(block, row, column)
         if values is None:
             known[:, :-1] = nonzero[:-1].T
-        elif late:
+        elif values_last:
             fill(block, *np.nonzero(nonzero.T))
     return out[:, :-1]

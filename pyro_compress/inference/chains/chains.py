@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Info, Method, MinibatchMethod, Model, State
-from pyro_compress.inference.log_joint.chain_starts import Start, settle, start_positions
+from pyro_compress.inference.log_joint.chain_starts import Start, finite_starts, start_positions
 from pyro_compress.inference.log_joint.log_joint import Evaluation, LogJoint
 from pyro_compress.inference.loop.feed import Batch, Feed
 from pyro_compress.inference.loop.watching import Watch, Watcher
@@ -79,8 +79,8 @@ class ChainState(State):
         """Whether the step that comes next belongs to the warm-up."""
         return self.steps_done < self.warmup
 
-    def look_again(self) -> None:
-        self.log_joint.look_again()
+    def check_recordings_again(self) -> None:
+        self.log_joint.check_recordings_again()
 
     def keep_in(self, folder: Path) -> None:
         self.store.keep_in(folder)
@@ -115,9 +115,11 @@ class ChainState(State):
         for row, index in zip(flat, keep, strict=True):
             self.store.add(row, {name: values[index] for name, values in statistics.items()})
 
-    def settle(self, batch: Batch, method: "MinibatchChains | TransitionChains", *, exact: bool = True) -> None:
+    def move_to_finite_starts(
+        self, batch: Batch, method: "MinibatchChains | TransitionChains", *, exact: bool = True
+    ) -> None:
         """Before the first step: move chains to where log joint and gradient are finite, and refuse random ones."""
-        moved = settle(
+        moved = finite_starts(
             self.log_joint,
             self.position,
             batch,
@@ -159,7 +161,7 @@ class ChainState(State):
 
 
 class _FromChains(Method):
-    """`draw` and `look` of methods whose state is a `ChainState`."""
+    """`draw` and `draw_for_validation` of methods whose state is a `ChainState`."""
 
     objective_name: ClassVar[str] = "log joint"
     trains_network: ClassVar[bool] = False
@@ -176,7 +178,7 @@ class _FromChains(Method):
             )
         return posterior_from_draws(state.model, state.store.draws(), "chains")
 
-    def look(self, state: ChainState) -> Posterior:
+    def draw_for_validation(self, state: ChainState) -> Posterior:
         """Where the first chain is, as a point."""
         first = state.position[0]
         return point_posterior(state.model, state.log_joint.constrained(first.detach()))

@@ -91,12 +91,12 @@ class BestNormal(Method):
     def draw(self, state: "NormalState") -> Posterior:
         guide = state.guide
         draws = guide.draws(state.model, number_of_draws(self.draws, guide.width), state.seed)
-        posterior = posterior_from_draws(state.model, draws, "iid")
+        posterior = posterior_from_draws(state.model, draws, "guide")
         exact = exact_moments(state.model, guide)
         parameters = {name: exact.get(name, found) for name, found in posterior.parameters.items()}
         return replace(posterior, parameters=parameters, provenance={**posterior.provenance, **described(guide)})
 
-    def look(self, state: "NormalState") -> Posterior:
+    def draw_for_validation(self, state: "NormalState") -> Posterior:
         return Posterior(exact_moments(state.model, state.guide))
 
 

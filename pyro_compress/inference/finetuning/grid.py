@@ -116,7 +116,7 @@ def fine_tune(
                 with ranks.together(hidden.values(), network.buffers()):
                     _place(parameters, {name: site.noisy(hidden[name]) for name, site in sites.items()})
                     network.zero_grad(set_to_none=True)
-                    loss = _loss(network, likelihood, ranks.deal(x), ranks.deal(y), taught=teacher is not None)
+                    loss = _loss(network, likelihood, ranks.share_of(x), ranks.share_of(y), taught=teacher is not None)
                     refuse_non_finite(loss, f"fine-tuning on the grid, epoch {epoch}", {})
                     loss.backward()
                     _pass_gradients(parameters, sites, hidden, rate_weight / data.N)

@@ -149,7 +149,7 @@ class GradientState(State):
         """Before a step."""
         self.optimizer.zero_grad(set_to_none=True)
 
-    def settle_gradients(self) -> None:
+    def collect_gradients(self) -> None:
         """Before they are clipped and used."""
         return
 
@@ -266,7 +266,7 @@ class GradientMethod(MinibatchMethod):
 
     def move(self, state: Any) -> None:
         """Average over the ranks, clip, move, and stay within bounds."""
-        state.settle_gradients()
+        state.collect_gradients()
         state.ranks.average(state.moved(), state.moving_buffers())
         if self.clip is not None:
             nn.utils.clip_grad_norm_(state.moved(), self.clip)

@@ -37,7 +37,7 @@ def sample_through(name: str, site: LatentSite, u: torch.Tensor) -> None:
     pyro.sample(name, dist.Delta(value, log_density=-jacobian, event_dim=value.ndim, validate_args=False))
 
 
-class Guide(PyroModule):
+class DeclaredGuide(PyroModule):
     """q(latents) = Π_site q(site), each family as the model's priors declare.
 
     normal: N(loc, σ²); lognormal: ln x ~ N(loc, σ²); both with log σ² learned.
@@ -53,7 +53,7 @@ class Guide(PyroModule):
         super().__init__()
         self.sites: dict[str, LatentSite] = {}
         self.loc, self.log_variance = PyroModule("loc"), PyroModule("log_variance")
-        convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+        convolutions = (module for module in model.network.modules() if isinstance(module, nn.Conv2d))
         channels_last = not any(breaks_channels_last(convolution) for convolution in convolutions)
         for site in model.latents():
             self._add(site, channels_last)

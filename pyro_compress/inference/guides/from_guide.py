@@ -6,24 +6,24 @@ import torch
 
 from pyro_compress.inference.contract import Model
 from pyro_compress.inference.gradient.gradient_method import as_array, buffer_arrays
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.joint import JointGuide
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.priors.base import GroupStatistic, Moments
 from pyro_compress.posterior.posterior import Groups, Latent, ParameterPosterior, Posterior
 
 
-def exact_moments(model: Model, guide: Guide | JointGuide) -> dict[str, ParameterPosterior]:
+def exact_moments(model: Model, guide: DeclaredGuide | JointGuide) -> dict[str, ParameterPosterior]:
     """Of every parameter whose moments under the guide have a closed form.
 
     Those are sites of their own that are normal; where sites are independent, what priors make of such sites as well.
     """
     moments = guide.moments()
     if isinstance(model, BayesianNetwork):
-        closed = set(model.free_values()) if isinstance(guide, Guide) else set()
+        closed = set(model.free_values()) if isinstance(guide, DeclaredGuide) else set()
         for parameter, prior in model.parameters_covered:
             sites = prior.latents(parameter, torch.zeros(parameter.shape))
-            known = isinstance(guide, Guide) or parameter.name in guide.sites
+            known = isinstance(guide, DeclaredGuide) or parameter.name in guide.sites
             if known and not any(site.family == "transformed" for site in sites):
                 closed.add(parameter.name)
         return {name: found for name, found in parameter_moments(model, moments).items() if name in closed}
@@ -34,14 +34,14 @@ def exact_moments(model: Model, guide: Guide | JointGuide) -> dict[str, Paramete
     }
 
 
-def posterior_from_guide(model: BayesianNetwork, guide: Guide) -> Posterior:
+def posterior_from_guide(model: BayesianNetwork, guide: DeclaredGuide) -> Posterior:
     """Closed-form posterior: the moments of every parameter and the guide of every site."""
     with torch.no_grad():
         sites = guide.moments()
         parameters = parameter_moments(model, sites)
     assert guide.is_closed_form
     latents = {name: _latent(site) for name, site in sites.items()}
-    return Posterior(parameters, latents, buffer_arrays(model), kind="iid")
+    return Posterior(parameters, latents, buffer_arrays(model), kind="guide")
 
 
 def parameter_moments(model: BayesianNetwork, sites: Mapping[str, Moments]) -> dict[str, ParameterPosterior]:

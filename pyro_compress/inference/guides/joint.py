@@ -21,7 +21,7 @@ from torch import nn
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Model
 from pyro_compress.inference.gradient.elbo import sampled
-from pyro_compress.inference.guides.declared import Guide, sample_through
+from pyro_compress.inference.guides.declared import DeclaredGuide, sample_through
 from pyro_compress.inference.guides.through_transforms import moments_of
 from pyro_compress.inference.loop.devices import seed_generators
 from pyro_compress.inference.results.iid_draws import draws_through
@@ -69,7 +69,7 @@ class JointGuide(PyroModule):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        declared = Guide(model)
+        declared = DeclaredGuide(model)
         self.sites: dict[str, LatentSite] = declared.sites
         self.places: dict[str, slice] = {}
         start = 0

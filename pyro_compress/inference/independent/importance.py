@@ -118,7 +118,7 @@ class ImportanceSampling(Method):
         posterior = posterior_from_draws(state.model, draws, "iid")
         return replace(posterior, statistics=statistics, provenance={**posterior.provenance, **provenance})
 
-    def look(self, state: "ImportanceState") -> Posterior:
+    def draw_for_validation(self, state: "ImportanceState") -> Posterior:
         """The proposal of the largest log joint so far, as a point."""
         best = int(np.argmax(state.store.statistics["lp"][0, : state.store.filled]))
         draws = state.store.draws()

@@ -157,7 +157,7 @@ class RejectionSampling(Method):
         provenance = {**posterior.provenance, "proposal": "prior", "bound": bound}
         return replace(posterior, statistics=statistics, provenance=provenance)
 
-    def look(self, state: "RejectionState") -> Posterior:
+    def draw_for_validation(self, state: "RejectionState") -> Posterior:
         """The latest draw, as a point."""
         last, start, values = state.flat[-1], 0, {}
         for name, shape in state.shapes.items():

@@ -86,7 +86,7 @@ def values_of(posterior: Posterior, count: int, seed: int = 0) -> dict[str, np.n
         found = posterior.sample_latents(count, seed)
     else:
         chosen = np.unique(np.linspace(0, draws.chains * draws.count - 1, count).round().astype(int))
-        if posterior.kind == "iid":
+        if posterior.kind != "chains":
             chosen = np.arange(min(count, draws.chains * draws.count))
         places = np.unravel_index(chosen, (draws.chains, draws.count))
         found = {name: np.asarray(draws.site(name)[places]) for name in draws.shapes}

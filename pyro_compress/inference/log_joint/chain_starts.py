@@ -53,7 +53,7 @@ def start_positions(log_joint: LogJoint, chains: int, spread: float, start: Star
     return found
 
 
-def settle(
+def finite_starts(
     log_joint: LogJoint, position: Tensor, batch: Batch, spread: float, start: Start, method: str, *, exact: bool
 ) -> Tensor:
     """Positions to start from, (chain, D), at which the log joint and its gradient are finite, and no random numbers.

@@ -357,7 +357,7 @@ class LogJoint:
             return function
         return Replayed(simplify(graph), function)
 
-    def look_again(self) -> None:
+    def check_recordings_again(self) -> None:
         """Told where others may have changed what the model reads: it runs eagerly from now on if they have."""
         reason = moved(self._marks, marks_of(self.model), generators=False) if self._marks and self.replay else None
         if reason is not None:

@@ -100,12 +100,12 @@ class Feed:
         sizes = batch_sizes(self.held, batch_size)
         whole = not self.can_batch or len(sizes) == 1
         if whole and (not self.can_batch or self.ranks.count == 1 or not self._splits()):
-            self.ranks.deal_whole()
+            self.ranks.take_whole()
             return iter((self.tensors,))
         if self.may_split is not None:
             self.may_split()
         order = torch.randperm(self.held, generator=generator_for(seed, epoch), device="cpu").to(self.tensors[0].device)
-        shares = (self.ranks.deal(chosen) for chosen in order.split(sizes))
+        shares = (self.ranks.share_of(chosen) for chosen in order.split(sizes))
         return (tuple(part[chosen] for part in self.tensors) for chosen in shares)
 
     def _splits(self) -> bool:

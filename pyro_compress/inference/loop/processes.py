@@ -64,7 +64,7 @@ class Ranks:
 
     # ---- a batch and its gradient
 
-    def deal(self, chosen: Tensor) -> Tensor:
+    def share_of(self, chosen: Tensor) -> Tensor:
         """The part of a batch, its rows or their indices, that this rank sees; if empty, all of it without weight."""
         if self.count == 1:
             return chosen
@@ -72,11 +72,11 @@ class Ranks:
         self.weight = len(share) / len(chosen)
         return share if len(share) else chosen
 
-    def share(self, examples: int) -> int:
-        """How many of a batch of that many `deal` gives this rank."""
+    def share_size(self, examples: int) -> int:
+        """How many of a batch of that many `share_of` gives this rank."""
         return examples // self.count + (self.rank < examples % self.count) or examples
 
-    def deal_whole(self) -> None:
+    def take_whole(self) -> None:
         """Every rank sees all there is, with noise of its own: each counts the same."""
         self.weight = 1.0 / self.count
 
@@ -97,7 +97,7 @@ class Ranks:
             flat = flat.mul_(self.weight) if self.weight else flat.zero_()
             self._sum(flat)
             if bool(flat[-1] != 0):
-                raise self._told(None)
+                raise self._said_elsewhere(None)
             means = flat[:-1].split([one.numel() for one in held])
             torch._foreach_copy_(held, [mean.view_as(one) for one, mean in zip(held, means, strict=True)])
 
@@ -106,7 +106,7 @@ class Ranks:
         """Around a step that calls `average` once: where one rank refuses to go on, all stop with its sentence."""
         try:
             yield
-        except _Told:
+        except _SaidByAnotherRank:
             raise
         except PyroCompressError as error:
             if self.count == 1:
@@ -114,13 +114,13 @@ class Ranks:
             tensors = [one.detach() for one in (*trained, *_moving(buffers))]
             # the others wait for a gradient; the mark at its end says that there is none
             self._sum(torch.cat([torch.zeros_like(one).reshape(-1) for one in tensors] + [tensors[0].new_ones(1)]))
-            raise self._told(str(error)) from error
+            raise self._said_elsewhere(str(error)) from error
 
-    def _told(self, sentence: str | None) -> "_Told":
+    def _said_elsewhere(self, sentence: str | None) -> "_SaidByAnotherRank":
         found: list[str | None] = [None] * self.count
         self._engine(lambda: dist.all_gather_object(found, sentence))
         rank, said = next((rank, one) for rank, one in enumerate(found) if one is not None)
-        return _Told(f"rank {rank}: {said}")
+        return _SaidByAnotherRank(f"rank {rank}: {said}")
 
     # ---- numbers, rows and objects
 
@@ -156,7 +156,7 @@ class Ranks:
                 held[1] = error
         self._engine(lambda: dist.broadcast_object_list(held, src=0))
         if held[1] is not None:
-            held[1].told = True
+            held[1].said_elsewhere = True
             raise held[1]
         made: T = held[0]
         return made
@@ -215,13 +215,13 @@ class Ranks:
         try:
             call()
         except _ENGINE_ERRORS as error:
-            raise _Told(f"{ENDED} ({_first_line(error)})") from error
+            raise _SaidByAnotherRank(f"{ENDED} ({_first_line(error)})") from error
 
 
-class _Told(InferenceError):
+class _SaidByAnotherRank(InferenceError):
     """All ranks know already that the run stops."""
 
-    told = True
+    said_elsewhere = True
 
 
 def asked_for() -> int:

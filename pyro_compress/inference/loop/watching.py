@@ -9,7 +9,7 @@ PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Glance:
+class ChainProgress:
     """Where one chain is.
 
     Attributes:
@@ -26,7 +26,7 @@ class Glance:
     numbers: Mapping[str, float]
 
 
-Watcher = Callable[[Glance], None]
+Watcher = Callable[[ChainProgress], None]
 
 
 class Watch:
@@ -49,7 +49,7 @@ class Watch:
         """Tell of one chain, after `is_due`."""
         assert self.watcher is not None
         self._due[chain] = time.monotonic() + PAUSE_SECONDS
-        self.watcher(Glance(chain, done, self.planned, in_warmup, numbers))
+        self.watcher(ChainProgress(chain, done, self.planned, in_warmup, numbers))
 
     def tell_all(self, chains: int, done: int, in_warmup: bool, statistics: Mapping[str, Any]) -> None:
         """Tell of all chains, after a step of all of them, whose numbers are (chain,) each."""

@@ -74,7 +74,7 @@ class ApproximateMetropolis(Metropolis):
         """
         examples = _examples(batch)
         if not state.steps_done:
-            state.settle(batch, self)
+            state.move_to_finite_starts(batch, self)
         proposal = state.position + state.step_size[:, None] * torch.randn_like(state.position)
         thresholds = torch.rand(self.chains).log().tolist()
         decisions = []

@@ -87,7 +87,7 @@ class HamiltonianChains(TransitionChains):
         count = max(1, min(self.per_round, self.transitions - state.steps_done))
         state.compiled = state.compiled or self._worth_compiling(state)
         if state.phase is None:
-            state.settle(in_precision(batch, state.log_joint.dtype), self)
+            state.move_to_finite_starts(in_precision(batch, state.log_joint.dtype), self)
         leapfrog = state.leapfrog(batch)
         if state.phase is None:
             state.begin(leapfrog)

@@ -52,7 +52,7 @@ class Metropolis(TransitionChains):
     def step(self, state: Any, batch: Batch) -> Info:
         if state.present is None:
             if not state.steps_done:
-                state.settle(batch, self)
+                state.move_to_finite_starts(batch, self)
             state.present = state.log_joint(state.position, batch)
         proposal = state.position + state.step_size[:, None] * torch.randn_like(state.position)
         proposed = state.log_joint(proposal, batch)

@@ -124,7 +124,7 @@ class MCDropout(Dropout):
             self._parameters(weights, rates), {}, buffer_arrays(state.model), "iid", provenance, draws=draws
         )
 
-    def look(self, state: PointState) -> Posterior:
+    def draw_for_validation(self, state: PointState) -> Posterior:
         weights = {name: weight.detach() for name, weight in state.points.weights().items()}
         return Posterior(self._parameters(weights, self.rates(state.model.network)), kind="iid")
 

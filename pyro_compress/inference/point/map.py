@@ -57,7 +57,7 @@ class MAP(GradientMethod):
         return (left_at_defaults(self) and left_to_find(model, feed)) or self
 
     def init(self, model: Model, size: int, seed: int, held: int | None = None) -> "PointState":
-        points = Points(model)
+        points = PointEstimates(model)
         if points.kinds.flat:
             names = ", ".join(parameter.name for parameter, _ in points.kinds.flat)
             warnings.warn(
@@ -142,7 +142,7 @@ class Kinds:
         return Kinds(**{kind: tuple(pairs) for kind, pairs in found.items()})
 
 
-class Points(nn.Module):
+class PointEstimates(nn.Module):
     """One trained tensor per network parameter and per latent of the likelihood, started at the present values.
 
     Frozen parameters stay as they are.  In place of a parameter whose prior has several sites there is one per site; of
@@ -192,7 +192,7 @@ class PointState(GradientState):
     """The points are what is trained."""
 
     def __init__(
-        self, model: Model, points: Points, optimizer: torch.optim.Optimizer, size: int, steps_planned: int
+        self, model: Model, points: PointEstimates, optimizer: torch.optim.Optimizer, size: int, steps_planned: int
     ) -> None:
         super().__init__(model, {"points": points}, optimizer, size, steps_planned)
         self.points = points

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_compress.data.untouched import Untouched
-from pyro_compress.inference.results.predictive import PosteriorPredictive, Running
+from pyro_compress.inference.results.predictive import PosteriorPredictive, RunningMoments
 from pyro_compress.models.likelihoods import Likelihood
 
 
@@ -20,7 +20,7 @@ def networks_predictive(
         likelihood: p(y | output).
         x, y, chunk: as for `posterior_predictive`.
     """
-    running = Running(likelihood)
+    running = RunningMoments(likelihood)
     with torch.no_grad():
         for network in networks:
             untouched = Untouched()

@@ -106,7 +106,7 @@ def posterior_predictive(
         DataError: targets that do not go with the network's outputs.
     """
     model = _ready(model, posterior)
-    running = Running(model.likelihood)
+    running = RunningMoments(model.likelihood)
     for weight, values in weighted_values(model, posterior, draws, seed):
         outputs = _outputs(model, values, x, chunk)
         running.add(weight, outputs, values.latent, None if y is None else y.cpu())
@@ -270,7 +270,7 @@ def _outputs(model: BayesianNetwork, values: Values, x: Tensor, chunk: int) -> T
         return torch.cat([model.call_network(parameters, part) for part in x.split(chunk)]).cpu().double()
 
 
-class Running:
+class RunningMoments:
     """Weighted moments over draws, merged as they come (West 1979), and the log of the mean density."""
 
     def __init__(self, likelihood: Any) -> None:

@@ -23,7 +23,7 @@ LARGE = 16384
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class VectorSlice:
     """Where a parameter lies.
 
     Attributes:
@@ -66,7 +66,7 @@ class Vector:
     multiplier: float
     upper: float | None
     whole: nn.Parameter
-    places: tuple[Place, ...]
+    places: tuple[VectorSlice, ...]
 
     @staticmethod
     def of(multiplier: float, upper: float | None, parameters: list[nn.Parameter]) -> "Vector":
@@ -75,7 +75,7 @@ class Vector:
         whole = torch.empty(sum(p.numel() for p in parameters), dtype=first.dtype, device=first.device)
         places, start = [], 0
         for parameter in parameters:
-            place = Place(parameter, start)
+            place = VectorSlice(parameter, start)
             view = place.view(whole)
             view.copy_(parameter.detach())
             parameter.data = view
@@ -138,7 +138,7 @@ class FlatParameters:
         for vector, gradient in zip(self.vectors, found, strict=True):
             vector.whole.grad = gradient if vector.whole.grad is None else vector.whole.grad.add_(gradient)
 
-    def settle(self) -> None:
+    def collect_gradients(self) -> None:
         """Bring gradients to where the optimizer looks for them: those of parameters from autograd, and of vectors."""
         for vector in self.vectors:
             parameters = [place.parameter for place in vector.places]

@@ -121,7 +121,7 @@ class _Lane:
         }
 
 
-class Given:
+class GivenNoise:
     """Numbers that were drawn before, handed out again in their order.
 
     Args:
@@ -146,7 +146,7 @@ class DrawnFrom(TorchFunctionMode):
         noise: the stream.
     """
 
-    def __init__(self, noise: Noise | Given) -> None:
+    def __init__(self, noise: Noise | GivenNoise) -> None:
         super().__init__()
         self._noise = noise
 

@@ -34,7 +34,7 @@ MOST_STEPS = 10_000
 
 
 @dataclass(frozen=True)
-class Stage:
+class ScheduledStep:
     """What a schedule says of one step.
 
     Attributes:
@@ -124,7 +124,7 @@ class StochasticGradientChains(MinibatchChains):
         return False
 
     @abstractmethod
-    def schedule(self, step: int, steps: int) -> Stage:
+    def schedule(self, step: int, steps: int) -> ScheduledStep:
         """Of step number `step`, from 0, of `steps`."""
 
     @abstractmethod
@@ -199,7 +199,7 @@ class StochasticGradientChains(MinibatchChains):
 
     def step(self, state: GradientChainState, batch: Batch) -> Info:
         if not state.steps_done:
-            state.settle(batch, self, exact=False)
+            state.move_to_finite_starts(batch, self, exact=False)
         found = state.log_joint(state.position, batch)
         where = f"step {state.steps_done} of {state.steps_planned}"
         refuse_non_finite(found, where, ADVICE, state.log_joint.failure)
@@ -248,5 +248,5 @@ class PolynomialSteps(StochasticGradientChains):
     def is_constant(self) -> bool:
         return self.gamma == 0
 
-    def schedule(self, step: int, steps: int) -> Stage:
-        return Stage(self.a * math.pow(self.b + step, -self.gamma))
+    def schedule(self, step: int, steps: int) -> ScheduledStep:
+        return ScheduledStep(self.a * math.pow(self.b + step, -self.gamma))

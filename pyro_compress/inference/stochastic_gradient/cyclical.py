@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyro_compress.errors import InferenceError
-from pyro_compress.inference.stochastic_gradient.base import GradientChainState, Stage, StochasticGradientChains
+from pyro_compress.inference.stochastic_gradient.base import GradientChainState, ScheduledStep, StochasticGradientChains
 from pyro_compress.inference.stochastic_gradient.sghmc import Friction
 from pyro_compress.inference.stochastic_gradient.sgld import langevin
 
@@ -43,10 +43,10 @@ class CyclicalSteps(StochasticGradientChains):
                 f"cycles={self.cycles}, exploration={self.exploration}"
             )
 
-    def schedule(self, step: int, steps: int) -> Stage:
+    def schedule(self, step: int, steps: int) -> ScheduledStep:
         length = math.ceil(steps / self.cycles)
         place = step % length / length
-        return Stage(0.5 * self.a * (math.cos(math.pi * place) + 1), place >= self.exploration)
+        return ScheduledStep(0.5 * self.a * (math.cos(math.pi * place) + 1), place >= self.exploration)
 
     def budget(self, held: int) -> tuple[int, int, int]:
         steps = self.steps(held)

@@ -64,8 +64,8 @@ class Started(Method):
     def draw(self, state: Any) -> Posterior:
         return self.sampler.draw(state)
 
-    def look(self, state: Any) -> Posterior:
-        return self.sampler.look(state)
+    def draw_for_validation(self, state: Any) -> Posterior:
+        return self.sampler.draw_for_validation(state)
 
 
 def best_normal(model: Model, feed: Feed) -> tuple[Tensor, Tensor] | None:

@@ -18,7 +18,7 @@ from pyro_compress.inference.gradient.gradient_method import (
     build_optimizer,
     refuse_non_finite,
 )
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.from_guide import exact_moments, parameter_moments, posterior_from_guide
 from pyro_compress.inference.guides.joint import JointGuide, MeanField, described
 from pyro_compress.inference.loop.feed import Batch
@@ -30,7 +30,7 @@ from pyro_compress.inference.speed.normal_stream import DrawnFrom
 from pyro_compress.inference.variational.particles import side_by_side
 from pyro_compress.inference.variational.recorded_step import TRACE_AFTER, TracedTerms, weighted
 from pyro_compress.inference.variational.score_function import ScoreTerms
-from pyro_compress.inference.variational.shrinking import Whole
+from pyro_compress.inference.variational.shrinking import ShrinkingNetwork
 from pyro_compress.inference.variational.state import VariationalState
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.rows import examples_of
@@ -87,9 +87,9 @@ class VariationalMethod(GradientMethod):
             )
         check_draws(self.draws, type(self).__name__)
 
-    def build_guide(self, model: Model) -> Guide | JointGuide:
+    def build_guide(self, model: Model) -> DeclaredGuide | JointGuide:
         """The guide of a fresh state: what the priors declare, or mean field for a model without such priors."""
-        return Guide(model) if isinstance(model, BayesianNetwork) else MeanField(model)
+        return DeclaredGuide(model) if isinstance(model, BayesianNetwork) else MeanField(model)
 
     def init(self, model: Model, size: int, seed: int, held: int | None = None) -> VariationalState:
         guide = self.build_guide(model)
@@ -98,7 +98,9 @@ class VariationalMethod(GradientMethod):
         state.compiled = self.compile == "always"
         return state
 
-    def build_optimizer(self, model: Model, guide: Guide | JointGuide) -> tuple[FlatParameters, torch.optim.Optimizer]:
+    def build_optimizer(
+        self, model: Model, guide: DeclaredGuide | JointGuide
+    ) -> tuple[FlatParameters, torch.optim.Optimizer]:
         """The vectors that guide and point estimates are moved into, and a fresh optimizer over them."""
         rates = {**RATES, **self.rates}
         groups = [*guide.parameter_groups(rates)]
@@ -160,7 +162,7 @@ class VariationalMethod(GradientMethod):
         """One estimate of the terms, and the gradient of the objective from it."""
         if self.traceable(state):
             # the last batch of an epoch may be of another size and comes too seldom to pay for being compiled
-            usual = state.ranks.share(batch_sizes(state.held, self.batch_size)[0])
+            usual = state.ranks.share_size(batch_sizes(state.held, self.batch_size)[0])
             whole = not state.held or examples_of(batch) == usual
             often = whole and state.steps_done >= TRACE_AFTER
             recorded, compile_it = self.recorded(state), state.compiled and whole
@@ -226,11 +228,11 @@ class VariationalMethod(GradientMethod):
 
     def draw(self, state: VariationalState) -> Posterior:
         model, guide = state.whole_pair()
-        if isinstance(guide, Guide) and guide.is_closed_form:
+        if isinstance(guide, DeclaredGuide) and guide.is_closed_form:
             assert isinstance(model, BayesianNetwork)
             return posterior_from_guide(model, guide)
         count = number_of_draws(self.draws, guide.width)
-        posterior = posterior_from_draws(model, guide.draws(model, count, state.seed), "iid")
+        posterior = posterior_from_draws(model, guide.draws(model, count, state.seed), "guide")
         # exact where there is a closed form; what is made of other sites keeps the moments of the draws
         exact = exact_moments(model, guide)
         parameters = {name: exact.get(name, found) for name, found in posterior.parameters.items()}
@@ -240,14 +242,14 @@ class VariationalMethod(GradientMethod):
     def between_rounds(self, state: VariationalState) -> None:
         if not self.may_shrink(state):
             return
-        assert isinstance(state.model, BayesianNetwork) and isinstance(state.guide, Guide)
+        assert isinstance(state.model, BayesianNetwork) and isinstance(state.guide, DeclaredGuide)
         if state.whole is None:
-            state.whole = Whole(state.model, state.guide, state.input_shape)
+            state.whole = ShrinkingNetwork(state.model, state.guide, state.input_shape)
             if state.whole.architecture is None:
                 self.refuse_shrinking()
         whole, former, flat = state.whole, state.optimizer, state.flat
         whole.write_back()
-        leaving = whole.look(parameter_moments(whole.model, whole.guide.moments()))
+        leaving = whole.find_removal(parameter_moments(whole.model, whole.guide.moments()))
         # one answer for all ranks: shares of unequal size may have been compiled on one of them only
         if leaving is not None and state.ranks.from_first(lambda: self.pays(state, leaving.multiply_adds_spared)):
             remembered = whole.spread(flat.parts(former))
@@ -269,8 +271,8 @@ class VariationalMethod(GradientMethod):
         """Told that the network cannot shrink."""
         return
 
-    def look(self, state: VariationalState) -> Posterior:
-        if isinstance(state.guide, Guide) and state.guide.is_closed_form:
+    def draw_for_validation(self, state: VariationalState) -> Posterior:
+        if isinstance(state.guide, DeclaredGuide) and state.guide.is_closed_form:
             return self.draw(state)
         if isinstance(state.model, BayesianNetwork):
             return Posterior(parameter_moments(state.model, state.guide.moments()), {}, buffer_arrays(state.model))

@@ -12,7 +12,7 @@ from pyro_compress.inference.gradient.elbo import ElboTerms
 from pyro_compress.inference.guides.joint import JOINT
 
 
-class Given(Messenger):
+class GivenDraws(Messenger):
     """Around a joint guide: a draw from outside, (D,), in place of one of its own."""
 
     def __init__(self, draw: torch.Tensor) -> None:
@@ -29,7 +29,7 @@ def side_by_side(estimate: Callable[[Messenger], ElboTerms], draws: torch.Tensor
     names: list[str] = []
 
     def one(draw: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        terms = estimate(Given(draw))
+        terms = estimate(GivenDraws(draw))
         names[:] = terms.by_site
         return terms.data, terms.complexity, *terms.by_site.values()
 

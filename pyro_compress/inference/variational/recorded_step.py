@@ -30,7 +30,7 @@ from pyro_compress.inference.speed.compiling import Function, compiled
 from pyro_compress.inference.speed.flat_parameters import FlatParameters
 from pyro_compress.inference.speed.graph_passes import simplify
 from pyro_compress.inference.speed.moving import moved
-from pyro_compress.inference.speed.normal_stream import DrawnFrom, Given, Noise, is_standard_normal
+from pyro_compress.inference.speed.normal_stream import DrawnFrom, GivenNoise, Noise, is_standard_normal
 from pyro_compress.inference.speed.recording import Marks, MovingError, agree, is_due, marks_of, record, warn_differing
 
 # tracing costs as much as a hundred steps, so batches of one shape must come that often first
@@ -148,7 +148,7 @@ class TracedTerms:
             self._flat.add_gradients(rest[len(traced.sites) :])
         return Descended(loss, ElboTerms(data, complexity, dict(zip(traced.sites, rest, strict=False))), traced.moves)
 
-    def look_again(self) -> None:
+    def check_recordings_again(self) -> None:
         """Told where others may have changed what the model reads: the program runs from now on if they have.
 
         What is known to the generators of Python and numpy may have moved for reasons of theirs.
@@ -173,7 +173,7 @@ class TracedTerms:
             return None
         place = traced.noise[0].device if traced.noise else torch.device("cpu")
         devices = [place] if place.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.no_grad(), DrawnFrom(Given(traced.noise)):
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), DrawnFrom(GivenNoise(traced.noise)):
             terms = self._terms(batch)
         size = abs(weights[0] * float(terms.data)) + abs(weights[1] * float(terms.complexity))
         return weighted(terms, *weights, total), size / total

@@ -21,7 +21,7 @@ from pyro import poutine
 from pyro_compress.errors import NetworkError
 from pyro_compress.inference.gradient.elbo import closed_form, terms_from_traces
 from pyro_compress.inference.gradient.gradient_method import buffer_arrays
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.local_reparameterization import LocalReparameterization
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.names import attribute_name
@@ -38,7 +38,7 @@ WORTHWHILE = 0.85
 
 
 @dataclass(frozen=True, eq=False)
-class Left:
+class RemainingNetwork:
     """Model and guide over what is left.
 
     Attributes:
@@ -47,12 +47,12 @@ class Left:
     """
 
     model: BayesianNetwork
-    guide: Guide
+    guide: DeclaredGuide
     index: Mapping[str, Index]
 
 
 @dataclass(frozen=True, eq=False)
-class Leaving:
+class Removal:
     """What is to be left out next.
 
     Attributes:
@@ -66,7 +66,7 @@ class Leaving:
     multiply_adds_spared: int
 
 
-class Whole:
+class ShrinkingNetwork:
     """Model and guide over the whole network, while a part of it is trained.
 
     Args:
@@ -78,10 +78,10 @@ class Whole:
         left: what is trained, or None as long as that is all.
     """
 
-    def __init__(self, model: BayesianNetwork, guide: Guide, input_shape: tuple[int, ...]) -> None:
+    def __init__(self, model: BayesianNetwork, guide: DeclaredGuide, input_shape: tuple[int, ...]) -> None:
         self.model, self.guide, self.input_shape = model, guide, input_shape
         self.architecture = shrinkable(model, input_shape)
-        self.left: Left | None = None
+        self.left: RemainingNetwork | None = None
         self.left_nats = 0.0
         sizes = [shape[0] for shape in self.architecture.shapes()] if self.architecture else []
         self._kept = [np.ones(size, dtype=bool) for size in sizes]
@@ -95,7 +95,7 @@ class Whole:
             for whole, part, index in self._pairs(self.left):
                 whole[index] = part.detach()
 
-    def look(self, parameters: Mapping[str, ParameterPosterior]) -> Leaving | None:
+    def find_removal(self, parameters: Mapping[str, ParameterPosterior]) -> Removal | None:
         """Look which weights are off; what leaves where that has become worth it.
 
         Args:
@@ -120,9 +120,9 @@ class Whole:
         now, then = multiply_adds(self.architecture, self._kept), multiply_adds(self.architecture, kept)
         if then > WORTHWHILE * now:
             return None
-        return Leaving(kept, folds(self.architecture, flow, numbers), now - then)
+        return Removal(kept, folds(self.architecture, flow, numbers), now - then)
 
-    def narrow(self, leaving: Leaving) -> Left:
+    def narrow(self, leaving: Removal) -> RemainingNetwork:
         """The narrower model and guide."""
         for name, taken in leaving.folds.items():
             with torch.no_grad():
@@ -165,7 +165,7 @@ class Whole:
             "input_shape": list(self.input_shape),
         }
 
-    def restore(self, captured: Mapping[str, Any]) -> Left | None:
+    def restore(self, captured: Mapping[str, Any]) -> RemainingNetwork | None:
         """Take over what `capture` gave; returns what was left, with the numbers of the whole."""
         self.guide.load_state_dict(captured["guide"])
         self.model.free.load_state_dict(captured["free"])
@@ -175,20 +175,20 @@ class Whole:
         self.left_nats = captured["left_nats"]
         return None if captured["kept"] is None else self._leave([kept.numpy() for kept in captured["kept"]])
 
-    def _leave(self, kept: Sequence[np.ndarray]) -> Left:
+    def _leave(self, kept: Sequence[np.ndarray]) -> RemainingNetwork:
         assert self.architecture is not None
         self._kept = list(kept)
         found = narrowed(self.model.network, self.architecture, kept)
         model = BayesianNetwork(found.network, self.model.prior, self.model.likelihood)
         # validation looks at the whole and may have left that in evaluation mode
         model.network.train()
-        self.left = Left(model, Guide(model), found.index)
+        self.left = RemainingNetwork(model, DeclaredGuide(model), found.index)
         with torch.no_grad():
             for whole, part, index in self._pairs(self.left):
                 part.copy_(whole[index])
         return self.left
 
-    def _pairs(self, left: Left) -> list[tuple[torch.Tensor, torch.Tensor, Any]]:
+    def _pairs(self, left: RemainingNetwork) -> list[tuple[torch.Tensor, torch.Tensor, Any]]:
         """(tensor of the whole, its part, index of the part) for all that is trained, and for buffers."""
         pairs = []
         for name, index in self._site_indices(left.index).items():
@@ -263,7 +263,7 @@ def shrinkable(model: BayesianNetwork, input_shape: tuple[int, ...]) -> Architec
     return architecture
 
 
-def complexity_nats(model: BayesianNetwork, guide: Guide) -> float:
+def complexity_nats(model: BayesianNetwork, guide: DeclaredGuide) -> float:
     """KL(q ‖ p) of all sites, in closed form where there is one."""
     with torch.no_grad():
         with LocalReparameterization():

@@ -9,14 +9,14 @@ import torch
 
 from pyro_compress.inference.contract import Model
 from pyro_compress.inference.gradient.gradient_method import GradientState
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.joint import JointGuide
 from pyro_compress.inference.speed.compiled_adam import Adam
 from pyro_compress.inference.speed.flat_parameters import FlatParameters
 from pyro_compress.inference.speed.normal_stream import Noise
 from pyro_compress.inference.variational.recorded_step import TracedTerms
 from pyro_compress.inference.variational.score_function import Baseline
-from pyro_compress.inference.variational.shrinking import Left, Whole
+from pyro_compress.inference.variational.shrinking import RemainingNetwork, ShrinkingNetwork
 from pyro_compress.models.bayesian import BayesianNetwork
 
 
@@ -43,7 +43,7 @@ class VariationalState(GradientState):
     def __init__(
         self,
         model: Model,
-        guide: Guide | JointGuide,
+        guide: DeclaredGuide | JointGuide,
         build: Callable[[Model, Any], tuple[FlatParameters, torch.optim.Optimizer]],
         size: int,
         steps_planned: int,
@@ -58,7 +58,7 @@ class VariationalState(GradientState):
         self.traced: TracedTerms | None = None
         self._adam: Adam | None = None
         self.compiled = self.has_moved = False
-        self.whole: Whole | None = None
+        self.whole: ShrinkingNetwork | None = None
         self.input_shape: tuple[int, ...] = ()
         self.has_buffers = bool(self.moving_buffers())
 
@@ -67,16 +67,16 @@ class VariationalState(GradientState):
         """Complexity of what shrinking has left out."""
         return 0.0 if self.whole is None else self.whole.left_nats
 
-    def go_on_with(self, left: Left) -> None:
+    def go_on_with(self, left: RemainingNetwork) -> None:
         """Train a narrower model from now on, with an optimizer that remembers nothing yet."""
         self.model, self.guide, self.traced, self._adam = left.model, left.guide, None, None
         self.flat, self.optimizer = self.build(left.model, left.guide)
         self.modules = {"guide": left.guide, "free": left.model.free}
         self.has_buffers = bool(self.moving_buffers())
 
-    def look_again(self) -> None:
+    def check_recordings_again(self) -> None:
         if self.traced is not None:
-            self.traced.look_again()
+            self.traced.check_recordings_again()
 
     def adam(self) -> Adam:
         """What moves the vectors where a compiled step does so."""
@@ -87,13 +87,13 @@ class VariationalState(GradientState):
     def clear_gradients(self) -> None:
         self.flat.clear_gradients()
 
-    def settle_gradients(self) -> None:
-        self.flat.settle()
+    def collect_gradients(self) -> None:
+        self.flat.collect_gradients()
 
     def project(self) -> None:
         self.flat.project()
 
-    def whole_pair(self) -> tuple[Model, Guide | JointGuide]:
+    def whole_pair(self) -> tuple[Model, DeclaredGuide | JointGuide]:
         """Model and guide of the whole network, up to date."""
         if self.whole is None:
             return self.model, self.guide
@@ -118,8 +118,8 @@ class VariationalState(GradientState):
 
     def restore(self, captured: dict[str, Any]) -> None:
         if captured["whole"] is not None:
-            assert isinstance(self.model, BayesianNetwork) and isinstance(self.guide, Guide)
-            self.whole = Whole(self.model, self.guide, tuple(captured["whole"]["input_shape"]))
+            assert isinstance(self.model, BayesianNetwork) and isinstance(self.guide, DeclaredGuide)
+            self.whole = ShrinkingNetwork(self.model, self.guide, tuple(captured["whole"]["input_shape"]))
             left = self.whole.restore(captured["whole"])
             if left is not None:
                 self.go_on_with(left)

@@ -14,7 +14,7 @@ from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.contract import Method, Model, left_at_defaults
 from pyro_compress.inference.defaults.best_normal import left_to_choose
 from pyro_compress.inference.gradient.elbo import ElboTerms
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.flipout import Flipout
 from pyro_compress.inference.guides.joint import FullRank, JointGuide, LowRank, sticking_the_landing
 from pyro_compress.inference.guides.local_reparameterization import LocalReparameterization
@@ -92,13 +92,13 @@ class SVI(VariationalMethod):
         independent = None if self.guide == "declared" else False
         return left_to_choose(model, feed, self.draws, independent=independent) or self
 
-    def build_guide(self, model: Model) -> Guide | JointGuide:
+    def build_guide(self, model: Model) -> DeclaredGuide | JointGuide:
         if self.guide == "full-rank":
             return FullRank(model)
         return LowRank(model, self.rank) if self.guide == "low-rank" else super().build_guide(model)
 
     def may_shrink(self, state: VariationalState) -> bool:
-        if self.shrink is False or not isinstance(state.guide, Guide) or not is_elementwise(self.optimizer):
+        if self.shrink is False or not isinstance(state.guide, DeclaredGuide) or not is_elementwise(self.optimizer):
             return False
         # averages are of tensors that keep their shapes
         if state.progress < self.kl_warmup or state.averages:
@@ -119,7 +119,7 @@ class SVI(VariationalMethod):
 
     def terms(self, state: VariationalState, batch: Batch) -> ElboTerms:
         """One estimate of the ELBO's terms on a batch."""
-        declared = isinstance(state.guide, Guide)
+        declared = isinstance(state.guide, DeclaredGuide)
         estimator = self.estimator or ("local" if declared else "shared")
         if estimator == "score":
             baseline = state.baseline if self.baseline else Baseline()

@@ -9,7 +9,7 @@ import pyro
 import torch
 
 from pyro_compress.errors import PriorError
-from pyro_compress.models.distributions import LogUniform as LogUniformDistribution
+from pyro_compress.models.distributions import LogUniformDistribution
 from pyro_compress.models.parameters import Parameter
 from pyro_compress.models.priors.base import LatentSite, Moments, Prior
 

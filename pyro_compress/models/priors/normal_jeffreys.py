@@ -9,7 +9,7 @@ import pyro
 import torch
 
 from pyro_compress.errors import PriorError
-from pyro_compress.models.distributions import LogUniform
+from pyro_compress.models.distributions import LogUniformDistribution
 from pyro_compress.models.kl import StandardNormal, log_alpha
 from pyro_compress.models.parameters import Parameter, along_axis, scale_groups
 from pyro_compress.models.priors.base import GroupStatistic, LatentSite, Moments, Prior, product_moments
@@ -54,7 +54,7 @@ class GroupNormalJeffreys(Prior):
 
     def sample(self, parameter: Parameter) -> Any:
         assert parameter.group_axis is not None
-        scale_prior = LogUniform(self.low, self.high, (parameter.groups,)).to_event(1)
+        scale_prior = LogUniformDistribution(self.low, self.high, (parameter.groups,)).to_event(1)
         scale = pyro.sample(f"{parameter.name}.z", scale_prior)
         unscaled = pyro.sample(f"{parameter.name}.unscaled", standard_normal(parameter.shape))
         return scale_groups(unscaled, scale, parameter.group_axis)

@@ -132,7 +132,7 @@ def test_large_sites_give_a_labelled_sample_and_the_rest_is_named() -> None:
     assert len(set(sample.coords["weight"].values)) == 200
     attributes = group(exported, "posterior").attrs
     assert attributes["left_out"] == "1,000 of 1,200 elements of fc.weight.unscaled"
-    assert attributes["draws_are"] == "iid"
+    assert attributes["draws_are"] == "guide"
     everything = group(to_arviz(guide({"fc.weight": Latent("normal", LOC, LOC)}), draws=2, weights=None), "posterior")
     assert everything["fc.weight"].shape == (1, 2, 30, 40) and everything.attrs["left_out"] == "nothing"
 

@@ -14,7 +14,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 from pyro_compress.inference.gradient.elbo import ElboTerms, closed_form, elbo_terms, sampled
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.variational.score_function import Baseline, score_terms
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Gaussian
@@ -26,11 +26,11 @@ from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
 from pyro_compress.models.priors.scale_mixture import ScaleMixture
 
 
-def problem(prior: Prior) -> tuple[BayesianNetwork, Guide, torch.Tensor, torch.Tensor]:
+def problem(prior: Prior) -> tuple[BayesianNetwork, DeclaredGuide, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(18, 2))
     model = BayesianNetwork(network, prior, Gaussian())
-    guide = Guide(model)
+    guide = DeclaredGuide(model)
     with torch.no_grad():
         for parameter in guide.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))

@@ -11,9 +11,9 @@ from pyro import poutine
 from torch import nn
 
 from pyro_compress.errors import InferenceError
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.models.bayesian import BayesianNetwork
-from pyro_compress.models.distributions import LogUniform as LogUniformDistribution
+from pyro_compress.models.distributions import LogUniformDistribution
 from pyro_compress.models.kl import kl_nats
 from pyro_compress.models.likelihoods import Gaussian
 from pyro_compress.models.parameters import Parameter
@@ -24,9 +24,9 @@ from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
 
 
-def guide_of(prior: Prior, network: nn.Module | None = None) -> Guide:
+def guide_of(prior: Prior, network: nn.Module | None = None) -> DeclaredGuide:
     torch.manual_seed(0)
-    return Guide(BayesianNetwork(network or nn.Linear(4, 3), {"weight": prior}, Gaussian()))
+    return DeclaredGuide(BayesianNetwork(network or nn.Linear(4, 3), {"weight": prior}, Gaussian()))
 
 
 @pytest.mark.parametrize("prior", [Normal(), GroupNormalJeffreys(), GroupHorseshoe(tau=0.3), LogUniform(alpha=0.5)])
@@ -98,6 +98,6 @@ def test_filters_lie_channels_last_where_torch_can_take_their_gradient(
     channels: int, stride: int, channels_last: bool
 ) -> None:
     network = nn.Sequential(nn.Conv2d(2, channels, 3), nn.ReLU(), nn.Conv2d(channels, 4, 1, stride=stride))
-    guide = guide_of(Normal(), network)
+    guide = DeclaredGuide(BayesianNetwork(network, Normal(), Gaussian()))
     filters = next(loc for loc in guide.loc.parameters() if loc.shape == (channels, 2, 3, 3))
     assert filters.is_contiguous(memory_format=torch.channels_last) is channels_last

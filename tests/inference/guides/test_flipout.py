@@ -15,7 +15,7 @@ from torch import nn
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.gradient.elbo import elbo_terms
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.flipout import Flipout, FlipoutNormal
 from pyro_compress.inference.guides.lazy_values import LazyLogNormal
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -99,7 +99,7 @@ def test_derived_values_stay_flipout() -> None:
 
 def test_the_handler_hands_on_flipout_values_under_every_kind_of_site() -> None:
     model = BayesianNetwork(nn.Linear(4, 3), {"weight": GroupHorseshoe(), "bias": Normal()}, Gaussian())
-    guide = Guide(model)
+    guide = DeclaredGuide(model)
     with Flipout():
         trace: Any = poutine.trace(guide.forward).get_trace()
     values = {name: trace.nodes[name]["value"] for name in trace.stochastic_nodes}
@@ -121,4 +121,4 @@ def test_a_network_that_uses_a_weight_twice_is_refused() -> None:
     model = BayesianNetwork(Twice(), {"fc.weight": Normal()}, Gaussian(noise=1.0))
     x = torch.randn(2, 3)
     with pytest.raises(InferenceError, match=r"one random value at two places.*SVI\(estimator='shared'\)"):
-        elbo_terms(model.forward, Guide(model).forward, Flipout(), x, x)
+        elbo_terms(model.forward, DeclaredGuide(model).forward, Flipout(), x, x)

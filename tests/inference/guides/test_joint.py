@@ -86,7 +86,7 @@ def correlation(matrix: torch.Tensor) -> torch.Tensor:
 
 def assert_posterior_is_the_guide(posterior: Posterior, guide: JointGuide) -> None:
     site, draws = posterior.parameters["weight"], posterior.draws
-    assert draws is not None and posterior.kind == "iid" and not posterior.latents
+    assert draws is not None and posterior.kind == "guide" and not posterior.latents
     matrix = covariance(guide)
     np.testing.assert_allclose(site.mean.ravel(), guide.loc.joint.detach().numpy(), rtol=1e-6)
     np.testing.assert_allclose(site.variance.ravel(), matrix.diagonal().numpy(), rtol=1e-4)

@@ -17,7 +17,7 @@ from torch import nn
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.gradient.elbo import elbo_terms
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.lazy_values import Lazy, LazyLogNormal, LazyNormal
 from pyro_compress.inference.guides.local_reparameterization import LocalReparameterization
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -40,22 +40,22 @@ PRIORS = [
 ]
 
 
-def wide_guide(model: BayesianNetwork, log_variance: float = -1.5) -> Guide:
-    guide = Guide(model)
+def wide_guide(model: BayesianNetwork, log_variance: float = -1.5) -> DeclaredGuide:
+    guide = DeclaredGuide(model)
     with torch.no_grad():
         for spread in guide.log_variance.parameters():
             spread.fill_(log_variance)
     return guide
 
 
-def values_of(guide: Guide) -> dict[str, object]:
+def values_of(guide: DeclaredGuide) -> dict[str, object]:
     trace = poutine.trace(guide.forward).get_trace()
     return {name: trace.nodes[name]["value"] for name in trace.stochastic_nodes}
 
 
 def test_normals_and_log_normals_become_lazy_inside_the_context_only() -> None:
     model = BayesianNetwork(nn.Linear(4, 3), {"weight": GroupHorseshoe(), "bias": Normal()}, Gaussian())
-    guide = Guide(model)
+    guide = DeclaredGuide(model)
     before = F.linear
     with LocalReparameterization():
         inside = values_of(guide)
@@ -108,7 +108,7 @@ def test_global_scale_is_shared_by_examples_and_group_scales_are_not() -> None:
     network = nn.Linear(1, 1, bias=False)
     network.weight.data.fill_(1.0)
     model = BayesianNetwork(network, GroupHorseshoe(tau=0.5), Gaussian(noise=1.0))
-    guide = Guide(model)
+    guide = DeclaredGuide(model)
     with torch.no_grad():
         guide.log_variance.weight__unscaled.fill_(-12.0)
         for name, variance in (("s_a", 0.6), ("s_b", 0.2), ("z_a", 0.3), ("z_b", 0.5)):
@@ -137,7 +137,7 @@ def test_fixed_alpha_is_gaussian_dropout(tied: str, handler: bool) -> None:
     network, alpha = nn.Linear(5, 3), 0.25
     prior = LogUniform(alpha=alpha, tied=tied, learned=False)
     model = BayesianNetwork(network, {"weight": prior}, Gaussian(noise=1.0))
-    guide = Guide(model)
+    guide = DeclaredGuide(model)
     assert [name for name, _ in guide.named_parameters()] == ["loc.weight"], "a fixed α is nothing to train"
     x, count = torch.randn(4, 5), 1000
     outputs = []
@@ -163,7 +163,7 @@ def test_a_network_that_uses_a_weight_twice_is_refused() -> None:
             return self.fc(self.fc(x))
 
     model = BayesianNetwork(Twice(), {"fc.weight": Normal()}, Gaussian(noise=1.0))
-    guide, x = Guide(model), torch.randn(2, 3)
+    guide, x = DeclaredGuide(model), torch.randn(2, 3)
     with pytest.raises(InferenceError, match=r"one random value at two places.*SVI\(estimator='shared'\)"):
         elbo_terms(model.forward, guide.forward, LocalReparameterization(), x, x)
     assert math.isfinite(float(elbo_terms(model.forward, guide.forward, None, x, x).data.detach()))

@@ -15,7 +15,7 @@ from torch.distributions import biject_to, constraints
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.fit import fit
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.through_transforms import moments_of
 from pyro_compress.inference.log_joint.log_joint import LogJoint
 from pyro_compress.inference.mcmc.nuts import NUTS
@@ -202,7 +202,7 @@ def test_a_family_without_its_transform_is_refused() -> None:
     with pytest.raises(
         InferenceError, match=r"'0\.weight' of family 'transformed' has transform=None: 'transformed' needs"
     ):
-        Guide(line(Odd()))
+        DeclaredGuide(line(Odd()))
 
 
 def test_the_mode_lies_in_the_support() -> None:

@@ -16,7 +16,7 @@ from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Method
 from pyro_compress.inference.fit import refuse_unscaled
 from pyro_compress.inference.gradient.gradient_method import GradientMethod
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.loop.devices import device_named, on_device, random_state
 from pyro_compress.inference.point.dropout import Dropout
 from pyro_compress.inference.point.map import MAP
@@ -24,7 +24,7 @@ from pyro_compress.inference.speed import flat_parameters
 from pyro_compress.inference.stochastic_gradient.sgld import SGLD
 from pyro_compress.inference.variational import shrinking
 from pyro_compress.inference.variational.bayes_by_backprop import BayesByBackprop
-from pyro_compress.inference.variational.shrinking import Leaving, Whole
+from pyro_compress.inference.variational.shrinking import Removal, ShrinkingNetwork
 from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models import bayesian, narrowing
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -109,12 +109,12 @@ def test_a_network_shrinks_on_its_device(name: str, monkeypatch: pytest.MonkeyPa
     """What is decided from numbers is decided on the CPU, as `fit` does; then everything is a pretended GPU's."""
     method, shape = SVI(), (1, 8, 8)
     model = BayesianNetwork(network(), prior_named(name), Categorical())
-    whole = Whole(model, Guide(model), shape)
+    whole = ShrinkingNetwork(model, DeclaredGuide(model), shape)
     assert whole.architecture is not None
     kept = [np.ones(size[0], dtype=bool) for size in whole.architecture.shapes()]
     # one of three filters goes, from everything between the two layers with weights
     kept[1:-1] = [np.repeat([True, False, True], len(entries) // 3) for entries in kept[1:-1]]
-    leaving = Leaving(kept, {"5.bias": np.ones(4)}, 1)
+    leaving = Removal(kept, {"5.bias": np.ones(4)}, 1)
     # these read values or memory, and a fake tensor has none
     for module in (bayesian, narrowing):
         monkeypatch.setattr(module, "copy", SimpleNamespace(deepcopy=without_storage))

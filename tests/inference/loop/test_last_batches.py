@@ -61,7 +61,7 @@ def test_a_ranks_share_is_what_it_is_dealt(count: int) -> None:
     for examples in range(1, 20):
         for rank in range(count):
             ranks = Ranks(rank, count)
-            assert ranks.share(examples) == len(ranks.deal(torch.arange(examples)))
+            assert ranks.share_size(examples) == len(ranks.share_of(torch.arange(examples)))
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def test_a_process_that_is_alone_sends_nothing(monkeypatch: pytest.MonkeyPatch) 
         assert (here.rank, here.count, here.first) == (0, 1, True)
         assert here.total([1.5]) == [1.5] and here.of_all("x") == ["x"] and here.from_first(lambda: 3) == 3
         chosen = torch.arange(5)
-        assert here.deal(chosen) is chosen and here.weight == 1.0
+        assert here.share_of(chosen) is chosen and here.weight == 1.0
 
 
 def test_ranks_of_a_machine_divide_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.loop import watching
-from pyro_compress.inference.loop.watching import Glance, Watch
+from pyro_compress.inference.loop.watching import ChainProgress, Watch
 from pyro_compress.inference.mcmc.hmc import HMC
 from pyro_compress.inference.mcmc.metropolis import Metropolis
 from pyro_compress.inference.mcmc.nuts import NUTS
@@ -34,7 +34,7 @@ def line(x: torch.Tensor) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_chain_is_told_of_to_its_end(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "PAUSE_SECONDS", 0.0)
-    seen: list[Glance] = []
+    seen: list[ChainProgress] = []
     watched = fit(line, (X,), METHODS[name], seed=1, watcher=seen.append)
     alone = fit(line, (X,), METHODS[name], seed=1)
     assert watched.draws is not None and alone.draws is not None
@@ -57,7 +57,7 @@ def test_every_chain_is_told_of_to_its_end(name: str, monkeypatch: pytest.Monkey
 
 
 def test_divergences_are_counted_after_the_warmup() -> None:
-    seen: list[Glance] = []
+    seen: list[ChainProgress] = []
     steep = HMC(chains=1, warmup=10, draws=10, step_size=50.0, target_acceptance=0.0, leapfrog_steps=5, compile="never")
     found = fit(line, (X,), steep, seed=1, watcher=seen.append)
     assert found.draws is not None
@@ -65,7 +65,7 @@ def test_divergences_are_counted_after_the_warmup() -> None:
 
 
 def test_a_watcher_is_not_told_more_often_than_it_can_read() -> None:
-    seen: list[Glance] = []
+    seen: list[ChainProgress] = []
     watch = Watch(planned=1000)
     assert not watch.is_due(0, 1)
     watch.watcher = seen.append

@@ -9,7 +9,7 @@ from torch import nn
 
 from pyro_compress.analysis.diagnosis.psis import guide_log_density, psis_k_hat
 from pyro_compress.errors import InferenceError, PriorError
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.from_guide import posterior_from_guide
 from pyro_compress.inference.results.pointwise import draws_of_guide, log_joints, log_likelihoods, predictions
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -83,7 +83,7 @@ def test_the_learned_noise_of_each_draw_is_used() -> None:
 def test_draws_of_a_guide_hold_sites_weights_and_point_estimates() -> None:
     torch.manual_seed(0)
     model = BayesianNetwork(nn.Linear(4, 3), GroupHorseshoe(initial_log_variance=-2.0), Categorical())
-    posterior = posterior_from_guide(model, Guide(model))
+    posterior = posterior_from_guide(model, DeclaredGuide(model))
     draws = draws_of_guide(model, posterior, 40, seed=5)
     assert (draws.chains, draws.count) == (1, 40) and set(draws.derived) == {"weight", "bias"}
     scale = np.exp(0.5 * sum(np.log(draws.site(f"weight.{part}")) for part in ("s_a", "s_b")))[..., None]
@@ -106,7 +106,7 @@ def test_k_hat_of_the_exact_posterior_is_good_and_of_another_guide_bad() -> None
         network.weight.data.fill_(mean)
         prior = Normal(initial_log_variance=float(np.log(widen**2 / precision)))
         model = BayesianNetwork(network, prior, Gaussian(noise=0.5))
-        posterior = posterior_from_guide(model, Guide(model))
+        posterior = posterior_from_guide(model, DeclaredGuide(model))
         draws = draws_of_guide(model, posterior, 500, seed=1)
         values = {"weight": draws.site("weight")[0]}
         joints = log_joints(model, replace(posterior, draws=draws), x, y)[0]

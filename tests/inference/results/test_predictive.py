@@ -9,7 +9,7 @@ from torch import nn
 
 from pyro_compress.errors import DataError, InferenceError
 from pyro_compress.inference.fit import fit
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.from_guide import posterior_from_guide
 from pyro_compress.inference.point.map import MAP
 from pyro_compress.inference.results import predictive
@@ -34,7 +34,7 @@ def test_class_probabilities_are_averaged_over_draws() -> None:
     network = nn.Linear(1, 1, bias=False)
     network.weight.data.fill_(1.5)
     model = BayesianNetwork(network, {"weight": Normal(initial_log_variance=2.0)}, Bernoulli())
-    posterior = posterior_from_guide(model, Guide(model))
+    posterior = posterior_from_guide(model, DeclaredGuide(model))
     x, draws = torch.tensor([[0.5], [2.0], [-1.0]]), 1500
     found = predictive_mean(model, posterior, x, draws=draws, seed=1, chunk=2)
     grid = torch.linspace(-8.0, 8.0, 4001)
@@ -149,7 +149,7 @@ def test_predictive_entropy_is_expected_entropy_and_mutual_information(likelihoo
     outputs = 3 if isinstance(likelihood, Categorical) else 1
     torch.manual_seed(1)
     model = BayesianNetwork(nn.Linear(2, outputs), Normal(initial_log_variance=1.0), likelihood)
-    posterior, x = posterior_from_guide(model, Guide(model)), torch.randn(5, 2)
+    posterior, x = posterior_from_guide(model, DeclaredGuide(model)), torch.randn(5, 2)
     found = posterior_predictive(model, posterior, x, draws=20, seed=2)
     probabilities = np.stack(
         [
@@ -190,7 +190,7 @@ def test_a_point_estimate_has_no_mutual_information() -> None:
 def test_a_learned_noise_is_drawn_with_the_weights() -> None:
     """σ ~ LogNormal: E σ² = exp(2 m + 2 s²), for a guide and for draws."""
     model = line_model(noise=None)
-    posterior = posterior_from_guide(model, Guide(model))
+    posterior = posterior_from_guide(model, DeclaredGuide(model))
     sampled = posterior.sample_latents(3000, 8)
     flat = np.concatenate([sampled["weight"].reshape(3000, 1), sampled["noise"].reshape(3000, 1)], 1)[None]
     drawn = Posterior(posterior.parameters, draws=Draws(flat, {"weight": (1, 1), "noise": ()}))
@@ -206,7 +206,7 @@ def test_a_learned_noise_is_drawn_with_the_weights() -> None:
 def test_chunks_and_pieces_change_nothing(chunk: int, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = line_model()
-    posterior = posterior_from_guide(model, Guide(model)) if source == "guide" else line_posterior(count=20)
+    posterior = posterior_from_guide(model, DeclaredGuide(model)) if source == "guide" else line_posterior(count=20)
     x, y = torch.randn(7, 1), torch.randn(7, 1)
     whole = posterior_predictive(model, posterior, x, y, draws=11, seed=5)
     part = posterior_predictive(model, posterior, x, y, draws=11, seed=5, chunk=chunk)

@@ -91,7 +91,7 @@ def test_steps_are_those_of_the_same_optimizer_over_the_parameters(name: str) ->
     for _ in range(3):
         flat.clear_gradients()
         loss(held).backward()
-        flat.settle()
+        flat.collect_gradients()
         plain.zero_grad()
         loss(copies).backward()
         ours.step()
@@ -107,7 +107,7 @@ def test_gradients_of_vectors_and_of_autograd_add_up() -> None:
     by_parameter = dict(zip(map(id, held), gradients, strict=True))
     flat.add_gradients([v.joined(by_parameter[id(p.parameter)] for p in v.places) for v in flat.vectors])
     loss(held).backward()
-    flat.settle()
+    flat.collect_gradients()
     for vector in flat.vectors:
         assert vector.whole.grad is not None
         for place in vector.places:
@@ -126,7 +126,7 @@ def test_a_fresh_optimizer_remembers_the_parts_that_are_left(large: int, monkeyp
     for _ in range(4):
         flat.clear_gradients()
         loss(held).backward()
-        flat.settle()
+        flat.collect_gradients()
         former.step()
     rows = torch.tensor([0, 2])
     left = [nn.Parameter(held[0].detach()[rows]), *(nn.Parameter(p.detach().clone()) for p in held[1:])]
@@ -139,7 +139,7 @@ def test_a_fresh_optimizer_remembers_the_parts_that_are_left(large: int, monkeyp
     for both, one in ((flat, former), (narrow, optimizer)):
         both.clear_gradients()
         loss(held if both is flat else left).backward()
-        both.settle()
+        both.collect_gradients()
         one.step()
     # the number's gradient feels the row that went, the rest does not
     torch.testing.assert_close(left[0].detach(), held[0].detach()[rows], rtol=1e-6, atol=1e-7)

@@ -10,7 +10,7 @@ from torch import nn
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.gradient.elbo import ElboTerms
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Gaussian
@@ -104,7 +104,9 @@ def test_means_of_iterates_and_resumed_runs_keep_the_bound(tmp_path: Any) -> Non
 
 
 def test_a_guide_starts_within_its_bound_and_keeps_it_under_any_optimizer() -> None:
-    guide = Guide(BayesianNetwork(nn.Linear(4, 3), {"weight": GroupNormalJeffreys(max_log_variance=-10.0)}, Gaussian()))
+    guide = DeclaredGuide(
+        BayesianNetwork(nn.Linear(4, 3), {"weight": GroupNormalJeffreys(max_log_variance=-10.0)}, Gaussian())
+    )
     held = guide.log_variance.get_parameter("weight__unscaled")
     assert torch.equal(held, torch.full((3, 4), -10.0))
     with torch.no_grad():

@@ -14,7 +14,7 @@ from pyro_compress.inference.gradient.elbo import Divergence, ElboTerms, closed_
 from pyro_compress.inference.guides.joint import FullRank, JointGuide, LowRank, MeanField, sticking_the_landing
 from pyro_compress.inference.variational.base import VariationalMethod
 from pyro_compress.inference.variational.bayes_by_backprop import BayesByBackprop
-from pyro_compress.inference.variational.particles import Given, side_by_side
+from pyro_compress.inference.variational.particles import GivenDraws, side_by_side
 from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Gaussian
@@ -74,7 +74,7 @@ def test_side_by_side_is_the_mean_over_particles(
 
     found = side_by_side(estimate, draws())
     together = gradients([found], guide)
-    each = [estimate(Given(draw)) for draw in draws()]
+    each = [estimate(GivenDraws(draw)) for draw in draws()]
     assert found.by_site.keys() == each[0].by_site.keys()
     assert found.data.item() == pytest.approx(sum(one.data.item() for one in each) / 6, rel=1e-5)
     for name, nats in found.by_site.items():

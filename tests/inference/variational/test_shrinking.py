@@ -12,11 +12,11 @@ from torch import nn
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.fit import EpochRecord, fit
 from pyro_compress.inference.gradient.elbo import elbo_terms
-from pyro_compress.inference.guides.declared import Guide
+from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.from_guide import parameter_moments
 from pyro_compress.inference.guides.local_reparameterization import LocalReparameterization
 from pyro_compress.inference.variational.recorded_step import TracedTerms
-from pyro_compress.inference.variational.shrinking import Whole, complexity_nats
+from pyro_compress.inference.variational.shrinking import ShrinkingNetwork, complexity_nats
 from pyro_compress.inference.variational.state import VariationalState
 from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -130,7 +130,7 @@ def test_the_complexity_goes_on_from_where_it_was(prior: Prior) -> None:
     method, state = started(prior, shrink=True)
     checked(method, state)
     assert state.whole is not None
-    assert isinstance(state.model, BayesianNetwork) and isinstance(state.guide, Guide)
+    assert isinstance(state.model, BayesianNetwork) and isinstance(state.guide, DeclaredGuide)
     whole = complexity_nats(state.whole.model, state.whole.guide)
     assert whole == pytest.approx(complexity_nats(state.model, state.guide) + state.left_nats, rel=1e-6)
     batch = tuple(part[:20] for part in examples())
@@ -232,7 +232,7 @@ def test_a_network_that_cannot_shrink_goes_on_whole_and_says_so_if_asked() -> No
                 method.between_rounds(state)
         else:
             method.between_rounds(state)
-            assert isinstance(state.whole, Whole) and state.whole.left is None
+            assert isinstance(state.whole, ShrinkingNetwork) and state.whole.left is None
 
 
 @pytest.mark.parametrize("options", [{"guide": "low-rank"}, {"optimizer": "adafactor"}])
