@@ -34,7 +34,7 @@ import torch
 from benchmarks.accuracy_errors import Target
 from benchmarks.accuracy_targets import TARGETS_BY_NAME
 from pyro_compress.inference.contract import Method
-from pyro_compress.inference.registry import method_named
+from pyro_compress.inference.registry import METHODS as REGISTERED
 from pyro_compress.models.bayesian import BayesianNetwork
 
 NECKS = ("eight schools, centred", "funnel")
@@ -74,7 +74,7 @@ def langevin(name: str, share: float, count: int = 4000, **options: Any) -> Call
 
     def build(target: Target) -> Method:
         a = share * target.narrowest * target.size
-        return method_named(name, {**LONG, **steps(target, count), "a": a, **options})
+        return REGISTERED.build(name, {**LONG, **steps(target, count), "a": a, **options})
 
     return build
 
@@ -89,7 +89,8 @@ def preconditioned(count: int = 4000, **options: Any) -> Callable[[Target], Meth
 
     def build(target: Target) -> Method:
         a = 0.14 * math.sqrt(target.narrowest)
-        return method_named("psgld", {**LONG, **steps(target, count), "a": a, "gamma": 0.0, "decay": 0.999, **options})
+        own = {"a": a, "gamma": 0.0, "decay": 0.999}
+        return REGISTERED.build("psgld", {**LONG, **steps(target, count), **own, **options})
 
     return build
 
@@ -101,14 +102,14 @@ def decreasing(count: int = 4000, **options: Any) -> Callable[[Target], Method]:
 
 def fixed(name: str, **options: Any) -> Callable[[Target], Method]:
     """The same on every target."""
-    return lambda target: method_named(name, options)
+    return lambda target: REGISTERED.build(name, options)
 
 
 def approximate(target: Target) -> Method:
     """Half of the data, and all of them where that is not enough."""
     half = math.ceil(target.size / 2)
     options = {"chains": 5, "warmup": 300, "draws": 500, "thin": 4, "error": ERROR, "batch_size": half}
-    return method_named("approximate-metropolis", options)
+    return REGISTERED.build("approximate-metropolis", options)
 
 
 ERROR, ACCEPTANCE = 0.01, 0.234
@@ -125,7 +126,7 @@ def variational(name: str, **options: Any) -> Callable[[Target], Method]:
     def build(target: Target) -> Method:
         declared = isinstance(target.model, BayesianNetwork) and "guide" not in options
         varying = {"batch_size": target.size, "particles": 4 if declared else 64}
-        return method_named(name, {**common, **varying, **options})
+        return REGISTERED.build(name, {**common, **varying, **options})
 
     return build
 

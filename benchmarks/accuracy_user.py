@@ -40,7 +40,7 @@ from pyro_compress.inference.log_joint.at_draws import at_draws, jacobian_gradie
 from pyro_compress.inference.log_joint.whole_data import WholeData
 from pyro_compress.inference.loop.feed import Feed
 from pyro_compress.inference.mcmc.nuts import NUTS
-from pyro_compress.inference.registry import method_named
+from pyro_compress.inference.registry import METHODS as REGISTERED
 from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.program import Program
 from pyro_compress.posterior.posterior import Posterior
@@ -189,7 +189,7 @@ def measured(method: str, name: str, reference: Reference, seed: int) -> Row:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            posterior = pc.fit(reference.written.model, reference.written.data, method_named(method), seed=seed)
+            posterior = pc.fit(reference.written.model, reference.written.data, REGISTERED.build(method), seed=seed)
         except PyroCompressError as error:
             return replace(row, message=str(error), seconds=time.perf_counter() - started)
     row = replace(row, flags=tuple(flag.name for flag in posterior.flags), seconds=time.perf_counter() - started)

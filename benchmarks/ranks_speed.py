@@ -26,7 +26,7 @@ from pyro_compress.inference.loop.processes import Ranks, joined
 from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical
-from pyro_compress.models.priors.registry import prior_named
+from pyro_compress.models.priors.registry import PRIORS
 
 NETWORKS = {"lenet-5": ("lenet_5", (1, 28, 28)), "lenet-300-100": ("lenet_300_100", (1, 28, 28))}
 USUAL = (("lenet-5", 128), ("lenet-5", 512), ("lenet-300-100", 128), ("lenet-300-100", 1024))
@@ -40,7 +40,7 @@ class Side:
     def __init__(self, network: str, prior: str, batch: int, ranks: Ranks) -> None:
         name, shape = NETWORKS[network]
         torch.manual_seed(0)
-        model = BayesianNetwork(getattr(models, name)(), prior_named(prior), Categorical())
+        model = BayesianNetwork(getattr(models, name)(), PRIORS.build(prior), Categorical())
         self.method, self.ranks = SVI(epochs=1000, batch_size=batch), ranks
         self.state = self.method.init(model, 55_000, 0)
         self.state.join(ranks)

@@ -133,9 +133,9 @@ def fit(
 def _method(given: Method | str) -> Method:
     if isinstance(given, str):
         # all methods are imported where one is named
-        from pyro_compress.inference.registry import method_named
+        from pyro_compress.inference.registry import METHODS
 
-        return method_named(given)
+        return METHODS.build(given)
     if not isinstance(given, Method):
         found = f"the class {given.__name__}" if isinstance(given, type) else repr(given)
         raise InferenceError(f"the method is an object such as SVI(...), or a name such as 'svi'; found {found}")

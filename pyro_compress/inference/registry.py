@@ -1,10 +1,7 @@
 """Inference methods by the names that zoo entries and the command line use."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from pyro_compress.config.keyword_options import build
-from pyro_compress.errors import InferenceError, unknown_name
+from pyro_compress.config.registry import Registry
+from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Method
 from pyro_compress.inference.independent.importance import ImportanceSampling
 from pyro_compress.inference.independent.rejection import RejectionSampling
@@ -21,32 +18,25 @@ from pyro_compress.inference.stochastic_gradient.sgld import SGLD
 from pyro_compress.inference.variational.bayes_by_backprop import BayesByBackprop
 from pyro_compress.inference.variational.svi import SVI
 
-METHODS: Mapping[str, type[Method]] = {
-    "svi": SVI,
-    "bbb": BayesByBackprop,
-    "map": MAP,
-    "dropout": Dropout,
-    "mc-dropout": MCDropout,
-    "sgld": SGLD,
-    "psgld": PreconditionedSGLD,
-    "sghmc": SGHMC,
-    "csgld": CyclicalSGLD,
-    "csghmc": CyclicalSGHMC,
-    "metropolis": Metropolis,
-    "approximate-metropolis": ApproximateMetropolis,
-    "hmc": HMC,
-    "nuts": NUTS,
-    "importance": ImportanceSampling,
-    "rejection": RejectionSampling,
-}
-
-
-def method_named(name: str, options: Mapping[str, Any] | None = None) -> Method:
-    """Build a method from its registered name and field values.
-
-    Raises:
-        InferenceError: unknown name (lists the known ones), an unknown field, or a value of another type.
-    """
-    if name not in METHODS:
-        raise InferenceError(unknown_name("inference method", name, METHODS))
-    return build(METHODS[name], f"method '{name}'", options or {}, InferenceError)
+METHODS: Registry[Method] = Registry(
+    "inference method",
+    InferenceError,
+    {
+        "svi": SVI,
+        "bbb": BayesByBackprop,
+        "map": MAP,
+        "dropout": Dropout,
+        "mc-dropout": MCDropout,
+        "sgld": SGLD,
+        "psgld": PreconditionedSGLD,
+        "sghmc": SGHMC,
+        "csgld": CyclicalSGLD,
+        "csghmc": CyclicalSGHMC,
+        "metropolis": Metropolis,
+        "approximate-metropolis": ApproximateMetropolis,
+        "hmc": HMC,
+        "nuts": NUTS,
+        "importance": ImportanceSampling,
+        "rejection": RejectionSampling,
+    },
+)

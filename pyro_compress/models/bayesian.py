@@ -21,11 +21,11 @@ from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import NetworkError, PriorError
 from pyro_compress.models.checking import check_network
 from pyro_compress.models.held import HoldsNetwork
-from pyro_compress.models.likelihoods import Categorical, Likelihood, likelihood_named
+from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood
 from pyro_compress.models.names import attribute_name, refuse_names
 from pyro_compress.models.parameters import Parameter, parameters_of, refuse_tied_modules
 from pyro_compress.models.priors.base import LatentSite, Prior
-from pyro_compress.models.priors.registry import prior_named
+from pyro_compress.models.priors.registry import PRIORS
 
 
 class BayesianNetwork(HoldsNetwork):
@@ -57,7 +57,7 @@ class BayesianNetwork(HoldsNetwork):
     ) -> None:
         super().__init__()
         check_network(network)
-        named = likelihood_named(likelihood) if isinstance(likelihood, str) else likelihood
+        named = LIKELIHOODS.build(likelihood) if isinstance(likelihood, str) else likelihood
         self.likelihood = named or Categorical()
         refuse_all_frozen(network, also_inferred=bool(self.likelihood.latents()))
         # of the original: a copy of parameters that share memory shares nothing
@@ -168,8 +168,8 @@ class BayesianNetwork(HoldsNetwork):
 def _priors(given: Prior | str | Mapping[str, Prior | str]) -> Prior | dict[str, Prior]:
     """With priors in the place of their names."""
     if isinstance(given, Mapping):
-        return {pattern: prior_named(rule) if isinstance(rule, str) else rule for pattern, rule in given.items()}
-    return prior_named(given) if isinstance(given, str) else given
+        return {pattern: PRIORS.build(rule) if isinstance(rule, str) else rule for pattern, rule in given.items()}
+    return PRIORS.build(given) if isinstance(given, str) else given
 
 
 def assign_priors(network: nn.Module, prior: Prior | Mapping[str, Prior]) -> tuple[tuple[Parameter, Prior], ...]:

@@ -2,17 +2,17 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 
-from pyro_compress.config.keyword_options import build, check_options
-from pyro_compress.errors import DataError, InferenceError, RunError, unknown_name
+from pyro_compress.config.keyword_options import check_options
+from pyro_compress.config.registry import Registry
+from pyro_compress.errors import DataError, InferenceError, RunError
 from pyro_compress.models.priors.base import LatentSite
 from pyro_compress.models.support import refuse_outside, same_support, support_of
 
@@ -247,20 +247,8 @@ class Gaussian(Likelihood):
         return mean
 
 
-LIKELIHOODS: Mapping[str, type[Likelihood]] = {
-    "categorical": Categorical,
-    "gaussian": Gaussian,
-    "bernoulli": Bernoulli,
-    "poisson": Poisson,
-}
-
-
-def likelihood_named(name: str, options: Mapping[str, Any] | None = None) -> Likelihood:
-    """Build a likelihood from its registered name and field values.
-
-    Raises:
-        RunError: unknown name (lists the known ones), an unknown field, or a value of another type.
-    """
-    if name not in LIKELIHOODS:
-        raise RunError(unknown_name("likelihood", name, LIKELIHOODS))
-    return build(LIKELIHOODS[name], f"likelihood '{name}'", options or {}, RunError)
+LIKELIHOODS: Registry[Likelihood] = Registry(
+    "likelihood",
+    RunError,
+    {"categorical": Categorical, "gaussian": Gaussian, "bernoulli": Bernoulli, "poisson": Poisson},
+)

@@ -21,7 +21,7 @@ from pyro_compress.errors import DataError, RunError
 from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.loop.suitability import check_classes
 from pyro_compress.models import zoo
-from pyro_compress.models.likelihoods import Categorical, Likelihood, likelihood_named
+from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood
 from pyro_compress.models.tracing import trace
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.stored import StoredNetwork
@@ -90,7 +90,7 @@ def evaluate_file(
         DataError: the data's shape is not what the file's network takes, or its targets don't go with the outputs
             or have no probability under the likelihood.
     """
-    artifact, chosen = load_artifact(path), likelihood_named(likelihood)
+    artifact, chosen = load_artifact(path), LIKELIHOODS.build(likelihood)
     loaded = load_data(data, data_dir)
     shapes = artifact.network.architecture.shapes()
     if loaded.input_shape != shapes[0]:

@@ -12,11 +12,11 @@ from pyro_compress.config.keyword_options import build, check_options
 from pyro_compress.errors import NetworkError, RunError, unknown_name
 from pyro_compress.inference.contract import Method
 from pyro_compress.inference.loop.devices import DEVICES
-from pyro_compress.inference.registry import method_named
+from pyro_compress.inference.registry import METHODS
 from pyro_compress.models import networks, zoo
-from pyro_compress.models.likelihoods import Likelihood, likelihood_named
+from pyro_compress.models.likelihoods import LIKELIHOODS, Likelihood
 from pyro_compress.models.priors.base import Prior
-from pyro_compress.models.priors.registry import prior_named
+from pyro_compress.models.priors.registry import PRIORS
 from pyro_compress.pipeline.search import DecisionSettings
 from pyro_compress.posterior.posterior import Posterior
 
@@ -72,18 +72,18 @@ class RunSettings:
 
     def build_prior(self) -> Prior:
         """The prior object."""
-        return prior_named(self.prior, self.prior_options)
+        return PRIORS.build(self.prior, self.prior_options)
 
     def build_method(self) -> Method:
         """The inference method; a `proposal` among its options is the run directory whose posterior proposes."""
         options = dict(self.method_options)
         if isinstance(run := options.get("proposal"), str):
             options["proposal"] = Posterior.load(Path(run) / "posterior.safetensors")
-        return method_named(self.method, options)
+        return METHODS.build(self.method, options)
 
     def build_likelihood(self) -> Likelihood:
         """The likelihood."""
-        return likelihood_named(self.likelihood, self.likelihood_options)
+        return LIKELIHOODS.build(self.likelihood, self.likelihood_options)
 
     def build_decision(self) -> DecisionSettings:
         """The decision settings."""

@@ -11,10 +11,10 @@ from torch import nn
 import pyro_compress as pc
 from pyro_compress.config.keyword_options import whole_number
 from pyro_compress.errors import DecisionError, InferenceError, PriorError, PyroCompressError, RunError
-from pyro_compress.inference.registry import METHODS, method_named
+from pyro_compress.inference.registry import METHODS
 from pyro_compress.inference.results.predictive import posterior_predictive
-from pyro_compress.models.likelihoods import LIKELIHOODS, likelihood_named
-from pyro_compress.models.priors.registry import PRIORS, prior_named
+from pyro_compress.models.likelihoods import LIKELIHOODS
+from pyro_compress.models.priors.registry import PRIORS
 from pyro_compress.pipeline.search import DecisionSettings
 from pyro_compress.pipeline.settings import RunSettings
 
@@ -65,13 +65,15 @@ def test_a_value_of_another_type_is_refused(kind: type, options: dict[str, Any],
 
 
 def test_by_name_as_well() -> None:
-    for build, name, options, error in (
-        (method_named, "svi", {"epochs": 2.5}, InferenceError),
-        (prior_named, "normal", {"scale": True}, PriorError),
-        (likelihood_named, "gaussian", {"noise": math.nan}, RunError),
+    for registry, name, options, error in (
+        (METHODS, "svi", {"epochs": 2.5}, InferenceError),
+        (PRIORS, "normal", {"scale": True}, PriorError),
+        (LIKELIHOODS, "gaussian", {"noise": math.nan}, RunError),
     ):
-        with pytest.raises(error, match=rf"option '{next(iter(options))}' of \w+ '{name}' must be"):
-            build(name, options)
+        with pytest.raises(error, match=rf"option '{next(iter(options))}' of {registry.kind} '{name}' must be"):
+            registry.build(name, options)
+        with pytest.raises(error, match=rf"unknown {registry.kind} '{name}s': known are .* Did you mean '{name}'"):
+            registry.build(f"{name}s")
     with pytest.raises(RunError, match="'seed' of RunSettings must be a whole number"):
         RunSettings("digits-softmax", "normal", "digits", seed=0.5)  # type: ignore[arg-type]
     with pytest.raises(DecisionError, match="'stored' of DecisionSettings must be a word"):
@@ -88,9 +90,9 @@ def test_numbers_of_numpy_are_numbers_and_become_pythons() -> None:
 
 
 def test_defaults_of_everything_registered_are_of_their_types() -> None:
-    for names, build in ((METHODS, method_named), (PRIORS, prior_named), (LIKELIHOODS, likelihood_named)):
-        for name in names:
-            build(name)
+    for registry in (METHODS, PRIORS, LIKELIHOODS):
+        for name in registry:
+            registry.build(name)
 
 
 def test_counts_among_the_arguments_of_functions() -> None:

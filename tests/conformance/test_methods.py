@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pyro_compress.inference.fit import fit
-from pyro_compress.inference.registry import METHODS, method_named
+from pyro_compress.inference.registry import METHODS
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Gaussian
 from pyro_compress.models.priors.normal import Normal
@@ -65,7 +65,7 @@ def test_the_table_is_complete() -> None:
 @pytest.mark.filterwarnings("ignore:.*equally weighted draws")
 @pytest.mark.parametrize("name", SMALL)
 def test_a_network_is_fitted_reproducibly_and_alone(name: str, tmp_path: Path) -> None:
-    model, method = network(), method_named(name, SMALL[name][0])
+    model, method = network(), METHODS.build(name, SMALL[name][0])
     before = {key: value.clone() for key, value in model.state_dict().items()}
     torch.manual_seed(9)
     first = fit(model, (X, Y), method, seed=1)
@@ -100,7 +100,7 @@ def test_a_network_is_fitted_reproducibly_and_alone(name: str, tmp_path: Path) -
 def test_any_pyro_model_is_fitted(name: str) -> None:
     settings = SMALL[name][1]
     assert settings is not None
-    found = fit(conjugate, (X, Y[:, 0]), method_named(name, settings), seed=3).parameters["weight"]
+    found = fit(conjugate, (X, Y[:, 0]), METHODS.build(name, settings), seed=3).parameters["weight"]
     precision = X.T @ X / 0.49 + torch.eye(3)
     covariance = torch.linalg.inv(precision)
     mean, sd = (covariance @ X.T @ Y[:, 0] / 0.49).numpy(), covariance.diag().sqrt().numpy()

@@ -14,7 +14,7 @@ import pytest
 
 from pyro_compress.errors import PyroCompressError
 from pyro_compress.inference.fit import fit
-from pyro_compress.inference.registry import METHODS, method_named
+from pyro_compress.inference.registry import METHODS
 from pyro_compress.pipeline.flagging import with_flags
 from pyro_compress.posterior.posterior import Posterior
 from tests.conformance.programs import CASES, Case
@@ -108,7 +108,7 @@ ALWAYS: dict[str, tuple[str, ...]] = {
 def fitted(method: str, name: str) -> Posterior:
     case, settings = CASES[name], SETTINGS[method] | SHORTER.get((method, name), {})
     try:
-        return fit(case.model, case.data or None, method_named(method, settings), seed=1)
+        return fit(case.model, case.data or None, METHODS.build(method, settings), seed=1)
     finally:
         pyro.clear_param_store()
 

@@ -62,7 +62,7 @@ UNKNOWN = {
     ),
     "method option": (
         ["--prior", "normal", *MINE, "--set", "method.learningrate=1"],
-        "unknown option of method 'svi': 'learningrate': known are averaging, baseline, ",
+        "unknown option of inference method 'svi': 'learningrate': known are averaging, baseline, ",
         "Did you mean 'learning_rate'?",
     ),
     "decision option": (
@@ -99,7 +99,7 @@ CONTRADICTIONS = {
     ),
     "a word for a number": (
         ["--prior", "normal", *MINE, "--set", "method.learning_rate=fast"],
-        "option 'learning_rate' of method 'svi' must be a number, found 'fast'",
+        "option 'learning_rate' of inference method 'svi' must be a number, found 'fast'",
     ),
     "a number for a list": (
         ["--prior", "normal", *MINE, "--set", "decision.rate_weights=2"],
@@ -107,7 +107,7 @@ CONTRADICTIONS = {
     ),
     "a fraction of an epoch": (
         ["--prior", "normal", *MINE, "--set", "method.epochs=1.5"],
-        "option 'epochs' of method 'svi' must be a whole number, found 1.5",
+        "option 'epochs' of inference method 'svi' must be a whole number, found 1.5",
     ),
     "out of range": (
         ["--prior", "normal", *MINE, "--set", "decision.fine_tune_epochs=-1"],

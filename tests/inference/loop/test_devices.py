@@ -30,7 +30,7 @@ from pyro_compress.models import bayesian, narrowing
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical, Gaussian, Likelihood
 from pyro_compress.models.priors.base import Prior
-from pyro_compress.models.priors.registry import prior_named
+from pyro_compress.models.priors.registry import PRIORS
 
 GPU = torch.device("cuda")
 METHODS: dict[str, tuple[GradientMethod, str]] = {
@@ -84,7 +84,7 @@ def one_step(method: GradientMethod, prior: Prior, likelihood: Likelihood, y: Ca
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_stays_on_its_device(name: str) -> None:
     method, prior = METHODS[name]
-    one_step(method, prior_named(prior), Categorical(), lambda: torch.zeros(6, dtype=torch.long, device=GPU))
+    one_step(method, PRIORS.build(prior), Categorical(), lambda: torch.zeros(6, dtype=torch.long, device=GPU))
 
 
 def to_gpu(module: nn.Module) -> None:
@@ -108,7 +108,7 @@ SHRINKING = ["group-horseshoe", "group-normal-jeffreys", "log-uniform"]
 def test_a_network_shrinks_on_its_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is decided from numbers is decided on the CPU, as `fit` does; then everything is a pretended GPU's."""
     method, shape = SVI(), (1, 8, 8)
-    model = BayesianNetwork(network(), prior_named(name), Categorical())
+    model = BayesianNetwork(network(), PRIORS.build(name), Categorical())
     whole = ShrinkingNetwork(model, DeclaredGuide(model), shape)
     assert whole.architecture is not None
     kept = [np.ones(size[0], dtype=bool) for size in whole.architecture.shapes()]
@@ -148,13 +148,13 @@ def test_a_network_shrinks_on_its_device(name: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("noise", [0.5, None], ids=["known noise", "learned noise"])
 def test_a_likelihood_with_a_scale_stays_there_too(noise: float | None) -> None:
-    one_step(SVI(), prior_named("normal"), Gaussian(noise), lambda: torch.zeros(6, 4, device=GPU))
+    one_step(SVI(), PRIORS.build("normal"), Gaussian(noise), lambda: torch.zeros(6, 4, device=GPU))
 
 
 def test_what_mixes_devices_is_found() -> None:
     """The check itself: a batch left on the CPU is refused."""
     with pytest.raises(Exception, match=r"(?i)device"):
-        one_step(SVI(), prior_named("normal"), Categorical(), lambda: torch.zeros(6, dtype=torch.long, device="cpu"))
+        one_step(SVI(), PRIORS.build("normal"), Categorical(), lambda: torch.zeros(6, dtype=torch.long, device="cpu"))
 
 
 def test_a_device_that_is_not_there_is_one_sentence() -> None:
