@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from pyro_compress.models.bayesian import BayesianNetwork
     from pyro_compress.pipeline.compressing import compress
     from pyro_compress.pipeline.coupled import coupled_channels
+    from pyro_compress.pipeline.decision_settings import DecisionSettings
+    from pyro_compress.pipeline.evaluation import evaluate
     from pyro_compress.pipeline.fitting import fit
     from pyro_compress.pipeline.flagging import diagnose
+    from pyro_compress.pipeline.search import decide
     from pyro_compress.posterior.posterior import Posterior
 
 __version__ = "0.1.0"
@@ -32,6 +35,9 @@ _NAMES = {
     "diagnose": "pyro_compress.pipeline.flagging",
     "fit": "pyro_compress.pipeline.fitting",
     "BayesianNetwork": "pyro_compress.models.bayesian",
+    "DecisionSettings": "pyro_compress.pipeline.decision_settings",
+    "decide": "pyro_compress.pipeline.search",
+    "evaluate": "pyro_compress.pipeline.evaluation",
     "compress": "pyro_compress.pipeline.compressing",
     "coupled_channels": "pyro_compress.pipeline.coupled",
     "Posterior": "pyro_compress.posterior.posterior",
@@ -40,14 +46,17 @@ __all__ = [
     "Artifact",
     "BayesianNetwork",
     "DataSet",
+    "DecisionSettings",
     "Posterior",
     "__version__",
     "analysis",
     "compress",
     "coupled_channels",
     "data",
+    "decide",
     "diagnose",
     "errors",
+    "evaluate",
     "fit",
     "inference",
     "load",

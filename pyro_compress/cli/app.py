@@ -158,6 +158,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Decode the file, run it on the test set and report; with a run directory also writes results and figures."""
+    from pyro_compress.data.dataset import load
     from pyro_compress.pipeline import evaluation, steps
     from pyro_compress.pipeline.settings import RunSettings
 
@@ -172,7 +173,7 @@ def evaluate(
         raise RunError(f"{target} is neither a run directory nor a file: there is nothing of that name")
     if data is None:
         raise RunError("evaluating a single file needs --data: the file does not say what it was trained on")
-    found = evaluation.evaluate_file(target, data, data_dir, likelihood, device or "cpu")
+    found = evaluation.evaluate(target, load(data, data_dir), likelihood=likelihood, device=device or "cpu")
     if as_json:
         print(json.dumps(found, indent=2))
         return

@@ -1,8 +1,9 @@
-"""`pc.compress`: from a decision to a file."""
+"""`pc.compress`: from a decision to a file, at a size or an error that is asked for."""
 
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -12,46 +13,102 @@ from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.data.sources import Examples
 from pyro_compress.errors import DecisionError
+from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.tracing import trace
-from pyro_compress.pipeline.size_targets import to_bytes
-from pyro_compress.pipeline.validation import with_batch_norm
+from pyro_compress.pipeline.size_targets import to_bytes, to_error
+from pyro_compress.pipeline.validation import Judge, network_and_likelihood, with_batch_norm
 
 
 def compress(
     network: nn.Module,
     decision: Decision,
-    input_shape: tuple[int, ...],
+    input_shape: tuple[int, ...] | None = None,
     *,
-    target_bytes: int | None = None,
-    keep_deviations: bool = False,
     data: DataSet | Examples | None = None,
+    target_bytes: int | None = None,
+    target_error: float | None = None,
+    likelihood: Likelihood | str | None = None,
+    keep_deviations: bool = False,
 ) -> Artifact:
-    """Structured removal, then encoding.
+    """Structured removal, then encoding: what `pyro-compress compress` does.
 
     Args:
-        network: module of the original shape; only its structure is read.
+        network: module of the original shape, or the BayesianNetwork that was fitted; only its structure is read.
         decision: what to store.
-        input_shape: of one example.
-        target_bytes: the file has at most that many: weights move to integers that cost fewer bits, as far as the
-            posterior's variance makes that cheap (`artifact.writing.rate_distortion`).
+        input_shape: of one example; that of the data if not given.
+        data: what a target needs: validation examples for one of the error, and where there is batch norm the training
+            part, from which its statistics are gathered again under the weights that a target has moved.
+        target_bytes, target_error, likelihood: see `at_target`.
         keep_deviations: the file also keeps the posterior's standard deviations, so that `Artifact.sample` can draw.
-        data: examples whose training part batch-norm statistics are gathered from again under the weights that a target
-            has moved; needed for a target where there is batch norm, and not looked at otherwise.
 
     Raises:
-        DecisionError: the target is out of reach (says the smallest size that can be reached), there are no deviations
-            to keep, or a target lacks the data that it needs.
+        DecisionError: the target is out of reach (says what can be reached), both are given, there are no deviations
+            to keep, or the data that are needed are not given.
     """
+    network, likelihood = network_and_likelihood(network, likelihood)
+    held = None if data is None else as_data(data)
+    if input_shape is None:
+        if held is None:
+            raise DecisionError(
+                "compress(...) needs the shape of one example: give input_shape=(1, 28, 28), or data=... that has it"
+            )
+        input_shape = held.input_shape
+    decision = at_target(
+        network,
+        decision,
+        input_shape,
+        held,
+        target_bytes=target_bytes,
+        target_error=target_error,
+        likelihood=likelihood,
+        keep_deviations=keep_deviations,
+    )
+    return Artifact.of(stored_network(trace(network, input_shape), decision, keep_deviations=keep_deviations))
+
+
+def at_target(
+    network: nn.Module,
+    decision: Decision,
+    input_shape: tuple[int, ...],
+    data: DataSet | None,
+    *,
+    target_bytes: int | None,
+    target_error: float | None,
+    likelihood: Likelihood,
+    keep_deviations: bool,
+    say: Callable[[str], None] = lambda line: None,
+) -> Decision:
+    """The decision refined to a target (`pipeline.size_targets`): weights move to integers that cost fewer bits.
+
+    Args:
+        network, decision, input_shape, data, keep_deviations: of `compress`.
+        target_bytes: the file has at most that many.
+        target_error: its validation error is at most that many percent.
+        likelihood: p(y | output), which says what an error is.
+        say: told one line per file that was tried.
+
+    Returns:
+        The same decision where there is no target, or where it is small enough already.
+    """
+    if target_bytes is not None and target_error is not None:
+        raise DecisionError("give a target of bytes or of the error, not both: one decides the other")
+    if target_bytes is None and target_error is None:
+        return decision
     architecture = trace(network, input_shape)
+    how: dict[str, Any] = {
+        "complete": completing(network, decision, data),
+        "say": say,
+        "keep_deviations": keep_deviations,
+    }
     if target_bytes is not None:
-        complete = _complete(network, decision, data)
-        decision = to_bytes(architecture, decision, target_bytes, complete=complete, keep_deviations=keep_deviations)
-    return Artifact.of(stored_network(architecture, decision, keep_deviations=keep_deviations))
+        return to_bytes(architecture, decision, target_bytes, **how)
+    if data is None:
+        raise DecisionError("a target of the error is held on validation examples: give compress(..., data=...) some")
+    assert target_error is not None
+    return to_error(architecture, decision, target_error, Judge(network, data, likelihood).error_percent, **how)
 
 
-def _complete(
-    network: nn.Module, decision: Decision, data: DataSet | Examples | None
-) -> Callable[[Decision], Decision]:
+def completing(network: nn.Module, decision: Decision, data: DataSet | None) -> Callable[[Decision], Decision]:
     """What a decision with other weights needs: batch-norm statistics of its own."""
     if not decision.buffers:
         return lambda moved: moved
@@ -60,4 +117,4 @@ def _complete(
             "a target moves the weights, and then this network's batch norm needs its statistics gathered again: give "
             "compress(..., data=...) the examples that it was fitted to"
         )
-    return partial(with_batch_norm, copy.deepcopy(network), data=as_data(data))
+    return partial(with_batch_norm, copy.deepcopy(network).to(data.train_x.device), data=data)

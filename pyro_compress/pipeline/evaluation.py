@@ -14,9 +14,10 @@ from torch import nn
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.analysis.decisions.rates import description_length_bits, published_rates, two_part_code_bits
 from pyro_compress.analysis.decisions.structure import architecture_left, format_architecture
+from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.artifact import load as load_artifact
-from pyro_compress.data.dataset import DataSet
-from pyro_compress.data.dataset import load as load_data
+from pyro_compress.data.dataset import DataSet, Part, as_data
+from pyro_compress.data.sources import Examples
 from pyro_compress.errors import DataError, RunError
 from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.loop.suitability import check_classes
@@ -30,7 +31,7 @@ from pyro_compress.pipeline.steps import RunDirectory, build_network, prepare
 from pyro_compress.pipeline.validation import nothing_pruned, place
 from pyro_compress.posterior.posterior import Posterior
 from pyro_compress.report.figures import RatePoint, save_all
-from pyro_compress.report.measure import Measurement, float32_bytes, mcnemar_p_value, measure, predict
+from pyro_compress.report.measure import Measurement, float32_bytes, mcnemar_p_value, measure, predict, standard_error
 from pyro_compress.report.run_figures import figures_of_run
 
 
@@ -73,37 +74,49 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     return results
 
 
-def evaluate_file(
-    path: Path, data: str, data_dir: Path | None = None, likelihood: str = "categorical", device: str = "cpu"
+def evaluate(
+    artifact: Artifact | str | Path,
+    data: DataSet | Examples,
+    *,
+    likelihood: Likelihood | str = "categorical",
+    device: str = "cpu",
 ) -> dict[str, Any]:
-    """Error of one compressed file on a data set's test part.
+    """Length and test error of the network decoded from a compressed file: what `pyro-compress evaluate FILE` prints.
 
     Args:
-        path: the .pyrc file.
-        data: name of the data set, or module:factory.
-        data_dir: where its files lie.
-        likelihood: registered name; the file does not say what its outputs mean.
+        artifact: what `compress` returned, whose bytes are decoded again, or the path of a .pyrc file.
+        data: a DataSet, of which the test part is predicted, or the examples to predict themselves, in any form that
+            `as_data` takes.
+        likelihood: p(y | output), or its name; the file does not say what its outputs mean.
         device: where it runs.
+
+    Returns:
+        By the keys of results.json: `error_after_percent` and its `error_standard_error_percent`,
+        `nll_nats_per_example`, `file_bytes` and `architecture_left`.
 
     Raises:
         ArtifactError: the file is missing or damaged.
-        DataError: the data's shape is not what the file's network takes, or its targets don't go with the outputs
-            or have no probability under the likelihood.
+        DataError: the data's shape is not what the file's network takes, its targets don't go with the outputs or have
+            no probability under the likelihood, or a DataSet has no test part.
     """
-    artifact, chosen = load_artifact(path), LIKELIHOODS.build(likelihood)
-    loaded = load_data(data, data_dir)
+    where = "the artifact" if isinstance(artifact, Artifact) else str(artifact)
+    artifact = Artifact(artifact.data) if isinstance(artifact, Artifact) else load_artifact(artifact)
+    chosen = LIKELIHOODS.build(likelihood) if isinstance(likelihood, str) else likelihood
+    loaded = as_data(data)
     shapes = artifact.network.architecture.shapes()
     if loaded.input_shape != shapes[0]:
-        raise DataError(f"{path} takes inputs of shape {shapes[0]}, data set {data} has {loaded.input_shape}")
+        raise DataError(f"{where} takes inputs of shape {shapes[0]}, data set {loaded.name} has {loaded.input_shape}")
     if isinstance(chosen, Categorical):
-        check_classes(loaded, shapes[-1], str(path))
-    x, y = (part.to(device_named(device)) for part in loaded.part("test"))
+        check_classes(loaded, shapes[-1], where)
+    part: Part = "test" if isinstance(data, DataSet) else "train"
+    x, y = (tensor.to(device_named(device)) for tensor in loaded.part(part))
     network = artifact.to_torch().to(x.device).eval()
     with torch.no_grad():
-        chosen.check_support(network(x[:1]), y, f"{loaded.name}: test")
+        chosen.check_support(network(x[:1]), y, f"{loaded.name}: {part}")
     found = predict(network, x, y, chosen)
     return {
         "error_after_percent": 100 * float(found.errors.mean()),
+        "error_standard_error_percent": 100 * standard_error(found.errors),
         "nll_nats_per_example": float(found.nll_nats.mean()),
         "file_bytes": len(artifact),
         "architecture_left": format_architecture(architecture_left(artifact.network)),

@@ -3,10 +3,9 @@
 Everything is chosen on the validation split of the training data; the test set is never looked at here.
 """
 
-import math
+import copy
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -18,16 +17,19 @@ from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.analysis.decisions.pruning import prune
 from pyro_compress.analysis.decisions.structure import architecture_left, format_architecture, remove_dead
 from pyro_compress.analysis.decisions.units import prune_units
-from pyro_compress.analysis.modes.moments import ALIGN_BY, MOMENTS
-from pyro_compress.config.keyword_options import check_options
-from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.sources import Examples
 from pyro_compress.errors import DecisionError
+from pyro_compress.inference.loop.devices import device_named
+from pyro_compress.inference.results.predictive import predictive_mean
+from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.tracing import trace
 from pyro_compress.pipeline.acceptance import clearly_worse, within
-from pyro_compress.pipeline.draw_moments import STORED, how_of, stored_of, within_one_mode
+from pyro_compress.pipeline.decision_settings import DecisionSettings
+from pyro_compress.pipeline.draw_moments import how_of, stored_of, within_one_mode
 from pyro_compress.pipeline.fine_tuning import fine_tuned
-from pyro_compress.pipeline.validation import Judge, nothing_pruned, with_batch_norm
+from pyro_compress.pipeline.validation import Judge, network_and_likelihood, nothing_pruned, with_batch_norm
 from pyro_compress.posterior.posterior import Posterior
 
 Say = Callable[[str], None]
@@ -42,86 +44,20 @@ def warnings_only(line: str) -> None:
         warnings.warn(line.removeprefix(WARNING), stacklevel=4)
 
 
-@dataclass(frozen=True)
-class DecisionSettings:
-    """How a posterior is turned into a decision.
-
-    Args:
-        group_threshold, log_alpha, snr, remove_percent: cuts, see `analysis.decisions.pruning.prune`.  Where none of
-            the last three is given, the largest SNR cut of a ladder that validation allows is taken.
-        multiply_adds: share of the multiply-adds of a forward pass that may stay: before all else, units go that cost
-            the least evidence for what they save, see `analysis.decisions.units.prune_units`.  None removes no units
-            for speed.
-        moments, align_by: of draws, see `analysis.modes.moments.one_mode`; without draws they are not looked at.
-        stored: 'mean' or 'best-draw' of draws, or 'auto', the one with fewer validation errors.
-        c: share of the posterior variance that rounding may add; found on validation if None.
-        tolerance_points: rise of validation error, in percentage points, that the SNR cut, and then rounding,
-            may cost (the rule of `pipeline.acceptance`); fine-tuning wins most of it back.
-        fine_tune_epochs: epochs on the grid per stage; 0 stores rounded posterior means.
-        rate_weights: γ of each stage, rising; the last stage within `stage_tolerance_points` is kept.
-        stage_tolerance_points: rise of validation error over the reference that a stage may cost.
-        fine_tune_batch_size, fine_tune_learning_rate: of the fine-tuning.
-        teacher_draws: fine-tuning learns the posterior predictive mean of that many draws; 0 takes the labels.
-        fine_tune_noise: sd of the noise on the weights in fine-tuning, in posterior sds.
-    """
-
-    group_threshold: float | None = None
-    log_alpha: float | None = None
-    snr: float | None = None
-    remove_percent: float | None = None
-    multiply_adds: float | None = None
-    moments: str = "auto"
-    align_by: str = "auto"
-    stored: str = "auto"
-    c: float | None = None
-    tolerance_points: float = 0.2
-    fine_tune_epochs: int = 10
-    rate_weights: tuple[float, ...] = (0.5, 1.0, 2.0)
-    stage_tolerance_points: float = 0.1
-    fine_tune_batch_size: int = 128
-    fine_tune_learning_rate: float = 1e-3
-    teacher_draws: int = 0
-    fine_tune_noise: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_options(self, DecisionError)
-        words = {"moments": MOMENTS, "align_by": ALIGN_BY, "stored": STORED}
-        for name, known in words.items():
-            if getattr(self, name) not in known:
-                raise DecisionError(f"{name} is one of {', '.join(known)}, found '{getattr(self, name)}'")
-        if self.fine_tune_epochs < 0 or self.tolerance_points < 0 or self.stage_tolerance_points < 0:
-            raise DecisionError("fine_tune_epochs and tolerances must not be negative")
-        if self.teacher_draws < 0 or self.fine_tune_noise < 0:
-            raise DecisionError(
-                f"teacher_draws and fine_tune_noise must not be negative, found {self.teacher_draws} and "
-                f"{self.fine_tune_noise}"
-            )
-        if self.multiply_adds is not None and not 0 < self.multiply_adds <= 1:
-            raise DecisionError(f"multiply_adds is a share above 0 and at most 1, found {self.multiply_adds}")
-        if self.fine_tune_batch_size < 1 or not 0 < self.fine_tune_learning_rate < math.inf:
-            raise DecisionError(
-                "fine_tune_batch_size is at least 1 and fine_tune_learning_rate above 0, found "
-                f"{self.fine_tune_batch_size} and {self.fine_tune_learning_rate}"
-            )
-        if (self.c is not None and self.c < 0) or min(self.rate_weights, default=0) < 0:
-            raise DecisionError(f"c and rate_weights must not be negative, found {self.c} and {self.rate_weights}")
-        if list(self.rate_weights) != sorted(self.rate_weights):
-            raise DecisionError(f"rate_weights must rise from stage to stage, found {self.rate_weights}")
-
-
 def decide(
     posterior: Posterior,
     network: nn.Module,
-    data: DataSet,
-    likelihood: Likelihood,
-    settings: DecisionSettings,
+    data: DataSet | Examples,
+    settings: DecisionSettings | None = None,
     *,
+    likelihood: Likelihood | str | None = None,
     teacher: torch.Tensor | None = None,
     starts: Mapping[str, nn.Module] | None = None,
     seed: int = 0,
+    device: str = "cpu",
     say: Say = warnings_only,
 ) -> Decision:
-    """Prune, choose c on validation, fine-tune in stages.
+    """Prune, choose c on validation, fine-tune in stages: what `pyro-compress analyse` does.
 
     All of it is held against one reference: the posterior mean, or what the fit started from where that has fewer
     validation errors.  If the mean is worse than a start by more than the standard error of the difference, that is
@@ -129,15 +65,26 @@ def decide(
 
     Args:
         posterior: what inference returned; draws are reduced to moments within one mode first.
-        network: a module of the original shape; not touched.
-        data: training part for fine-tuning and batch-norm statistics, validation part for choices.
-        likelihood: p(y | output).
-        settings: see `DecisionSettings`.
-        teacher: posterior predictive mean of every training example, to fine-tune by in place of the targets.
+        network: a module of the original shape, or the BayesianNetwork that was fitted; not touched.
+        data: training part for fine-tuning and batch-norm statistics, validation part for choices; anything that
+            `as_data` takes.
+        settings: see `DecisionSettings`; its defaults if not given.
+        likelihood: p(y | output), or its name; that of a BayesianNetwork, else categorical, if not given.
+        teacher: posterior predictive mean of every training example, to fine-tune by in place of the targets; made of
+            `settings.teacher_draws` draws if not given.
         starts: networks that the fit began with, by what people call them; `network` as it is if not given.
-        seed: of the fine-tuning's batches.
-        say: told one line per choice.
+        seed: of the fine-tuning's batches, and of the teacher's draws.
+        device: 'cpu', 'cuda' or 'mps', where it runs.
+        say: told one line per choice; by default warnings alone are said, as Python's.
+
+    Raises:
+        DataError: there are no validation examples.
+        DecisionError: the settings ask for a teacher's draws and `network` is no BayesianNetwork.
     """
+    settings, data = settings or DecisionSettings(), as_data(data).on(device_named(device))
+    if teacher is None:
+        teacher = teacher_of(posterior, network, data, settings, seed)
+    network, likelihood = network_and_likelihood(network, likelihood)
     posterior = without_draws(posterior, network, data, likelihood, settings, say=say)
     judge = Judge(network, data, likelihood)
     reference, noted = _reference(posterior, judge, {"network given": network} if starts is None else starts, say)
@@ -166,6 +113,25 @@ def decide(
         rise = evidence["rise_points"]
         say(f"nothing was within the tolerance of {tolerance:g} points: the best is {rise:+.2f} points")
     return decision.with_sites({}, **how_of(posterior), **noted, validation=evidence)
+
+
+def teacher_of(
+    posterior: Posterior, network: nn.Module, data: DataSet, settings: DecisionSettings, seed: int
+) -> torch.Tensor | None:
+    """Posterior predictive mean of every training example, over the draws that the settings ask for; None for none.
+
+    Raises:
+        DecisionError: they ask for some, and `network` is not the BayesianNetwork whose priors make weights of draws.
+    """
+    if not settings.teacher_draws:
+        return None
+    if not isinstance(network, BayesianNetwork):
+        raise DecisionError(
+            f"teacher_draws={settings.teacher_draws} draws networks from the posterior, which takes its priors: give "
+            f"decide(...) the BayesianNetwork that was fitted in place of the {type(network).__name__}"
+        )
+    model = copy.deepcopy(network).to(data.train_x.device)
+    return predictive_mean(model, posterior, data.train_x, draws=settings.teacher_draws, seed=seed)
 
 
 def _reference(

@@ -17,7 +17,7 @@ from pyro_compress.models import networks, zoo
 from pyro_compress.models.likelihoods import LIKELIHOODS, Likelihood
 from pyro_compress.models.priors.base import Prior
 from pyro_compress.models.priors.registry import PRIORS
-from pyro_compress.pipeline.search import DecisionSettings
+from pyro_compress.pipeline.decision_settings import DecisionSettings
 from pyro_compress.posterior.posterior import Posterior
 
 

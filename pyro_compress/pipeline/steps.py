@@ -5,7 +5,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,23 +14,20 @@ from torch import nn
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.data.dataset import SPLIT_SEED, DataSet, load, stratified_split
-from pyro_compress.errors import DataError, RunError
+from pyro_compress.errors import DataError
 from pyro_compress.inference.fit import Callback, fit, refuse_unscaled
 from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.loop.processes import Ranks, threads_here
 from pyro_compress.inference.loop.suitability import check_classes
 from pyro_compress.inference.loop.watching import Watcher
 from pyro_compress.inference.point.map import MAP
-from pyro_compress.inference.results.predictive import predictive_mean
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.networks import load_weights
 from pyro_compress.models.tracing import trace
-from pyro_compress.pipeline.compressing import compress as compress
+from pyro_compress.pipeline.compressing import at_target, compress
 from pyro_compress.pipeline.run_directory import RunDirectory as RunDirectory
-from pyro_compress.pipeline.search import decide, without_draws
+from pyro_compress.pipeline.search import decide, teacher_of, without_draws
 from pyro_compress.pipeline.settings import RunSettings
-from pyro_compress.pipeline.size_targets import to_bytes, to_error
-from pyro_compress.pipeline.validation import Judge, with_batch_norm
 from pyro_compress.posterior.posterior import Posterior
 
 
@@ -171,27 +167,24 @@ def analyse_step(
     prepare(settings)
     started, ranks, device = time.perf_counter(), Ranks.here(), device_named(settings.device)
     posterior = Posterior.load(run.posterior)
-    network, data = build_network(settings, data).to(device), data.on(device)
-    likelihood, how = settings.build_likelihood(), settings.build_decision()
-    teacher = None
-    if how.teacher_draws:
-        model = BayesianNetwork(network, settings.build_prior(), likelihood)
-        teacher = predictive_mean(model, posterior, data.train_x, draws=how.teacher_draws, seed=settings.seed)
+    network, data, how = build_network(settings, data), data.on(device), settings.build_decision()
+    model = BayesianNetwork(network, settings.build_prior(), settings.build_likelihood())
+    teacher = teacher_of(posterior, model, data, how, settings.seed)
     if ranks.first:
         run.moments.unlink(missing_ok=True)
     if posterior.draws is not None:
-        posterior = without_draws(posterior, network, data, likelihood, how, say=say)
+        posterior = without_draws(posterior, network, data, model.likelihood, how, say=say)
         if ranks.first:
             posterior.save(run.moments)
     decision = decide(
         posterior,
-        network,
+        model,
         data,
-        likelihood,
         how,
         teacher=teacher,
         starts=_starts(run, settings, network),
         seed=settings.seed,
+        device=settings.device,
         say=say,
     )
     if ranks.first:
@@ -235,30 +228,22 @@ def compress_step(
         say: told one line per file that was tried.
 
     Raises:
-        RunError: both targets are given.
-        DecisionError: the target is out of reach; says what can be reached.
+        DecisionError: the target is out of reach (says what can be reached), or both are given.
     """
-    if target_bytes is not None and target_error is not None:
-        raise RunError("give a target of bytes or of the error, not both: one decides the other")
     prepare(settings)
     started = time.perf_counter()
     decision, network = Decision.load(run.decision), build_network(settings, data)
-    architecture, judge = trace(network, data.input_shape), Judge(network, data, settings.build_likelihood())
-    complete = partial(with_batch_norm, judge.network, data=data)
-    if target_bytes is not None:
-        decision = to_bytes(
-            architecture, decision, target_bytes, complete=complete, say=say, keep_deviations=keep_deviations
-        )
-    if target_error is not None:
-        decision = to_error(
-            architecture,
-            decision,
-            target_error,
-            judge.error_percent,
-            complete=complete,
-            say=say,
-            keep_deviations=keep_deviations,
-        )
+    decision = at_target(
+        network,
+        decision,
+        data.input_shape,
+        data,
+        target_bytes=target_bytes,
+        target_error=target_error,
+        likelihood=settings.build_likelihood(),
+        keep_deviations=keep_deviations,
+        say=say,
+    )
     for made_before in (run.refined, run.file, run.results):
         made_before.unlink(missing_ok=True)
     if target_bytes is not None or target_error is not None:

@@ -14,18 +14,27 @@ from pyro_compress.analysis.decisions.pruning import prune
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.inference.finetuning.batch_norm import reestimate_batch_norm
 from pyro_compress.inference.loop.processes import Ranks
-from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood
 from pyro_compress.models.tracing import trace
 from pyro_compress.pipeline.acceptance import CONFIDENCE, changed, rise_of, upper_points, within
 from pyro_compress.posterior.posterior import Posterior
 from pyro_compress.report.measure import predict
 
 
+def network_and_likelihood(given: nn.Module, likelihood: Likelihood | str | None) -> tuple[nn.Module, Likelihood]:
+    """The plain network; and the likelihood that is given or named, else a Bayesian network's own, else categorical."""
+    own = given.likelihood if isinstance(given, BayesianNetwork) else Categorical()
+    network = given.network if isinstance(given, BayesianNetwork) else given
+    named = LIKELIHOODS.build(likelihood) if isinstance(likelihood, str) else likelihood
+    return network, named or own
+
+
 class Judge:
     """Errors of a decision on the validation split, paired with those of the posterior mean; ranks share the work."""
 
     def __init__(self, network: nn.Module, data: DataSet, likelihood: Likelihood) -> None:
-        self.network, self.data, self.likelihood = copy.deepcopy(network), data, likelihood
+        self.network, self.data, self.likelihood = copy.deepcopy(network).to(data.train_x.device), data, likelihood
 
     def errors(self, decision: Decision) -> np.ndarray:
         """Per-example validation errors of what the decision stores, (examples,)."""

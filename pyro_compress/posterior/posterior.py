@@ -172,6 +172,13 @@ class Posterior:
             raise InferenceError("a point estimate has no distribution to draw from: fit with SVI(...) instead")
         return {name: latent.sample(count, generator) for name, latent in self.latents.items()}
 
+    def to_arviz(self, **options: Any) -> Any:
+        """The draws as ArviZ takes them: `pyro_compress.analysis.to_arviz(posterior, **options)`, which says more."""
+        # a posterior knows nothing of the analysis but this door to it, which is opened when it is used
+        from pyro_compress.analysis.diagnosis.arviz_export import to_arviz
+
+        return to_arviz(self, **options)
+
     def save(self, path: Path) -> None:
         """Write as one safetensors file (no code, no pickle), through a temporary file; draws lie beside it."""
         if self.draws is not None:

@@ -15,7 +15,7 @@ from pyro_compress.inference.registry import METHODS
 from pyro_compress.inference.results.predictive import posterior_predictive
 from pyro_compress.models.likelihoods import LIKELIHOODS
 from pyro_compress.models.priors.registry import PRIORS
-from pyro_compress.pipeline.search import DecisionSettings
+from pyro_compress.pipeline.decision_settings import DecisionSettings
 from pyro_compress.pipeline.settings import RunSettings
 
 WRONG: list[tuple[type, dict[str, Any], str]] = [

@@ -29,12 +29,13 @@ from pyro_compress.inference import (
 from pyro_compress.inference.results.pointwise import log_likelihoods
 from pyro_compress.inference.results.predictive import posterior_predictive
 from pyro_compress.models.bayesian import BayesianNetwork
-from pyro_compress.models.likelihoods import Categorical, Gaussian
+from pyro_compress.models.likelihoods import Gaussian
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.log_uniform import LogUniform
 from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.tracing import trace
-from pyro_compress.pipeline.search import DecisionSettings, decide
+from pyro_compress.pipeline.decision_settings import DecisionSettings
+from pyro_compress.pipeline.search import decide
 
 METHODS = [
     SVI(epochs=2, batch_size=8),
@@ -145,7 +146,7 @@ def test_fine_tuning_leaves_them(method: Any, normed: bool) -> None:
     data = as_data((x, y), validation=(x + 0.1, y), test=(x - 0.1, y))
     posterior = fit(BayesianNetwork(given, Normal()), data, method, seed=0)
     how = DecisionSettings(fine_tune_epochs=1)
-    decision = decide(posterior, given, data, Categorical(), how, seed=0)
+    decision = decide(posterior, given, data, how, seed=0)
     weight, before = decision.sites[f"{name}.weight"], given.state_dict()
     np.testing.assert_array_equal(weight.value, before[f"{name}.weight"].numpy())
 

@@ -17,7 +17,8 @@ from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.tracing import trace
-from pyro_compress.pipeline.search import DecisionSettings, decide, without_draws
+from pyro_compress.pipeline.decision_settings import DecisionSettings
+from pyro_compress.pipeline.search import decide, without_draws
 from pyro_compress.pipeline.validation import Judge, nothing_pruned
 from pyro_compress.posterior.draws import Draws
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
@@ -91,7 +92,7 @@ def test_renamed_copies_of_a_chain_give_one_decision(norm: bool, tmp_path: Path)
     found = []
     for chains in ([chain] * 3, [copy_of(network, chain, data, seed) for seed in (1, 2, 3)]):
         posterior = sampled(network, chains, np.stack([lp] * 3))
-        decision = decide(posterior, network, data, Categorical(), DecisionSettings(**SETTINGS))  # type: ignore[arg-type]
+        decision = decide(posterior, network, data, DecisionSettings(**SETTINGS))  # type: ignore[arg-type]
         found.append(saved(decision, tmp_path / "decision.safetensors"))
         errors = Judge(network, data, Categorical()).errors(decision)
         assert errors.mean() < 0.1
@@ -122,7 +123,7 @@ def test_the_mean_is_stored_where_the_best_draw_has_more_errors_and_the_other_wa
     assert best.provenance["moments"]["stored"] == "best draw"  # type: ignore[index]
     judge = Judge(network, data, Categorical())
     assert judge.errors(nothing_pruned(best)).mean() < 0.1
-    decision = decide(best, network, data, Categorical(), DecisionSettings(snr=0.0, c=1e-7, fine_tune_epochs=0))
+    decision = decide(best, network, data, DecisionSettings(snr=0.0, c=1e-7, fine_tune_epochs=0))
     assert decision.made_by["stored"] == "best draw"
     assert judge.errors(decision).mean() < 0.1
     assert decision.sites["b.bias"].value == pytest.approx(good[5][-3:], abs=1e-6)
@@ -172,7 +173,7 @@ def shifted(network: nn.Module, factor: float) -> Posterior:
 def test_a_collapsed_fit_is_held_against_what_it_started_from_and_said() -> None:
     network, data = classes()
     lines, settings = list[str](), DecisionSettings(fine_tune_epochs=0)
-    decision = decide(shifted(network, 0.0), network, data, Categorical(), settings, say=lines.append)
+    decision = decide(shifted(network, 0.0), network, data, settings, say=lines.append)
     warned = [line for line in lines if line.startswith("warning: the fit ended ")]
     assert len(warned) == 1 and "points worse on validation than the network given that it started from" in warned[0]
     assert str(decision.made_by["worse_than_start"]) in warned[0] and decision.made_by["reference"] == "network given"
@@ -183,19 +184,19 @@ def test_a_collapsed_fit_is_held_against_what_it_started_from_and_said() -> None
     assert evidence["upper_points_90"] > evidence["rise_points"] and not evidence["within_tolerance"]
     assert lines[-1].startswith("nothing was within the tolerance of 0.2 points: the best is +")
     with pytest.warns(UserWarning, match="the fit ended .* points worse on validation than the network given"):
-        decide(shifted(network, 0.0), network, data, Categorical(), settings)
+        decide(shifted(network, 0.0), network, data, settings)
 
 
 def test_a_fit_as_good_as_its_start_is_the_reference() -> None:
     network, data = classes()
     lines, settings = list[str](), DecisionSettings(fine_tune_epochs=0)
-    decision = decide(shifted(network, 1.0), network, data, Categorical(), settings, say=lines.append)
+    decision = decide(shifted(network, 1.0), network, data, settings, say=lines.append)
     assert decision.made_by["reference"] == "posterior mean" and "worse_than_start" not in decision.made_by
     assert not any(line.startswith("warning") for line in lines)
     untrained = copy.deepcopy(network)
     with torch.no_grad():
         untrained.get_parameter("a.weight").zero_()
     starts = {"pretrained network": network, "weights given": untrained}
-    worse = decide(shifted(network, 0.0), untrained, data, Categorical(), settings, starts=starts, say=lines.append)
+    worse = decide(shifted(network, 0.0), untrained, data, settings, starts=starts, say=lines.append)
     assert worse.made_by["reference"] == "pretrained network"
     assert any("held against the pretrained network" in line for line in lines)

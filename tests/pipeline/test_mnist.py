@@ -14,8 +14,9 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.networks import lenet_300_100
 from pyro_compress.models.priors.log_uniform import LogUniform
-from pyro_compress.pipeline.search import DecisionSettings, decide
-from pyro_compress.pipeline.steps import compress
+from pyro_compress.pipeline.compressing import compress
+from pyro_compress.pipeline.decision_settings import DecisionSettings
+from pyro_compress.pipeline.search import decide
 from pyro_compress.pipeline.validation import place
 from pyro_compress.report.measure import float32_bytes, measure, predict
 
@@ -35,7 +36,7 @@ def test_sparse_variational_dropout_compresses_mnist(mnist_dir: Path) -> None:
     # a large rate on few images: sparsity that takes a full run many epochs to reach
     method = SVI(epochs=4, batch_size=128, learning_rate=2e-3, kl_weight=0.1)
     posterior = fit(BayesianNetwork(network, LogUniform(), likelihood), data, method, seed=0)
-    decision = decide(posterior, network, data, likelihood, DecisionSettings(fine_tune_epochs=3, rate_weights=(0.05,)))
+    decision = decide(posterior, network, data, DecisionSettings(fine_tune_epochs=3, rate_weights=(0.05,)))
     artifact = compress(network, decision, data.input_shape)
     measured = measure(artifact, *data.part("test"), likelihood, float32_bytes(network))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pyro_compress.pipeline import search
-from pyro_compress.pipeline.search import DecisionSettings
+from pyro_compress.pipeline.decision_settings import DecisionSettings
 
 
 class Stage:

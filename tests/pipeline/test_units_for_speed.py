@@ -11,7 +11,8 @@ from pyro_compress.analysis.decisions.structure import architecture_left, remove
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.tracing import trace
-from pyro_compress.pipeline.search import DecisionSettings, decide
+from pyro_compress.pipeline.decision_settings import DecisionSettings
+from pyro_compress.pipeline.search import decide
 from pyro_compress.pipeline.validation import Judge
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 from tests.pipeline.test_draws_to_decision import classes
@@ -37,7 +38,7 @@ def test_units_go_until_the_share_is_reached_and_are_said_and_noted() -> None:
     posterior, lines = certain_where_used(network, [1, 4, 5, 8]), list[str]()
     before = copy.deepcopy(network.state_dict())
     settings = DecisionSettings(multiply_adds=0.3, snr=0.0, c=1e-4, fine_tune_epochs=0)
-    decision = decide(posterior, network, data, Categorical(), settings, say=lines.append)
+    decision = decide(posterior, network, data, settings, say=lines.append)
     # 90 products before; 4 units with 3 inputs have 24, and the one that would go next costs evidence
     assert architecture_left(remove_dead(trace(network, (6,)), decision)) == [3, 4]
     assert decision.sites["a.weight"].kept().any(axis=1).tolist() == [n in (1, 4, 5, 8) for n in range(10)]
@@ -54,11 +55,11 @@ def test_the_snr_cut_is_judged_against_the_network_without_those_units() -> None
     posterior = certain_where_used(network, [1])
     settings = DecisionSettings(multiply_adds=0.1, tolerance_points=0.0, c=1e-4, fine_tune_epochs=0)
     judge = Judge(network, data, Categorical())
-    decision = decide(posterior, network, data, Categorical(), settings)
+    decision = decide(posterior, network, data, settings)
     assert judge.errors(decision).mean() > 0.2
     assert decision.made_by["snr"] == 3.0
     alone = DecisionSettings(tolerance_points=0.0, c=1e-4, fine_tune_epochs=0)
-    assert decide(posterior, network, data, Categorical(), alone).made_by["snr"] == 0.0
+    assert decide(posterior, network, data, alone).made_by["snr"] == 0.0
 
 
 def test_batch_norm_is_gathered_again_without_those_units() -> None:
@@ -70,7 +71,7 @@ def test_batch_norm_is_gathered_again_without_those_units() -> None:
         sites[name] = ParameterPosterior(mean, old.variance if old else 0 * mean, old.prior if old else "point")
     buffers = {name: b.numpy().copy() for name, b in network.named_buffers() if b.is_floating_point()}
     settings = DecisionSettings(multiply_adds=0.3, snr=0.0, c=1e-4, fine_tune_epochs=0)
-    decision = decide(Posterior(sites, {}, buffers), network, data, Categorical(), settings)
+    decision = decide(Posterior(sites, {}, buffers), network, data, settings)
     left = remove_dead(trace(network, (6,)), decision)
     assert architecture_left(left) == [3, 4]
     assert not decision.sites["n.weight"].kept()[[0, 2, 3, 6, 7, 9]].any()

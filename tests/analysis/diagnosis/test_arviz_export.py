@@ -71,6 +71,13 @@ def test_the_container_is_what_the_installed_arviz_takes() -> None:
     assert exported.posterior["tau"].dims == ("chain", "draw")
 
 
+def test_a_posterior_gives_the_same_by_its_method() -> None:
+    mine, other = (
+        group(found, "posterior") for found in (chains().to_arviz(sites="t*"), to_arviz(chains(), sites="t*"))
+    )
+    assert mine.identical(other) and set(mine.data_vars) == {"tau"}
+
+
 def test_sites_statistics_and_axes_have_their_names() -> None:
     exported = to_arviz(chains(), weights=50)
     posterior, statistics = group(exported, "posterior"), group(exported, "sample_stats")
