@@ -125,6 +125,8 @@ def fit(
                     save_checkpoint(checkpoint, state, own, fingerprint, history)
             for callback in callbacks if ranks.first else ():
                 callback(record, state)
+                # validation left it as it predicts, which is no change of the model
+                _set_mode(model, method)
                 state.check_recordings_again()
         posterior = method.draw(state)
     return _with_provenance(posterior, feed, asked, seed, history)
@@ -199,8 +201,7 @@ def _refuse_unequal(state: State, ranks: Ranks, where: str) -> None:
 
 def _one_round(model: Model, feed: Feed, method: Method, state: State, seed: int, round: int) -> EpochRecord:
     started, ranks = time.perf_counter(), feed.ranks
-    if isinstance(model, BayesianNetwork):
-        model.network.train(method.trains_network)
+    _set_mode(model, method)
     infos, weights = [], []
     for batch in method.batches(feed, seed, round):
         infos.append(_step(method, state, batch, ranks))
@@ -223,6 +224,11 @@ def _one_round(model: Model, feed: Feed, method: Method, state: State, seed: int
         round_name=method.round_name,
         objective_name=method.objective_name,
     )
+
+
+def _set_mode(model: Model, method: Method) -> None:
+    if isinstance(model, BayesianNetwork):
+        model.network.train(method.trains_network)
 
 
 def _step(method: Method, state: State, batch: Batch, ranks: Ranks) -> Info:

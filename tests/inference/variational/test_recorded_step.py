@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from pyro_compress.data import as_data
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.fit import EpochRecord, fit
 from pyro_compress.inference.variational import base as variational
@@ -220,3 +221,17 @@ def test_a_replayed_loss_that_is_not_finite_names_the_site(monkeypatch: pytest.M
     with pytest.raises(InferenceError, match=r"step 1 .epoch 1.: the loss is nan and '0.weight' is the first term"):
         method.step(state, examples())
     assert len(traced) == 1
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_recordings_outlive_validation_and_callbacks(monkeypatch: pytest.MonkeyPatch, training: bool) -> None:
+    """Validation runs the network as it predicts, which is no change of the model that a recording would miss."""
+    traced = patience(monkeypatch, 2)
+    x, y = examples()
+    data = as_data((x, y), validation=0.25)
+    states: list[Any] = []
+    model = BayesianNetwork(network().train(training), Normal(), Categorical())
+    # a warning that the program runs step by step would fail the test
+    fit(model, data, SVI(epochs=6, batch_size=15), seed=2, callbacks=[lambda record, state: states.append(state)])
+    assert len(traced) == 1 and traced[0] is not None
+    assert not states[-1].traced._runs_as_program
