@@ -23,9 +23,8 @@ from benchmarks.artifact_competitors import competitors
 from pyro_compress.artifact.format.codebook import places_in
 from pyro_compress.artifact.format.coding import TOTAL, UNIT
 from pyro_compress.artifact.format.decode import Section, decode, decode_sections, unwrap
-from pyro_compress.artifact.format.header_bits import header_reader
+from pyro_compress.artifact.format.header_reader import HeaderReader
 from pyro_compress.artifact.format.layout import tensor_columns
-from pyro_compress.artifact.format.rules import rules_of
 from pyro_compress.artifact.format.stream import code_selections, code_tensor
 from pyro_compress.artifact.writing.artifact import load
 from pyro_compress.artifact.writing.encode import encode
@@ -41,7 +40,6 @@ from pyro_compress.network.architecture import (
 )
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 
-VERSION_BYTE = 3
 FLOAT32_BYTES = 4
 LEAST_SECONDS = 2.0
 VGG_CHANNELS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
@@ -72,15 +70,15 @@ class ModelEntropy:
 
 def model_bytes(data: bytes) -> float:
     """Code length that the file's models promise for everything in its stream."""
-    header, network = header_reader(unwrap(data), data[VERSION_BYTE]).header(), decode(data)
-    coder, rules = ModelEntropy(), rules_of(header.version)
+    header, network = HeaderReader(unwrap(data)).header(), decode(data)
+    coder = ModelEntropy()
     code_selections(coder, header, network.architecture.layers)
     for name, columns in tensor_columns(network.architecture, header.image_side).items():
         integers = network.tensors[name].integers
         if integers is not None:
             code, matrix = header.codes[name], integers.reshape(len(integers), len(columns))
             matrix = places_in(matrix, code.codebook) if code.codebook else matrix
-            code_tensor(coder, code, columns, len(integers), matrix, rules)
+            code_tensor(coder, code, columns, len(integers), matrix)
     return coder.total_bits / 8
 
 

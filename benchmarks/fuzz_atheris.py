@@ -16,7 +16,6 @@ with atheris.instrument_imports(include=["pyro_compress.artifact"]):
         codebook,
         coding,
         decode,
-        header_bits,
         header_reader,
         layout,
         pattern,
@@ -45,10 +44,10 @@ def mutate(data: bytes, longest: int, seed: int) -> bytes:
     if random.random() < 0.5:
         return fuzzing.mutated(files, random)[0][:longest]
     try:
-        body, version = decode.unwrap(data), data[3]
+        body = decode.unwrap(data)
     except ArtifactError:
-        body, version = decode.unwrap(files[-1]), files[-1][3]
-    return fuzzing.wrapped(atheris.Mutate(body, LONGEST), version)[:longest]
+        body = decode.unwrap(files[-1])
+    return fuzzing.wrapped(atheris.Mutate(body, LONGEST))[:longest]
 
 
 def main() -> None:

@@ -28,11 +28,9 @@ from pyro_compress.artifact.format import (
     coding,
     decode,
     deviations,
-    header_bits,
     header_reader,
     layout,
     pattern,
-    rules,
     stream,
 )
 from tests.artifact import fuzzing
@@ -40,7 +38,7 @@ from tests.artifact import fuzzing
 CHUNK = 500
 MEASURED_EVERY = 20
 ADDRESS_BYTES = 6 << 30
-READER = (decode, header_reader, header_bits, stream, pattern, coding, rules, layout, deviations, codebook)
+READER = (decode, header_reader, stream, pattern, coding, layout, deviations, codebook)
 
 
 @dataclass

@@ -8,7 +8,7 @@ change raw bytes, as a disk or a network does, and are never accepted.
 import signal
 import tracemalloc
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
@@ -19,8 +19,7 @@ from types import FrameType
 import numpy as np
 
 from pyro_compress.artifact.format.decode import decode, unwrap
-from pyro_compress.artifact.format.header import MAGIC, Header, HeaderWriter, places, shape_after
-from pyro_compress.artifact.format.header_bits import HeaderBitReader, header_reader
+from pyro_compress.artifact.format.header import MAGIC, VERSION, Header, places, shape_after
 from pyro_compress.artifact.format.header_reader import HeaderReader
 from pyro_compress.artifact.writing.encode import encode, encode_with
 from pyro_compress.errors import ArtifactError
@@ -39,7 +38,7 @@ from pyro_compress.network.architecture import (
 from pyro_compress.network.stored import StoredNetwork
 from tests.artifact import networks
 
-Field = tuple[str, bytes]
+Field = tuple[str, str]
 
 ACCEPTED = "accepted"
 LONGEST_SENTENCE = 600
@@ -60,46 +59,17 @@ class TookTooLong(Exception):
 
 
 class FieldReader(HeaderReader):
-    """A reader of headers that notes its fields: what kind of field, and its bytes."""
+    """A reader of headers that notes its fields: bits as the characters 0 and 1, and of numbers the order."""
 
-    def __init__(self, data: bytes, version: int) -> None:
-        super().__init__(data, version)
-        self.fields: list[Field] = []
-        self._inside = False
-
-    def byte(self, what: str) -> int:
-        value = super().byte(what)
-        if not self._inside:
-            self.fields.append(("byte", bytes([value])))
-        return value
-
-    def raw(self, length: int, what: str) -> bytes:
-        value = super().raw(length, what)
-        self.fields.append(("raw", value))
-        return value
-
-    def number(self, what: str, limit: int, order: int) -> int:
-        self._inside = True
-        try:
-            value = super().number(what, limit, order)
-        finally:
-            self._inside = False
-        self.fields.append(("varint", varint(value)))
-        return value
-
-
-class BitFieldReader(HeaderBitReader):
-    """The same for version 3: fields are bits, written as the characters 0 and 1; numbers say their order."""
-
-    def __init__(self, data: bytes, version: int) -> None:
-        super().__init__(data, version)
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
         self.fields: list[Field] = []
         self._inside = False
 
     def bits(self, count: int, what: str) -> int:
         value = super().bits(count, what)
         if not self._inside and count:
-            self.fields.append(("bits", f"{value:0{count}b}".encode()))
+            self.fields.append(("bits", f"{value:0{count}b}"))
         return value
 
     def number(self, what: str, limit: int, order: int) -> int:
@@ -121,34 +91,29 @@ class Parts:
     floats: bytes
     stream: bytes
 
-    @property
-    def in_bits(self) -> bool:
-        return self.version == 3
 
-
-def bit_number(value: int, order: int) -> bytes:
-    """A number of version 3 as characters."""
+def bit_number(value: int, order: int) -> str:
+    """An Exp-Golomb code as characters."""
     digits = f"{value + (1 << order):b}"
-    return b"0" * (len(digits) - order - 1) + digits.encode()
+    return "0" * (len(digits) - order - 1) + digits
 
 
-def packed(fields: Iterable[Field], in_bits: bool) -> bytes:
-    """The bytes of a header's fields."""
-    pieces = b"".join(piece for _, piece in fields)
-    if not in_bits:
-        return pieces
-    digits = pieces + b"0" * (-len(pieces) % 8)
-    return int(digits or b"0", 2).to_bytes(len(digits) // 8, "big")
+def packed(digits: str) -> bytes:
+    """Bits as bytes, the last one filled with zeros; spaces are for the eye."""
+    digits = digits.replace(" ", "")
+    digits += "0" * (-len(digits) % 8)
+    return int(digits or "0", 2).to_bytes(len(digits) // 8, "big")
 
 
 def varint(value: int) -> bytes:
-    """An unsigned number as the format writes it."""
-    writer = HeaderWriter()
-    writer.varint(value)
-    return bytes(writer.out)
+    """A length as the container writes it."""
+    out = b""
+    while value > 127:
+        out, value = out + bytes([value & 127 | 128]), value >> 7
+    return out + bytes([value])
 
 
-def wrapped(body: bytes, version: int = 1) -> bytes:
+def wrapped(body: bytes, version: int = VERSION) -> bytes:
     """A body in an intact container: magic, version, right length, right checksum."""
     data = MAGIC + bytes([version]) + varint(len(body)) + body
     return data + zlib.crc32(data).to_bytes(4, "little")
@@ -157,20 +122,20 @@ def wrapped(body: bytes, version: int = 1) -> bytes:
 @lru_cache(maxsize=64)
 def parts_of(data: bytes) -> Parts:
     """The parts of a valid file; they are all of it."""
-    body, version = unwrap(data), data[len(MAGIC)]
-    reader = (FieldReader if version < 3 else BitFieldReader)(body, version)
+    body = unwrap(data)
+    reader = FieldReader(body)
     header = reader.header()
     shapes = header.shapes.items()
     floats = sum(4 * prod(shape) for name, shape in shapes if header.codes[name].step_exponent is None)
     stop = reader.position + floats
-    parts = Parts(version, tuple(reader.fields), body[reader.position : stop], body[stop:])
+    parts = Parts(data[len(MAGIC)], tuple(reader.fields), body[reader.position : stop], body[stop:])
     assert joined(parts) == data
     return parts
 
 
 def joined(parts: Parts) -> bytes:
     """The file of these parts, with the length and the checksum that they need."""
-    return wrapped(packed(parts.fields, parts.in_bits) + parts.floats + parts.stream, parts.version)
+    return wrapped(packed("".join(digits for _, digits in parts.fields)) + parts.floats + parts.stream, parts.version)
 
 
 def small_networks() -> list[StoredNetwork]:
@@ -212,14 +177,13 @@ def small_networks() -> list[StoredNetwork]:
 
 @cache
 def small_files() -> tuple[bytes, ...]:
-    """The valid files that mutations start from: version 3, and each of the first ones in version 1 or 2."""
+    """The valid files that mutations start from."""
     found = small_networks()
     codebook = networks.filled((4,), (Linear("fc1", 4, 8, True),))
     integers = codebook.tensors["fc1.weight"].integers
     assert integers is not None
     integers[:] = np.reshape([0, 300, 300, -77, 0, -77, 300, 12] * 4, (8, 4))
-    old = [encode(network, version=1) for network in found]
-    return (*(encode(network) for network in (*found, codebook)), *old)
+    return tuple(encode(network) for network in (*found, codebook))
 
 
 def damaged(files: tuple[bytes, ...], random: Random) -> bytes:
@@ -259,9 +223,8 @@ def altered(files: tuple[bytes, ...], random: Random) -> bytes:
         return _retold(joined(parts), random)
     fields, version = list(parts.fields), parts.version
     floats, stream = bytearray(parts.floats), bytearray(parts.stream)
-    alike = [file for file in files if parts_of(file).in_bits == parts.in_bits]
     for _ in range(random.choice((1, 1, 1, 2, 4))):
-        other = parts_of(random.choice(alike))
+        other = parts_of(random.choice(files))
         match random.randrange(10):
             case 0 | 1 | 2 | 3:
                 _alter_field(fields, random)
@@ -271,38 +234,26 @@ def altered(files: tuple[bytes, ...], random: Random) -> bytes:
                 at = 4 * random.randrange(len(floats) // 4 + 1)
                 floats[at : at + 4] = bytes.fromhex(random.choice(FLOATS))
             case 7:
-                version = random.choice((0, 1, 1, 2, 2, 3, 3, 4, 255))
+                version = random.choice((0, 1, 1, 1, 1, 2, 3, 255))
             case 8:
                 stream = bytearray(random.choice((b"", other.stream, bytes(8), b"\xff" * 8, stream[:-1])))
             case _:
                 _damage(stream or bytearray(1), other.stream or b"\0", random)
-    return wrapped(packed(fields, parts.in_bits) + floats + stream, version)
+    return wrapped(packed("".join(digits for _, digits in fields)) + floats + stream, version)
 
 
 def _alter_field(fields: list[Field], random: Random) -> None:
     at = random.randrange(len(fields))
-    kind, piece = fields[at]
+    kind, digits = fields[at]
     if kind == "bits":
-        flipped = random.choice((1 << random.randrange(len(piece)), random.getrandbits(len(piece))))
-        piece = f"{int(piece, 2) ^ flipped:0{len(piece)}b}".encode()
-    elif kind.startswith("order"):
-        order = int(kind.removeprefix("order"))
-        value = int(piece, 2) - (1 << order)
-        near = max(0, value + random.choice((-2, -1, 1, 2)))
-        piece = bit_number(random.choice((near, near, 2 * value, random.choice(MANY_EDGES))), order)
-    elif kind == "byte":
-        piece = bytes([random.choice((piece[0] ^ 1 << random.randrange(8), random.randrange(256)))])
-    elif kind == "raw":
-        changed = bytearray(piece)
-        _damage(changed or bytearray(1), random.randbytes(8), random)
-        piece = bytes(changed)
+        flipped = random.choice((1 << random.randrange(len(digits)), random.getrandbits(len(digits))))
+        digits = f"{int(digits, 2) ^ flipped:0{len(digits)}b}"
     else:
-        value = sum((byte & 127) << 7 * place for place, byte in enumerate(piece))
+        order = int(kind.removeprefix("order"))
+        value = int(digits, 2) - (1 << order)
         near = max(0, value + random.choice((-2, -1, 1, 2)))
-        piece = varint(random.choice((near, near, 2 * value, random.choice(MANY_EDGES))))
-        if random.random() < 0.05:
-            piece = piece[:-1] + bytes([piece[-1] | 128, 0])
-    fields[at] = (kind, piece)
+        digits = bit_number(random.choice((near, near, 2 * value, random.choice(MANY_EDGES))), order)
+    fields[at] = (kind, digits)
 
 
 def _move_fields(fields: list[Field], other: tuple[Field, ...], random: Random) -> None:
@@ -344,7 +295,7 @@ def mutated(files: tuple[bytes, ...], random: Random) -> tuple[bytes, bool]:
 
 def header_of(data: bytes) -> Header:
     """The header of a file whose container is intact."""
-    return header_reader(unwrap(data), data[len(MAGIC)]).header()
+    return HeaderReader(unwrap(data)).header()
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def conv() -> StoredNetwork:
 
 
 def residual() -> StoredNetwork:
-    """Version 2: an identity, a branch of its own, sums of images and of features, and relu6."""
+    """An identity, a branch of its own, sums of images and of features, and relu6."""
     layers = (
         Conv2d("conv1", 2, 6, (3, 3), (1, 1), (1, 1), (1, 1), 1, False),
         Activation("relu6"),
@@ -103,13 +103,53 @@ def residual() -> StoredNetwork:
 
 
 def levels() -> StoredNetwork:
-    """Version 3: a layer whose weights have four different values, far apart, and one whose weights have two."""
+    """A layer whose weights have four different values, far apart, and one whose weights have two."""
     layers = (Linear("fc1", 24, 30, True), Activation("relu"), Linear("fc2", 30, 10, False))
     network = filled((24,), layers)
     for name, values in (("fc1.weight", (-217, -50, 0, 60, 1025)), ("fc2.weight", (0, -4096, 4096, 0, 0))):
         number = pattern(network.tensors[name].shape, 5, 100, len(name))
         integers = np.array(values, np.int32)[np.abs(number) - 1]
         network.tensors[name] = StoredTensor(integers, -12)
+    return network
+
+
+def depthwise() -> StoredNetwork:
+    """A filter per channel, several filters per channel, and a pointwise convolution, on planes that are not square."""
+    layers = (
+        Conv2d("features.0", 3, 6, (3, 2), (1, 2), (1, 0), (1, 1), 3, True),
+        Activation("silu"),
+        Conv2d("features.2", 6, 6, (3, 3), (2, 1), (1, 1), (1, 2), 6, False),
+        Activation("gelu"),
+        Conv2d("features.4", 6, 5, (1, 1), (1, 1), (0, 0), (1, 1), 1, True),
+        MaxPool2d((3, 2), (2, 2), (1, 1)),
+        Activation("sigmoid"),
+    )
+    return filled((3, 9, 11), layers)
+
+
+def norms() -> StoredNetwork:
+    """Scales and shifts on grids of their own, of images and of features, and one that is float32."""
+    layers = (
+        Conv2d("conv1", 1, 5, (3, 3), (2, 2), (0, 0), (1, 1), 1, False),
+        ChannelAffine("bn1", 5),
+        Activation("tanh"),
+        Flatten(),
+        Linear("fc1", 45, 7, False),
+        ChannelAffine("bn2", 7),
+    )
+    network = filled((1, 7, 8), layers, floats=("bn2.shift",))
+    for name, exponent in (("bn1.scale", -9), ("bn1.shift", -13), ("bn2.scale", 3)):
+        network.tensors[name] = StoredTensor(network.tensors[name].integers, exponent)
+    return network
+
+
+def image() -> StoredNetwork:
+    """A flat input that is three square images, of which whole rows and columns are zero."""
+    network = filled((147,), (Linear("net.0", 147, 6, True), Activation("relu"), Linear("net.2", 6, 2, True)))
+    weights = network.tensors["net.0.weight"].integers
+    assert weights is not None
+    weights.reshape(6, 3, 7, 7)[:, :, [0, 6]] = 0
+    weights.reshape(6, 3, 7, 7)[:, :, :, [0, 1, 6]] = 0
     return network
 
 

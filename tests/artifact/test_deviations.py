@@ -14,7 +14,6 @@ from pyro_compress.analysis.decisions.structure import remove_dead_indexed, remo
 from pyro_compress.artifact.format.decode import decode, decode_sections
 from pyro_compress.artifact.format.deviations import code_deviations
 from pyro_compress.artifact.format.layout import tensor_columns
-from pyro_compress.artifact.format.rules import rules_of
 from pyro_compress.artifact.format.stream import RangeReader, RangeWriter
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.encode import encode
@@ -51,8 +50,7 @@ def test_deviations_come_back_and_encode_to_the_same_bytes(name: str, lowest: in
     for key, exponents in network.deviations.items():
         np.testing.assert_array_equal(found.deviations[key], exponents, strict=True)
     assert encode(found) == data
-    _, _, second = specified.decode_all(data)
-    assert second == {
+    assert specified.decode(data).deviations == {
         key: [
             int(e) if w else None for e, w in zip(exponents.ravel(), network.tensors[key].dense().ravel(), strict=True)
         ]
@@ -60,18 +58,13 @@ def test_deviations_come_back_and_encode_to_the_same_bytes(name: str, lowest: in
     }
 
 
-@pytest.mark.parametrize("version", [2, 3])
-def test_the_golden_files_hold_the_same_for_ever(version: int) -> None:
-    data = (GOLDEN / f"v{version}-deviations.pyrc").read_bytes()
+def test_the_golden_file_holds_the_same_for_ever() -> None:
+    data = (GOLDEN / "deviations.pyrc").read_bytes()
     network = spread(networks.dense())
-    assert data[3] == version and encode(network, version=version) == data
+    assert encode(network) == data
     found = decode(data).deviations
     assert sorted(found) == ["fc1.weight", "fc2.weight"]
     assert all(np.array_equal(found[name], network.deviations[name]) for name in found)
-
-
-def test_an_old_file_without_deviations_is_of_version_1() -> None:
-    assert encode(networks.dense(), version=1)[3] == 1 and encode(spread(networks.dense()), version=1)[3] == 2
 
 
 def test_deviations_of_columns_that_differ_cost_little() -> None:
@@ -167,7 +160,7 @@ def test_what_no_writer_writes(bits: list[int], message: str) -> None:
     )
     with pytest.raises(ArtifactError, match=message):
         columns = tensor_columns(network.architecture, 0)
-        code_deviations(RangeReader(section(bits)), network.tensors, columns, None, rules_of(3))
+        code_deviations(RangeReader(section(bits)), network.tensors, columns, None)
 
 
 def bayesian_biases() -> Decision:

@@ -120,7 +120,7 @@ def test_a_file_runs_where_nothing_but_numpy_and_the_entropy_coder_is_imported()
     program = (
         "import sys\nbefore = set(sys.modules)\n"
         "import numpy\nfrom pyro_compress.artifact.runtimes.numpy_runtime import load\n"
-        f"outputs = load({str(GOLDEN / 'v1-conv.pyrc')!r})(numpy.ones((2, 3, 16, 12)))\n"
+        f"outputs = load({str(GOLDEN / 'conv.pyrc')!r})(numpy.ones((2, 3, 16, 12)))\n"
         "assert outputs.shape == (2, 3), outputs.shape\n"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
     )

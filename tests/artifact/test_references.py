@@ -1,7 +1,6 @@
 """Layers that refer back: what the format refuses of them, and that the torch module computes them."""
 
 import tracemalloc
-import zlib
 
 import pytest
 import torch
@@ -28,49 +27,36 @@ from pyro_compress.network.architecture import (
 )
 from pyro_compress.network.stored import StoredNetwork
 from tests.artifact import networks
-from tests.artifact.test_malformed import varint
+from tests.artifact.fuzzing import packed, wrapped
+from tests.artifact.header_digits import FLAT, number, shape
 
-RELU, FLAT, ADD, RECALL, RELU6 = b"\x08", b"\x06", b"\x16", b"\x26", b"\x36"
-VECTOR = b"\1\4\0"
-
-
-def wrapped(version: int, body: bytes) -> bytes:
-    data = b"PYR" + bytes([version]) + varint(len(body)) + body
-    return data + zlib.crc32(data).to_bytes(4, "little")
+RELU, ADD, RECALL, RELU6 = "10000", "011001", "011010", "011011"
 
 
-def test_the_bytes_of_the_new_layers() -> None:
-    layers = (Activation("relu"), Activation("relu6"), Add(1), Recall(0), Add(3))
-    body = b"\0" + VECTOR + b"\5" + RELU + RELU6 + ADD + b"\1" + RECALL + b"\3" + ADD + b"\1"
-    data = wrapped(2, body)
-    assert encode(StoredNetwork(Architecture((4,), layers), {}), version=1) == data
-    assert decode(data).architecture.layers == layers
+def layers(*digits: str) -> str:
+    """The header of a network of these layers over four numbers."""
+    return FLAT + number(len(digits)) + "".join(digits)
 
 
-@pytest.mark.parametrize("layer", [Add(0), Recall(0), Activation("relu6")], ids=describe)
-def test_version_2_is_written_for_what_needs_it_and_for_nothing_else(layer: Layer) -> None:
-    for layers, version in (((Flatten(), layer), 2), ((Flatten(), Activation("relu")), 1)):
-        assert encode(StoredNetwork(Architecture((4,), layers), {}), version=1)[3] == version
+def test_the_bits_of_layers_that_refer_back() -> None:
+    network = (Activation("relu"), Activation("relu6"), Add(1), Recall(0), Add(3))
+    digits = layers(RELU, RELU6, ADD + number(1, 2), RECALL + number(3, 2), ADD + number(1, 2))
+    data = wrapped(packed(digits))
+    assert encode(StoredNetwork(Architecture((4,), network), {})) == data
+    assert decode(data).architecture.layers == network
 
 
-IMAGES = b"\3\1" + varint(2048) * 2  # one channel of 2²² pixels
-MALFORMED: dict[str, tuple[int, bytes, str]] = {
-    "flags": (2, b"\x80" + VECTOR + b"\1" + RELU6, "the header has flags 10000000, known are"),
-    "no flags": (2, b"", "the file ends inside its header, where its flags was expected"),
-    "needless version": (2, b"\0" + VECTOR + b"\1" + RELU, "format version 2, but uses nothing that needs it"),
-    "add in version 1": (1, VECTOR + b"\2" + RELU + ADD + b"\1", "layer 1 has unknown kind 1 of code 6"),
-    "relu6 in version 1": (1, VECTOR + b"\1" + RELU6, "layer 0 has unknown kind 3 of code 6"),
-    "unknown kind": (2, b"\0" + VECTOR + b"\1\x46", "layer 0 has unknown kind 4 of code 6"),
-    "last kind": (2, b"\0" + VECTOR + b"\1\xf6", "layer 0 has unknown kind 15 of code 6"),
-    "first layer": (2, b"\0" + VECTOR + b"\1" + ADD + b"\1", "a reference in the header exceeds the limit 0"),
-    "to itself": (2, b"\0" + VECTOR + b"\2" + RELU + ADD + b"\0", "a reference in the header is 0, at least 1"),
-    "before the input": (2, b"\0" + VECTOR + b"\2" + RELU + RECALL + b"\2", "a reference in the header exceeds the"),
-    "long distance": (2, b"\0" + VECTOR + b"\2" + RELU + RECALL + b"\x81\0", "not written in its one canonical form"),
-    "endless distance": (2, b"\0" + VECTOR + b"\2" + RELU + ADD + b"\xff" * 20, "a reference in the header exceeds"),
-    "other shape": (2, b"\0\2\2\3\2" + FLAT + ADD + b"\1", r"layer 1 \(Add\(source=0\)\) expects the shape \(2, 3\)"),
+MALFORMED: dict[str, tuple[str, str]] = {
+    "first layer": (layers(ADD + number(1, 2)), "a reference in the header exceeds the limit 0"),
+    "to itself": (layers(RELU, ADD + number(0, 2)), "a reference in the header is 0, at least 1"),
+    "before the input": (layers(RELU, RECALL + number(2, 2)), "a reference in the header exceeds the"),
+    "endless distance": (layers(RELU, ADD + "0" * 60), "a reference in the header exceeds"),
+    "other shape": (
+        shape(2, 3) + number(2) + "011000" + ADD + number(1, 2),
+        r"layer 1 \(Add\(source=0\)\) expects the shape \(2, 3\)",
+    ),
     "kept": (
-        2,
-        b"\0" + IMAGES + b"\x0a" + RELU * 5 + b"".join(ADD + bytes([2 * k + 1]) for k in range(5)),
+        shape(1, 2048, 2048) + number(10) + RELU * 5 + "".join(ADD + number(2 * k + 1, 2) for k in range(5)),
         "keeps 20971520 numbers of earlier layers at once, limit 16777216",
     ),
 }
@@ -78,11 +64,11 @@ MALFORMED: dict[str, tuple[int, bytes, str]] = {
 
 @pytest.mark.parametrize("case", MALFORMED)
 def test_malformed_references(case: str) -> None:
-    version, body, message = MALFORMED[case]
+    digits, message = MALFORMED[case]
     tracemalloc.start()
     try:
         with pytest.raises(ArtifactError, match=message):
-            decode(wrapped(version, body))
+            decode(wrapped(packed(digits)))
         assert tracemalloc.get_traced_memory()[1] < 200_000
     finally:
         tracemalloc.stop()

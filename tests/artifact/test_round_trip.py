@@ -29,11 +29,11 @@ from pyro_compress.network.architecture import (
     output_shape,
 )
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
-from tests.artifact import networks, specified
+from tests.artifact import networks
 from tests.artifact.runnable import RUNNABLE, runnable
 
 GOLDEN = Path(__file__).parent / "golden"
-GOLDEN_FILES = ["v1-dense", "v1-conv", "v2-residual", "v3-dense", "v3-conv", "v3-residual", "v3-levels"]
+GOLDEN_FILES = ["dense", "conv", "depthwise", "residual", "levels", "norms", "image"]
 NAMES = st.text(max_size=12) | st.sampled_from(["0", "fc1", "a.00", "x007", "9" * 30, "conv4294967295", "7²"])
 
 
@@ -110,12 +110,12 @@ def stored_networks(draw: st.DrawFn) -> StoredNetwork:
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(stored_networks(), st.sampled_from([1, 3, 3]))
-def test_random_networks_come_back_and_encode_to_the_same_bytes(network: StoredNetwork, version: int) -> None:
-    data = encode(network, version=version)
+@given(stored_networks())
+def test_random_networks_come_back_and_encode_to_the_same_bytes(network: StoredNetwork) -> None:
+    data = encode(network)
     found = decode(data)
     networks.assert_same(found, network)
-    assert encode(found, version=version) == data
+    assert encode(found) == data
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -138,33 +138,10 @@ def test_registered_networks_come_back_and_encode_to_the_same_bytes(name: str) -
 
 @pytest.mark.parametrize("golden", GOLDEN_FILES)
 def test_golden_files_hold_the_same_network_for_ever(golden: str) -> None:
-    version, name = golden.split("-")
     data = (GOLDEN / f"{golden}.pyrc").read_bytes()
-    network = getattr(networks, name)()
+    network = getattr(networks, golden)()
     networks.assert_same(decode(data), network)
-    assert data[3] == int(version[1:])
-    assert encode(network, version=min(data[3], 1) if data[3] < 3 else 3) == data
-
-
-def assert_specified(network: StoredNetwork, data: bytes) -> None:
-    selections, numbers = specified.decode(data)
-    selects = [layer for layer in network.architecture.layers if isinstance(layer, Select)]
-    assert selections == [list(layer.indices) for layer in selects]
-    assert sorted(numbers) == sorted(network.tensors)
-    for name, tensor in network.tensors.items():
-        exact = np.array(numbers[name]).reshape(tensor.shape)
-        np.testing.assert_array_equal(exact.astype(np.float32), tensor.dense(), strict=True)
-
-
-@pytest.mark.parametrize("golden", GOLDEN_FILES)
-def test_a_second_decoder_that_follows_the_specification_agrees_on_golden_files(golden: str) -> None:
-    assert_specified(getattr(networks, golden.split("-")[1])(), (GOLDEN / f"{golden}.pyrc").read_bytes())
-
-
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(stored_networks(), st.sampled_from([1, 3, 3]))
-def test_a_second_decoder_that_follows_the_specification_agrees(network: StoredNetwork, version: int) -> None:
-    assert_specified(network, encode(network, version=version))
+    assert encode(network) == data
 
 
 def test_every_part_is_accounted_for() -> None:
@@ -182,7 +159,7 @@ def test_every_part_is_accounted_for() -> None:
 
 
 def test_decoding_needs_no_torch() -> None:
-    golden = GOLDEN / "v1-dense.pyrc"
+    golden = GOLDEN / "dense.pyrc"
     program = (
         "import sys; from pathlib import Path; from pyro_compress.artifact.format.decode import decode; "
         f"decode(Path({str(golden)!r}).read_bytes()); "

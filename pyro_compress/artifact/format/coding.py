@@ -9,8 +9,6 @@ from typing import Protocol
 
 import numpy as np
 
-from pyro_compress.artifact.format.rules import Rules
-
 UNIT_BITS = 16
 UNIT = 1 << UNIT_BITS
 TOTAL_BITS = 24
@@ -22,6 +20,8 @@ SMALL_TOKENS = 1 << SMALL_BITS
 TOKENS = 56
 LARGEST = 1 << 24
 SIGN_LEVELS = 4
+# What is told apart of the largest neighbour, by its magnitude.
+SIZE_LEVEL = np.array([0, 1, 2, 3, 4, 4, 5])
 SHARED_STRENGTH = 16.0
 LEVEL_STRENGTH = 16.0
 
@@ -42,10 +42,9 @@ class Coder(Protocol):
 class Values:
     """The model of the non-zero numbers: signs that agree with neighbours, magnitudes as tokens and extra bits."""
 
-    def __init__(self, top_token: int, fall: int, rules: Rules) -> None:
-        self._rules = rules
+    def __init__(self, top_token: int, fall: int) -> None:
         self._signs = [[0, 0] for _ in range(SIGN_LEVELS)]
-        self._counts = np.zeros((rules.size_levels, max(2, top_token + 1)), np.int64)
+        self._counts = np.zeros((int(SIZE_LEVEL[-1]) + 1, max(2, top_token + 1)), np.int64)
         self._top = top_token
         prior = [1.0]
         while len(prior) < self._counts.shape[1]:
@@ -85,9 +84,7 @@ class Values:
         return TOTAL - (share << (TOTAL_BITS - UNIT_BITS)), share << (TOTAL_BITS - UNIT_BITS)
 
     def _by_level(self, coder: Coder, tables: np.ndarray, level: np.ndarray, symbols: np.ndarray | None) -> np.ndarray:
-        """Symbols whose frequencies are the rows of `tables`, in their order or level by level."""
-        if not self._rules.by_level:
-            return coder.tokens(tables, level, symbols)
+        """Symbols whose frequencies are the rows of `tables`, level by level."""
         counts = np.bincount(level).tolist()
         if counts[-1] == len(level):
             return coder.alike(tables[len(counts) - 1], len(level), symbols)
@@ -105,7 +102,7 @@ class Values:
     def _code_sizes(self, coder: Coder, largest_neighbour: np.ndarray, sizes: np.ndarray | None) -> np.ndarray:
         if self._top == 0:
             return np.zeros(len(largest_neighbour), np.int64)
-        level = self._rules.size_level(largest_neighbour)
+        level = SIZE_LEVEL[np.minimum(largest_neighbour, len(SIZE_LEVEL) - 1)]
         wanted = sizes if sizes is None or self._top < SMALL_TOKENS else split(sizes)[0]
         token = self._by_level(coder, frequencies(self._counts, self._prior), level, wanted)
         levels, tokens = self._counts.shape
@@ -114,18 +111,9 @@ class Values:
             return token
         low, extra = token_range(token)
         rest = None if sizes is None else sizes - low
-        return low + (self._bits_together if self._rules.by_level else self._bits_by_place)(coder, extra, rest)
+        return low + self._extra_bits(coder, extra, rest)
 
-    def _bits_by_place(self, coder: Coder, extra: np.ndarray, given: np.ndarray | None) -> np.ndarray:
-        """Extra bits, the highest place of all numbers first."""
-        rest = np.zeros(len(extra), np.int64)
-        for bit in range(int(extra.max(initial=0)) - 1, -1, -1):
-            has = np.flatnonzero(extra > bit)
-            wanted = None if given is None else (given[has] >> bit & 1).astype(bool)
-            rest[has] += coder.bits(np.full(len(has), UNIT // 2), wanted).astype(np.int64) << bit
-        return rest
-
-    def _bits_together(self, coder: Coder, extra: np.ndarray, given: np.ndarray | None) -> np.ndarray:
+    def _extra_bits(self, coder: Coder, extra: np.ndarray, given: np.ndarray | None) -> np.ndarray:
         """Extra bits number by number, the highest first."""
         rest, count = np.zeros(len(extra), np.int64), int(extra.sum())
         if count:

@@ -13,10 +13,9 @@ import numpy as np
 
 from pyro_compress.artifact.format.codebook import levels_at
 from pyro_compress.artifact.format.deviations import DEVIATIONS_FLAG, code_deviations
-from pyro_compress.artifact.format.header import ALL_ZERO, MAGIC, MAX_LENGTH_BYTES, VERSIONS, Header
-from pyro_compress.artifact.format.header_bits import header_reader
+from pyro_compress.artifact.format.header import ALL_ZERO, MAGIC, MAX_LENGTH_BYTES, VERSION, Header
+from pyro_compress.artifact.format.header_reader import HeaderReader
 from pyro_compress.artifact.format.layout import tensor_columns
-from pyro_compress.artifact.format.rules import rules_of
 from pyro_compress.artifact.format.stream import RangeReader, code_selections, code_tensor
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network.architecture import Architecture
@@ -67,8 +66,8 @@ def decode_sections(data: bytes) -> tuple[StoredNetwork, list[Section]]:
 def _decode(data: bytes, sections: list[Section] | None) -> StoredNetwork:
     """The network; what each part of the file costs goes into `sections`, if that is given."""
     body = unwrap(data)
-    reader = header_reader(body, data[len(MAGIC)])
-    header, rules = reader.header(), rules_of(data[len(MAGIC)])
+    reader = HeaderReader(body)
+    header = reader.header()
     tensors, start = _floats(header, body, reader.position)
     _check_plausible(header, len(body) - start)
     coder = RangeReader(body[start:])
@@ -80,7 +79,7 @@ def _decode(data: bytes, sections: list[Section] | None) -> StoredNetwork:
         for name, shape in tensor_shapes(architecture).items():
             code = header.codes[name]
             if code.step_exponent is not None:
-                numbers = code_tensor(coder, code, columns[name], shape[0], None, rules)
+                numbers = code_tensor(coder, code, columns[name], shape[0], None)
                 if code.codebook:
                     numbers = levels_at(numbers, code.codebook)
                 tensors[name] = StoredTensor(numbers.reshape(shape), code.step_exponent)
@@ -88,7 +87,7 @@ def _decode(data: bytes, sections: list[Section] | None) -> StoredNetwork:
         tensors = {name: tensors[name] for name in header.codes}
         deviations: dict[str, np.ndarray] = {}
         if header.flags & DEVIATIONS_FLAG:
-            deviations = code_deviations(coder, tensors, columns, None, rules)
+            deviations = code_deviations(coder, tensors, columns, None)
         bits.append(coder.used_bits())
         coder.check_end()
         network = StoredNetwork(architecture, tensors, deviations)
@@ -116,9 +115,11 @@ def unwrap(data: bytes) -> bytes:
     """The body of a file: what stands between magic, version and length, and the checksum."""
     if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
         raise ArtifactError(f"not a compressed network: the file starts with {data[:4]!r}, {MAGIC!r} was expected")
-    if len(data) > len(MAGIC) and data[len(MAGIC)] not in VERSIONS:
-        read = f"{VERSIONS[0]} to {VERSIONS[-1]}"
-        raise ArtifactError(f"the file has format version {data[len(MAGIC)]}, this program reads {read}: update it")
+    if len(data) > len(MAGIC) and data[len(MAGIC)] != VERSION:
+        raise ArtifactError(
+            f"the file has format version {data[len(MAGIC)]}, this program reads version {VERSION}: "
+            "update the program, or write the file again with it"
+        )
     length, start = _length(data)
     expected = start + length + CHECKSUM_BYTES
     if len(data) < expected:

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from pyro_compress.artifact.format.coding import UNIT, Coder, frequencies
-from pyro_compress.artifact.format.layout import Columns
-from pyro_compress.artifact.format.rules import Rules
+from pyro_compress.artifact.format.layout import Columns, row_blocks
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network.stored import STEP_EXPONENTS, StoredTensor
 
@@ -23,7 +22,6 @@ def code_deviations(
     tensors: Mapping[str, StoredTensor],
     columns: Mapping[str, Columns],
     given: Mapping[str, np.ndarray] | None,
-    rules: Rules,
 ) -> dict[str, np.ndarray]:
     """Code the exponents of all tensors that have them, int8 in the tensor's shape; `given` is None for a reader.
 
@@ -38,13 +36,13 @@ def code_deviations(
         has = None if given is None else int(name in given)
         if _number(coder, 1, has):
             wanted = None if given is None else given[name].reshape(nonzero.shape)
-            found[name] = _tensor(coder, name, nonzero, wanted, rules).reshape(tensor.shape)
+            found[name] = _tensor(coder, name, nonzero, wanted).reshape(tensor.shape)
     if not found:
         raise ArtifactError("the file declares deviations and holds none")
     return found
 
 
-def _tensor(coder: Coder, name: str, nonzero: np.ndarray, given: np.ndarray | None, rules: Rules) -> np.ndarray:
+def _tensor(coder: Coder, name: str, nonzero: np.ndarray, given: np.ndarray | None) -> np.ndarray:
     held = None if given is None else (int(given[nonzero].min()), int(given[nonzero].max()))
     if held is not None and held[1] - held[0] >= 1 << LEVEL_BITS:
         raise ArtifactError(f"deviations of {name} go from 2**{held[0]} to 2**{held[1]}, {1 << LEVEL_BITS} octaves fit")
@@ -59,7 +57,7 @@ def _tensor(coder: Coder, name: str, nonzero: np.ndarray, given: np.ndarray | No
     prior = np.full(levels, 1 / levels)
     last = np.zeros(nonzero.shape[1], np.int64)
     out = np.zeros(nonzero.shape, np.int8)
-    for block in rules.row_blocks(*nonzero.shape) if levels > 1 else []:
+    for block in row_blocks(*nonzero.shape) if levels > 1 else []:
         row, column = np.nonzero(nonzero[block])
         context, here = last[column], (row + block.start, column)
         token = coder.tokens(frequencies(counts, prior), context, None if given is None else given[here] - lowest)

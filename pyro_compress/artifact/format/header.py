@@ -1,16 +1,14 @@
 """The part of a compressed file that is not entropy-coded: layers, names and the settings of each tensor's model.
 
-`FORMAT.md`, part 2, is the specification.  This file holds what both sides share, and the writer.  The reader
-(`header_reader.py`) accepts exactly what the writer writes, so a network has one header per choice of settings.
-Both write whole bytes, as versions 1 and 2 do; `header_bits.py` says the same in bits, as version 3 does.
+`FORMAT.md`, part 2, is the specification.  This file holds what `header_writer.py` and `header_reader.py` share.  The
+reader accepts exactly what the writer writes, so a network has one header per choice of settings.
 """
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-from pyro_compress.errors import ArtifactError, unknown_name
+from pyro_compress.errors import ArtifactError
 from pyro_compress.network.architecture import (
     ACTIVATIONS,
     Activation,
@@ -24,17 +22,16 @@ from pyro_compress.network.architecture import (
     Layer,
     Linear,
     MaxPool2d,
-    Pair,
     Recall,
     Select,
     describe,
     last_references,
     output_shape,
 )
-from pyro_compress.network.stored import STEP_EXPONENTS, tensor_shapes
+from pyro_compress.network.stored import tensor_shapes
 
 MAGIC = b"PYR"
-VERSIONS = (1, 2, 3)
+VERSION = 1
 MAX_LENGTH_BYTES = 5
 
 MAX_LAYERS = 1024
@@ -56,20 +53,27 @@ CODES: tuple[type, ...] = (
     Flatten,
     Select,
 )
-# What the upper half of the byte of code 6 says; version 1 has the first only.
+# What the number of code 6 says.
 EXTENDED = ("Flatten", "Add", "Recall", "relu6")
 Named = Linear | Conv2d | ChannelAffine
 CODED_ACTIVATIONS = ACTIVATIONS[: 16 - len(CODES)]
-KNOWN_FLAGS = 1
 DEFAULT_SLOPES = {"leaky_relu": 0.01, "elu": 1.0}
 SHORT_NAME = 64
 SHORT_NUMBERS = 6
 STEMS = ("", "fc", "conv", "bn", "features.", "classifier.", "layers.", "net.", "linear", "layer")
-# Orders of the Exp-Golomb codes of version 3, for sizes and for what is mostly small; earlier versions have one code.
-SIZE, SMALL = 4, 2
-ALL_ZERO = 31
-FLOATS = 30
-NEW_STEP = 128
+FIRST_NAMES: dict[type, str] = {Linear: "fc1", Conv2d: "conv1", ChannelAffine: "bn1"}
+# Bits of each field that has a fixed number of them.
+CODE_BITS, NUMBER_BITS, STRENGTH_BITS, FALL_BITS, GAP_ORDER_BITS = 4, 2, 2, 2, 4
+# Optional parts of a layer by its code; activations have one.
+FLAG_BITS = dict(enumerate((1, 4, 0, 2, 2, 0, 0, 0)))
+# Orders of the Exp-Golomb codes: of sizes, of what is mostly small, of what is mostly zero.
+SIZE, SMALL, LEAST = 4, 2, 0
+KINDS = ("integers", "all zero", "float32", "codebook")
+INTEGERS, ZEROS, FLOATS, CODEBOOK = range(len(KINDS))
+# No number of the header has more leading zeros.
+LONGEST_CODE = 48
+# The density of a tensor that has nothing to code.
+ALL_ZERO = -1
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class TensorCode:
 
 @dataclass
 class Header:
-    """What the header says, and the version of the format that it says it in.
+    """What the header says.
 
     The indices of `Select` layers are in the stream, so a header that was read holds `Select(())`; `selected` gives
     the number of indices by the layer's position.
@@ -101,17 +105,11 @@ class Header:
     selected: dict[int, int] = field(default_factory=dict)
     codes: dict[str, TensorCode] = field(default_factory=dict)
     flags: int = 0
-    version: int = VERSIONS[-1]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor in storage order."""
         return tensor_shapes(Architecture(self.input_shape, tuple(self.layers)))
-
-    @property
-    def old_version(self) -> int:
-        """The one of versions 1 and 2 that says all this, if it has no codebooks."""
-        return 2 if self.flags or any(extended(layer) for layer in self.layers) else 1
 
 
 def extended(layer: Layer) -> int:
@@ -158,121 +156,6 @@ def check_kept(layers: Sequence[Layer], shapes: Sequence[tuple[int, ...]]) -> No
             kept -= prod(shapes[layer.source])
 
 
-class HeaderWriter:
-    """Header → bytes, in versions 1 and 2."""
-
-    def __init__(self) -> None:
-        self.out = bytearray()
-        self._stem, self._number = "", -1
-        self._steps = {True: 0, False: 0}
-
-    def header(self, header: Header) -> bytes:
-        self.flags(header)
-        self.varint(len(header.input_shape), SMALL)
-        for extent in header.input_shape:
-            self.varint(extent)
-        if len(header.input_shape) == 1:
-            self.varint(header.image_side)
-        self.varint(len(header.layers))
-        for position, layer in enumerate(header.layers):
-            self.layer(layer, position, header.selected.get(position, 0))
-            for name in tensor_names(layer):
-                self.tensor(name, header.codes[name])
-        return bytes(self.out)
-
-    def flags(self, header: Header) -> None:
-        if header.version > 1:
-            self.out.append(header.flags)
-
-    def raw(self, data: bytes) -> None:
-        self.out += data
-
-    def varint(self, value: int, order: int = SIZE) -> None:
-        while value > 127:
-            self.out.append(value & 127 | 128)
-            value >>= 7
-        self.out.append(value)
-
-    def pair(self, value: Pair) -> None:
-        self.varint(2 * value[0] + (value[0] != value[1]), SMALL)
-        if value[0] != value[1]:
-            self.varint(value[1], SMALL)
-
-    def head(self, code: int, number: int, flags: list[bool]) -> None:
-        self.out.append(code | (number or sum(1 << bit for bit, flag in enumerate(flags) if flag)) << 4)
-
-    def layer(self, layer: Layer, position: int, selected: int) -> None:
-        flags, optional = self._flags(layer)
-        self.head(_code(layer), extended(layer), flags)
-        match layer:
-            case Linear():
-                self.varint(layer.out_features)
-            case Conv2d():
-                self.varint(layer.out_channels)
-                self.pair(layer.kernel_size)
-            case MaxPool2d() | AvgPool2d():
-                self.pair(layer.kernel_size)
-            case AdaptiveAvgPool2d():
-                self.pair(layer.output_size)
-            case Select():
-                self.varint(selected)
-            case Add() | Recall():
-                self.varint(position - layer.source, SMALL)
-        for flag, values in zip(flags, optional, strict=True):
-            for value in values if flag else ():
-                if isinstance(value, float):
-                    self.raw(struct.pack("<d", value))
-                elif isinstance(value, tuple):
-                    self.pair(value)
-                else:
-                    self.varint(value, SMALL)
-        if isinstance(layer, Linear | Conv2d | ChannelAffine):
-            self.name(layer)
-
-    def _flags(self, layer: Layer) -> tuple[list[bool], list[tuple[Pair | int | float, ...]]]:
-        """Which optional parts of a layer differ from their defaults, and the values of each part."""
-        match layer:
-            case Linear():
-                return [layer.bias], [()]
-            case Conv2d():
-                rare = layer.dilation != (1, 1) or layer.groups != 1
-                flags = [layer.bias, layer.stride != (1, 1), layer.padding != (0, 0), rare]
-                return flags, [(), (layer.stride,), (layer.padding,), (layer.dilation, layer.groups)]
-            case MaxPool2d() | AvgPool2d():
-                flags = [layer.stride != layer.kernel_size, layer.padding != (0, 0)]
-                return flags, [(layer.stride,), (layer.padding,)]
-            case Activation() if not extended(layer):
-                return [layer.slope != DEFAULT_SLOPES.get(layer.kind, 0.0)], [(float(layer.slope),)]
-        return [], []
-
-    def name(self, layer: Named) -> None:
-        stem, number = split_name(layer.name)
-        step = number - self._number if stem == self._stem else 0
-        self._stem, self._number = stem, number
-        if 0 < step < SHORT_NAME:
-            self.varint(step)
-        elif stem in STEMS and number + 1 < SHORT_NUMBERS:
-            self.varint(SHORT_NAME + STEMS.index(stem) * SHORT_NUMBERS + number + 1)
-        else:
-            raw = stem.encode()
-            self.varint(0)
-            self.varint(len(raw))
-            self.raw(raw)
-            self.varint(number + 1)
-
-    def tensor(self, name: str, code: TensorCode) -> None:
-        if code.step_exponent is None:
-            self.out.append(FLOATS)
-            return
-        new = code.step_exponent != self._steps[role(name)]
-        self.out.append(code.density | code.strength << 5 | NEW_STEP * new)
-        if new:
-            self.out.append(code.step_exponent - STEP_EXPONENTS.start)
-            self._steps[role(name)] = code.step_exponent
-        if code.density != ALL_ZERO:
-            self.out.append(code.top_token | code.fall << 6)
-
-
 def role(tensor: str) -> bool:
     """Weights share one memory of the last step, all other tensors another."""
     return tensor.endswith(".weight")
@@ -291,11 +174,9 @@ def tensor_names(layer: Layer) -> list[str]:
     return list(tensor_shapes(Architecture((), (layer,))))
 
 
-def _code(layer: Layer) -> int:
-    if extended(layer):
-        return CODES.index(Flatten)
-    if not isinstance(layer, Activation):
-        return CODES.index(type(layer))
-    if layer.kind not in CODED_ACTIVATIONS:
-        raise ArtifactError(unknown_name("activation", layer.kind, ACTIVATIONS))
-    return len(CODES) + CODED_ACTIVATIONS.index(layer.kind)
+def next_name(last: str | None, kind: type) -> str:
+    """The name that a layer most likely has: the last one of its kind, counted on."""
+    if last is None:
+        return FIRST_NAMES[kind]
+    stem, number = split_name(last)
+    return f"{stem}{number + 1}"

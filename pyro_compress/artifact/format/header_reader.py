@@ -1,18 +1,25 @@
-"""The reader of a compressed file's header; `header.py` holds the writer and what both share."""
+"""Bytes → header; `header_writer.py` says it the other way, and `FORMAT.md`, part 2, specifies both."""
 
 import struct
-from dataclasses import replace
+from itertools import accumulate
 from math import isfinite, prod
 
-from pyro_compress.artifact.format.coding import TOKENS
+from pyro_compress.artifact.format.codebook import MOST_LEVELS
+from pyro_compress.artifact.format.coding import LARGEST, TOKENS
 from pyro_compress.artifact.format.header import (
-    ALL_ZERO,
+    CODE_BITS,
+    CODEBOOK,
     CODED_ACTIVATIONS,
     CODES,
     DEFAULT_SLOPES,
     EXTENDED,
+    FALL_BITS,
+    FLAG_BITS,
     FLOATS,
-    KNOWN_FLAGS,
+    GAP_ORDER_BITS,
+    KINDS,
+    LEAST,
+    LONGEST_CODE,
     MAX_EXTENT,
     MAX_LAYERS,
     MAX_NAME_BYTES,
@@ -20,20 +27,25 @@ from pyro_compress.artifact.format.header import (
     MAX_NUMBERS,
     MAX_PLACES,
     MAX_RANK,
-    NEW_STEP,
+    NUMBER_BITS,
     SHORT_NAME,
     SHORT_NUMBERS,
     SIZE,
     SMALL,
     STEMS,
+    STRENGTH_BITS,
+    ZEROS,
     Header,
-    HeaderWriter,
     TensorCode,
     check_kept,
+    next_name,
     places,
     role,
     shape_after,
+    split_name,
 )
+from pyro_compress.artifact.format.header_writer import HeaderWriter
+from pyro_compress.artifact.format.pattern import DENSITIES
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network.architecture import (
     Activation,
@@ -56,34 +68,38 @@ from pyro_compress.network.stored import STEP_EXPONENTS, tensor_shapes
 
 
 class HeaderReader:
-    """Bytes → header, in versions 1 and 2; every count is checked before anything is allocated."""
+    """Takes the header apart, at the start of a body; every count is checked before anything is allocated."""
 
-    _writer: type[HeaderWriter] = HeaderWriter
-
-    def __init__(self, data: bytes, version: int) -> None:
-        self._data, self._version = data, version
-        self.position = 0
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._bit = 0
         self._stem, self._number = "", -1
+        self._last: dict[type, str] = {}
         self._steps = {True: 0, False: 0}
 
+    @property
+    def position(self) -> int:
+        """The byte behind those that were begun."""
+        return -(-self._bit // 8)
+
     def header(self) -> Header:
-        """Read the header at the start of the data; `position` is then where it ends."""
-        flags = self.flags()
-        rank = self.varint("input rank", MAX_RANK, order=SMALL)
-        extents = tuple(self.varint("input extent", MAX_EXTENT) for _ in range(rank))
-        header = Header(extents, flags=flags, version=self._version)
+        """Read the header; `position` is then where it ends."""
+        flags = self.bits(1, "its flags")
+        rank = self.within("input rank", MAX_RANK, order=SMALL)
+        extents = tuple(self.within("input extent", MAX_EXTENT) for _ in range(rank))
+        header = Header(extents, flags=flags)
         if prod(header.input_shape) > MAX_EXTENT:
             raise ArtifactError(f"the file declares an input of {prod(header.input_shape)} numbers, limit {MAX_EXTENT}")
         if len(header.input_shape) == 1:
-            header.image_side = self.varint("image side", MAX_EXTENT)
+            header.image_side = self.within("image side", MAX_EXTENT)
             if header.image_side and header.input_shape[0] % header.image_side**2:
                 raise ArtifactError(f"{header.input_shape[0]} inputs are not square images of side {header.image_side}")
         shapes, numbers, placed, names = [header.input_shape], 0, 0, set()
-        for position in range(self.varint("number of layers", MAX_LAYERS)):
+        for position in range(self.within("number of layers", MAX_LAYERS)):
             shape = shapes[-1]
             layer = self.layer(shape, position)
             if isinstance(layer, Select):
-                header.selected[position] = self.varint("number of selected entries", shape[0])
+                header.selected[position] = self.within("number of selected entries", shape[0])
             shapes.append(shape_after(layer, shapes, header.selected.get(position)))
             here = places(layer, shape, shapes[-1])
             placed += here
@@ -101,40 +117,29 @@ class HeaderReader:
                 raise ArtifactError(f"the file declares at least {numbers} numbers, limit {MAX_NUMBERS}")
             header.layers.append(layer)
         check_kept(header.layers, shapes)
-        self.finish()
-        if self._version == 2 and header.old_version != self._version:
-            raise ArtifactError(f"the file has format version {self._version}, but uses nothing that needs it")
-        if self._writer().header(header) != self._data[: self.position]:
+        if HeaderWriter().header(header) != self._data[: self.position]:
             raise ArtifactError("the header is not written in its one canonical form")
         return header
 
-    def flags(self) -> int:
-        flags = self.byte("its flags") if self._version > 1 else 0
-        if flags & ~KNOWN_FLAGS:
-            raise ArtifactError(f"the header has flags {flags:08b}, known are {KNOWN_FLAGS:08b}: update this program")
-        return flags
-
-    def finish(self) -> None:
-        """Go to where the header ends."""
-
-    def head(self) -> tuple[int, int, list[bool]]:
-        """Code of a layer; the number and the flags that share its other half."""
-        head = self.byte("a layer")
-        return head & 15, head >> 4, [bool(head >> bit & 1) for bit in range(4, 8)]
-
-    def byte(self, what: str) -> int:
-        if self.position >= len(self._data):
+    def bits(self, count: int, what: str) -> int:
+        """So many bits, the first one the highest."""
+        if self._bit + count > 8 * len(self._data):
             raise ArtifactError(f"the file ends inside its header, where {what} was expected")
-        self.position += 1
-        return self._data[self.position - 1]
+        first, self._bit = self._bit, self._bit + count
+        piece = self._data[first // 8 : -(-self._bit // 8)]
+        return int.from_bytes(piece, "big") >> -self._bit % 8 & ((1 << count) - 1)
 
-    def raw(self, length: int, what: str) -> bytes:
-        if self.position + length > len(self._data):
-            raise ArtifactError(f"the file ends inside its header, where {what} was expected")
-        self.position += length
-        return self._data[self.position - length : self.position]
+    def number(self, what: str, limit: int, order: int) -> int:
+        """An Exp-Golomb code, or anything beyond the limit if it is beyond the limit."""
+        zeros = 0
+        while not self.bits(1, what):
+            zeros += 1
+            if zeros > LONGEST_CODE:
+                return limit + 1
+        return (1 << zeros + order) + self.bits(zeros + order, what) - (1 << order)
 
-    def varint(self, what: str, limit: int, least: int = 0, order: int = SIZE) -> int:
+    def within(self, what: str, limit: int, least: int = 0, order: int = SIZE) -> int:
+        """A number from `least` to `limit`."""
         value = self.number(what, limit, order)
         if value > limit:
             raise ArtifactError(f"{what} in the header exceeds the limit {limit}")
@@ -142,24 +147,17 @@ class HeaderReader:
             raise ArtifactError(f"{what} in the header is {value}, at least {least} is expected")
         return value
 
-    def number(self, what: str, limit: int, order: int) -> int:
-        """A number, or anything beyond the limit if it is beyond the limit."""
-        value, shift = 0, 0
-        while True:
-            byte = self.byte(what)
-            value |= (byte & 127) << shift
-            shift += 7
-            if value > limit or byte < 128:
-                return value
-            if shift > 63:
-                return limit + 1
+    def raw(self, length: int, what: str) -> bytes:
+        return self.bits(8 * length, what).to_bytes(length, "big")
 
     def pair(self, what: str, least: int) -> Pair:
-        code = self.varint(what, 2 * MAX_EXTENT, 2 * least, SMALL)
-        return (code // 2, self.varint(what, MAX_EXTENT, least, SMALL) if code % 2 else code // 2)
+        code = self.within(what, 2 * MAX_EXTENT, 2 * least, SMALL)
+        return (code // 2, self.within(what, MAX_EXTENT, least, SMALL) if code % 2 else code // 2)
 
     def layer(self, shape: tuple[int, ...], position: int) -> Layer:
-        code, number, flags = self.head()
+        code = self.bits(CODE_BITS, "a layer")
+        number = self.bits(NUMBER_BITS, "a layer") if code == CODES.index(Flatten) else 0
+        flags = [bool(self.bits(1, "a layer")) for _ in range(FLAG_BITS.get(code, 1))]
         if code >= len(CODES):
             kind = CODED_ACTIVATIONS[code - len(CODES)]
             slope = struct.unpack("<d", self.raw(8, "a slope"))[0] if flags[0] else DEFAULT_SLOPES.get(kind, 0.0)
@@ -169,7 +167,7 @@ class HeaderReader:
         channels = shape[0] if shape else 0
         match CODES[code].__name__:
             case "Linear":
-                out = self.varint("out_features", MAX_EXTENT)
+                out = self.within("out_features", MAX_EXTENT)
                 return Linear(self.name(Linear), channels, out, flags[0])
             case "Conv2d":
                 return self._conv(channels, flags)
@@ -188,23 +186,21 @@ class HeaderReader:
         return self._extended(number, position)
 
     def _extended(self, number: int, position: int) -> Layer:
-        if number >= (len(EXTENDED) if self._version > 1 else 1):
-            raise ArtifactError(f"layer {position} has unknown kind {number} of code {CODES.index(Flatten)}")
         match EXTENDED[number]:
             case "Add":
-                return Add(position - self.varint("a reference", position, 1, SMALL))
+                return Add(position - self.within("a reference", position, 1, SMALL))
             case "Recall":
-                return Recall(position - self.varint("a reference", position, 1, SMALL))
+                return Recall(position - self.within("a reference", position, 1, SMALL))
             case "Flatten":
                 return Flatten()
         return Activation(EXTENDED[number])
 
     def _conv(self, channels: int, flags: list[bool]) -> Conv2d:
-        out, kernel = self.varint("out_channels", MAX_EXTENT), self.pair("kernel size", 1)
+        out, kernel = self.within("out_channels", MAX_EXTENT), self.pair("kernel size", 1)
         stride = self.pair("stride", 1) if flags[1] else (1, 1)
         padding = self.pair("padding", 0) if flags[2] else (0, 0)
         dilation = self.pair("dilation", 1) if flags[3] else (1, 1)
-        groups = self.varint("groups", MAX_EXTENT, 1, SMALL) if flags[3] else 1
+        groups = self.within("groups", MAX_EXTENT, 1, SMALL) if flags[3] else 1
         if channels % groups or out % groups:
             raise ArtifactError(f"a convolution from {channels} to {out} channels cannot have {groups} groups")
         return Conv2d(self.name(Conv2d), channels, out, kernel, stride, padding, dilation, groups, flags[0])
@@ -215,36 +211,56 @@ class HeaderReader:
         return kernel, stride, self.pair("padding", 0) if flags[1] else (0, 0)
 
     def name(self, kind: type) -> str:
-        code = self.varint("a layer's name", SHORT_NAME + len(STEMS) * SHORT_NUMBERS - 1)
+        if self.bits(1, "a layer's name"):
+            name = next_name(self._last.get(kind), kind)
+            self._stem, self._number = split_name(name)
+        else:
+            name = self._unexpected_name()
+        self._last[kind] = name
+        return name
+
+    def _unexpected_name(self) -> str:
+        code = self.within("a layer's name", SHORT_NAME + len(STEMS) * SHORT_NUMBERS - 1)
         if code >= SHORT_NAME:
             stem, number = divmod(code - SHORT_NAME, SHORT_NUMBERS)
             self._stem, self._number = STEMS[stem], number - 1
         elif code:
             self._number += code
         else:
-            raw = self.raw(self.varint("the length of a layer's name", MAX_NAME_BYTES), "a layer's name")
+            raw = self.raw(self.within("the length of a layer's name", MAX_NAME_BYTES), "a layer's name")
             try:
                 self._stem = raw.decode()
             except UnicodeDecodeError as error:
                 raise ArtifactError(f"a layer's name is not UTF-8: {error}") from error
-            self._number = self.varint("a layer's name", MAX_NUMBER_IN_NAME) - 1
+            self._number = self.within("a layer's name", MAX_NUMBER_IN_NAME) - 1
         return self._stem + (str(self._number) if self._number >= 0 else "")
 
     def tensor(self, name: str, numbers: int) -> TensorCode:
-        model = self.byte("a tensor's model")
-        if model == FLOATS:
+        kind = self.within("a tensor's kind", len(KINDS) - 1, order=LEAST)
+        if kind == FLOATS:
             return TensorCode(None)
-        if model & NEW_STEP:
-            exponent = self.byte("a tensor's grid step") + STEP_EXPONENTS.start
-            if exponent not in STEP_EXPONENTS:
-                raise ArtifactError(f"tensor {name} has grid step 2**{exponent}, beyond the format's limits")
-            self._steps[role(name)] = exponent
-        code = TensorCode(self._steps[role(name)], model & 31, model >> 5 & 3)
-        if code.density == FLOATS:
-            raise ArtifactError(f"tensor {name} has unknown kind {model}")
-        if code.density == ALL_ZERO:
-            return code
-        sizes = self.byte("a tensor's model")
-        if sizes & 63 >= TOKENS:
-            raise ArtifactError(f"tensor {name} names magnitude token {sizes & 63}, the last is {TOKENS - 1}")
-        return replace(code, top_token=sizes & 63, fall=sizes >> 6)
+        away = self.within("a tensor's grid step", 2 * len(STEP_EXPONENTS), order=LEAST)
+        exponent = self._steps[role(name)] + (-(away + 1) // 2 if away % 2 else away // 2)
+        if exponent not in STEP_EXPONENTS:
+            raise ArtifactError(f"tensor {name} has grid step 2**{exponent}, beyond the format's limits")
+        self._steps |= {False: exponent, role(name): exponent}
+        if kind == ZEROS:
+            return TensorCode(exponent)
+        density = self.within("a tensor's density", DENSITIES - 1, order=SMALL)
+        strength = self.bits(STRENGTH_BITS, "a tensor's model")
+        top = self.within("a magnitude token", TOKENS - 1, order=SMALL)
+        fall = self.bits(FALL_BITS, "a tensor's model") if top else 0
+        codebook = self._codebook(name, numbers) if kind == CODEBOOK else ()
+        return TensorCode(exponent, density, strength, top, fall, codebook)
+
+    def _codebook(self, name: str, numbers: int) -> tuple[int, ...]:
+        what = "a codebook"
+        sides = [self.within(what, MOST_LEVELS, order=SMALL) for _ in range(2)]
+        if not 0 < sum(sides) <= numbers:
+            raise ArtifactError(f"the codebook of {name} has {sum(sides)} levels for {numbers} numbers")
+        order = self.bits(GAP_ORDER_BITS, what)
+        gaps = [[1 + self.within(what, LARGEST, order=order) for _ in range(levels)] for levels in sides]
+        below, above = (list(accumulate(side)) for side in gaps)
+        if max([*below, *above]) > LARGEST:
+            raise ArtifactError(f"the codebook of {name} holds integers beyond ±{LARGEST}")
+        return (*(-level for level in reversed(below)), *above)

@@ -15,6 +15,8 @@ from pyro_compress.network.stored import tensor_shapes
 
 PARITY = 2
 FLAT_SEGMENTS = 4
+# Of one block of rows, but that a block has one row at least; matrices of fewer than FEW_NUMBERS have smaller blocks.
+MOST_NUMBERS, LEAST_NUMBERS, FEW_NUMBERS = 1 << 17, 1 << 7, 1 << 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,21 @@ class Columns:
         at[place] = np.arange(len(self))
         steps = [dy * width + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
         return np.stack([at[place + step] for step in steps])
+
+
+def row_blocks(rows: int, columns: int) -> list[slice]:
+    """Rows that are coded in one go: as many as came before them, half as many in small matrices.
+
+    Fewer and larger blocks learn later and decode several times faster.
+    """
+    few, most = rows * columns < FEW_NUMBERS, max(1, MOST_NUMBERS // columns)
+    blocks, start = [], 0
+    while start < rows:
+        wanted = start // 2 if few else max(start, LEAST_NUMBERS // columns)
+        stop = min(rows, start + min(most, max(1, wanted)))
+        blocks.append(slice(start, stop))
+        start = stop
+    return blocks
 
 
 def grid(channels: int, height: int, width: int) -> Columns:

@@ -10,8 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pyro_compress.artifact.format.coding import UNIT, UNIT_BITS, Coder, Values
-from pyro_compress.artifact.format.layout import Columns
-from pyro_compress.artifact.format.rules import Rules
+from pyro_compress.artifact.format.layout import Columns, row_blocks
 
 STRENGTHS = (1, 4, 16, 64)
 DENSITIES = 30
@@ -68,8 +67,7 @@ class Pattern:
     Groups of columns (all, by channel, place, patch, column) are numbered through, so one array holds their gains.
     """
 
-    def __init__(self, columns: Columns, start: int, strength: int, rules: Rules) -> None:
-        self.rules = rules
+    def __init__(self, columns: Columns, start: int, strength: int) -> None:
         self.parts = columns.segments()
         self._start_odds = start / (UNIT - start)
         self._strength = strength
@@ -204,8 +202,9 @@ def code_matrix(
             numbers = None if given is None else given[block][row, column]
             known[row, column] = values.code(coder, pattern.around(known, row, column), len(row), numbers)
 
-    values_last = pattern.rules.by_level and not columns.spatial
-    for block in pattern.rules.row_blocks(rows, len(columns)):
+    # neighbours tell a part of the numbers before it; without them all numbers of a block can go together
+    values_last = not columns.spatial
+    for block in row_blocks(rows, len(columns)):
         known = out[block]
         nonzero = np.zeros((len(columns) + 1, len(known)), np.uint8)
         row_gains = pattern.row_gains(len(known))

@@ -14,7 +14,6 @@ from pyro_compress.artifact.format import layout
 from pyro_compress.artifact.format.coding import FALLS, TOTAL, TOTAL_BITS, UNIT, UNIT_BITS, Coder, Values
 from pyro_compress.artifact.format.header import ALL_ZERO, Header, TensorCode, shape_after
 from pyro_compress.artifact.format.pattern import STRENGTHS, Pattern, code_matrix, density
-from pyro_compress.artifact.format.rules import Rules, rules_of
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network.architecture import Layer, Select, walk
 
@@ -148,22 +147,22 @@ class RangeReader:
 
 
 def code_tensor(
-    coder: Coder, code: TensorCode, columns: layout.Columns, rows: int, given: np.ndarray | None, rules: Rules
+    coder: Coder, code: TensorCode, columns: layout.Columns, rows: int, given: np.ndarray | None
 ) -> np.ndarray:
     """Code one tensor of integers as a matrix, int32 (rows, columns)."""
     if code.density == ALL_ZERO or not rows * len(columns):
         return np.zeros((rows, len(columns)), np.int32)
-    return code_matrix(coder, rows, columns, *tensor_models(code, columns, rules), given)
+    return code_matrix(coder, rows, columns, *tensor_models(code, columns), given)
 
 
-def tensor_models(code: TensorCode, columns: layout.Columns, rules: Rules) -> tuple[Pattern, Values]:
+def tensor_models(code: TensorCode, columns: layout.Columns) -> tuple[Pattern, Values]:
     """The models of one tensor before anything is coded."""
-    pattern = Pattern(columns, density(code.density), STRENGTHS[code.strength], rules)
-    return pattern, Values(code.top_token, FALLS[code.fall], rules)
+    pattern = Pattern(columns, density(code.density), STRENGTHS[code.strength])
+    return pattern, Values(code.top_token, FALLS[code.fall])
 
 
 def code_selection(
-    coder: Coder, features: layout.Columns, count: int, given: tuple[int, ...] | None, rules: Rules
+    coder: Coder, features: layout.Columns, count: int, given: tuple[int, ...] | None
 ) -> tuple[int, ...]:
     """Code which `count` of the features a `Select` layer keeps."""
     total = len(features)
@@ -175,7 +174,7 @@ def code_selection(
         flags = np.zeros(total, np.int32)
         flags[list(given)] = 1
         wanted = flags.reshape(rows, len(columns))
-    pattern = Pattern(columns, min(max(count * UNIT // total, 1), UNIT - 1), SELECT_STRENGTH, rules)
+    pattern = Pattern(columns, min(max(count * UNIT // total, 1), UNIT - 1), SELECT_STRENGTH)
     kept = np.flatnonzero(code_matrix(coder, rows, columns, pattern, None, wanted))
     if len(kept) != count:
         raise ArtifactError(f"a selection holds {len(kept)} entries where the header says {count}")
@@ -192,7 +191,7 @@ def code_selections(coder: Coder, header: Header, given: tuple[Layer, ...] | Non
             places = layout.flat(shape[0]) if features is None else features
             known = given[position] if given is not None else None
             wanted = known.indices if isinstance(known, Select) else None
-            layer = Select(code_selection(coder, places, header.selected[position], wanted, rules_of(header.version)))
+            layer = Select(code_selection(coder, places, header.selected[position], wanted))
         layers.append(layer)
         shapes.append(shape_after(layer, shapes, header.selected.get(position)))
         return layout.features_after(layer, features, shape, earlier)

@@ -9,11 +9,11 @@ import numpy as np
 from pyro_compress.artifact.format.codebook import codebook_of, places_in
 from pyro_compress.artifact.format.coding import FALLS, LARGEST, UNIT, split
 from pyro_compress.artifact.format.deviations import DEVIATIONS_FLAG, code_deviations
-from pyro_compress.artifact.format.header import ALL_ZERO, MAGIC, VERSIONS, Header, HeaderWriter, TensorCode
-from pyro_compress.artifact.format.header_bits import codebook_bits, header_reader, header_writer
+from pyro_compress.artifact.format.header import ALL_ZERO, MAGIC, VERSION, Header, TensorCode
+from pyro_compress.artifact.format.header_reader import HeaderReader
+from pyro_compress.artifact.format.header_writer import HeaderWriter, codebook_bits
 from pyro_compress.artifact.format.layout import Columns, tensor_columns
 from pyro_compress.artifact.format.pattern import DENSITIES, STRENGTHS, density
-from pyro_compress.artifact.format.rules import Rules, rules_of
 from pyro_compress.artifact.format.stream import RangeWriter, code_selections, code_tensor
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network.architecture import Select, describe
@@ -24,34 +24,30 @@ TRIAL_NUMBERS = 1 << 19
 TYPICAL_FALL = FALLS.index(13)
 
 
-def encode(network: StoredNetwork, *, version: int = VERSIONS[-1]) -> bytes:
+def encode(network: StoredNetwork) -> bytes:
     """The compressed file of a network.
 
     Args:
         network: what to store.
-        version: of the format, for readers that know no newer one; 1 and 2 stand for the lower one that holds it.
 
     Raises:
         ArtifactError: the format cannot hold the network; the sentence says which part and why.
     """
     _check(network)
     sides = _image_sides(network.architecture.input_shape)
-    files = [_encode(network, side, version) for side in sides]
+    files = [_encode(network, side) for side in sides]
     return min(files, key=len)
 
 
-def _encode(network: StoredNetwork, image_side: int, version: int) -> bytes:
+def _encode(network: StoredNetwork, image_side: int) -> bytes:
     architecture = network.architecture
     columns = tensor_columns(architecture, image_side)
     flags = DEVIATIONS_FLAG if network.deviations else 0
-    header = Header(architecture.input_shape, image_side, list(architecture.layers), flags=flags, version=version)
-    if version < VERSIONS[-1]:
-        header.version = header.old_version
+    header = Header(architecture.input_shape, image_side, list(architecture.layers), flags=flags)
     for position, layer in enumerate(architecture.layers):
         if isinstance(layer, Select):
             header.selected[position] = len(layer.indices)
-    rules = rules_of(header.version)
-    header.codes = {name: choose_code(network.tensors[name], columns[name], rules) for name in columns}
+    header.codes = {name: choose_code(network.tensors[name], columns[name]) for name in columns}
     return encode_with(header, network)
 
 
@@ -59,7 +55,7 @@ def encode_with(header: Header, network: StoredNetwork) -> bytes:
     """The file of a network under given settings: `encode` picks them, and a reader finds them in a file's header."""
     columns = tensor_columns(network.architecture, header.image_side)
     written = _write_header(header)
-    coder, rules = RangeWriter(), rules_of(header.version)
+    coder = RangeWriter()
     code_selections(coder, header, network.architecture.layers)
     floats = bytearray()
     for name, code in header.codes.items():
@@ -68,16 +64,23 @@ def encode_with(header: Header, network: StoredNetwork) -> bytes:
             matrix = _matrix(tensor.integers, columns[name])
             if code.codebook:
                 matrix = places_in(matrix, code.codebook)
-            code_tensor(coder, code, columns[name], len(matrix), matrix, rules)
+            code_tensor(coder, code, columns[name], len(matrix), matrix)
         elif tensor.floats is not None:
             floats += tensor.floats.astype("<f4").tobytes()
     if header.flags & DEVIATIONS_FLAG:
-        code_deviations(coder, {name: network.tensors[name] for name in columns}, columns, network.deviations, rules)
+        code_deviations(coder, {name: network.tensors[name] for name in columns}, columns, network.deviations)
     body = written + bytes(floats) + coder.finish()
-    writer = HeaderWriter()
-    writer.varint(len(body))
-    data = MAGIC + bytes([header.version]) + bytes(writer.out) + body
+    data = MAGIC + bytes([VERSION]) + _length(len(body)) + body
     return data + zlib.crc32(data).to_bytes(4, "little")
+
+
+def _length(value: int) -> bytes:
+    """The length of a body: 7 bits in each byte, the lowest first, the highest bit set on all but the last."""
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
 
 
 def _matrix(integers: np.ndarray, columns: Columns) -> np.ndarray:
@@ -95,24 +98,24 @@ def _image_sides(shape: tuple[int, ...]) -> list[int]:
     return sides
 
 
-def choose_code(tensor: StoredTensor, columns: Columns, rules: Rules) -> TensorCode:
+def choose_code(tensor: StoredTensor, columns: Columns) -> TensorCode:
     """The settings under which a tensor, or the first rows of a large one, takes the fewest bits.
 
-    A codebook is tried where the numbers leave out some that lie between them, and rules have codebooks.
+    A codebook is tried where the numbers leave out some that lie between them.
     """
     if tensor.integers is None:
         return TensorCode(None)
     matrix = _matrix(tensor.integers, columns)
-    code, bits = _settings(matrix, tensor.step_exponent, columns, rules)
-    codebook = codebook_of(matrix) if rules.codebooks else ()
+    code, bits = _settings(matrix, tensor.step_exponent, columns)
+    codebook = codebook_of(matrix)
     if codebook:
-        other, other_bits = _settings(places_in(matrix, codebook), tensor.step_exponent, columns, rules)
+        other, other_bits = _settings(places_in(matrix, codebook), tensor.step_exponent, columns)
         if other_bits + codebook_bits(codebook) < bits:
             return replace(other, codebook=codebook)
     return code
 
 
-def _settings(matrix: np.ndarray, step_exponent: int, columns: Columns, rules: Rules) -> tuple[TensorCode, int]:
+def _settings(matrix: np.ndarray, step_exponent: int, columns: Columns) -> tuple[TensorCode, int]:
     """Strengths are tried, then falls, which matter for few numbers only; the best ones, and what they take in bits."""
     code = first_code(matrix, step_exponent)
     if code.density == ALL_ZERO:
@@ -121,7 +124,7 @@ def _settings(matrix: np.ndarray, step_exponent: int, columns: Columns, rules: R
 
     def bits(code: TensorCode) -> int:
         coder = RangeWriter()
-        code_tensor(coder, code, columns, len(trial), trial, rules)
+        code_tensor(coder, code, columns, len(trial), trial)
         return coder.used_bits()
 
     tried = {code: bits(code) for code in (replace(code, strength=index) for index in range(len(STRENGTHS)))}
@@ -168,8 +171,8 @@ def _check(network: StoredNetwork) -> None:
 def _write_header(header: Header) -> bytes:
     """The header's bytes, after checking that a reader finds the same in them."""
     try:
-        written = header_writer(header.version).header(header)
-        layers = header_reader(written, header.version).header().layers
+        written = HeaderWriter().header(header)
+        layers = HeaderReader(written).header().layers
     except (ArtifactError, ValueError) as error:
         raise ArtifactError(f"the format cannot hold this network: {error}") from error
     for layer, found in zip(header.layers, layers, strict=True):

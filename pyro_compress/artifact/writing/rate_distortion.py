@@ -21,17 +21,15 @@ from pyro_compress.analysis.decisions.bits import bits_for
 from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
 from pyro_compress.analysis.decisions.structure import remove_dead_indexed
 from pyro_compress.artifact.format.coding import UNIT, Values, split, token_range
-from pyro_compress.artifact.format.header import ALL_ZERO, VERSIONS, TensorCode
+from pyro_compress.artifact.format.header import ALL_ZERO, TensorCode
 from pyro_compress.artifact.format.layout import Columns, tensor_columns
 from pyro_compress.artifact.format.pattern import Choose, code_matrix
-from pyro_compress.artifact.format.rules import rules_of
 from pyro_compress.artifact.format.stream import RangeWriter, tensor_models
 from pyro_compress.artifact.writing.encode import choose_code, first_code
 from pyro_compress.errors import DecisionError
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.stored import STEP_EXPONENTS
 
-RULES = rules_of(VERSIONS[-1])
 COARSER = (0, 1, 2)
 SMALLER = 3
 PASSES = 2
@@ -59,7 +57,7 @@ def refinement(architecture: Architecture, decision: Decision) -> Callable[[floa
     for name, where in index.items():
         site, tensor = decision.sites[name], stored.tensors[name]
         if site.step is not None and tensor.integers is not None and tensor.integers.any():
-            weights[name] = _Numbers.of(site, where, tensor.integers), choose_code(tensor, columns[name], RULES)
+            weights[name] = _Numbers.of(site, where, tensor.integers), choose_code(tensor, columns[name])
 
     def refined(price: float) -> Decision:
         if not price >= 0:
@@ -146,7 +144,7 @@ def _chosen(numbers: _Numbers, exponent: int, strength: int, columns: Columns, p
             return given, 0
         # the largest number may be asked for again
         code = replace(code, top_token=first_code(numbers.start, exponent).top_token)
-        pattern, values = tensor_models(code, columns, RULES)
+        pattern, values = tensor_models(code, columns)
         given, coder = numbers.start.copy(), RangeWriter()
         choose = _chooser(given, numbers, values, price)
         code_matrix(coder, len(given), columns, pattern, values, given, choose)

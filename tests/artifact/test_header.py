@@ -1,4 +1,4 @@
-"""Version 3: its header by hand, codebooks that pay, and each way in which a header in bits can be malformed."""
+"""A header by hand, codebooks that pay, and each way in which a header can be malformed."""
 
 import tracemalloc
 from dataclasses import replace
@@ -11,28 +11,16 @@ from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.analysis.decisions.weight_sharing import weight_sharing
 from pyro_compress.artifact.format.codebook import codebook_of, levels_at, places_in
 from pyro_compress.artifact.format.decode import decode, unwrap
-from pyro_compress.artifact.format.header_bits import header_reader
+from pyro_compress.artifact.format.header_reader import HeaderReader
 from pyro_compress.artifact.runtimes.numpy_runtime import forward
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.encode import encode, encode_with
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network.architecture import Activation, Linear
+from pyro_compress.network.architecture import Activation, Architecture, Linear, Select
+from pyro_compress.network.stored import StoredNetwork
 from tests.artifact import fuzzing, networks
+from tests.artifact.header_digits import FLAT, GIVEN, IMAGE, LINEAR, ZEROS, linear, number, pair, shape, text
 from tests.artifact.test_rate_distortion import ARCHITECTURE, decision
-
-
-def header(*digits: str) -> bytes:
-    """Bits, spaces for the eye, as bytes."""
-    joined = "".join(digits).replace(" ", "")
-    return int(joined + "0" * (-len(joined) % 8), 2).to_bytes(-(-len(joined) // 8), "big")
-
-
-def number(value: int, order: int) -> str:
-    return fuzzing.bit_number(value, order).decode()
-
-
-VECTOR = "0" + number(1, 2) + number(4, 4) + number(0, 4)  # no flags, rank 1, 4 numbers, no image
-LINEAR = VECTOR + number(1, 4) + "0000 0" + number(2, 4) + "1"  # one dense layer fc1, 4 → 2, no bias
 
 
 def test_a_header_by_hand() -> None:
@@ -40,20 +28,73 @@ def test_a_header_by_hand() -> None:
     network = networks.filled((4,), layers)
     network.tensors["fc1.weight"].integers[:] = 0  # type: ignore[index]
     network.tensors["fc2.weight"].integers[:] = 0  # type: ignore[index]
-    expected = VECTOR + number(3, 4) + "0000 0" + number(2, 4) + "1" + "010" + number(7, 0)  # all zero, e = 0 - 4
-    expected += "1000 0" + "0000 0" + number(2, 4) + "1" + "010" + "1"  # relu; fc2, all zero, the same e
+    expected = FLAT + number(3) + linear(2) + "010" + number(7, 0)  # all zero, e = 0 - 4
+    expected += "1000 0" + linear(2) + ZEROS  # relu; fc2, all zero, the same e
     data = encode(network)
-    assert unwrap(data) == header(expected)
+    assert unwrap(data) == fuzzing.packed(expected)
     networks.assert_same(decode(data), network)
 
 
 BOOK = number(3, 0) + "1" + number(0, 2) + "00" + number(0, 2)  # codebook, e = 0, density 7/8, strength 1, tokens 0
+CONV = IMAGE + "0001"
 MALFORMED: dict[str, tuple[str, str]] = {
-    "ends": (VECTOR[:4], "ends inside its header, where input extent was expected"),
+    "ends": (FLAT[:4], "ends inside its header, where input extent was expected"),
     "endless zeros": ("0" + "0" * 400, "input rank in the header exceeds the limit 8"),
     "rank": ("0" + number(9, 2), "input rank in the header exceeds the limit 8"),
-    "extent": ("0" + number(1, 2) + number(2**22 + 1, 4), "input extent in the header exceeds the limit"),
-    "layers": (VECTOR + number(1025, 4), "number of layers in the header exceeds the limit 1024"),
+    "extent": (shape(2**22 + 1), "input extent in the header exceeds the limit"),
+    "input": (shape(2**12, 2**12), "declares an input of 16777216 numbers"),
+    "image side": (shape(10) + number(3), "10 inputs are not square images of side 3"),
+    "layers": (FLAT + number(1025), "number of layers in the header exceeds the limit 1024"),
+    "outputs": (FLAT + number(1) + linear(2**40), "out_features in the header exceeds"),
+    "numbers": (
+        shape(2**22) + number(0) + number(1) + linear(2**22) + ZEROS,
+        "declares at least 17592186044416 numbers, limit 134217728",
+    ),
+    "selected": (FLAT + number(1) + "0111" + number(5), "number of selected entries in the header exceeds"),
+    "selections": (
+        shape(2**22) + number(0) + number(40) + ("0111" + number(2**22)) * 40,
+        r"Select\(0 indices\) has 4194304 places, limit 4194304, 16777216 in all",
+    ),
+    "outputs without numbers": (
+        shape(0) + number(0) + number(20) + (linear(2**22) + ZEROS + linear(0) + ZEROS) * 10,
+        r"Linear\(name=fc9, in_features=0, out_features=4194304, bias=False\) has 4194304 places",
+    ),
+    "kernel without filters": (
+        shape(1, 2**11, 2**11) + number(1) + "0001 0010" + number(0) + pair(0) + "1",
+        "kernel size in the header is 0, at least 2",
+    ),
+    "places without filters": (
+        shape(1, 2**11, 2**11) + number(1) + "0001 0010" + number(0) + pair(2**12) + pair(2**11) + "1" + ZEROS,
+        "has 16777216 places, limit 4194304",
+    ),
+    "stride": (CONV + "0100" + number(1) + pair(2) + pair(0), "stride in the header is 0, at least 2"),
+    "groups of nothing": (
+        CONV + "0001" + number(1) + pair(2) + pair(1) + number(0, 2),
+        "groups in the header is 0, at least 1",
+    ),
+    "groups": (
+        shape(3, 4, 4) + number(1) + "0001 0001" + number(4) + pair(2) + pair(1) + number(2, 2),
+        "from 3 to 4 channels cannot have 2 groups",
+    ),
+    "kernel": (CONV + "0000" + number(1) + pair(9) + "1" + ZEROS, "does not fit together: layer 0 .* kernel"),
+    "linear on an image": (IMAGE + linear(1) + ZEROS, "does not fit together"),
+    "flattened": (
+        shape(1, 4, 4) + number(2) + "0101" + pair(2**12) + "0110 00",
+        "gives 16777216 features, more than 4194304",
+    ),
+    "reference to nothing": (FLAT + number(1) + "0110 10" + number(0, 2), "a reference in the header exceeds|is 0"),
+    "stride that is the kernel": (IMAGE + "0011 10" + pair(2) + pair(2), "one canonical form"),
+    "slope": (FLAT + number(1) + "1001 1" + text(np.float64("nan").tobytes()), "slope of a leaky_relu layer is nan"),
+    "name that is no text": (
+        FLAT + number(1) + linear(1, GIVEN) + number(0) + number(1) + text(b"\xff") + number(0),
+        "name is not UTF-8",
+    ),
+    "long name": (FLAT + number(1) + linear(1, GIVEN) + number(0) + number(256), "exceeds the limit 255"),
+    "code of a name": (FLAT + number(1) + linear(1, GIVEN) + number(124), "a layer's name in the header exceeds"),
+    "two layers of one name": (
+        FLAT + number(2) + (linear(1, GIVEN) + number(64) + ZEROS) * 2,
+        "two layers named ''",
+    ),
     "kind": (LINEAR + number(4, 0), "a tensor's kind in the header exceeds the limit 3"),
     "step": (LINEAR + number(0, 0) + number(128, 0), "has grid step 2\\*\\*64, beyond"),
     "step below": (LINEAR + number(1, 0) + number(255, 0), "has grid step 2\\*\\*-128, beyond"),
@@ -62,6 +103,12 @@ MALFORMED: dict[str, tuple[str, str]] = {
         LINEAR + number(0, 0) + "1" + number(0, 2) + "00" + number(56, 2),
         "magnitude token .* exceeds the limit",
     ),
+    "missing floats": (LINEAR + number(2, 0) + "0" * 16, "tensor fc1.weight: 32 bytes expected, [23] left"),
+    "numbers without bytes": (
+        shape(2**22) + number(0) + number(1) + linear(32) + "11" + number(29, 2) + "00" + number(0, 2),
+        "declares 134217728 coded numbers, more than its 0 bytes can hold",
+    ),
+    "select of a number": (shape() + number(1) + "0111", "selects entries of an input without axes"),
     "no levels": (LINEAR + BOOK + number(0, 2) * 2, "the codebook of fc1.weight has 0 levels for 8 numbers"),
     "many levels": (LINEAR + BOOK + number(4, 2) + number(5, 2), "has 9 levels for 8 numbers"),
     "too many levels": (LINEAR + BOOK + number(256, 2), "a codebook in the header exceeds the limit 255"),
@@ -71,11 +118,11 @@ MALFORMED: dict[str, tuple[str, str]] = {
     ),
     "order of gaps": (LINEAR + BOOK + number(0, 2) + number(1, 2) + "1111" + number(0, 15), "one canonical form"),
     "expected name written": (
-        VECTOR + number(1, 4) + "0000 0" + number(2, 4) + "0" + number(64 + 6 + 2, 4) + "010" + "1",
+        FLAT + number(1) + linear(2, GIVEN) + number(64 + 6 + 2) + ZEROS,
         "one canonical form",
     ),
-    "filling": (LINEAR + "010" + "1" + "0" * 4 + "1", "one canonical form"),
-    "bytes behind": (LINEAR + "010" + "1" + "0" * 24, "other or more bytes than its numbers need"),
+    "filling": (LINEAR + ZEROS + "0" * 5 + "1", "one canonical form"),
+    "bytes behind": (LINEAR + ZEROS + "0" * 24, "other or more bytes than its numbers need"),
 }
 
 
@@ -83,7 +130,7 @@ MALFORMED: dict[str, tuple[str, str]] = {
 def test_malformed_headers(case: str) -> None:
     """Refused with a sentence, and before memory is taken for what the header declares."""
     digits, message = MALFORMED[case]
-    data = fuzzing.wrapped(header(digits), 3)
+    data = fuzzing.wrapped(fuzzing.packed(digits))
     tracemalloc.start()
     try:
         with pytest.raises(ArtifactError, match=message):
@@ -111,9 +158,9 @@ def test_places_in_a_codebook() -> None:
 def test_the_encoder_takes_a_codebook_where_it_is_smaller() -> None:
     network = networks.levels()
     data = encode(network)
-    codes = header_reader(unwrap(data), 3).header().codes
+    codes = HeaderReader(unwrap(data)).header().codes
     assert codes["fc1.weight"].codebook == (-217, -50, 60, 1025) and not codes["fc1.bias"].codebook
-    plain = header_reader(unwrap(encode(network)), 3).header()
+    plain = HeaderReader(unwrap(encode(network))).header()
     plain.layers = list(network.architecture.layers)
     for name, code in plain.codes.items():
         top = {"fc1.weight": 29, "fc2.weight": 31}.get(name, code.top_token)
@@ -126,7 +173,7 @@ def test_the_encoder_takes_a_codebook_where_it_is_smaller() -> None:
 def test_a_decision_with_shared_weights_is_stored_as_a_codebook_and_runs() -> None:
     network = remove_dead(ARCHITECTURE, weight_sharing(decision(), 6))
     artifact = Artifact.of(network)
-    codes = header_reader(unwrap(artifact.data), 3).header().codes
+    codes = HeaderReader(unwrap(artifact.data)).header().codes
     assert 0 < len(codes["fc1.weight"].codebook) <= 6
     x = np.random.default_rng(0).normal(size=(5, 150)).astype(np.float32)
     expected = artifact.to_torch()(torch.from_numpy(x)).detach().numpy()
@@ -136,9 +183,20 @@ def test_a_decision_with_shared_weights_is_stored_as_a_codebook_and_runs() -> No
 def test_a_level_that_no_number_has() -> None:
     network = networks.levels()
     data = encode(network)
-    found = header_reader(unwrap(data), 3).header()
+    found = HeaderReader(unwrap(data)).header()
     found.layers = list(network.architecture.layers)
     code = found.codes["fc1.weight"]
     found.codes["fc1.weight"] = replace(code, codebook=(*code.codebook, 2000))
     with pytest.raises(ArtifactError, match="a codebook holds numbers that do not occur"):
         decode(encode_with(found, network))
+
+
+def test_selection_of_another_size() -> None:
+    """A stream that selects five entries under a header that says six."""
+    network = StoredNetwork(Architecture((9,), (Select((0, 2, 3, 5, 8)),)), {})
+    data = encode(network)
+    parts = fuzzing.parts_of(data)
+    assert parts.fields[-1] == ("order 4", number(5))
+    more = replace(parts, fields=(*parts.fields[:-1], ("order 4", number(6))))
+    with pytest.raises(ArtifactError, match=r"selection holds|other or more bytes"):
+        decode(fuzzing.joined(more))

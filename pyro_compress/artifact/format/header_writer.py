@@ -1,0 +1,225 @@
+"""Header → bytes: a sequence of bits, in which small numbers and expected names take few; `FORMAT.md`, part 2.
+
+A number is an Exp-Golomb code, whose order is the number of bits that small ones take.
+"""
+
+import struct
+from itertools import pairwise
+
+from pyro_compress.artifact.format.header import (
+    ALL_ZERO,
+    CODE_BITS,
+    CODEBOOK,
+    CODED_ACTIVATIONS,
+    CODES,
+    DEFAULT_SLOPES,
+    FALL_BITS,
+    FLOATS,
+    GAP_ORDER_BITS,
+    INTEGERS,
+    LEAST,
+    NUMBER_BITS,
+    SHORT_NAME,
+    SHORT_NUMBERS,
+    SIZE,
+    SMALL,
+    STEMS,
+    STRENGTH_BITS,
+    ZEROS,
+    Header,
+    Named,
+    TensorCode,
+    extended,
+    next_name,
+    role,
+    split_name,
+    tensor_names,
+)
+from pyro_compress.errors import ArtifactError, unknown_name
+from pyro_compress.network.architecture import (
+    ACTIVATIONS,
+    Activation,
+    AdaptiveAvgPool2d,
+    Add,
+    AvgPool2d,
+    ChannelAffine,
+    Conv2d,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool2d,
+    Pair,
+    Recall,
+    Select,
+)
+
+
+class HeaderWriter:
+    """Collects the header's bits."""
+
+    def __init__(self) -> None:
+        self._stem, self._number = "", -1
+        self._last: dict[type, str] = {}
+        self._steps = {True: 0, False: 0}
+        self._bits = 0
+        self.count = 0
+
+    def header(self, header: Header) -> bytes:
+        """The whole header; zero bits fill its last byte."""
+        self.bits(header.flags, 1)
+        self.number(len(header.input_shape), SMALL)
+        for extent in header.input_shape:
+            self.number(extent)
+        if len(header.input_shape) == 1:
+            self.number(header.image_side)
+        self.number(len(header.layers))
+        for position, layer in enumerate(header.layers):
+            self._layer(layer, position, header.selected.get(position, 0))
+            for name in tensor_names(layer):
+                self._tensor(name, header.codes[name])
+        filling = -self.count % 8
+        return (self._bits << filling).to_bytes((self.count + filling) // 8, "big")
+
+    def bits(self, value: int, count: int) -> None:
+        """So many bits, the highest first."""
+        self._bits = self._bits << count | value
+        self.count += count
+
+    def number(self, value: int, order: int = SIZE) -> None:
+        """The Exp-Golomb code of an order: value + 2^order in binary, behind one zero for each bit beyond order + 1."""
+        if value < 0:
+            raise ArtifactError(f"the header holds no negative numbers, {value} was given")
+        self.bits(value + (1 << order), _number_bits(value, order))
+
+    def _raw(self, data: bytes) -> None:
+        self.bits(int.from_bytes(data, "big"), 8 * len(data))
+
+    def _pair(self, value: Pair) -> None:
+        self.number(2 * value[0] + (value[0] != value[1]), SMALL)
+        if value[0] != value[1]:
+            self.number(value[1], SMALL)
+
+    def _layer(self, layer: Layer, position: int, selected: int) -> None:
+        flags, optional = _flags(layer)
+        self.bits(_code(layer), CODE_BITS)
+        if _code(layer) == CODES.index(Flatten):
+            self.bits(extended(layer), NUMBER_BITS)
+        for flag in flags:
+            self.bits(flag, 1)
+        match layer:
+            case Linear():
+                self.number(layer.out_features)
+            case Conv2d():
+                self.number(layer.out_channels)
+                self._pair(layer.kernel_size)
+            case MaxPool2d() | AvgPool2d():
+                self._pair(layer.kernel_size)
+            case AdaptiveAvgPool2d():
+                self._pair(layer.output_size)
+            case Select():
+                self.number(selected)
+            case Add() | Recall():
+                self.number(position - layer.source, SMALL)
+        for flag, values in zip(flags, optional, strict=True):
+            for value in values if flag else ():
+                if isinstance(value, float):
+                    self._raw(struct.pack("<d", value))
+                elif isinstance(value, tuple):
+                    self._pair(value)
+                else:
+                    self.number(value, SMALL)
+        if isinstance(layer, Linear | Conv2d | ChannelAffine):
+            self._name(layer)
+
+    def _name(self, layer: Named) -> None:
+        kind, last = type(layer), (self._stem, self._number)
+        expected = layer.name == next_name(self._last.get(kind), kind)
+        self._stem, self._number = split_name(layer.name)
+        self._last[kind] = layer.name
+        self.bits(expected, 1)
+        if expected:
+            return
+        step = self._number - last[1] if self._stem == last[0] else 0
+        if 0 < step < SHORT_NAME:
+            self.number(step)
+        elif self._stem in STEMS and self._number + 1 < SHORT_NUMBERS:
+            self.number(SHORT_NAME + STEMS.index(self._stem) * SHORT_NUMBERS + self._number + 1)
+        else:
+            raw = self._stem.encode()
+            self.number(0)
+            self.number(len(raw))
+            self._raw(raw)
+            self.number(self._number + 1)
+
+    def _tensor(self, name: str, code: TensorCode) -> None:
+        if code.step_exponent is None:
+            self.number(FLOATS, LEAST)
+            return
+        self.number(CODEBOOK if code.codebook else ZEROS if code.density == ALL_ZERO else INTEGERS, LEAST)
+        away = code.step_exponent - self._steps[role(name)]
+        self.number(2 * away if away >= 0 else -2 * away - 1, LEAST)
+        self._steps |= {False: code.step_exponent, role(name): code.step_exponent}
+        if code.density == ALL_ZERO:
+            return
+        self.number(code.density, SMALL)
+        self.bits(code.strength, STRENGTH_BITS)
+        self.number(code.top_token, SMALL)
+        if code.top_token:
+            self.bits(code.fall, FALL_BITS)
+        if code.codebook:
+            self.codebook(code.codebook)
+
+    def codebook(self, codebook: tuple[int, ...]) -> None:
+        """How many levels there are on either side of zero, and the gaps between them."""
+        gaps = _gaps(codebook)
+        every = [gap - 1 for side in gaps for gap in side]
+        order = min(range(1 << GAP_ORDER_BITS), key=lambda order: sum(_number_bits(gap, order) for gap in every))
+        for side in gaps:
+            self.number(len(side), SMALL)
+        self.bits(order, GAP_ORDER_BITS)
+        for gap in every:
+            self.number(gap, order)
+
+
+def codebook_bits(codebook: tuple[int, ...]) -> int:
+    """What a codebook adds to the header."""
+    writer = HeaderWriter()
+    writer.codebook(codebook)
+    return writer.count
+
+
+def _number_bits(value: int, order: int) -> int:
+    return 2 * ((value >> order) + 1).bit_length() - 1 + order
+
+
+def _gaps(codebook: tuple[int, ...]) -> tuple[list[int], list[int]]:
+    """Distances of the levels from one to the next, outwards from zero: negative ones, positive ones."""
+    below, above = [-level for level in reversed(codebook) if level < 0], [level for level in codebook if level > 0]
+    return [b - a for a, b in pairwise([0, *below])], [b - a for a, b in pairwise([0, *above])]
+
+
+def _flags(layer: Layer) -> tuple[list[bool], list[tuple[Pair | int | float, ...]]]:
+    """Which optional parts of a layer differ from their defaults, and the values of each part."""
+    match layer:
+        case Linear():
+            return [layer.bias], [()]
+        case Conv2d():
+            rare = layer.dilation != (1, 1) or layer.groups != 1
+            flags = [layer.bias, layer.stride != (1, 1), layer.padding != (0, 0), rare]
+            return flags, [(), (layer.stride,), (layer.padding,), (layer.dilation, layer.groups)]
+        case MaxPool2d() | AvgPool2d():
+            flags = [layer.stride != layer.kernel_size, layer.padding != (0, 0)]
+            return flags, [(layer.stride,), (layer.padding,)]
+        case Activation() if not extended(layer):
+            return [layer.slope != DEFAULT_SLOPES.get(layer.kind, 0.0)], [(float(layer.slope),)]
+    return [], []
+
+
+def _code(layer: Layer) -> int:
+    if extended(layer):
+        return CODES.index(Flatten)
+    if not isinstance(layer, Activation):
+        return CODES.index(type(layer))
+    if layer.kind not in CODED_ACTIVATIONS:
+        raise ArtifactError(unknown_name("activation", layer.kind, ACTIVATIONS))
+    return len(CODES) + CODED_ACTIVATIONS.index(layer.kind)

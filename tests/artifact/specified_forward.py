@@ -1,0 +1,102 @@
+"""Part 4 of `FORMAT.md`, for the second reader: what a network computes, in float64 and one number after the other."""
+
+from math import erf, exp, expm1, log1p, prod, tanh
+
+import numpy as np
+
+from tests.artifact.specified import Layer, Network
+
+Array = np.ndarray
+
+
+def forward(network: Network, example: Array) -> Array:
+    """The output for one example of the network's input shape."""
+    outputs = [np.asarray(example, np.float64)]
+    for layer in network.layers:
+        tensors = {part: network.tensors[f"{layer.name}.{part}"].numbers.astype(np.float64) for part in layer.tensors}
+        earlier = outputs[layer.source] if layer.source is not None else None
+        outputs.append(after(layer, outputs[-1], earlier, tensors))
+        assert outputs[-1].shape == layer.after
+    return outputs[-1]
+
+
+def after(layer: Layer, x: Array, earlier: Array | None, tensors: dict[str, Array]) -> Array:
+    """What a layer makes of the output before it."""
+    if layer.kind == "linear":
+        return tensors["weight"] @ x + tensors.get("bias", 0.0)
+    if layer.kind == "conv":
+        return convolution(layer, x, tensors["weight"], tensors.get("bias", np.zeros(layer.after[0])))
+    if layer.kind == "affine":
+        each = (-1, *[1] * (x.ndim - 1))
+        return tensors["scale"].reshape(each) * x + tensors["shift"].reshape(each)
+    if layer.kind in ("max_pool", "average_pool"):
+        return pool(layer, x)
+    if layer.kind == "adaptive_pool":
+        return adaptive_pool(layer, x)
+    if layer.kind == "flatten":
+        return x.reshape(prod(x.shape))
+    if layer.kind == "select":
+        return x[layer.indices]
+    if layer.kind == "add" and earlier is not None:
+        return np.asarray(x + earlier)
+    if layer.kind == "recall" and earlier is not None:
+        return earlier
+    return np.array([activation(layer.kind, layer.slope, float(number)) for number in x.flat]).reshape(x.shape)
+
+
+def padded(x: Array, padding: tuple[int, int], filling: float) -> Array:
+    down, right = padding
+    return np.pad(x, ((0, 0), (down, down), (right, right)), constant_values=filling)
+
+
+def convolution(layer: Layer, x: Array, weight: Array, bias: Array) -> Array:
+    x, out = padded(x, layer.padding, 0.0), np.zeros(layer.after)
+    inputs, outputs = x.shape[0] // layer.groups, layer.after[0] // layer.groups
+    for o, i, j in np.ndindex(*layer.after):
+        first = o // outputs * inputs
+        total = bias[o]
+        for c, y, z in np.ndindex(*weight.shape[1:]):
+            row, column = i * layer.stride[0] + y * layer.dilation[0], j * layer.stride[1] + z * layer.dilation[1]
+            total += weight[o, c, y, z] * x[first + c, row, column]
+        out[o, i, j] = total
+    return out
+
+
+def pool(layer: Layer, x: Array) -> Array:
+    largest = layer.kind == "max_pool"
+    x, out = padded(x, layer.padding, -np.inf if largest else 0.0), np.zeros(layer.after)
+    for c, i, j in np.ndindex(*layer.after):
+        top, left = i * layer.stride[0], j * layer.stride[1]
+        values = x[c, top : top + layer.kernel[0], left : left + layer.kernel[1]]
+        out[c, i, j] = values.max() if largest else values.sum() / prod(layer.kernel)
+    return out
+
+
+def adaptive_pool(layer: Layer, x: Array) -> Array:
+    out = np.zeros(layer.after)
+    for c, i, j in np.ndindex(*layer.after):
+        rows, columns = (
+            bin_of(part, *extents)
+            for part, extents in ((i, (x.shape[1], out.shape[1])), (j, (x.shape[2], out.shape[2])))
+        )
+        out[c, i, j] = x[c, rows, columns].mean()
+    return out
+
+
+def bin_of(part: int, extent: int, count: int) -> slice:
+    return slice(part * extent // count, -(-(part + 1) * extent // count))
+
+
+def activation(kind: str, slope: float, x: float) -> float:
+    sigmoid = 1 / (1 + exp(-x)) if x >= 0 else exp(x) / (1 + exp(x))
+    return {
+        "relu": lambda: max(x, 0.0),
+        "leaky_relu": lambda: x if x > 0 else slope * x,
+        "elu": lambda: x if x > 0 else slope * expm1(x),
+        "tanh": lambda: tanh(x),
+        "sigmoid": lambda: sigmoid,
+        "softplus": lambda: max(x, 0.0) + log1p(exp(-abs(x))),
+        "gelu": lambda: x * (1 + erf(x / 2**0.5)) / 2,
+        "silu": lambda: x * sigmoid,
+        "relu6": lambda: min(max(x, 0.0), 6.0),
+    }[kind]()
