@@ -177,7 +177,7 @@ def _detail(
     shrinkage = {
         name: [round(float(q), 6) for q in np.quantile(site.groups.shrinkage(), (0.0, 0.5, 1.0))]
         for name, site in posterior.parameters.items()
-        if site.groups is not None and site.groups.statistic == "variance_log_scale"
+        if site.groups is not None and site.criterion is not None and site.criterion.shrinkage
     }
     return {
         "original_bytes": measured.original_bytes,
@@ -188,7 +188,7 @@ def _detail(
         "nll_nats_per_example": measured.nll_nats_per_example,
         "calibration_error": measured.calibration_error,
         "brier_score": measured.brier_score,
-        "horseshoe_shrinkage_min_median_max": shrinkage,
+        "shrinkage_min_median_max": shrinkage,
         "decision": dict(decision.made_by),
         "published": published_rows(settings.entry, measured.original_bytes),
     }

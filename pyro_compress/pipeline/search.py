@@ -199,11 +199,11 @@ def _choose_cut(
 ) -> Decision:
     """The cuts that were given, or the largest SNR cut of a ladder that stays within the tolerance.
 
-    A log-uniform prior has a cut of its own, log α < 3, which is one on the SNR.
+    Priors that judge single weights, such as the log-uniform by log α, need no such ladder.
     """
     units, reference = _choose_units(posterior, judge, data, settings, reference, say)
     given = settings.log_alpha, settings.snr, settings.remove_percent
-    uncut = any(site.prior not in ("LogUniform", "point") for site in posterior.parameters.values())
+    uncut = any(not (site.is_point or site.judges_weights) for site in posterior.parameters.values())
     candidates = SNR_LADDER if given == (None, None, None) and uncut else (settings.snr,)
     for snr in candidates:
         pruned = prune(

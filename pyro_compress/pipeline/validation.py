@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from pyro_compress.analysis.decisions.decision import Decision
+from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.analysis.decisions.norms import with_norms_on_grids
-from pyro_compress.analysis.decisions.pruning import prune
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.inference.finetuning.batch_norm import reestimate_batch_norm
 from pyro_compress.inference.loop.processes import Ranks
@@ -101,7 +100,11 @@ def place(network: nn.Module, decision: Decision) -> None:
 
 def nothing_pruned(posterior: Posterior) -> Decision:
     """The posterior mean as it is: the 'before' of every comparison."""
-    return prune(posterior, group_threshold=np.inf, log_alpha=np.inf)
+    sites = {
+        name: SiteDecision.of(site, np.full(site.mean.shape, FLOAT_BITS, np.uint8))
+        for name, site in posterior.parameters.items()
+    }
+    return Decision(sites, dict(posterior.buffers))
 
 
 def with_batch_norm(network: nn.Module, decision: Decision, data: DataSet) -> Decision:

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from pyro_compress.errors import InferenceError
+from pyro_compress.posterior.criterion import Criterion, log_alpha
 from pyro_compress.posterior.draws import Draws
 
 KINDS = ("chains", "iid", "guide", "point")
@@ -30,24 +31,21 @@ class Flag:
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """What a group prior says of its groups.
+    """The groups that a prior ties.
 
     Attributes:
         axis: axis of the parameter along which groups are counted.
-        statistic: 'log_alpha' or 'variance_log_scale'; a group is off where its value exceeds `threshold`.
-        value: float32, (groups,).
-        threshold: the prior's default cut.
-        scale: float32, (groups,): E[z], or exp E[ln z] for a horseshoe.
+        scale: float32, (groups,): |E z|, or exp E[ln z] where the criterion is taken of ln z; None without a scale.
+        unscaled: name of the site of w̃ in w = z·w̃; None without one.
     """
 
     axis: int
-    statistic: str
-    value: np.ndarray
-    threshold: float
-    scale: np.ndarray
+    scale: np.ndarray | None = None
+    unscaled: str | None = None
 
     def shrinkage(self) -> np.ndarray:
-        """Horseshoe shrinkage κ = 1 / (1 + z²), (groups,): 1 is switched off (Carvalho et al. 2010)."""
+        """Shrinkage κ = 1 / (1 + z²), (groups,): 1 is switched off (Carvalho et al. 2010)."""
+        assert self.scale is not None
         return 1.0 / (1.0 + self.scale.astype(np.float64) ** 2)
 
 
@@ -61,6 +59,8 @@ class ParameterPosterior:
         prior: name of the prior's class, or 'point'.
         groups: for group priors.
         value: likewise, S; what to store where that is not the mean, such as the best draw.
+        criterion: by what the prior says that weights or groups are off; None for priors that don't.
+        statistic: float32, the criterion's statistic: (groups,), or S; None where it follows from mean and variance.
     """
 
     mean: np.ndarray
@@ -68,6 +68,8 @@ class ParameterPosterior:
     prior: str
     groups: Groups | None = None
     value: np.ndarray | None = None
+    criterion: Criterion | None = None
+    statistic: np.ndarray | None = None
 
     @property
     def to_store(self) -> np.ndarray:
@@ -79,31 +81,44 @@ class ParameterPosterior:
         """Whether the method gave no uncertainty for it."""
         return self.prior == "point"
 
+    @property
+    def judges_weights(self) -> bool:
+        """Whether the prior says of every single weight whether it is off."""
+        return self.criterion is not None and not self.criterion.per_group
+
     def log_alpha(self) -> np.ndarray:
         """float64, S: dropout rate log α = log Var w − log (E w)²; −∞ without a variance, ∞ around a mean of zero."""
-        mean, variance = self.mean.astype(np.float64), self.variance.astype(np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(variance == 0, -np.inf, np.log(variance) - 2 * np.log(np.abs(mean)))
+        return log_alpha(self.mean, self.variance)
 
     def kept(self, group_threshold: float | None = None, log_alpha_threshold: float | None = None) -> np.ndarray:
-        """Boolean, S: weights whose group is on and whose own log α is below a threshold.
+        """Boolean, S: weights that are on by the prior's criterion and whose own log α is not above a threshold.
 
         Args:
-            group_threshold: cut on the group statistic; the prior's own if not given.
-            log_alpha_threshold: cut on log α per weight; if not given 3 under a log-uniform prior
-                (Molchanov et al. 2017) and none under others.
+            group_threshold: cut on the statistic of groups; the prior's own if not given.
+            log_alpha_threshold: cut on log α per weight, in place of what the prior says of single weights; none if
+                not given.
         """
         keep = np.ones(self.mean.shape, dtype=bool)
-        if self.groups is not None:
-            cut = self.groups.threshold if group_threshold is None else group_threshold
-            shape = [1] * self.mean.ndim
-            shape[self.groups.axis] = -1
-            keep &= (self.groups.value <= cut).reshape(shape)
-        if log_alpha_threshold is None and self.prior == "LogUniform":
-            log_alpha_threshold = 3.0
+        if self.criterion is not None and self.criterion.per_group:
+            keep &= self.on(group_threshold)
+        elif log_alpha_threshold is None:
+            keep &= self.on()
         if log_alpha_threshold is not None and not self.is_point:
-            keep &= self.log_alpha() < log_alpha_threshold
+            keep &= self.log_alpha() <= log_alpha_threshold
         return keep
+
+    def on(self, threshold: float | None = None) -> np.ndarray:
+        """Boolean, S: what is on by the prior's criterion at a threshold, the prior's own if not given."""
+        if self.criterion is None:
+            return np.ones(self.mean.shape, dtype=bool)
+        statistic = self.criterion.value(self.mean, self.variance) if self.statistic is None else self.statistic
+        found = self.criterion.is_on(statistic, threshold)
+        if not self.criterion.per_group:
+            return found
+        assert self.groups is not None
+        shape = [1] * self.mean.ndim
+        shape[self.groups.axis] = -1
+        return np.broadcast_to(found.reshape(shape), self.mean.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,10 +205,14 @@ class Posterior:
             entry: dict[str, object] = {"prior": parameter.prior}
             if parameter.value is not None:
                 tensors[f"value/{name}"] = parameter.value
+            if parameter.criterion is not None:
+                entry["criterion"] = asdict(parameter.criterion)
+            if parameter.statistic is not None:
+                tensors[f"statistic/{name}"] = parameter.statistic
             if parameter.groups is not None:
                 groups = asdict(parameter.groups)
-                tensors[f"group_value/{name}"] = groups.pop("value")
-                tensors[f"group_scale/{name}"] = groups.pop("scale")
+                if (scale := groups.pop("scale")) is not None:
+                    tensors[f"group_scale/{name}"] = scale
                 entry["groups"] = groups
             described["parameters"][name] = entry
         for name, latent in self.latents.items():
@@ -245,8 +264,8 @@ def _draws_folder(path: Path) -> Path:
 
 
 def _parameter(name: str, entry: dict, tensors: Mapping[str, np.ndarray]) -> ParameterPosterior:
-    groups = None
-    if "groups" in entry:
-        groups = Groups(value=tensors[f"group_value/{name}"], scale=tensors[f"group_scale/{name}"], **entry["groups"])
-    value = tensors.get(f"value/{name}")
-    return ParameterPosterior(tensors[f"mean/{name}"], tensors[f"variance/{name}"], entry["prior"], groups, value)
+    mean, variance = tensors[f"mean/{name}"], tensors[f"variance/{name}"]
+    groups = Groups(scale=tensors.get(f"group_scale/{name}"), **entry["groups"]) if "groups" in entry else None
+    criterion = Criterion(**entry["criterion"]) if "criterion" in entry else None
+    value, statistic = tensors.get(f"value/{name}"), tensors.get(f"statistic/{name}")
+    return ParameterPosterior(mean, variance, entry["prior"], groups, value, criterion, statistic)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.analysis.decisions.pruning import signal_to_noise
 from pyro_compress.network.architecture import Architecture, Linear
+from pyro_compress.posterior.criterion import Criterion
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 from pyro_compress.report.figures import (
     RatePoint,
@@ -18,9 +20,6 @@ from pyro_compress.report.figures import (
     snr_histogram,
     weight_matrices,
 )
-
-# As in `ParameterPosterior.kept`.
-LOG_UNIFORM_CUT = 3.0
 
 
 def figures_of_run(
@@ -69,15 +68,23 @@ def cut_and_rule(sites: Sequence[ParameterPosterior], decision: Decision) -> tup
     snr = made_by.get("snr")
     if isinstance(snr, int | float):
         return float(snr), f"weights are pruned below the cut{rounded}"
-    groups = next((site.groups for site in sites if site.groups is not None), None)
-    if groups is not None:
-        threshold = made_by.get("group_threshold", groups.threshold)
-        statistic = {"log_alpha": "log α", "variance_log_scale": "Var(ln z)"}.get(groups.statistic, groups.statistic)
-        return None, f"weights are pruned in groups, {statistic} > {threshold}{rounded}"
-    log_alpha = made_by.get("log_alpha", LOG_UNIFORM_CUT if sites[0].prior == "LogUniform" else None)
+    judged = next((site.criterion for site in sites if site.criterion is not None), None)
+    if judged is not None and judged.per_group:
+        threshold: Any = made_by.get("group_threshold")
+        return None, f"weights are pruned in groups, {judged.rule(threshold)}{rounded}"
+    log_alpha = made_by.get("log_alpha")
     if isinstance(log_alpha, int | float):
-        return math.exp(-0.5 * log_alpha), f"weights are pruned at log α ≥ {log_alpha:g}{rounded}"
+        return math.exp(-0.5 * log_alpha), f"weights are pruned at log α > {log_alpha:g}{rounded}"
+    if judged is not None:
+        return ratio_at(judged), f"weights are pruned at {judged.rule()}{rounded}"
     return None, f"no weight is pruned{rounded}"
+
+
+def ratio_at(criterion: Criterion) -> float | None:
+    """The signal-to-noise ratio at the threshold of a criterion of weights; None where it is no cut on the ratio."""
+    if criterion.statistic == "log_alpha":
+        return math.exp(-0.5 * criterion.threshold)
+    return criterion.threshold if criterion.statistic == "signal_to_noise" else None
 
 
 def _sizes(architecture: Architecture) -> dict[str, int]:

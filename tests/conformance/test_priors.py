@@ -8,15 +8,20 @@ import importlib
 import math
 import pkgutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pyro import poutine
 from torch import nn
 
+import pyro_compress as pc
 from pyro_compress.inference.gradient.elbo import elbo_terms
 from pyro_compress.inference.guides.declared import DeclaredGuide
+from pyro_compress.inference.guides.from_guide import parameter_moments
+from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models import priors as package
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Gaussian
@@ -27,6 +32,10 @@ from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
 from pyro_compress.models.priors.registry import PRIORS
 from pyro_compress.models.priors.scale_mixture import ScaleMixture
+from pyro_compress.pipeline.decision_settings import DecisionSettings
+from pyro_compress.pipeline.search import decide
+from pyro_compress.posterior.posterior import Posterior
+from pyro_compress.report.run_figures import cut_and_rule
 
 TABLE: dict[str, Prior] = {
     "normal": Normal(scale=0.7),
@@ -151,14 +160,39 @@ def _weight_draws(prior: Prior, parameter: Any, guide: DeclaredGuide, count: int
 
 @priors
 @layers
-def test_group_statistic_has_one_value_per_group(prior: Prior, layer: Any) -> None:
+def test_what_a_prior_is_judged_by_is_there_and_survives_saving(prior: Prior, layer: Any, tmp_path: Path) -> None:
     model = model_of(prior, layer)
     (parameter, _), *_ = model.parameters_covered
-    statistic = prior.group_statistic(parameter, moved_guide(model).moments())
-    assert (statistic is None) == prior.elementwise
-    if statistic is not None:
-        assert statistic.value.shape == statistic.scale.shape == (parameter.groups,)
-        assert bool((statistic.scale > 0).all()) and bool(torch.isfinite(statistic.value).all())
+    guide = moved_guide(model)
+    found = parameter_moments(model, guide.moments())["weight"]
+    assert found.criterion == prior.criterion
+    groups = (parameter.groups,) if found.criterion is not None and found.criterion.per_group else None
+    assert (groups is not None) == (not prior.elementwise) == (found.groups is not None)
+    if groups and found.statistic is not None and found.groups is not None and found.groups.scale is not None:
+        assert found.statistic.shape == found.groups.scale.shape == groups
+        assert (found.groups.scale > 0).all() and np.isfinite(found.statistic).all()
+        assert found.groups.unscaled in guide.sites
+    Posterior({"weight": found}).save(tmp_path / "one.safetensors")
+    again = Posterior.load(tmp_path / "one.safetensors").parameters["weight"]
+    assert again.criterion == found.criterion
+    np.testing.assert_array_equal(again.kept(), found.kept())
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_an_empty_subclass_gives_its_parents_bytes(name: str) -> None:
+    """Nothing knows a prior by its name: neither decisions, nor the search, nor shrinking, nor the rule of a figure."""
+    kind, prior = PRIORS[name], TABLE[name]
+    child = type("Child", (kind,), {"__module__": __name__})(**vars(prior))
+    files, rules = [], []
+    for one in (prior, child):
+        data = pc.data.load("digits")
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+        posterior = pc.fit(BayesianNetwork(network, one), data, SVI(epochs=2, learning_rate=0.01, kl_warmup=0.1))
+        decision = decide(posterior, network, data, DecisionSettings(fine_tune_epochs=0))
+        files.append(pc.compress(network, decision, data.input_shape).data)
+        rules.append(cut_and_rule([s for s in posterior.parameters.values() if not s.is_point], decision))
+    assert files[0] == files[1] and rules[0] == rules[1]
 
 
 @priors

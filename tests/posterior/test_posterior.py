@@ -15,6 +15,7 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.log_uniform import LogUniform
 from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
+from pyro_compress.posterior.criterion import Criterion
 from pyro_compress.posterior.posterior import Groups, Latent, ParameterPosterior, Posterior
 
 
@@ -41,6 +42,8 @@ def same(left: Posterior, right: Posterior) -> bool:
         {n: (p.mean, p.variance, p.prior) for n, p in right.parameters.items()},
     )
     for name, parameter in left.parameters.items():
+        np.testing.assert_equal(parameter.statistic, right.parameters[name].statistic)
+        assert parameter.criterion == right.parameters[name].criterion
         ours, theirs = parameter.groups, right.parameters[name].groups
         assert (ours is None) == (theirs is None)
         if ours is not None and theirs is not None:
@@ -106,12 +109,13 @@ def test_point_estimates_have_nothing_to_draw() -> None:
 def test_kept_weights_are_those_below_the_cuts() -> None:
     mean = np.array([[1.0, 1.0, 0.1], [1.0, 1.0, 1.0]], np.float32)
     variance = np.array([[0.1, 100.0, 0.1], [0.1, 0.1, 0.1]], np.float32)
-    groups = Groups(1, "log_alpha", np.array([-1.0, 0.5, 0.0], np.float32), 0.0, np.ones(3, np.float32))
-    plain = ParameterPosterior(mean, variance, "LogUniform")
+    groups, statistic = Groups(1, np.ones(3, np.float32)), np.array([-1.0, 0.5, 0.0], np.float32)
+    plain = ParameterPosterior(mean, variance, "AnyPrior", criterion=Criterion("log_alpha", "weight", 3.0))
     # log α: ln 0.1, ln 100 = 4.6, ln 10 = 2.3; the published cut for log-uniform priors is 3
     assert plain.kept().tolist() == [[True, False, True], [True, True, True]]
     assert plain.kept(log_alpha_threshold=2.0).tolist() == [[True, False, False], [True, True, True]]
-    grouped = ParameterPosterior(mean, variance, "GroupNormalJeffreys", groups)
+    of_scale = Criterion("log_alpha", "scale", 0.0)
+    grouped = ParameterPosterior(mean, variance, "AnyPrior", groups, criterion=of_scale, statistic=statistic)
     assert grouped.kept().tolist() == [[True, False, True]] * 2
     assert grouped.kept(group_threshold=-0.5).tolist() == [[True, False, False]] * 2
     assert grouped.kept(1.0, 2.0).tolist() == [[True, False, False], [True, True, True]]
@@ -119,5 +123,4 @@ def test_kept_weights_are_those_below_the_cuts() -> None:
 
 def test_horseshoe_shrinkage_is_one_where_the_scale_vanishes() -> None:
     scale = np.array([0.0, 1.0, 3.0], np.float32)
-    groups = Groups(0, "variance_log_scale", np.zeros(3, np.float32), 0.5, scale)
-    assert groups.shrinkage().tolist() == [1.0, 0.5, 0.1]
+    assert Groups(0, scale).shrinkage().tolist() == [1.0, 0.5, 0.1]

@@ -1,6 +1,7 @@
 """The figures of a whole run, written as files, and the rule that each posterior was pruned by."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.analysis.decisions.pruning import prune
 from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.network.architecture import Activation, Architecture, Linear
+from pyro_compress.posterior.criterion import Criterion
 from pyro_compress.posterior.posterior import Groups, ParameterPosterior, Posterior
 from pyro_compress.report.figures import RatePoint, save_all
 from pyro_compress.report.run_figures import cut_and_rule, figures_of_run
@@ -28,13 +30,21 @@ EPOCH = {
 }
 
 
-def posterior(prior: str, groups: Groups | None = None) -> Posterior:
+LOG_ALPHA = Criterion("log_alpha", "weight", 3.0, label="log α")
+VARIANCE = Criterion("variance", "log_scale", 0.5, label="Var(ln z)")
+
+
+def posterior(prior: str, criterion: Criterion | None = None) -> Posterior:
     generator = np.random.default_rng(0)
     parameters = {}
     for name, shape in {"one.weight": (6, 16), "two.weight": (3, 6)}.items():
         mean = generator.standard_normal(shape).astype(np.float32)
         variance = np.full(shape, 0.0 if prior == "point" else 0.25, np.float32)
-        parameters[name] = ParameterPosterior(mean, variance, prior, groups if name == "one.weight" else None)
+        made = ParameterPosterior(mean, variance, prior, criterion=criterion)
+        if criterion is not None and criterion.per_group:
+            statistic = np.linspace(0, 1, shape[1], dtype=np.float32)
+            made = replace(made, groups=Groups(1, np.ones(shape[1], np.float32)), statistic=statistic)
+        parameters[name] = made
     for name, size in {"one.bias": 6, "two.bias": 3}.items():
         parameters[name] = ParameterPosterior(np.ones(size, np.float32), np.zeros(size, np.float32), "point")
     return Posterior(parameters, provenance={"history": [EPOCH, {**EPOCH, "epoch": 1}]})
@@ -84,11 +94,11 @@ def test_a_point_estimate_has_no_signal_to_noise_ratio() -> None:
 
 @pytest.mark.parametrize(("given", "log_alpha"), [(None, 3.0), (2.0, 2.0)])
 def test_a_cut_on_log_alpha_is_a_cut_on_the_ratio(given: float | None, log_alpha: float) -> None:
-    fitted = posterior("LogUniform")
+    fitted = posterior("AnyPrior", LOG_ALPHA)
     decision = prune(fitted, log_alpha=given)
     cut, rule = cut_and_rule(weights(fitted), decision)
     assert cut == pytest.approx(math.exp(-log_alpha / 2))
-    assert rule == f"weights are pruned at log α ≥ {log_alpha:g}"
+    assert rule == f"weights are pruned at log α > {log_alpha:g}"
     for name, site in fitted.parameters.items():
         if site.mean.ndim > 1:
             ratio = np.abs(site.mean) / np.sqrt(site.variance)
@@ -97,8 +107,7 @@ def test_a_cut_on_log_alpha_is_a_cut_on_the_ratio(given: float | None, log_alpha
 
 @pytest.mark.parametrize(("given", "shown"), [(None, "0.5"), (0.3, "0.3")])
 def test_groups_have_a_rule_but_no_cut_on_the_ratio(given: float | None, shown: str) -> None:
-    groups = Groups(1, "variance_log_scale", np.linspace(0, 1, 16, dtype=np.float32), 0.5, np.ones(16, np.float32))
-    fitted = posterior("GroupHorseshoe", groups)
+    fitted = posterior("AnyPrior", VARIANCE)
     found = cut_and_rule(weights(fitted), prune(fitted, group_threshold=given))
     assert found == (None, f"weights are pruned in groups, Var(ln z) > {shown}")
 

@@ -4,14 +4,13 @@ import numpy as np
 
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.errors import DecisionError
+from pyro_compress.posterior import criterion
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
 
 def signal_to_noise(site: ParameterPosterior) -> np.ndarray:
     """|E w| / sd(w), float64, of the site's shape; ∞ for point estimates (Graves 2011; Blundell et al. 2015)."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.abs(site.mean.astype(np.float64)) / np.sqrt(site.variance.astype(np.float64))
-    return np.where(site.variance > 0, ratio, np.inf)
+    return criterion.signal_to_noise(site.mean, site.variance)
 
 
 def prune(
@@ -25,8 +24,8 @@ def prune(
     """Zero bits for every weight that the posterior calls noise.
 
     Args:
-        group_threshold: cut on the group statistic (log α, or Var(ln z)); the prior's own if not given.
-        log_alpha: cut on log α per weight; if not given 3 under a log-uniform prior, none under others.
+        group_threshold: cut on the statistic of groups (log α, or Var(ln z)); the prior's own if not given.
+        log_alpha: cut on log α per weight, in place of what the prior says of single weights; none if not given.
         snr: prune weights with |μ|/σ below this.
         remove_percent: prune this share of all weights, those of lowest |μ|/σ over all layers.
 

@@ -16,7 +16,7 @@ from pyro_compress.analysis.modes.weight_draws import SCALE, ChainRenamings, Wei
 from pyro_compress.errors import InferenceError
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.posterior.draws import Draws
-from pyro_compress.posterior.posterior import Groups, ParameterPosterior, Posterior
+from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
 MOMENTS = ("auto", "aligned", "one-chain")
 ALIGN_BY = ("auto", "chain", "draw")
@@ -52,8 +52,8 @@ def candidates(
     """The posterior with moments within one mode, storing the aligned mean ('mean') or the draw of highest log joint
     ('best draw'; left out where no log joint is known).
 
-    Both have the same moments, so the same signal-to-noise ratios.  Groups keep their statistic where w and w̃ of
-    w = z·w̃ were drawn (sites NAME and NAME.unscaled); without w̃ weights are judged one by one.
+    Both have the same moments, so the same signal-to-noise ratios.  Groups keep their criterion where w and w̃ of
+    w = z·w̃ were drawn and the statistic follows from moments of z; else weights are judged one by one.
     Buffers are those of the given posterior: batch-norm statistics have to be gathered again.
 
     Args:
@@ -234,19 +234,18 @@ def _best_chain(draws: Draws) -> int:
 
 def _parameter(name: str, site: ParameterPosterior, found: OneMode, values: Arrays) -> ParameterPosterior:
     mean, variance = (held[name].astype(site.mean.dtype) for held in (found.mean, found.variance))
-    groups = None if site.groups is None else _groups(site.groups, name, found)
     value = None if values is found.mean else values[name].astype(site.mean.dtype)
-    return ParameterPosterior(mean, 0 * variance if site.is_point else variance, site.prior, groups, value)
-
-
-def _groups(groups: Groups, name: str, found: OneMode) -> Groups | None:
-    """The statistic of groups from draws of their scales; None where there are none."""
+    made = ParameterPosterior(mean, 0 * variance if site.is_point else variance, site.prior, value=value)
+    criterion = site.criterion
+    if criterion is None or not criterion.follows_from_moments:
+        return made
+    if not criterion.per_group:
+        return replace(made, criterion=criterion)
     if name + SCALE not in found.mean:
-        return None
-    mean, variance = found.mean[name + SCALE], found.variance[name + SCALE]
-    if groups.statistic == "variance_log_scale":
-        value, scale = variance, np.exp(mean)
-    else:
-        with np.errstate(divide="ignore"):
-            value, scale = np.log(variance) - np.log(np.square(mean) + 1e-16), mean
-    return replace(groups, value=value.astype(np.float32), scale=scale.astype(np.float32))
+        return made
+    assert site.groups is not None
+    of_scale = found.mean[name + SCALE], found.variance[name + SCALE]
+    scale = np.exp(of_scale[0]) if criterion.of == "log_scale" else of_scale[0]
+    groups = replace(site.groups, scale=scale.astype(np.float32))
+    statistic = criterion.value(*of_scale).astype(np.float32)
+    return replace(made, groups=groups, criterion=criterion, statistic=statistic)

@@ -12,8 +12,8 @@ from pyro_compress.errors import InferenceError
 from pyro_compress.posterior.draws import PIECE_BYTES, Draws, moments_of
 from pyro_compress.posterior.posterior import Groups, Posterior
 
-# name of the scales of a parameter's groups, and of the site of w̃ in w = z·w̃
-SCALE, UNSCALED = ".scale", ".unscaled"
+# name of the scales of a parameter's groups
+SCALE = ".scale"
 _TINY = np.finfo(np.float32).tiny
 
 
@@ -25,14 +25,16 @@ class WeightDraws:
         draws: with the network's parameter names among the sites; others are passed over.
         sampled: shapes of the parameters that were drawn, by name.
         constants: parameters that all draws share, by name.
-        groups: of the parameters whose w and w̃ were drawn (sites NAME and NAME.unscaled), so that their scales are
-            known: z = ‖w‖ / ‖w̃‖ over a group.  'NAME.scale' is ln z where the groups' statistic is Var(ln z), else z.
+        groups: of the parameters whose w and w̃ were drawn, so that their scales are known: z = ‖w‖ / ‖w̃‖ over a
+            group.
+        logarithmic: of these, the names whose 'NAME.scale' is ln z and not z, as the prior's criterion asks for.
     """
 
     draws: Draws
     sampled: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, np.ndarray]
     groups: Mapping[str, Groups]
+    logarithmic: frozenset[str] = frozenset()
 
     @staticmethod
     def of(posterior: Posterior, draws: Draws) -> "WeightDraws":
@@ -49,8 +51,10 @@ class WeightDraws:
             )
         sampled = {name: draws.shapes[name] for name in sites if name in draws.shapes}
         constants = {name: site.mean for name, site in sites.items() if name not in draws.shapes}
-        groups = {n: s.groups for n, s in sites.items() if s.groups is not None and n + UNSCALED in draws.shapes}
-        return WeightDraws(draws, sampled, constants, groups)
+        groups = {n: s.groups for n, s in sites.items() if s.groups is not None and s.groups.unscaled in draws.shapes}
+        criteria = {name: sites[name].criterion for name in groups}
+        logarithmic = frozenset(n for n, one in criteria.items() if one is not None and one.of == "log_scale")
+        return WeightDraws(draws, sampled, constants, groups, logarithmic)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -87,9 +91,10 @@ class WeightDraws:
         parts = [np.asarray(self.draws.flat[chain, which, places[name]], dtype=np.float64) for name in self.sampled]
         parts += [np.broadcast_to(a.ravel(), (len(parts[0]), a.size)) for a in self.constants.values()]
         for name, groups in self.groups.items():
-            w, unscaled = (self._norms(name + end, name, chain, which) for end in ("", UNSCALED))
+            assert groups.unscaled is not None
+            w, unscaled = (self._norms(site, name, chain, which) for site in (name, groups.unscaled))
             scale = np.maximum(w, _TINY) / np.maximum(unscaled, _TINY)
-            parts.append(np.log(scale) if groups.statistic == "variance_log_scale" else scale)
+            parts.append(np.log(scale) if name in self.logarithmic else scale)
         return np.concatenate(parts, axis=1)
 
     def _norms(self, site: str, name: str, chain: int, which: slice) -> np.ndarray:

@@ -8,9 +8,10 @@ from pyro_compress.inference.contract import Model
 from pyro_compress.inference.gradient.gradient_method import as_array, buffer_arrays
 from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.joint import JointGuide
+from pyro_compress.inference.results.judged import with_criterion
 from pyro_compress.models.bayesian import BayesianNetwork
-from pyro_compress.models.priors.base import GroupStatistic, Moments
-from pyro_compress.posterior.posterior import Groups, Latent, ParameterPosterior, Posterior
+from pyro_compress.models.priors.base import Moments
+from pyro_compress.posterior.posterior import Latent, ParameterPosterior, Posterior
 
 
 def exact_moments(model: Model, guide: DeclaredGuide | JointGuide) -> dict[str, ParameterPosterior]:
@@ -49,10 +50,8 @@ def parameter_moments(model: BayesianNetwork, sites: Mapping[str, Moments]) -> d
     parameters = {}
     for parameter, prior in model.parameters_covered:
         mean, variance = prior.weight_moments(parameter, sites)
-        groups = _groups(parameter.group_axis, prior.group_statistic(parameter, sites))
-        parameters[parameter.name] = ParameterPosterior(
-            as_array(mean), as_array(variance), type(prior).__name__, groups
-        )
+        moments = ParameterPosterior(as_array(mean), as_array(variance), type(prior).__name__)
+        parameters[parameter.name] = with_criterion(moments, parameter, prior, sites)
     for name, value in (model.free_values() | model.frozen_values()).items():
         value_array = as_array(value)
         parameters[name] = ParameterPosterior(value_array, 0 * value_array, "point")
@@ -62,9 +61,3 @@ def parameter_moments(model: BayesianNetwork, sites: Mapping[str, Moments]) -> d
 def _latent(site: Moments) -> Latent:
     family = "lognormal" if site.family == "lognormal" else "normal"
     return Latent(family, as_array(site.mean), as_array(site.variance.sqrt()))
-
-
-def _groups(axis: int | None, statistic: GroupStatistic | None) -> Groups | None:
-    if statistic is None or axis is None:
-        return None
-    return Groups(axis, statistic.name, as_array(statistic.value), statistic.threshold, as_array(statistic.scale))

@@ -7,13 +7,15 @@ import numpy as np
 import torch
 from pyro import poutine
 
+from pyro_compress.errors import PriorError
 from pyro_compress.inference.contract import Model
 from pyro_compress.inference.gradient.gradient_method import as_array, buffer_arrays
+from pyro_compress.inference.results.judged import unscaled_site, with_criterion
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.parameters import Parameter
-from pyro_compress.models.priors.base import GroupStatistic, Moments, Prior
+from pyro_compress.models.priors.base import Moments, Prior
 from pyro_compress.posterior.draws import Draws
-from pyro_compress.posterior.posterior import Groups, ParameterPosterior, Posterior
+from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
 
 def derived_shapes(model: Model) -> dict[str, tuple[int, ...]]:
@@ -87,37 +89,36 @@ def _network_parameters(
         parameter, prior = priors[name]
         # draws lie in memory, whatever device surrounds this
         with torch.device("cpu"):
-            statistic, groups = _group_statistic(parameter, prior, draws, moments), None
-        if statistic is not None and parameter.group_axis is not None:
-            value, scale = as_array(statistic.value), as_array(statistic.scale)
-            groups = Groups(parameter.group_axis, statistic.name, value, statistic.threshold, scale)
-        found[name] = ParameterPosterior(mean, variance, type(prior).__name__, groups)
+            made = ParameterPosterior(mean, variance, type(prior).__name__)
+            found[name] = _judged(made, parameter, prior, draws, moments)
     return found
 
 
-def _group_statistic(
-    parameter: Parameter, prior: Prior, draws: Draws, moments: Mapping[str, tuple[np.ndarray, np.ndarray]]
-) -> GroupStatistic | None:
-    """What the prior makes of its sites' moments; where z is a product of sites, of z itself.
+def _judged(
+    made: ParameterPosterior,
+    parameter: Parameter,
+    prior: Prior,
+    draws: Draws,
+    moments: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> ParameterPosterior:
+    """With what the prior says of its sites' moments; where ln z is a sum over sites, of ln z itself.
 
     A guide's factors are independent and their variances add; those of a posterior are not.
     """
-    own = [name for name in draws.shapes if name.startswith(f"{parameter.name}.")]
+    own = [name for name in draws.shapes if name == parameter.name or name.startswith(f"{parameter.name}.")]
     sites = {name: Moments("", *(torch.from_numpy(np.asarray(part)).float() for part in moments[name])) for name in own}
-    statistic = prior.group_statistic(parameter, sites)
-    if statistic is None or statistic.name != "variance_log_scale":
-        return statistic
-    small = {name: torch.from_numpy(draws.site(name).astype(np.float64)) for name in own if name in _scales(own)}
+    criterion = prior.criterion
+    if criterion is None or criterion.of != "log_scale":
+        return with_criterion(made, parameter, prior, sites)
+    large = {parameter.name, unscaled_site(parameter, prior)}
+    small = {name: torch.from_numpy(draws.site(name).astype(np.float64)) for name in own if name not in large}
     log_scale = prior.log_scale(parameter, small)
-    assert log_scale is not None
+    if log_scale is None:
+        raise PriorError(f"{type(prior).__name__} is judged by ln z: draws need its log_scale(parameter, values)")
     weights = torch.from_numpy(draws.weights())[..., None]
     mean = (weights * log_scale).sum((0, 1))
     variance = (weights * (log_scale - mean).square()).sum((0, 1))
-    return GroupStatistic(statistic.name, variance, statistic.threshold, mean.exp())
-
-
-def _scales(names: list[str]) -> list[str]:
-    return [name for name in names if not name.endswith(".unscaled")]
+    return with_criterion(made, parameter, prior, sites, (mean, variance))
 
 
 def point_posterior(model: Model, values: Mapping[str, torch.Tensor]) -> Posterior:

@@ -104,12 +104,11 @@ class ShrinkingNetwork:
         if self.architecture is None:
             return None
         values = {}
-        cuts = {parameter.name: prior.cut_for_shrinking for parameter, prior in self.model.parameters_covered}
         for name, site in parameters.items():
             before = self._times_off.get(name, np.zeros(site.mean.shape, dtype=np.uint8))
-            times = self._times_off[name] = np.where(
-                site.kept(cuts.get(name)), 0, np.minimum(before + 1, PATIENCE)
-            ).astype(np.uint8)
+            cut = None if site.criterion is None else site.criterion.shrink_threshold
+            times = np.where(site.on(cut), 0, np.minimum(before + 1, PATIENCE)).astype(np.uint8)
+            self._times_off[name] = times
             values[name] = np.where(times < PATIENCE, site.mean, np.float32(0.0))
         numbers = Numbers(values, buffer_arrays(self.model))
         flow = signals(self.architecture, numbers)

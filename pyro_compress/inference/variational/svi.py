@@ -103,7 +103,7 @@ class SVI(VariationalMethod):
         # averages are of tensors that keep their shapes
         if state.progress < self.kl_warmup or state.averages:
             return False
-        return self.shrink or any(prior.switches_off for _, prior in state.model.parameters_covered)
+        return self.shrink or any(prior.criterion is not None for _, prior in state.model.parameters_covered)
 
     def refuse_shrinking(self) -> None:
         if self.shrink:

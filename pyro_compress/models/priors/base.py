@@ -14,6 +14,7 @@ from torch.distributions import biject_to, constraints
 from pyro_compress.config.keyword_options import check_options
 from pyro_compress.errors import PriorError
 from pyro_compress.models.parameters import Parameter
+from pyro_compress.posterior.criterion import Criterion
 
 
 @dataclass(frozen=True)
@@ -65,29 +66,11 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class GroupStatistic:
-    """What says whether a group is switched off: prune where `value` > `threshold`.
-
-    Attributes:
-        name: 'log_alpha' or 'variance_log_scale'.
-        value: float, (groups,).
-        threshold: the default cut.
-        scale: E[z] per group, (groups,), for the shrinkage κ = 1/(1 + z²).
-    """
-
-    name: str
-    value: torch.Tensor
-    threshold: float
-    scale: torch.Tensor
-
-
-@dataclass(frozen=True)
 class Prior(ABC):
     """A declarative, frozen prior over one parameter tensor.
 
     Class attributes:
         elementwise: whether it makes sense on any tensor; group priors need a weight matrix or filters.
-        switches_off: whether the posterior says by itself which weights or groups are off, without a cut of the user's.
         has_mode: whether the joint density of its sites is bounded, so that MAP can look for its mode; else the prior
             counts as flat there.
         covers_biases: whether a single prior given for a whole network covers biases and norm parameters too.
@@ -96,16 +79,10 @@ class Prior(ABC):
     elementwise: ClassVar[bool] = True
     has_mode: ClassVar[bool] = True
     covers_biases: ClassVar[bool] = False
-    switches_off: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Options of another type than declared are refused; a prior that checks more calls this first."""
         check_options(self, PriorError)
-
-    @property
-    def cut_for_shrinking(self) -> float | None:
-        """`shrink_threshold` of priors that have it."""
-        return getattr(self, "shrink_threshold", None)
 
     @abstractmethod
     def sample(self, parameter: Parameter) -> Any:
@@ -119,8 +96,19 @@ class Prior(ABC):
     def weight_moments(self, parameter: Parameter, sites: Mapping[str, Moments]) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance of the weight under the guide, each of the parameter's shape."""
 
-    def group_statistic(self, parameter: Parameter, sites: Mapping[str, Moments]) -> GroupStatistic | None:
-        """The statistic that decides which groups go; None for priors without groups."""
+    @property
+    def criterion(self) -> Criterion | None:
+        """By what the posterior says which weights or groups are off; None where that takes a cut of the user's."""
+        return None
+
+    def scale_moments(
+        self, parameter: Parameter, sites: Mapping[str, Moments]
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Mean and variance per group, each (groups,), of z, or of ln z if the criterion is taken of 'log_scale'."""
+        return None
+
+    def statistic(self, parameter: Parameter, sites: Mapping[str, Moments]) -> torch.Tensor | None:
+        """The criterion's statistic where it is the prior's own: (groups,), or of the parameter's shape."""
         return None
 
     def log_scale(self, parameter: Parameter, values: Mapping[str, torch.Tensor]) -> torch.Tensor | None:

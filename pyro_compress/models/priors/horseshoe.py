@@ -11,8 +11,9 @@ import torch
 
 from pyro_compress.errors import PriorError
 from pyro_compress.models.parameters import Parameter, along_axis, scale_groups
-from pyro_compress.models.priors.base import GroupStatistic, LatentSite, Moments, Prior, product_moments
+from pyro_compress.models.priors.base import LatentSite, Moments, Prior, product_moments
 from pyro_compress.models.priors.normal_jeffreys import standard_normal
+from pyro_compress.posterior.criterion import Criterion
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,22 @@ class GroupHorseshoe(Prior):
     shrink_threshold: float | None = 1.0
     elementwise: ClassVar[bool] = False
     has_mode: ClassVar[bool] = False
-    switches_off: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tau <= 0:
             raise PriorError(f"tau must be positive, found {self.tau}")
+
+    @property
+    def criterion(self) -> Criterion:
+        return Criterion(
+            "variance",
+            "log_scale",
+            self.threshold,
+            label="Var(ln z)",
+            shrink_threshold=self.shrink_threshold,
+            shrinkage=True,
+        )
 
     def sample(self, parameter: Parameter) -> Any:
         assert parameter.group_axis is not None
@@ -80,8 +91,8 @@ class GroupHorseshoe(Prior):
         )
         return 0.5 * (sum(of_layer, torch.zeros(())).unsqueeze(-1) + sum(of_group, torch.zeros(())))
 
-    def _log_scale(self, parameter: Parameter, sites: Mapping[str, Moments]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and variance of ln z per group: half the sum of four independent normals."""
+    def scale_moments(self, parameter: Parameter, sites: Mapping[str, Moments]) -> tuple[torch.Tensor, torch.Tensor]:
+        # ln z is half the sum of four independent normals
         parts = [sites[f"{parameter.name}.{part}"] for part in ("s_a", "s_b", "z_a", "z_b")]
         mean = sum((part.mean for part in parts), torch.zeros(()))
         variance = sum((part.variance for part in parts), torch.zeros(()))
@@ -89,14 +100,10 @@ class GroupHorseshoe(Prior):
 
     def weight_moments(self, parameter: Parameter, sites: Mapping[str, Moments]) -> tuple[torch.Tensor, torch.Tensor]:
         assert parameter.group_axis is not None
-        log_mean, log_variance = self._log_scale(parameter, sites)
+        log_mean, log_variance = self.scale_moments(parameter, sites)
         mean = torch.exp(log_mean + 0.5 * log_variance)
         variance = torch.expm1(log_variance) * mean.square()
         place = (len(parameter.shape), parameter.group_axis)
         return product_moments(
             sites[f"{parameter.name}.unscaled"], along_axis(mean, *place), along_axis(variance, *place)
         )
-
-    def group_statistic(self, parameter: Parameter, sites: Mapping[str, Moments]) -> GroupStatistic:
-        log_mean, log_variance = self._log_scale(parameter, sites)
-        return GroupStatistic("variance_log_scale", log_variance, self.threshold, torch.exp(log_mean))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pyro
 import torch
@@ -12,6 +12,7 @@ from pyro_compress.errors import PriorError
 from pyro_compress.models.distributions import LogUniformDistribution
 from pyro_compress.models.parameters import Parameter
 from pyro_compress.models.priors.base import LatentSite, Moments, Prior
+from pyro_compress.posterior.criterion import Criterion
 
 TIES = ("weight", "unit", "layer")
 
@@ -27,6 +28,7 @@ class LogUniform(Prior):
         alpha: None for the additive parameterisation; else α itself parameterises the guide and starts here.
         tied: with `alpha`: one α per 'weight', per 'unit' (input unit or filter) or per 'layer'.
         learned: with `alpha`: False keeps α fixed, which is Gaussian dropout (Kingma et al. 2015).
+        threshold: default cut on log α of every weight.
     """
 
     low: float = 1e-8
@@ -35,7 +37,7 @@ class LogUniform(Prior):
     alpha: float | None = None
     tied: str = "weight"
     learned: bool = True
-    switches_off: ClassVar[bool] = True
+    threshold: float = 3.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,6 +51,10 @@ class LogUniform(Prior):
     @property
     def is_proper(self) -> bool:
         return self.low > 0 and math.isfinite(self.high)
+
+    @property
+    def criterion(self) -> Criterion:
+        return Criterion("log_alpha", "weight", self.threshold, label="log α")
 
     def sample(self, parameter: Parameter) -> Any:
         prior = LogUniformDistribution(self.low, self.high, parameter.shape)

@@ -10,9 +10,10 @@ import torch
 
 from pyro_compress.errors import PriorError
 from pyro_compress.models.distributions import LogUniformDistribution
-from pyro_compress.models.kl import StandardNormal, log_alpha
+from pyro_compress.models.kl import StandardNormal
 from pyro_compress.models.parameters import Parameter, along_axis, scale_groups
-from pyro_compress.models.priors.base import GroupStatistic, LatentSite, Moments, Prior, product_moments
+from pyro_compress.models.priors.base import LatentSite, Moments, Prior, product_moments
+from pyro_compress.posterior.criterion import Criterion
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,6 @@ class GroupNormalJeffreys(Prior):
     shrink_threshold: float | None = 1.0
     elementwise: ClassVar[bool] = False
     has_mode: ClassVar[bool] = False
-    switches_off: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,6 +51,10 @@ class GroupNormalJeffreys(Prior):
     @property
     def is_proper(self) -> bool:
         return self.low > 0 and math.isfinite(self.high)
+
+    @property
+    def criterion(self) -> Criterion:
+        return Criterion("log_alpha", "scale", self.threshold, label="log α", shrink_threshold=self.shrink_threshold)
 
     def sample(self, parameter: Parameter) -> Any:
         assert parameter.group_axis is not None
@@ -82,11 +86,9 @@ class GroupNormalJeffreys(Prior):
             sites[f"{parameter.name}.unscaled"], along_axis(scale.mean, *place), along_axis(scale.variance, *place)
         )
 
-    def group_statistic(self, parameter: Parameter, sites: Mapping[str, Moments]) -> GroupStatistic:
+    def scale_moments(self, parameter: Parameter, sites: Mapping[str, Moments]) -> tuple[torch.Tensor, torch.Tensor]:
         scale = sites[f"{parameter.name}.z"]
-        return GroupStatistic(
-            "log_alpha", log_alpha(scale.mean, torch.log(scale.variance)), self.threshold, scale.mean.abs()
-        )
+        return scale.mean, scale.variance
 
 
 def standard_normal(shape: torch.Size) -> Any:

@@ -1,6 +1,7 @@
 """Bit widths against their closed forms."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from pyro_compress.analysis.decisions.bits import (
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.analysis.decisions.pruning import prune
 from pyro_compress.errors import DecisionError
+from pyro_compress.posterior.criterion import Criterion
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
 
@@ -92,7 +94,8 @@ def test_each_layer_has_its_own_step_from_the_weights_that_stay() -> None:
 
 
 def test_without_a_decision_the_priors_own_cut_says_what_stays() -> None:
-    site = parameter([[1.0, 0.001]], [[1 / 12, 1.0]], "LogUniform")  # log α of the second is 13.8
+    cut = Criterion("log_alpha", "weight", 3.0)
+    site = replace(parameter([[1.0, 0.001]], [[1 / 12, 1.0]]), criterion=cut)  # log α of the second is 13.8
     assert bit_widths(Posterior({"w": site}), c=1.0).sites["w"].step == 1.0
 
 

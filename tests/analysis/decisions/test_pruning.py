@@ -1,5 +1,6 @@
 """Pruning against hand-made posteriors."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,13 +8,23 @@ import pytest
 
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS
 from pyro_compress.analysis.decisions.pruning import prune, signal_to_noise
-from pyro_compress.errors import DecisionError
+from pyro_compress.errors import DecisionError, PriorError
+from pyro_compress.pipeline.validation import nothing_pruned
+from pyro_compress.posterior.criterion import Criterion
 from pyro_compress.posterior.posterior import Groups, ParameterPosterior, Posterior
 
+LOG_ALPHA = Criterion("log_alpha", "weight", 3.0)
 
-def parameter(mean: Any, variance: Any, prior: str = "Normal", groups: Groups | None = None) -> ParameterPosterior:
+
+def parameter(mean: Any, variance: Any, prior: str = "Normal", **judged: Any) -> ParameterPosterior:
     value = np.array(mean, np.float32)
-    return ParameterPosterior(value, np.full(value.shape, variance, np.float32), prior, groups)
+    return ParameterPosterior(value, np.full(value.shape, variance, np.float32), prior, **judged)
+
+
+def grouped(mean: Any, axis: int, statistic: list[float], criterion: Criterion) -> ParameterPosterior:
+    groups = Groups(axis, np.ones(len(statistic), np.float32))
+    value = np.array(statistic, np.float32)
+    return parameter(mean, 1.0, "AnyPrior", groups=groups, criterion=criterion, statistic=value)
 
 
 def point(mean: Any) -> ParameterPosterior:
@@ -41,10 +52,10 @@ def test_snr_prunes_below_the_cut_and_leaves_biases_and_point_estimates() -> Non
     assert np.array_equal(found.sites["a.weight"].variance, sites["a.weight"].variance)
 
 
-def test_log_uniform_weights_go_where_log_alpha_is_three_or_more() -> None:
+def test_weights_go_where_their_own_statistic_is_beyond_the_priors_cut() -> None:
     # log α = ln variance − ln mean²: 2.9, 3.1 and, with mean 2, 2.9
     variance = np.exp([[2.9, 3.1, 2.9 + np.log(4.0)]])
-    site = parameter([[1.0, -1.0, 2.0]], variance, "LogUniform")
+    site = parameter([[1.0, -1.0, 2.0]], variance, "AnyPrior", criterion=LOG_ALPHA)
     assert site.log_alpha() == pytest.approx(np.array([[2.9, 3.1, 2.9]]), abs=1e-5)
     posterior = Posterior({"w": site})
     assert prune(posterior).sites["w"].kept().tolist() == [[True, False, True]]
@@ -58,8 +69,8 @@ def test_log_uniform_weights_go_where_log_alpha_is_three_or_more() -> None:
 @pytest.mark.parametrize("axis", [0, 1])
 def test_group_cut_removes_whole_groups_along_their_axis(axis: int) -> None:
     shape = (3, 2) if axis == 0 else (2, 3)
-    groups = Groups(axis, "log_alpha", np.array([0.4, 0.5, 0.6], np.float32), 0.5, np.ones(3, np.float32))
-    posterior = Posterior({"w": parameter(np.ones(shape), 1.0, "GroupHorseshoe", groups)})
+    criterion = Criterion("log_alpha", "scale", 0.5)
+    posterior = Posterior({"w": grouped(np.ones(shape), axis, [0.4, 0.5, 0.6], criterion)})
 
     def kept(cut: float | None) -> list[bool]:
         found = prune(posterior, group_threshold=cut).sites["w"].kept()
@@ -72,9 +83,39 @@ def test_group_cut_removes_whole_groups_along_their_axis(axis: int) -> None:
     assert kept(float("inf")) == [True, True, True]
 
 
+def test_a_criterion_says_which_side_is_off() -> None:
+    statistic = [0.4, 0.5, 0.6]
+    below = Criterion("share of draws above one", "group", 0.5, off="below")
+    posterior = Posterior({"w": grouped(np.ones((2, 3)), 1, statistic, below)})
+    assert prune(posterior).sites["w"].kept().tolist() == [[False, True, True]] * 2
+    assert prune(posterior, group_threshold=0.55).sites["w"].kept().tolist() == [[False, False, True]] * 2
+    assert nothing_pruned(posterior).sites["w"].kept().all()
+    weights = {"snr": Criterion("signal_to_noise", "weight", 2.0, off="below"), "own": replace(below, of="weight")}
+    mean = [[1.0, -2.0, 3.0]]
+    by_ratio = parameter(mean, 1.0, criterion=weights["snr"])
+    assert prune(Posterior({"w": by_ratio})).sites["w"].kept().tolist() == [[False, True, True]]
+    own = parameter(mean, 1.0, criterion=weights["own"], statistic=np.array([[0.6, 0.4, 0.5]], np.float32))
+    assert prune(Posterior({"w": own})).sites["w"].kept().tolist() == [[True, False, True]]
+    # a cut on log α takes the place of what the prior says of single weights: −2 ln |mean| here
+    assert prune(Posterior({"w": own}), log_alpha=-1.0).sites["w"].kept().tolist() == [[False, True, True]]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"of": "filter"}, "unknown 'of' of a criterion 'filter': known are group, log_scale, scale, weight"),
+        ({"off": "left"}, "unknown 'off' of a criterion 'left'.*above, below"),
+        ({"of": "scale", "statistic": "mine"}, "its statistic is one of log_alpha, signal_to_noise, variance, found"),
+    ],
+)
+def test_criteria_of_unknown_words_are_refused(words: dict[str, Any], message: str) -> None:
+    with pytest.raises(PriorError, match=message):
+        replace(LOG_ALPHA, **words)
+
+
 def test_snr_and_groups_combine() -> None:
-    groups = Groups(1, "log_alpha", np.array([0.0, 9.0], np.float32), 1.0, np.ones(2, np.float32))
-    posterior = Posterior({"w": parameter([[5.0, 5.0], [0.1, 5.0]], 1.0, "GroupNormalJeffreys", groups)})
+    criterion = Criterion("log_alpha", "scale", 1.0)
+    posterior = Posterior({"w": grouped([[5.0, 5.0], [0.1, 5.0]], 1, [0.0, 9.0], criterion)})
     assert prune(posterior, snr=1.0).sites["w"].kept().tolist() == [[True, False], [False, False]]
 
 

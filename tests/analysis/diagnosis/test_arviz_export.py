@@ -40,7 +40,7 @@ SHAPES: dict[str, tuple[int, ...]] = {"fc.weight.unscaled": (30, 40), "fc.weight
 
 def parameters() -> dict[str, ParameterPosterior]:
     mean, bias = np.zeros((30, 40), np.float32), np.zeros(30, np.float32)
-    groups = Groups(1, "log_alpha", np.zeros(40, np.float32), 0.0, np.ones(40, np.float32))
+    groups = Groups(1, np.ones(40, np.float32))
     return {
         "fc.weight": ParameterPosterior(mean, mean + 1, "GroupNormalJeffreys", groups),
         "fc.bias": ParameterPosterior(bias, bias + 1, "Normal"),

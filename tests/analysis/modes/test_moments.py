@@ -15,6 +15,7 @@ from pyro_compress.analysis.modes.symmetries import hidden_spaces
 from pyro_compress.analysis.modes.weight_draws import WeightDraws
 from pyro_compress.errors import InferenceError
 from pyro_compress.network.architecture import Architecture
+from pyro_compress.posterior.criterion import Criterion
 from pyro_compress.posterior.draws import Draws
 from pyro_compress.posterior.posterior import Groups, ParameterPosterior, Posterior
 from tests.analysis.modes.symmetric_networks import NETWORKS, any_renamings, built, outputs, tensors_of
@@ -263,18 +264,23 @@ def test_scales_of_groups_follow_their_units() -> None:
         unscaled = {n: draw[f"{n}.unscaled"] for n in z}
         renamed = rename_all(spaces, names, unscaled)
         copies.append(rename_all(spaces, names, draw) | {f"{n}.unscaled": array for n, array in renamed.items()})
-    none, ones = np.zeros(1, np.float32), np.ones(1, np.float32)
-    groups = {
-        "b.weight": Groups(0, "variance_log_scale", none, 0.5, ones),
-        "c.weight": Groups(1, "log_alpha", none, 0.25, ones),
-        "d.weight": Groups(1, "log_alpha", none, 0.0, ones),
+    criteria = {
+        "b.weight": Criterion("variance", "log_scale", 0.5),
+        "c.weight": Criterion("log_alpha", "scale", 0.25),
+        "d.weight": Criterion("log_alpha", "scale", 0.0),
     }
+    axes = {"b.weight": 0, "c.weight": 1, "d.weight": 1}
+    groups = {n: Groups(axis, unscaled=f"{n}.unscaled") for n, axis in axes.items()}
     found = []
     for draws in (stacked([own], log_joints(40)), stacked([copies], log_joints(40))):
         posterior = posterior_of(draws)
-        sites = {n: replace(s, groups=groups.get(n)) for n, s in posterior.parameters.items() if n in chain[0]}
+        sites = {
+            n: replace(s, groups=groups.get(n), criterion=criteria.get(n))
+            for n, s in posterior.parameters.items()
+            if n in chain[0]
+        }
         made = candidates(replace(posterior, parameters=sites), draws, architecture)["mean"]
-        found.append({n: site.groups for n, site in made.parameters.items()})
+        found.append(made.parameters)
     logarithm, scale = np.log(z["b.weight"]).reshape(40, 3), z["c.weight"].reshape(40, 12)
     expected = {
         "b.weight": (logarithm.var(axis=0), np.exp(logarithm.mean(axis=0))),
@@ -282,14 +288,17 @@ def test_scales_of_groups_follow_their_units() -> None:
     }
     for name, (value, mean) in expected.items():
         first, second = (held[name] for held in found)
-        assert first is not None and second is not None and first.threshold == groups[name].threshold
-        np.testing.assert_array_equal(first.value, second.value)
-        np.testing.assert_array_equal(first.scale, second.scale)
-        order, back = np.argsort(first.scale), np.argsort(mean)
-        np.testing.assert_allclose(first.scale[order], mean[back], rtol=1e-5)
-        np.testing.assert_allclose(first.value[order], value[back], rtol=1e-4, atol=1e-5)
+        assert first.criterion == second.criterion == criteria[name]
+        assert first.groups is not None and second.groups is not None and first.statistic is not None
+        found_scale = first.groups.scale
+        assert found_scale is not None
+        np.testing.assert_array_equal(first.statistic, second.statistic)
+        np.testing.assert_array_equal(found_scale, second.groups.scale)
+        order, back = np.argsort(found_scale), np.argsort(mean)
+        np.testing.assert_allclose(found_scale[order], mean[back], rtol=1e-5)
+        np.testing.assert_allclose(first.statistic[order], value[back], rtol=1e-4, atol=1e-5)
     # no draws of its w̃, so nothing to say of its groups
-    assert found[0]["d.weight"] is None
+    assert found[0]["d.weight"].groups is None and found[0]["d.weight"].criterion is None
 
 
 def test_a_reference_names_the_units() -> None:

@@ -115,8 +115,8 @@ def test_a_group_prior_gives_weights_and_group_statistics() -> None:
     found = posterior.parameters["0.weight"]
     np.testing.assert_allclose(found.mean, weight[best].mean(0), rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(found.variance, weight[best].var(0), rtol=1e-2, atol=1e-9)
-    assert found.groups is not None
-    np.testing.assert_allclose(found.groups.value, np.log(scale[best]).var(0), rtol=1e-2)
+    assert found.groups is not None and found.groups.unscaled == "0.weight.unscaled" and found.statistic is not None
+    np.testing.assert_allclose(found.statistic, np.log(scale[best]).var(0), rtol=1e-2)
     assert f"chain {best} of 2" in str(posterior.provenance["moments"])
 
 

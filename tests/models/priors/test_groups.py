@@ -1,18 +1,31 @@
 """What says that a group is off, against the closed forms and against draws."""
 
 import math
+from collections.abc import Mapping
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 
+from pyro_compress.errors import PriorError
+from pyro_compress.inference.results.judged import with_criterion
 from pyro_compress.models.parameters import Parameter, along_axis, scale_groups
-from pyro_compress.models.priors.base import Moments, product_moments
+from pyro_compress.models.priors.base import Moments, Prior, product_moments
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.log_uniform import LogUniform
+from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
+from pyro_compress.posterior.criterion import Criterion
+from pyro_compress.posterior.posterior import ParameterPosterior
 
 LINEAR = Parameter("fc.weight", torch.Size((2, 3)), "linear")
 CONV = Parameter("conv.weight", torch.Size((3, 2, 2, 1)), "conv")
+
+
+def judged(prior: Prior, parameter: Parameter, sites: dict[str, Moments]) -> ParameterPosterior:
+    none = np.zeros(parameter.shape, np.float32)
+    return with_criterion(ParameterPosterior(none, none + 1, "AnyPrior"), parameter, prior, sites)
 
 
 @pytest.mark.parametrize("parameter", [LINEAR, CONV], ids=["linear", "conv"])
@@ -40,10 +53,43 @@ def test_normal_jeffreys_statistic_is_the_dropout_rate_of_z() -> None:
         "fc.weight.z": Moments("normal", torch.tensor([1.0, -2.0, 0.1]), torch.tensor([0.01, 8.0, 1.0])),
         "fc.weight.unscaled": Moments("normal", torch.zeros(2, 3), torch.ones(2, 3)),
     }
-    statistic = GroupNormalJeffreys(threshold=0.25).group_statistic(LINEAR, sites)
-    torch.testing.assert_close(statistic.value, torch.tensor([0.01, 2.0, 100.0]).log())
-    assert (statistic.name, statistic.threshold) == ("log_alpha", 0.25)
-    assert statistic.scale.tolist() == pytest.approx([1.0, 2.0, 0.1])
+    found = judged(GroupNormalJeffreys(threshold=0.25), LINEAR, sites)
+    assert found.criterion is not None and found.criterion.rule() == "log α > 0.25" and found.statistic is not None
+    np.testing.assert_allclose(found.statistic, np.log([0.01, 2.0, 100.0]), rtol=1e-5, atol=1e-6)
+    assert found.groups is not None and found.groups.unscaled == "fc.weight.unscaled" and found.groups.axis == 1
+    assert found.groups.scale == pytest.approx([1.0, 2.0, 0.1])
+    assert found.on().tolist() == [[True, False, False]] * 2
+
+
+class Widest(Normal):
+    """Judged by the largest variance in a group, or of single weights by the variance: statistics of its own."""
+
+    of: ClassVar[str] = "group"
+
+    @property
+    def criterion(self) -> Criterion:
+        return Criterion("widest", self.of, 2.0, off="below")
+
+    def statistic(self, parameter: Parameter, sites: Mapping[str, Moments]) -> torch.Tensor:
+        variance = sites[parameter.name].variance
+        return variance.amax(0) if self.of == "group" else variance
+
+
+class WidestWeights(Widest):
+    of = "weight"
+
+
+def test_a_prior_may_have_a_statistic_of_its_own() -> None:
+    variance = torch.tensor([[1.0, 2.0, 5.0], [1.5, 1.0, 1.0]])
+    sites = {"fc.weight": Moments("normal", torch.zeros(2, 3), variance)}
+    assert judged(Widest(), LINEAR, sites).kept().tolist() == [[False, True, True]] * 2
+    assert judged(WidestWeights(), LINEAR, sites).kept().tolist() == [[False, True, True], [False, False, False]]
+    wrong = {"conv.weight": Moments("normal", torch.zeros(2, 3), variance)}
+    with pytest.raises(PriorError, match=r"statistic\(parameter, sites\) must return a tensor of shape \(3, 2, 2, 1\)"):
+        judged(WidestWeights(), CONV, wrong)
+    # biases have no groups, so nothing judges them
+    bias = Parameter("fc.bias", torch.Size((2,)), "bias")
+    assert judged(Widest(), bias, sites).criterion is None
 
 
 def test_horseshoe_statistic_is_the_variance_of_log_z() -> None:
@@ -54,17 +100,20 @@ def test_horseshoe_statistic_is_the_variance_of_log_z() -> None:
         f"conv.weight.{n}": Moments("lognormal", torch.randn(s), 0.1 + torch.rand(s))
         for n, s in zip(names, shapes, strict=True)
     }
-    statistic = GroupHorseshoe(threshold=0.4).group_statistic(CONV, sites)
+    found = judged(GroupHorseshoe(threshold=0.4), CONV, sites)
+    assert found.statistic is not None and found.groups is not None and found.groups.scale is not None
+    statistic, scale = torch.from_numpy(found.statistic), torch.from_numpy(found.groups.scale)
     count = 200000
     logs = [
         site.mean + site.variance.sqrt() * torch.randn(count, *(site.mean.shape or (1,))) for site in sites.values()
     ]
     log_scale = 0.5 * sum(logs, torch.zeros(()))
     # standard error of a normal's variance is variance · √(2/n); 5 of them
-    error = 5 * statistic.value * math.sqrt(2 / count)
-    assert bool(((log_scale.var(0) - statistic.value).abs() < error).all())
-    torch.testing.assert_close(log_scale.mean(0).exp(), statistic.scale, rtol=0.02, atol=0.0)
-    assert (statistic.name, statistic.threshold) == ("variance_log_scale", 0.4)
+    error = 5 * statistic * math.sqrt(2 / count)
+    assert bool(((log_scale.var(0) - statistic).abs() < error).all())
+    torch.testing.assert_close(log_scale.mean(0).exp(), scale, rtol=0.02, atol=0.0)
+    assert found.criterion is not None and found.criterion.rule() == "Var(ln z) > 0.4"
+    assert found.criterion.shrinkage
 
 
 @pytest.mark.parametrize(
