@@ -210,11 +210,12 @@ class ShrinkingNetwork:
             if of_parameter is None:
                 continue
             for site in prior.latents(parameter, torch.zeros(parameter.shape)):
-                if len(site.shape) == len(parameter.shape):
-                    found[site.name] = of_parameter
-                elif site.shape == (parameter.groups,):
-                    assert parameter.group_axis is not None
-                    found[site.name] = (of_parameter[parameter.group_axis],)
+                axes = site.axes_of(parameter)
+                assert axes is not None
+                found[site.name] = tuple(
+                    np.arange(size) if axis is None else of_parameter[axis]
+                    for axis, size in zip(axes, site.shape, strict=True)
+                )
         return found
 
     def _location(self, name: str) -> torch.Tensor:
@@ -225,11 +226,10 @@ class ShrinkingNetwork:
 
     def _drop_means(self, index: Mapping[str, Index]) -> None:
         """Zero what is left out, so that the whole computes what is left does."""
-        shapes = {parameter.name: parameter.shape for parameter, _ in self.model.parameters_covered}
         with torch.no_grad():
             for parameter, prior in self.model.parameters_covered:
                 for site in prior.latents(parameter, torch.zeros(parameter.shape)):
-                    if site.shape == shapes[parameter.name] and parameter.name in index:
+                    if site.vanishes(parameter) and parameter.name in index:
                         _zero_outside(getattr(self.guide.loc, attribute_name(site.name)), index[parameter.name])
             for name, value in self.model.free_values().items():
                 if name in index:
@@ -239,8 +239,9 @@ class ShrinkingNetwork:
 def shrinkable(model: BayesianNetwork, input_shape: tuple[int, ...]) -> Architecture | None:
     """The architecture of a network that can lose units while it is trained; None for others.
 
-    Its priors have to say which weights are off, and put every site on a weight, its groups or its layer.  Frozen
-    parameters stay as they are, so no unit of theirs leaves, and no bias takes over a constant.
+    Its priors have to say along which axes of their parameter every site runs (`LatentSite.axes`), and one site of
+    each must be the weight or a factor of it.  Frozen parameters stay as they are, so no unit of theirs leaves, and no
+    bias takes over a constant.
     """
     if model.frozen_values():
         return None
@@ -251,14 +252,10 @@ def shrinkable(model: BayesianNetwork, input_shape: tuple[int, ...]) -> Architec
     if not can_narrow(architecture):
         return None
     for parameter, prior in model.parameters_covered:
-        for site in prior.latents(parameter, torch.zeros(parameter.shape)):
-            known = len(site.shape) in (0, len(parameter.shape)) or (
-                parameter.group_axis is not None and site.shape == (parameter.groups,)
-            )
-            # at the unconstrained zero a value is not zero
-            known &= site.family != "transformed"
-            if not known:
-                return None
+        sites = prior.latents(parameter, torch.zeros(parameter.shape))
+        unknown = any(site.axes_of(parameter) is None for site in sites)
+        if unknown or not any(site.vanishes(parameter) for site in sites):
+            return None
     return architecture
 
 
@@ -272,12 +269,11 @@ def complexity_nats(model: BayesianNetwork, guide: DeclaredGuide) -> float:
 
 
 def _fitting(index: Index, shape: torch.Size) -> Any:
-    """An index for a tensor of that shape: axes of length one, which broadcast, are taken whole."""
+    """An index for a tensor of that shape, which may broadcast: axes of length one are taken whole."""
     if not index:
         return ...
-    if len(shape) != len(index):
-        return ...
-    return np.ix_(*(np.zeros(1, dtype=int) if size == 1 else axis for axis, size in zip(index, shape, strict=True)))
+    last = index[len(index) - len(shape) :]
+    return np.ix_(*(np.zeros(1, dtype=int) if size == 1 else axis for axis, size in zip(last, shape, strict=True)))
 
 
 def _zero_outside(tensor: torch.Tensor, index: Index) -> None:

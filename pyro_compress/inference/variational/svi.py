@@ -109,8 +109,8 @@ class SVI(VariationalMethod):
         if self.shrink:
             raise InferenceError(
                 "shrink=True needs a network that is a chain of layers without grouped convolutions, with a bias in "
-                "every layer behind the first and no frozen parameters, and priors whose sites belong to weights, "
-                "groups or layers: leave shrink out"
+                "every layer behind the first and no frozen parameters, and priors that say along which axes their "
+                "sites run: leave shrink out"
             )
 
     def traceable(self, state: VariationalState) -> bool:

@@ -32,6 +32,9 @@ class LatentSite:
         tied: for 'dropout', the shape of α, broadcastable to `shape`; None ties nothing.
         learned: for 'dropout', whether α is learned.
         transform: for 'transformed', from the unconstrained space that `shape` and `loc` belong to into the site's own.
+        axes: for every axis of `shape` the axis of the parameter that it runs along, None for one that runs along none;
+            if not given, all of the parameter's in order for a site that is the parameter itself (by its name), and
+            unknown for others.  A network loses units while it is trained where all axes are known.
     """
 
     name: str
@@ -44,6 +47,7 @@ class LatentSite:
     tied: torch.Size | None = None
     learned: bool = True
     transform: Any = None
+    axes: tuple[int | None, ...] | None = None
 
     @property
     def to_support(self) -> Any:
@@ -54,6 +58,36 @@ class LatentSite:
     def declared_shape(self) -> torch.Size:
         """Event shape in the site's own space."""
         return self.shape if self.to_support is None else torch.Size(self.to_support.forward_shape(self.shape))
+
+    def axes_of(self, parameter: Parameter) -> tuple[int | None, ...] | None:
+        """`axes`, or what follows from the name; None where they are unknown.
+
+        Raises:
+            PriorError: they are not those of `shape`, or lengths differ.
+        """
+        axes = self.axes
+        if axes is None and self.name == parameter.name:
+            axes = tuple(range(len(parameter.shape)))
+        if axes is None:
+            return () if not self.shape else None
+        lengths = [
+            None if axis is None else parameter.shape[axis]
+            for axis in axes
+            if axis is None or axis < len(parameter.shape)
+        ]
+        fits = len(axes) == len(lengths) == len(self.shape)
+        if not fits or any(n not in (None, size) for n, size in zip(lengths, self.shape, strict=True)):
+            raise PriorError(
+                f"site '{self.name}' of shape {tuple(self.shape)} says that its axes run along {axes} of "
+                f"'{parameter.name}', which has shape {tuple(parameter.shape)}: give one axis of that length, or None, "
+                "for each"
+            )
+        return axes
+
+    def vanishes(self, parameter: Parameter) -> bool:
+        """Whether a weight is zero wherever the mean of this site is: it is the weight, or a factor of its shape."""
+        every = tuple(range(len(parameter.shape)))
+        return self.role == "weight" and self.family in ("normal", "dropout") and self.axes_of(parameter) == every
 
 
 @dataclass(frozen=True)

@@ -74,14 +74,20 @@ class GroupHorseshoe(Prior):
         groups, single = torch.Size((parameter.groups,)), torch.Size(())
         # ln(θ/2), θ = τ₀², is where E[a]'s pull balances the entropy; s_b opposite, so that z starts at 1
         start = torch.tensor(math.log(self.tau**2 / 2))
-        zero, spread = torch.zeros(()), self.initial_scale_log_variance
+        zero, spread, along = torch.zeros(()), self.initial_scale_log_variance, (parameter.group_axis,)
         return (
             LatentSite(f"{parameter.name}.s_a", "lognormal", single, start, spread, "scale"),
             LatentSite(f"{parameter.name}.s_b", "lognormal", single, -start, spread, "scale"),
-            LatentSite(f"{parameter.name}.z_a", "lognormal", groups, zero, spread, "scale"),
-            LatentSite(f"{parameter.name}.z_b", "lognormal", groups, zero, spread, "scale"),
+            LatentSite(f"{parameter.name}.z_a", "lognormal", groups, zero, spread, "scale", axes=along),
+            LatentSite(f"{parameter.name}.z_b", "lognormal", groups, zero, spread, "scale", axes=along),
             LatentSite(
-                f"{parameter.name}.unscaled", "normal", parameter.shape, value, self.initial_log_variance, "weight"
+                f"{parameter.name}.unscaled",
+                "normal",
+                parameter.shape,
+                value,
+                self.initial_log_variance,
+                "weight",
+                axes=tuple(range(len(parameter.shape))),
             ),
         )
 

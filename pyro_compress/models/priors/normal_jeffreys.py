@@ -66,7 +66,15 @@ class GroupNormalJeffreys(Prior):
     def latents(self, parameter: Parameter, value: torch.Tensor) -> tuple[LatentSite, ...]:
         one, groups = torch.ones(()), torch.Size((parameter.groups,))
         return (
-            LatentSite(f"{parameter.name}.z", "normal", groups, one, self.initial_scale_log_variance, "scale"),
+            LatentSite(
+                f"{parameter.name}.z",
+                "normal",
+                groups,
+                one,
+                self.initial_scale_log_variance,
+                "scale",
+                axes=(parameter.group_axis,),
+            ),
             LatentSite(
                 f"{parameter.name}.unscaled",
                 "normal",
@@ -75,6 +83,7 @@ class GroupNormalJeffreys(Prior):
                 self.initial_log_variance,
                 "weight",
                 self.max_log_variance,
+                axes=tuple(range(len(parameter.shape))),
             ),
         )
 

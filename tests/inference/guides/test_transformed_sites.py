@@ -139,6 +139,57 @@ def test_nuts_moves_through_the_transform() -> None:
     )
 
 
+@dataclass(frozen=True)
+class Share(Prior):
+    """Weights between 0 and 1 ~ Beta(a, b)."""
+
+    a: float = 2.0
+    b: float = 6.0
+
+    def sample(self, parameter: Parameter) -> Any:
+        prior = dist.Beta(self.a, self.b).expand(parameter.shape).to_event(len(parameter.shape))
+        return pyro.sample(parameter.name, prior)
+
+    def latents(self, parameter: Parameter, value: torch.Tensor) -> tuple[LatentSite, ...]:
+        to_unit: Any = biject_to(constraints.unit_interval)
+        zero = torch.zeros(())
+        return (LatentSite(parameter.name, "transformed", parameter.shape, zero, -1.0, "weight", transform=to_unit),)
+
+    def weight_moments(self, parameter: Parameter, sites: Mapping[str, Moments]) -> tuple[torch.Tensor, torch.Tensor]:
+        return sites[parameter.name].mean, sites[parameter.name].variance
+
+
+FEW = slice(0, 4)
+
+
+def moments_under_beta(a: float, b: float) -> tuple[float, float]:
+    """Mean and sd of w ~ Beta(a, b) given four points, by a sum over a grid."""
+    grid = torch.linspace(0.0, 1.0, 20002, dtype=torch.float64)[1:-1]
+    log = (a - 1) * grid.log() + (b - 1) * torch.log1p(-grid)
+    log = log - 0.5 * ((0.3 * Y - X * grid)[FEW].double() / 0.5).square().sum(0)
+    weight = (log - log.max()).exp()
+    weight = weight / weight.sum()
+    mean = float((weight * grid).sum())
+    return mean, float((weight * (grid - mean).square()).sum().sqrt())
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        NUTS(chains=1, warmup=200, draws=800),
+        SVI(epochs=800, batch_size=4, learning_rate=0.03, kl_warmup=0.0, particles=4, draws=2000),
+    ],
+    ids=["nuts", "svi"],
+)
+def test_a_beta_prior_gives_the_posterior_of_a_grid(method: Any) -> None:
+    mean, sd = moments_under_beta(2.0, 6.0)
+    # four points say little: without the prior's density the mean would lie elsewhere
+    assert abs(mean - moments_under_beta(1.0, 1.0)[0]) > 0.5 * sd
+    found = fit(line(Share()), (X[FEW], 0.3 * Y[FEW]), method, seed=0).parameters["0.weight"]
+    assert found.mean.item() == pytest.approx(mean, abs=0.2 * sd)
+    assert found.variance.item() ** 0.5 == pytest.approx(sd, rel=0.15)
+
+
 def test_log_joint_has_the_density_and_jacobian_of_the_declared_space() -> None:
     model = line(Bounded())
     joint, u = LogJoint(model, len(X)), torch.tensor([0.7])

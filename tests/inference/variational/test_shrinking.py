@@ -1,15 +1,19 @@
 """Shrinking while training: what leaves, what stays, and that decisions speak of the whole network."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
+from torch.distributions import biject_to, constraints
 
-from pyro_compress.errors import InferenceError
+from pyro_compress.errors import InferenceError, PriorError
 from pyro_compress.inference.fit import EpochRecord, fit
 from pyro_compress.inference.gradient.elbo import elbo_terms
 from pyro_compress.inference.guides.declared import DeclaredGuide
@@ -21,11 +25,14 @@ from pyro_compress.inference.variational.state import VariationalState
 from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical
-from pyro_compress.models.priors.base import Prior
+from pyro_compress.models.names import attribute_name
+from pyro_compress.models.parameters import Parameter
+from pyro_compress.models.priors.base import LatentSite, Moments, Prior, product_moments
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.log_uniform import LogUniform
 from pyro_compress.models.priors.normal import Normal
-from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
+from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys, standard_normal
+from pyro_compress.posterior.criterion import Criterion
 from pyro_compress.posterior.posterior import Posterior
 
 EXAMPLES = 60
@@ -239,3 +246,97 @@ def test_a_network_that_cannot_shrink_goes_on_whole_and_says_so_if_asked() -> No
 def test_what_shrinking_needs(options: dict[str, Any]) -> None:
     with pytest.raises(InferenceError, match="shrink=True needs the declared guide and an optimizer by name"):
         SVI(shrink=True, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputScaled(Prior):
+    """w_ij = z_i t w̃_ij with a z per output unit and a t made of sites that run along no axis of the weight."""
+
+    elementwise: ClassVar[bool] = False
+    declared: bool = True
+
+    @property
+    def criterion(self) -> Criterion:
+        return Criterion("log_alpha", "weight", 3.0)
+
+    def sample(self, parameter: Parameter) -> Any:
+        units = parameter.shape[:1]
+        z = pyro.sample(f"{parameter.name}.z", dist.LogNormal(0.0, 1.0).expand(units).to_event(1))
+        t = pyro.sample(f"{parameter.name}.t", dist.Beta(2.0, 2.0).expand((8,)).to_event(1))
+        unscaled = pyro.sample(f"{parameter.name}.unscaled", standard_normal(parameter.shape))
+        return unscaled * z.log().exp().unsqueeze(1) * t.mean()
+
+    def latents(self, parameter: Parameter, value: torch.Tensor) -> tuple[LatentSite, ...]:
+        units, name = parameter.shape[:1], parameter.name
+        along: dict[str, Any] = {"z": (0,), "t": (None,), "unscaled": (0, 1)} if self.declared else {}
+        to_unit = biject_to(constraints.unit_interval)
+        return (
+            LatentSite(f"{name}.z", "lognormal", units, torch.zeros(()), -4.0, "scale", axes=along.get("z")),
+            LatentSite(
+                f"{name}.t",
+                "transformed",
+                torch.Size((8,)),
+                torch.zeros(()),
+                -4.0,
+                transform=to_unit,
+                axes=along.get("t"),
+            ),
+            LatentSite(
+                f"{name}.unscaled", "normal", parameter.shape, value, -9.0, "weight", axes=along.get("unscaled")
+            ),
+        )
+
+    def weight_moments(self, parameter: Parameter, sites: Mapping[str, Moments]) -> tuple[torch.Tensor, torch.Tensor]:
+        z, t, unscaled = (sites[f"{parameter.name}.{part}"] for part in ("z", "t", "unscaled"))
+        log = z.mean + t.mean.mean().log()
+        return product_moments(unscaled, log.exp().unsqueeze(1), torch.zeros(()))
+
+
+def square_model(prior: Prior) -> BayesianNetwork:
+    torch.manual_seed(3)
+    return BayesianNetwork(
+        nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)), prior, Categorical()
+    )
+
+
+def test_sites_are_cut_along_the_axes_that_they_declare_and_not_by_their_lengths() -> None:
+    model = square_model(OutputScaled())
+    guide = DeclaredGuide(model)
+    with torch.no_grad():
+        for name in ("2.weight.z", "2.weight.t"):
+            getattr(guide.loc, attribute_name(name)).copy_(torch.arange(8.0) / 8)
+        spread = getattr(guide.log_variance, attribute_name("2.weight.unscaled"))
+        spread[:, [0, 3]] = 9.0
+        getattr(guide.log_variance, attribute_name("4.weight.unscaled"))[:, 5] = 9.0
+    shrinking = ShrinkingNetwork(model, guide, (8,))
+    parameters = parameter_moments(model, guide.moments())
+    removal = shrinking.find_removal(parameters) or shrinking.find_removal(parameters)
+    assert removal is not None
+    left = shrinking.narrow(removal)
+    outputs, inputs = [0, 1, 2, 3, 4, 6, 7], [1, 2, 4, 5, 6, 7]
+    assert left.guide.sites["2.weight.unscaled"].shape == (7, 6)
+    assert getattr(left.guide.loc, attribute_name("2.weight.z")).tolist() == [place / 8 for place in outputs]
+    assert getattr(left.guide.loc, attribute_name("2.weight.t")).tolist() == [place / 8 for place in range(8)]
+    before = dict(model.network.named_parameters())["2.weight"].detach()[np.ix_(outputs, inputs)]
+    torch.testing.assert_close(getattr(left.guide.loc, attribute_name("2.weight.unscaled")).detach(), before)
+    assert getattr(guide.loc, attribute_name("2.weight.unscaled"))[5].abs().max() == 0.0
+    # what is left out takes its own complexity along
+    whole = complexity_nats(model, guide)
+    assert np.isfinite(whole) and shrinking.left_nats != 0.0
+
+
+def test_a_network_whose_sites_run_along_unknown_axes_keeps_its_shape() -> None:
+    method = SVI(epochs=2, batch_size=20, kl_warmup=0.0)
+    x = torch.rand(40, 8, generator=torch.Generator().manual_seed(1))
+    data = (x, (3 * x.mean(1)).long())
+    assert (
+        ShrinkingNetwork(
+            square_model(OutputScaled(declared=False)), DeclaredGuide(square_model(OutputScaled())), (8,)
+        ).architecture
+        is None
+    )
+    with pytest.raises(InferenceError, match="priors that say along which axes their sites run"):
+        fit(square_model(OutputScaled(declared=False)), data, dataclasses.replace(method, shrink=True))
+    site = LatentSite("w.z", "normal", torch.Size((4,)), torch.zeros(()), 0.0, axes=(1,))
+    with pytest.raises(PriorError, match=r"site 'w.z' of shape \(4,\) says that its axes run along \(1,\) of 'w'"):
+        site.axes_of(Parameter("w", torch.Size((4, 3)), "linear"))
