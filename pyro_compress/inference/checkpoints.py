@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pyro_compress.errors import InferenceError
+from pyro_compress.files import replacing
 from pyro_compress.inference.contract import Method, Model, State
 from pyro_compress.inference.loop.feed import Feed
 from pyro_compress.inference.loop.records import EpochRecord
@@ -50,17 +51,14 @@ def save_checkpoint(
         fingerprint: of the run.
         history: of all rounds so far.
     """
-    partial = path.with_name(path.name + ".partial")
-    torch.save(
-        {
-            "state": state.capture(),
-            "ranks": ranks,
-            "history": [asdict(record) for record in history],
-            "fingerprint": fingerprint,
-        },
-        partial,
-    )
-    partial.replace(path)
+    held = {
+        "state": state.capture(),
+        "ranks": ranks,
+        "history": [asdict(record) for record in history],
+        "fingerprint": fingerprint,
+    }
+    with replacing(path) as file:
+        torch.save(held, file)
 
 
 def read_checkpoint(path: Path, fingerprint: dict[str, str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pyro_compress.analysis.diagnosis.flags import Row
 from pyro_compress.analysis.diagnosis.psis import LEAST_RATIOS, guide_log_density, loo
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.errors import PriorError
+from pyro_compress.files import write_atomically
 from pyro_compress.inference.results.iid_draws import MOST_BYTES
 from pyro_compress.inference.results.pointwise import draws_of_guide, log_joints, log_likelihoods, predictions
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -82,7 +83,7 @@ def diagnose_run(
     else:
         diagnosis, drawn = _diagnosed(posterior, settings, data, asked, say)
         save_all(folder, drawn)
-    run.diagnosis.write_text(json.dumps(diagnosis.as_dict(), indent=2, allow_nan=False) + "\n")
+    write_atomically(run.diagnosis, json.dumps(diagnosis.as_dict(), indent=2, allow_nan=False) + "\n")
     return diagnosis
 
 

@@ -19,6 +19,7 @@ from pyro_compress.artifact.writing.artifact import load as load_artifact
 from pyro_compress.data.dataset import DataSet, Part, as_data
 from pyro_compress.data.sources import Examples
 from pyro_compress.errors import DataError, RunError
+from pyro_compress.files import write_atomically
 from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.loop.suitability import check_classes
 from pyro_compress.models import zoo
@@ -69,7 +70,7 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
         results["error_given_percent"] = 100 * float(given.errors.mean())
     if data.classes is not None:
         results["mcnemar_p_value"] = mcnemar_p_value(before.errors, after.errors)
-    run.results.write_text(json.dumps(results, indent=2) + "\n")
+    write_atomically(run.results, json.dumps(results, indent=2) + "\n")
     save_all(run.figures, figures_of_run(posterior, decision, architecture, left.architecture, _points(results)))
     return results
 

@@ -3,8 +3,9 @@
 import importlib
 from pathlib import Path
 
-from pyro_compress.artifact.writing.artifact import load, write_atomically
+from pyro_compress.artifact.writing.artifact import load
 from pyro_compress.errors import RunError, unknown_name
+from pyro_compress.files import write_atomically
 
 # Each format's module, which has a function `to_FORMAT`, and is imported only when asked for: onnx is an extra.
 FORMATS = {

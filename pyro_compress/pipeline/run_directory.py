@@ -8,6 +8,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyro_compress.files import write_atomically
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -72,7 +74,7 @@ class RunDirectory:
         """Add to the wall time of a step; resumed steps add up."""
         found = self.seconds()
         found[step] = found.get(step, 0.0) + seconds
-        self.timings.write_text(json.dumps(found) + "\n")
+        write_atomically(self.timings, json.dumps(found) + "\n")
 
     def seconds(self) -> dict[str, float]:
         """Wall seconds per step so far."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from pyro_compress.config.keyword_options import build, check_options
 from pyro_compress.errors import NetworkError, RunError, unknown_name
+from pyro_compress.files import write_atomically
 from pyro_compress.inference.contract import Method
 from pyro_compress.inference.loop.devices import DEVICES
 from pyro_compress.inference.registry import METHODS
@@ -98,7 +99,7 @@ class RunSettings:
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        write_atomically(path, json.dumps(asdict(self), indent=2) + "\n")
 
     @staticmethod
     def load(path: Path) -> "RunSettings":

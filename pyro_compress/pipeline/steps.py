@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import nn
 
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.data.dataset import SPLIT_SEED, DataSet, load, stratified_split
 from pyro_compress.errors import DataError
+from pyro_compress.files import write_atomically
 from pyro_compress.inference.fit import Callback, fit, refuse_unscaled
 from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.loop.processes import Ranks, threads_here
@@ -146,10 +147,8 @@ def pretrain(
         method = MAP(epochs=settings.pretrain_epochs, schedule="linear")
         posterior = fit(model, data, method, seed=settings.seed, device=settings.device, callbacks=callbacks)
         if ranks.first:
-            partial = run.initial.with_name(run.initial.name + ".partial")
             held = {name: site.mean for name, site in posterior.parameters.items()} | dict(posterior.buffers)
-            save_file(held, partial)
-            partial.replace(run.initial)
+            write_atomically(run.initial, save(held))
             run.note_seconds("pretrain", time.perf_counter() - started)
         ranks.wait()
     load_weights(network, run.initial)

@@ -23,6 +23,7 @@ from pyro_compress.data.dataset import DataSet, generator_for
 from pyro_compress.data.dataset import load as load_named_data
 from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import DataError
+from pyro_compress.files import write_atomically
 from pyro_compress.inference.results.drawn_networks import networks_predictive
 from pyro_compress.inference.results.predictive import PosteriorPredictive, posterior_predictive
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -123,7 +124,7 @@ def uncertainty_of_run(
         if inside[PREDICTIVE]:
             names = (data.name, other)
             drawn["out_of_distribution"] = out_of_distribution_figure(inside[PREDICTIVE], elsewhere[PREDICTIVE], names)
-    (run.path / "uncertainty.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+    write_atomically(run.path / "uncertainty.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
     save_all(run.figures / "uncertainty", drawn)
     return results
 

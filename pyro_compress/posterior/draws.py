@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pyro_compress.errors import InferenceError
+from pyro_compress.files import replacing, write_atomically
 
 # draws that are read at once when moments are taken
 PIECE_BYTES = 64 * 2**20
@@ -140,18 +141,14 @@ class Draws:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "draws.npy"
         if Path(getattr(self.flat, "filename", None) or "") != path:
-            partial = folder / "draws.npy.partial"
-            with partial.open("wb") as file:
+            with replacing(path) as file:
                 np.save(file, self.flat)
-            partial.replace(path)
         per_draw = dict(self.statistics) | ({} if self.log_weight is None else {"log_weight": self.log_weight})
-        with (folder / "draw_statistics.npz.partial").open("wb") as file:
+        with replacing(folder / "draw_statistics.npz") as file:
             np.savez(file, **per_draw)  # type: ignore[arg-type]
-        (folder / "draw_statistics.npz.partial").replace(folder / "draw_statistics.npz")
         shapes = {name: list(shape) for name, shape in self.shapes.items()}
         text = json.dumps({"shapes": shapes, "derived": list(self.derived), "fixed": dict(self.fixed)})
-        (folder / "draws.json.partial").write_text(text + "\n")
-        (folder / "draws.json.partial").replace(folder / "draws.json")
+        write_atomically(folder / "draws.json", text + "\n")
 
     @staticmethod
     def load(folder: Path) -> "Draws":

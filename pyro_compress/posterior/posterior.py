@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from pyro_compress.errors import InferenceError
+from pyro_compress.files import write_atomically
 from pyro_compress.posterior.criterion import Criterion, log_alpha
 from pyro_compress.posterior.draws import Draws
 
@@ -227,9 +228,7 @@ class Posterior:
             "statistics": json.dumps(dict(self.statistics)),
             "has_draws": json.dumps(self.draws is not None),
         }
-        partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(save({k: np.asarray(v, order="C") for k, v in tensors.items()}, metadata=metadata))
-        partial.replace(path)
+        write_atomically(path, save({k: np.asarray(v, order="C") for k, v in tensors.items()}, metadata=metadata))
 
     @staticmethod
     def load(path: Path) -> "Posterior":

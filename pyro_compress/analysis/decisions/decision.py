@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from pyro_compress.errors import DecisionError
+from pyro_compress.files import write_atomically
 from pyro_compress.posterior.posterior import ParameterPosterior
 
 FLOAT_BITS = 32
@@ -133,9 +134,7 @@ class Decision:
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
         # one entry: safetensors writes several in any order, and equal decisions are to be equal files
         metadata = {"decision": json.dumps({"steps": steps, "made_by": dict(self.made_by)}, default=str)}
-        partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(save(tensors, metadata=metadata))
-        partial.replace(path)
+        write_atomically(path, save(tensors, metadata=metadata))
 
     @staticmethod
     def load(path: Path) -> "Decision":

@@ -1,7 +1,5 @@
 """A compressed network as a value: bytes, the file they go to, and the network that they hold."""
 
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +7,7 @@ from typing import TYPE_CHECKING
 from pyro_compress.artifact.format.decode import Section, decode, decode_sections
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.errors import ArtifactError
+from pyro_compress.files import write_atomically
 from pyro_compress.network.stored import StoredNetwork
 
 if TYPE_CHECKING:
@@ -96,30 +95,3 @@ def load(path: str | Path) -> Artifact:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from error
-
-
-def write_atomically(target: Path, data: bytes) -> None:
-    """Write through a temporary file beside `target`; OSError if that fails, and the old file is still there."""
-    handle, name = tempfile.mkstemp(prefix=target.name + ".", suffix=".partial", dir=target.parent)
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.chmod(0o666 & ~_umask())
-        partial.replace(target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pyro_compress.artifact.writing.artifact import write_atomically
+from pyro_compress.files import write_atomically
 
 # Writes NEW over the file given first, and dies in the call given second, before that does anything.
 DIES = """
 import os, sys
 from pathlib import Path
-from pyro_compress.artifact.writing.artifact import write_atomically
+from pyro_compress.files import write_atomically
 def die(*arguments, **keywords):
     os._exit(7)
 setattr({"replace": Path}.get(sys.argv[2], os), sys.argv[2], die)
