@@ -126,6 +126,8 @@ class Method(ABC):
     scales: ClassVar[bool] = False
     # whether a network runs as in training: dropout on, batch norm by the batch; samplers run it as it predicts
     trains_network: ClassVar[bool] = True
+    # whether it trains the parameters that a Pyro model declares beside its latent sites
+    trains_parameters: ClassVar[bool] = False
     # what data − complexity is
     objective_name: ClassVar[str] = "ELBO"
 

@@ -93,7 +93,7 @@ def fit(
     if not isinstance(model, BayesianNetwork):
         model = Program(model, feed.tensors, feed.call)
         feed = replace(feed, may_split=model.rows)
-        model.refuse_share(feed.tensors, feed.size)
+        refuse_parameters(method, model)
     model.to(place)
     if isinstance(model, BayesianNetwork):
         check_fit(model, feed)
@@ -105,6 +105,9 @@ def fit(
         asked, method = method, method.for_model(model, feed)
         seed_generators(seed, place)
         state = method.init(model, feed.size, seed, feed.in_batches)
+        if isinstance(model, Program):
+            # a guide has said by now which latent sites come with the rows
+            model.refuse_share(feed.tensors, feed.size)
         state.join(ranks)
         if checkpoint is not None:
             state.keep_in(checkpoint.with_suffix(".draws"))
@@ -161,6 +164,22 @@ def refuse_unscaled(method: Method, count: int, device: torch.device) -> None:
             "torchrun, or use a method that descends gradients, such as SVI"
         )
     raise InferenceError(f"{name} runs on the CPU only: leave out --device, or use a method such as SVI")
+
+
+def refuse_parameters(method: Method, model: Program) -> None:
+    """Say what a method cannot do that has no gradient step for what a Pyro model trains.
+
+    Raises:
+        InferenceError: names the parameters.
+    """
+    if model.free.trains and not method.trains_parameters:
+        names = list(model.free_values())
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise InferenceError(
+            f"the model {model.name} trains parameters beside its latent sites ({', '.join(names[:3])}{more}), which "
+            f"{type(method).__name__} does not: use SVI(...) or MAP(...), give them priors, or make them constants "
+            "(requires_grad_(False))"
+        )
 
 
 def _begin(

@@ -5,18 +5,22 @@
 A model that takes `size` scales its likelihood itself, as `BayesianNetwork` does.  For any other, `Program` scales
 the observed sites of its data plate, the plate with one place per example of the batch, by N/n; what is observed
 outside of it and does not depend on the rows, such as a `pyro.factor` of parameters, counts once.  A batch is taken
-only where the rows may come apart (`rows.py`).
+only where the rows may come apart (`rows.py`).  Latent sites z_i of single rows, which a guide draws from the batch,
+scale alike:
+
+    log p(y, z, θ) = log p(θ) + (N/n) Σ_i [log p(z_i | θ) + log p(y_i | z_i, x_i, θ)]
+
+Parameters that a model trains (`trained.py`) are point estimates.
 """
 
 import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pyro import poutine
-from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import nn
 from torch.distributions import biject_to
@@ -28,8 +32,10 @@ from pyro_compress.models.failures import FAILURES, described
 from pyro_compress.models.priors.base import LatentSite
 from pyro_compress.models.rows import Rows, examples_of, frames_of, rows_of
 from pyro_compress.models.sites import is_deterministic, is_latent
+from pyro_compress.models.trained import Trained
 from pyro_compress.models.unreached import WithPriors, unreached_places
 
+T = TypeVar("T")
 # draws from the prior that a model may fail at
 TRIES = 20
 ALL_AT_ONCE = (
@@ -38,7 +44,7 @@ ALL_AT_ONCE = (
 )
 
 
-class Program(PyroModule):
+class Program(nn.Module):
     """A Pyro model over the arguments that it is fitted to.
 
     Args:
@@ -48,7 +54,11 @@ class Program(PyroModule):
 
     Raises:
         DataError: it cannot be called with these arguments.
-        InferenceError: the model declares a `pyro.param`, or has no latent site at all.
+        InferenceError: the model has no latent site at all.
+
+    Attributes:
+        local: latent sites of single rows that a guide draws from the batch; told by who builds that guide.
+        free: the parameters that the model trains.
     """
 
     def __init__(
@@ -62,17 +72,19 @@ class Program(PyroModule):
         self._rows: Rows | None = None
         self._why_whole = ""
         self._unreached: dict[str, torch.Tensor] = {}
+        self.local: frozenset[str] = frozenset()
+        self.free = self._tried(lambda: Trained(function, lambda: self._run(*arguments), self.name), 1)[0]
         drawn, another = self._prototypes(2)
         self.sites = _latent_sites(drawn)
         self.dependent = frozenset(_dependent(self.sites, another))
         if any(is_latent(node) and node["mask"] is not None for node in drawn.nodes.values()):
             self._unreached = unreached_places(self.run, self.arguments)
         # what methods ask of a BayesianNetwork and a plain model does not have
-        self.free, self.network, self.parameters_covered = PyroModule("free"), nn.Module(), ()
+        self.network, self.parameters_covered = nn.Module(), ()
 
     def free_values(self) -> dict[str, torch.Tensor]:
-        """No parameter is point-estimated."""
-        return {}
+        """What the model trains, by name, in the space in which it declares it."""
+        return self.free.values()
 
     def latents(self) -> tuple[LatentSite, ...]:
         """Every site for guides, started at zero in unconstrained space with the sd 0.1.
@@ -109,11 +121,15 @@ class Program(PyroModule):
         rows = self.rows()
         if self.takes_size:
             return self.run(*arguments, size=size)
-        with ScaleData(rows.plates, size / count):
+        with ScaleData(rows.plates, size / count, self.local):
             return self.run(*arguments)
 
     def run(self, *arguments: torch.Tensor, size: int | None = None) -> Any:
         """The model as it is, scaled by itself where it takes `size`."""
+        with self.free.in_place():
+            return self._run(*arguments, size=size)
+
+    def _run(self, *arguments: torch.Tensor, size: int | None = None) -> Any:
         keywords = {}
         if self.takes_size:
             keywords["size"] = examples_of(arguments) if size is None else size
@@ -133,7 +149,7 @@ class Program(PyroModule):
         """
         if self._rows is None and not self._why_whole:
             try:
-                self._rows = rows_of(self.run, self.arguments, self.name)
+                self._rows = rows_of(self.run, self.arguments, self.name, self.local)
             except InferenceError as error:
                 self._why_whole = str(error)
             else:
@@ -184,13 +200,16 @@ class Program(PyroModule):
         return self._prototypes(1)[0]
 
     def _prototypes(self, count: int) -> list[Any]:
-        """Several; where the model cannot be computed at a draw, another is taken."""
-        found: list[Any] = []
+        return self._tried(lambda: poutine.trace(self.forward).get_trace(*self.arguments), count)
+
+    def _tried(self, run: Callable[[], T], count: int) -> list[T]:
+        """What several runs from the prior give; where the model cannot be computed at a draw, another is taken."""
+        found: list[T] = []
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.default_generator.manual_seed(0)
             for attempt in range(TRIES):
                 try:
-                    found.append(poutine.trace(self.forward).get_trace(*self.arguments))
+                    found.append(run())
                 except FAILURES as error:
                     if attempt < TRIES - 1:
                         continue
@@ -206,15 +225,16 @@ class Program(PyroModule):
 
 
 class ScaleData(Messenger):
-    """Scales what is observed in the plates over the rows."""
+    """Scales what is observed in the plates over the rows, and the sites of single rows that are named `local`."""
 
-    def __init__(self, plates: frozenset[str], scale: float) -> None:
+    def __init__(self, plates: frozenset[str], scale: float, local: frozenset[str] = frozenset()) -> None:
         super().__init__()
-        self.plates, self.scale = plates, scale
+        self.plates, self.scale, self.local = plates, scale, local
 
     def _pyro_sample(self, msg: Any) -> None:
         # handlers outside this one, which may fix latent values, have not seen the message yet
-        if msg["is_observed"] and not is_deterministic(msg) and frames_of(msg, self.plates):
+        counts = msg["name"] in self.local or (msg["is_observed"] and not is_deterministic(msg))
+        if counts and frames_of(msg, self.plates):
             msg["scale"] = msg["scale"] * self.scale
 
 
@@ -269,11 +289,6 @@ def _latent_sites(trace: Any) -> dict[str, Any]:
     """Distribution of every latent site, by name."""
     found = {}
     for name, node in trace.nodes.items():
-        if node["type"] == "param":
-            raise InferenceError(
-                f"the model declares the parameter '{name}' with pyro.param, which no prior covers: make it a sample "
-                "site, or a constant"
-            )
         if is_latent(node):
             found[name] = node["fn"]
     if not found:

@@ -47,13 +47,14 @@ def examples_of(arguments: Arguments) -> int:
     return next((len(part) for part in arguments if part.ndim), 0)
 
 
-def rows_of(run: Callable[..., Any], arguments: Arguments, name: str) -> Rows:
+def rows_of(run: Callable[..., Any], arguments: Arguments, name: str, local: frozenset[str] = frozenset()) -> Rows:
     """How the log-likelihood of a program falls apart over the rows of its arguments.
 
     Args:
         run: the program.
         arguments: all of the data.
         name: of the program, for messages.
+        local: latent sites of single rows, whose values come with the rows: their log-density counts as the rows'.
 
     Raises:
         InferenceError: it does not; a sentence that lacks what to do.
@@ -62,7 +63,8 @@ def rows_of(run: Callable[..., Any], arguments: Arguments, name: str) -> Rows:
     if count < 1 or any(not part.ndim or len(part) != count for part in arguments):
         shapes = ", ".join(str(tuple(part.shape)) for part in arguments)
         raise InferenceError(f"the arguments of {name} are no examples side by side (shapes {shapes or 'none'})")
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.validation_enabled(False):
+    # handlers around this call, such as one that replays values of a batch, are none of the runs' here
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.validation_enabled(False), poutine.block():
         trials, found = 0, Rows(frozenset())
         for seed in range(SEEDS):
             torch.default_generator.manual_seed(seed)
@@ -71,7 +73,7 @@ def rows_of(run: Callable[..., Any], arguments: Arguments, name: str) -> Rows:
                 totals = {n: _total(site) for n, site in _sites(whole)}
             except Exception:  # a draw from the prior may lie where nothing can be computed, such as no Cholesky factor
                 continue
-            found = _Comparison(run, arguments, whole, totals).rows()
+            found = _Comparison(run, arguments, whole, totals, local).rows()
             trials += 1
             if trials == TRIALS or not found.checked:
                 return found
@@ -83,13 +85,22 @@ def rows_of(run: Callable[..., Any], arguments: Arguments, name: str) -> Rows:
 class _Comparison:
     """Of runs on all rows and on some, at one value of every latent site."""
 
-    def __init__(self, run: Callable[..., Any], arguments: Arguments, whole: Any, totals: dict[str, Tensor]) -> None:
+    def __init__(
+        self,
+        run: Callable[..., Any],
+        arguments: Arguments,
+        whole: Any,
+        totals: dict[str, Tensor],
+        local: frozenset[str],
+    ) -> None:
         self.run, self.arguments, self.whole, self.totals = run, arguments, whole, totals
-        self.latents = {name: site["value"] for name, site in whole.nodes.items() if is_latent(site)}
+        values = {name: site["value"] for name, site in whole.nodes.items() if is_latent(site)}
+        self.latents = {name: value for name, value in values.items() if name not in local}
+        self.local = {name: value for name, value in values.items() if name in local}
         self.count = examples_of(arguments)
 
     def rows(self) -> Rows:
-        again = self._trace(self.arguments)
+        again = self._trace(self.arguments, self.local)
         random = any(
             not _same(weighted_total(again.nodes[n], log_prob(again.nodes[n])), t) for n, t in self.totals.items()
         )
@@ -104,12 +115,13 @@ class _Comparison:
             self._refuse_observed(part, plates, chosen, random)
         return Rows(plates, not random)
 
-    def _trace(self, arguments: Arguments) -> Any:
-        return poutine.trace(poutine.condition(self.run, data=self.latents)).get_trace(*arguments)
+    def _trace(self, arguments: Arguments, local: dict[str, Tensor]) -> Any:
+        return poutine.trace(poutine.condition(self.run, data=self.latents | local)).get_trace(*arguments)
 
     def _on(self, chosen: Tensor) -> Any:
         try:
-            part = self._trace(tuple(argument[chosen] for argument in self.arguments))
+            local = {name: value[(..., chosen, *self._behind(name))] for name, value in self.local.items()}
+            part = self._trace(tuple(argument[chosen] for argument in self.arguments), local)
             for _, site in _sites(part):
                 weighted(site, log_prob(site))
             return part
@@ -124,6 +136,13 @@ class _Comparison:
             raise InferenceError(
                 f"the model runs on all {self.count} rows of its data and not on {len(chosen)} of them ({reason})"
             ) from error
+
+    def _behind(self, name: str) -> tuple[slice, ...]:
+        """Of a local site, all of the dimensions behind that of the rows."""
+        dim = row_dimension(self.whole.nodes[name], self.count)
+        if dim is None:
+            raise self._local(name)
+        return (slice(None),) * (-dim - 1)
 
     def _refuse_latents(self, part: Any, plates: frozenset[str]) -> None:
         for name in self.latents:
@@ -151,7 +170,8 @@ class _Comparison:
 
     def _local(self, name: str) -> InferenceError:
         return InferenceError(
-            f"latent site '{name}' is drawn per example, and a batch says nothing of those of the others"
+            f"latent site '{name}' is drawn per example, and a batch says nothing of those of the others (a "
+            "guide of your own may draw it from the batch)"
         )
 
     def _outside(self, name: str) -> InferenceError:
@@ -190,6 +210,12 @@ def per_row(trace: Any, plates: frozenset[str], names: list[str], count: int) ->
             )
         total = total + each.movedim(frame.dim, 0).reshape(count, -1).sum(1)
     return total if total.ndim else total.expand(count)
+
+
+def row_dimension(site: Any, count: int) -> int | None:
+    """The dimension of a site's value along which it has one place per row, from the right; None where it has none."""
+    frames = (frame for frame in site["cond_indep_stack"] if frame.size == count and frame.dim is not None)
+    return next((frame.dim - len(site["fn"].event_shape) for frame in frames), None)
 
 
 def frames_of(site: Any, plates: frozenset[str]) -> list[Any]:

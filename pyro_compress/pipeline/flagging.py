@@ -16,7 +16,7 @@ import torch
 from pyro_compress.analysis.diagnosis import diagnostics
 from pyro_compress.analysis.diagnosis.arviz_export import to_arviz
 from pyro_compress.analysis.diagnosis.diagnostics import Diagnosis
-from pyro_compress.analysis.diagnosis.distance import distance
+from pyro_compress.analysis.diagnosis.distance import FAMILIES, distance
 from pyro_compress.analysis.diagnosis.fit_flags import (
     distance_flags,
     point_flags,
@@ -82,7 +82,7 @@ def diagnose(posterior: Posterior, model: Any, data: Any) -> Diagnosis:
     """
     found: dict[str, Any] = {}
     flags = tuple(_flags(posterior, model, data, found, WHEN_ASKED))
-    if posterior.kind == "point":
+    if posterior.kind == "point" or (posterior.draws is None and not posterior.latents):
         return Diagnosis("point", 0, 0, (), flags, (), found)
     table = diagnostics.diagnose(posterior, to_arviz(posterior))
     return replace(table, flags=flags, statistics={**table.statistics, **found})
@@ -126,6 +126,8 @@ def _by_log_joint(posterior: Posterior, model: Any, data: Any, found: dict[str, 
             yield from _point_flags(posterior, whole, feed, found)
     elif steps is not None:
         yield from _step_flags(posterior, whole, feed, steps, found)
+    elif posterior.kind == "guide" and guide is not None and guide.get("local"):
+        found["not_judged"] = "latent sites of single rows are not summed out, so the guide's density is not known"
     elif posterior.kind == "guide" and (guide is not None or posterior.latents):
         yield from _guide_flags(posterior, whole, feed, guide, found, budget)
 
@@ -153,10 +155,10 @@ def _guide_flags(
             "the guide reaches where the model has no density",
         )
     # with another β the guide has another aim than the posterior
-    if finite.sum() > 2 and posterior.provenance.get("kl_weight", 1.0) == 1.0:
+    if family in FAMILIES and finite.sum() > 2 and posterior.provenance.get("kl_weight", 1.0) == 1.0:
         apart = distance(there.u[finite], there.gradient[finite], loc, sd, family)
         yield from distance_flags(apart, there.names, family, found)
-    if not network:
+    if not network and not (guide or {}).get("points"):
         density = _guide_density(posterior, values, count)
         yield from ratio_flags(there.u, there.log_density - density, there.names, found)
 

@@ -144,6 +144,7 @@ class Posterior:
         parameters: by dotted name, every parameter of the network.
         latents: closed-form guides by site name; empty for point estimates and where there are draws.
         draws: what a sampler drew, or None.
+        guide: what a guide of the user's own has trained, by name.
         buffers: the network's buffers (batch-norm statistics) at the end of inference.
         kind: 'chains' (draws of Markov chains), 'iid' (independent draws, weighted or not), 'guide' (a distribution
             that was fitted; its draws are independent too) or 'point'.  R-hat means something for chains alone.
@@ -158,6 +159,7 @@ class Posterior:
     provenance: Mapping[str, object] = field(default_factory=dict)
     statistics: Mapping[str, float] = field(default_factory=dict)
     draws: Draws | None = None
+    guide: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -221,6 +223,8 @@ class Posterior:
             described["latents"][name] = latent.family
         for name, buffer in self.buffers.items():
             tensors[f"buffer/{name}"] = buffer
+        for name, value in self.guide.items():
+            tensors[f"guide/{name}"] = value
         metadata = {
             "described": json.dumps(described),
             "kind": self.kind,
@@ -252,9 +256,12 @@ class Posterior:
             raise InferenceError(
                 f"{path} does not hold a posterior ({error}): run `pyro-compress fit` first"
             ) from error
-        buffers = {name.removeprefix("buffer/"): t for name, t in tensors.items() if name.startswith("buffer/")}
+        buffers, guide = (
+            {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            for prefix in ("buffer/", "guide/")
+        )
         draws = Draws.load(_draws_folder(path)) if json.loads(metadata.get("has_draws", "false")) else None
-        return Posterior(parameters, latents, buffers, metadata["kind"], provenance, statistics, draws)
+        return Posterior(parameters, latents, buffers, metadata["kind"], provenance, statistics, draws, guide)
 
 
 def _draws_folder(path: Path) -> Path:

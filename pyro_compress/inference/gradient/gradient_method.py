@@ -202,6 +202,7 @@ class GradientMethod(MinibatchMethod):
     """
 
     scales: ClassVar[bool] = True
+    trains_parameters: ClassVar[bool] = True
 
     learning_rate: float = DefaultFloat(1e-3)
     optimizer: str | Callable[..., torch.optim.Optimizer] = "adam"

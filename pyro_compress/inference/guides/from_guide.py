@@ -7,14 +7,14 @@ import torch
 from pyro_compress.inference.contract import Model
 from pyro_compress.inference.gradient.gradient_method import as_array, buffer_arrays
 from pyro_compress.inference.guides.declared import DeclaredGuide
-from pyro_compress.inference.guides.joint import JointGuide
+from pyro_compress.inference.guides.guide import Guide
 from pyro_compress.inference.results.judged import with_criterion
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.priors.base import Moments
 from pyro_compress.posterior.posterior import Latent, ParameterPosterior, Posterior
 
 
-def exact_moments(model: Model, guide: DeclaredGuide | JointGuide) -> dict[str, ParameterPosterior]:
+def exact_moments(model: Model, guide: Guide) -> dict[str, ParameterPosterior]:
     """Of every parameter whose moments under the guide have a closed form.
 
     Those are sites of their own that are normal; where sites are independent, what priors make of such sites as well.
@@ -24,14 +24,14 @@ def exact_moments(model: Model, guide: DeclaredGuide | JointGuide) -> dict[str, 
         closed = set(model.free_values()) if isinstance(guide, DeclaredGuide) else set()
         for parameter, prior in model.parameters_covered:
             sites = prior.latents(parameter, torch.zeros(parameter.shape))
-            known = isinstance(guide, DeclaredGuide) or parameter.name in guide.sites
+            known = isinstance(guide, DeclaredGuide) or parameter.name in moments
             if known and not any(site.family == "transformed" for site in sites):
                 closed.add(parameter.name)
         return {name: found for name, found in parameter_moments(model, moments).items() if name in closed}
     return {
         name: ParameterPosterior(as_array(found.mean), as_array(found.variance), "site")
         for name, found in moments.items()
-        if guide.sites[name].transform is None
+        if found.family == "normal"
     }
 
 

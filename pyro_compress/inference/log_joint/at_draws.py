@@ -96,13 +96,19 @@ def values_of(posterior: Posterior, count: int, seed: int = 0) -> dict[str, np.n
 
 
 def with_buffers(model: Model, posterior: Posterior) -> Model:
-    """A copy that runs as it does after training, with the posterior's statistics of batch norm."""
+    """A copy that runs as it does after training, with the posterior's statistics of batch norm.
+
+    A `Program` holds copies of what it trains already: it takes the posterior's values.
+    """
+    if not isinstance(model, BayesianNetwork):
+        model.free.take({name: site.mean for name, site in posterior.parameters.items()})
+        model.free.requires_grad_(False)
+        return model
     model = copy.deepcopy(model)
-    if isinstance(model, BayesianNetwork):
-        model.network.eval()
-        for name, buffer in model.network.named_buffers():
-            if name in posterior.buffers:
-                buffer.copy_(torch.from_numpy(np.array(posterior.buffers[name])))
+    model.network.eval()
+    for name, buffer in model.network.named_buffers():
+        if name in posterior.buffers:
+            buffer.copy_(torch.from_numpy(np.array(posterior.buffers[name])))
     return model
 
 

@@ -94,9 +94,11 @@ class WholeData:
 
 
 def whole_data_of(model: Model, feed: Feed) -> WholeData | None:
-    """Of a fit; None for a network, several processes, another device, and where it cannot be had."""
+    """Of a fit; None for a network or a model that trains parameters, several processes, another device, and where it
+    cannot be had.
+    """
     on_cpu = all(part.device.type == "cpu" for part in feed.tensors)
-    if not isinstance(model, Program) or feed.ranks.count > 1 or not on_cpu:
+    if not isinstance(model, Program) or model.free.trains or feed.ranks.count > 1 or not on_cpu:
         return None
     try:
         return WholeData(model, feed.tensors, feed.size)

@@ -25,6 +25,7 @@ from pyro_compress.inference.gradient.gradient_method import (
     build_optimizer,
 )
 from pyro_compress.inference.loop.feed import Batch, Feed
+from pyro_compress.inference.results.from_draws import point_estimates
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.names import attribute_name, dotted_name
 from pyro_compress.models.parameters import Parameter
@@ -45,8 +46,8 @@ class MAP(GradientMethod):
     no density, and that of the group priors grows without bound as their scales vanish (`Prior.has_mode`): those count
     as flat, with a warning, so with them alone this is maximum likelihood and the complexity that is reported is 0
     nats.  A latent of the likelihood, such as an unknown noise scale, is estimated too.  Of any other Pyro model every
-    latent site is.  Every density is that in the site's own space (no Jacobian enters).  What was flat, and what was
-    joint, stands in the provenance as 'priors'.
+    latent site is, and the parameters that it trains beside them.  Every density is that in the site's own space (no
+    Jacobian enters).  What was flat, and what was joint, stands in the provenance as 'priors'.
 
     Args:
         epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
@@ -66,7 +67,8 @@ class MAP(GradientMethod):
                 PosteriorWarning,
                 stacklevel=2,
             )
-        groups = [{"params": list(points.parameters()), "multiplier": 1.0}]
+        trained = [*points.parameters(), *([] if isinstance(model, BayesianNetwork) else model.free.parameters())]
+        groups = [{"params": trained, "multiplier": 1.0}]
         optimizer = build_optimizer(self.optimizer, groups, self.learning_rate)
         return PointState(model, points, optimizer, size, self.steps(size if held is None else held))
 
@@ -106,7 +108,7 @@ class MAP(GradientMethod):
 
     def draw(self, state: "PointState") -> Posterior:
         found = state.points.weights() if isinstance(state.model, BayesianNetwork) else state.points.latents()
-        parameters = {name: _point(value) for name, value in found.items()}
+        parameters = {name: _point(value) for name, value in found.items()} | point_estimates(state.model)
         return Posterior(parameters, {}, buffer_arrays(state.model), kind="point", provenance=self.said(state))
 
     def said(self, state: "PointState") -> dict[str, Any]:
@@ -194,7 +196,9 @@ class PointState(GradientState):
     def __init__(
         self, model: Model, points: PointEstimates, optimizer: torch.optim.Optimizer, size: int, steps_planned: int
     ) -> None:
-        super().__init__(model, {"points": points}, optimizer, size, steps_planned)
+        # a Pyro model's own parameters are trained beside them
+        own = {} if isinstance(model, BayesianNetwork) else {"free": model.free}
+        super().__init__(model, {"points": points, **own}, optimizer, size, steps_planned)
         self.points = points
 
 

@@ -121,6 +121,14 @@ def _judged(
     return with_criterion(made, parameter, prior, sites, (mean, variance))
 
 
+def point_estimates(model: Model) -> dict[str, ParameterPosterior]:
+    """The parameters that a Pyro model trains; those of a network stand among its posterior's already."""
+    if isinstance(model, BayesianNetwork):
+        return {}
+    arrays = {name: as_array(value) for name, value in model.free_values().items()}
+    return {name: ParameterPosterior(value, 0 * value, "point") for name, value in arrays.items()}
+
+
 def point_posterior(model: Model, values: Mapping[str, torch.Tensor]) -> Posterior:
     """One value of every site as a point estimate of the parameters."""
     if isinstance(model, BayesianNetwork):

@@ -10,6 +10,7 @@ import torch
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Model
 from pyro_compress.inference.results.from_draws import derived_shapes, derived_values
+from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.priors.base import LatentSite
 from pyro_compress.posterior.draws import GUIDE_DENSITY, Draws
 
@@ -51,12 +52,32 @@ def independent_draws(values: Mapping[str, torch.Tensor], count: int, derived: t
     return Draws(flat[None], shapes, derived=derived)
 
 
+def draws_of_sites(model: Model, values: Mapping[str, torch.Tensor], density: torch.Tensor) -> Draws:
+    """Draws of a guide, of what follows from its sites (w = z·w̃) and of a network's point estimates.
+
+    Their statistic 'guide_log_density' is log q(θ).
+
+    Args:
+        model: that the guide is of.
+        values: (count, *shape) by site, in the model's space.
+        density: (count,), log q there, nats.
+    """
+    count = len(density)
+    # those of other models may be large, and are the same in all draws
+    points = model.free_values() if isinstance(model, BayesianNetwork) else {}
+    fixed = {name: value.detach()[None] for name, value in points.items()}
+    following: dict[str, torch.Tensor] = {}
+    if derived_shapes(model):
+        each = [derived_values(model, {name: v[index] for name, v in values.items()}) for index in range(count)]
+        following = {name: torch.stack([one[name] for one in each]) for name in each[0]}
+    drawn = independent_draws({**values, **fixed, **following}, count, (*fixed, *following))
+    return replace(drawn, statistics={GUIDE_DENSITY: density.double().cpu().numpy()[None]})
+
+
 def draws_through(
     model: Model, sites: Mapping[str, LatentSite], unconstrained: Mapping[str, torch.Tensor], density: torch.Tensor
 ) -> Draws:
-    """Draws of a guide, of what follows from its sites (w = z·w̃) and of the point estimates.
-
-    Their statistic 'guide_log_density' is log q(θ) in the space in which the model declares the sites.
+    """As `draws_of_sites`, of values in the space in which the guide is normal.
 
     Args:
         model: that the guide is of.
@@ -73,10 +94,4 @@ def draws_through(
             if transform is not None:
                 jacobian = transform.log_abs_det_jacobian(u, values[name])
                 density = density - jacobian.reshape(count, -1).double().sum(1).cpu()
-    fixed = {name: value.detach()[None] for name, value in model.free_values().items()}
-    following: dict[str, torch.Tensor] = {}
-    if derived_shapes(model):
-        each = [derived_values(model, {name: v[index] for name, v in values.items()}) for index in range(count)]
-        following = {name: torch.stack([one[name] for one in each]) for name in each[0]}
-    drawn = independent_draws(values | fixed | following, count, (*fixed, *following))
-    return replace(drawn, statistics={GUIDE_DENSITY: density.numpy()[None]})
+    return draws_of_sites(model, values, density)

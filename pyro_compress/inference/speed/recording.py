@@ -22,7 +22,9 @@ class MovingError(Exception):
 
 
 def marks_of(model: Any) -> Marks:
-    """What a model reaches, `moving.reachable`."""
+    """What a model reaches, `moving.reachable`; or a model and its guide."""
+    if isinstance(model, tuple):
+        return {f"{place}{path}": mark for place, one in enumerate(model) for path, mark in marks_of(one).items()}
     if isinstance(model, BayesianNetwork):
         return reachable(("network", model.network), ("likelihood", model.likelihood), ("prior", model.prior))
     return reachable(("model", getattr(model, "function", model)), ("argument", getattr(model, "call", None)))

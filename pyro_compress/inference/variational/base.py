@@ -20,9 +20,11 @@ from pyro_compress.inference.gradient.gradient_method import (
 )
 from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.from_guide import exact_moments, parameter_moments, posterior_from_guide
+from pyro_compress.inference.guides.guide import Guide
 from pyro_compress.inference.guides.joint import JointGuide, MeanField, described
+from pyro_compress.inference.guides.user import UserGuide
 from pyro_compress.inference.loop.feed import Batch
-from pyro_compress.inference.results.from_draws import posterior_from_draws
+from pyro_compress.inference.results.from_draws import point_estimates, posterior_from_draws
 from pyro_compress.inference.results.iid_draws import check_draws, number_of_draws
 from pyro_compress.inference.speed.compiled_adam import Adam
 from pyro_compress.inference.speed.flat_parameters import FlatParameters, is_elementwise
@@ -38,7 +40,14 @@ from pyro_compress.posterior.posterior import Posterior
 
 MOMENTS = "exact marginals of the guide; of its draws where a value is transformed, or a product of sites"
 COMPILE = ("auto", "always", "never")
-RATES: Mapping[str, float] = {"weight": 1.0, "scale": 5.0, "other": 1.0, "log_variance": 3.0, "free": 1.0}
+RATES: Mapping[str, float] = {
+    "weight": 1.0,
+    "scale": 5.0,
+    "other": 1.0,
+    "log_variance": 3.0,
+    "free": 1.0,
+    "guide": 1.0,
+}
 
 
 @dataclass(frozen=True)
@@ -47,8 +56,9 @@ class VariationalMethod(GradientMethod):
 
     Args:
         epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
-        rates: multipliers of the base rate for 'weight', 'scale', 'other', 'log_variance' and 'free' parameters;
-            those not named keep their default.
+        rates: multipliers of the base rate for 'weight', 'scale', 'other', 'log_variance' and 'free' parameters (the
+            last are the model's own, point-estimated), and for those of a 'guide' of the user's own; those not named
+            keep their default.
         kl_weight: β.
         kl_warmup: share of the run over which β rises linearly from 0.
         particles: ELBO estimates averaged per step.
@@ -87,7 +97,7 @@ class VariationalMethod(GradientMethod):
             )
         check_draws(self.draws, type(self).__name__)
 
-    def build_guide(self, model: Model) -> DeclaredGuide | JointGuide:
+    def build_guide(self, model: Model) -> Guide:
         """The guide of a fresh state: what the priors declare, or mean field for a model without such priors."""
         return DeclaredGuide(model) if isinstance(model, BayesianNetwork) else MeanField(model)
 
@@ -98,13 +108,11 @@ class VariationalMethod(GradientMethod):
         state.compiled = self.compile == "always"
         return state
 
-    def build_optimizer(
-        self, model: Model, guide: DeclaredGuide | JointGuide
-    ) -> tuple[FlatParameters, torch.optim.Optimizer]:
+    def build_optimizer(self, model: Model, guide: Guide) -> tuple[FlatParameters, torch.optim.Optimizer]:
         """The vectors that guide and point estimates are moved into, and a fresh optimizer over them."""
         rates = {**RATES, **self.rates}
         groups = [*guide.parameter_groups(rates)]
-        free = list(model.free.parameters())
+        free = [*model.free.parameters()]
         if free:
             groups.append({"params": free, "multiplier": rates["free"]})
         flat = FlatParameters(groups, is_elementwise(self.optimizer))
@@ -183,7 +191,7 @@ class VariationalMethod(GradientMethod):
         """The recorded step; decides whether to compile it."""
         if state.traced is None:
             state.traced = TracedTerms(
-                state.modules.values(), state.flat, lambda batch: self.terms(state, batch), state.model
+                state.modules.values(), state.flat, lambda batch: self.terms(state, batch), (state.model, state.guide)
             )
         if self.compile == "auto" and not state.compiled:
             state.compiled = state.traced.is_worth_compiling(state.steps_planned - state.steps_done)
@@ -232,10 +240,13 @@ class VariationalMethod(GradientMethod):
             assert isinstance(model, BayesianNetwork)
             return posterior_from_guide(model, guide)
         count = number_of_draws(self.draws, guide.width)
+        if isinstance(guide, UserGuide):
+            return guide.posterior(count, state.seed)
         posterior = posterior_from_draws(model, guide.draws(model, count, state.seed), "guide")
         # exact where there is a closed form; what is made of other sites keeps the moments of the draws
         exact = exact_moments(model, guide)
         parameters = {name: exact.get(name, found) for name, found in posterior.parameters.items()}
+        parameters |= point_estimates(model)
         family = described(guide) if isinstance(guide, JointGuide) else {}
         return replace(posterior, parameters=parameters, provenance={"moments": MOMENTS, **family})
 
@@ -276,4 +287,4 @@ class VariationalMethod(GradientMethod):
             return self.draw(state)
         if isinstance(state.model, BayesianNetwork):
             return Posterior(parameter_moments(state.model, state.guide.moments()), {}, buffer_arrays(state.model))
-        return Posterior(exact_moments(state.model, state.guide))
+        return Posterior(exact_moments(state.model, state.guide) | point_estimates(state.model))

@@ -28,13 +28,28 @@ from pyro_compress.models.sites import log_prob, weighted_total
 
 
 class ScoreFunction(Messenger):
-    """Replaces samples by copies through which no gradient reaches the guide."""
+    """Replaces samples by copies through which no gradient reaches the guide.
+
+    Args:
+        everywhere: at all sites, or at those alone that have no other gradient.
+    """
+
+    def __init__(self, everywhere: bool = True) -> None:
+        super().__init__()
+        self.everywhere = everywhere
+
+    def takes(self, site: Any) -> bool:
+        """Whether a site of the guide is drawn so."""
+        if site["is_observed"] or site_is_subsample(site) or is_delta(site["fn"]):
+            return False
+        return self.everywhere or not site["fn"].has_rsample
 
     def _pyro_sample(self, message: Any) -> None:
-        if message["is_observed"] or message["done"] or site_is_subsample(message) or is_delta(message["fn"]):
+        if message["done"] or not self.takes(message):
             return
+        value = message["fn"].sample().detach()
         # gradients end here, and what asks for one depends on the sample
-        message["value"] = message["fn"].sample().detach().requires_grad_()
+        message["value"] = value.requires_grad_() if value.is_floating_point() else value
         message["done"] = True
 
 
@@ -71,7 +86,15 @@ class Baseline:
         )
 
 
-def score_terms(model: Any, guide: Any, baseline: Baseline, *args: Any, **kwargs: Any) -> ScoreTerms:
+def score_terms(
+    model: Any,
+    guide: Any,
+    baseline: Baseline,
+    *args: Any,
+    handler: ScoreFunction | None = None,
+    independent: bool = True,
+    **kwargs: Any,
+) -> ScoreTerms:
     """The ELBO's terms with gradients by the score function.
 
     Values are those of `elbo_terms`, and closed-form KLs keep their exact gradient.
@@ -80,21 +103,27 @@ def score_terms(model: Any, guide: Any, baseline: Baseline, *args: Any, **kwargs
         model, guide: as for `elbo_terms`.
         baseline: b, made of other samples than this one.
         *args, **kwargs: given to both.
+        handler: says at which sites of the guide; at all if not given.
+        independent: whether the guide's parameters depend on nothing that it draws; else no KL is taken in closed form.
     """
-    guide_trace, model_trace = guide_and_model_traces(model, guide, ScoreFunction(), *args, **kwargs)
+    handler = handler or ScoreFunction()
+    guide_trace, model_trace = guide_and_model_traces(model, guide, handler, *args, **kwargs)
     decided = torch.zeros(())
 
     def divergence(q: Any, p: Any) -> torch.Tensor:
         nonlocal decided
-        nats, by_sample = _nats_and_decided(q, p)
+        if independent:
+            nats, by_sample = _nats_and_decided(q, p)
+        else:
+            nats = by_sample = sampled(q, p)
         decided = decided + by_sample.detach()
         return nats
 
     terms = terms_from_traces(model_trace, guide_trace, divergence)
     sites = guide_trace.nodes.values()
-    drawn = [s for s in sites if s["type"] == "sample" and not site_is_subsample(s) and not is_delta(s["fn"])]
     # of what was drawn: no scale and no mask changes with which density
-    log_q = sum((log_prob(site, site["value"].detach()).sum() for site in drawn), torch.zeros(()))
+    drawn = (log_prob(s, s["value"].detach()).sum() for s in sites if s["type"] == "sample" and handler.takes(s))
+    log_q = sum(drawn, torch.zeros(()))
     score = log_q - log_q.detach()  # worth 0, with the gradient of log q
     data = terms.data + (terms.data.detach() - baseline.data) * score
     complexity = terms.complexity + (decided - baseline.complexity) * score

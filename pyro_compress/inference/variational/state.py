@@ -10,7 +10,6 @@ import torch
 from pyro_compress.inference.contract import Model
 from pyro_compress.inference.gradient.gradient_method import GradientState
 from pyro_compress.inference.guides.declared import DeclaredGuide
-from pyro_compress.inference.guides.joint import JointGuide
 from pyro_compress.inference.speed.compiled_adam import Adam
 from pyro_compress.inference.speed.flat_parameters import FlatParameters
 from pyro_compress.inference.speed.normal_stream import Noise
@@ -18,6 +17,7 @@ from pyro_compress.inference.variational.recorded_step import TracedTerms
 from pyro_compress.inference.variational.score_function import Baseline
 from pyro_compress.inference.variational.shrinking import RemainingNetwork, ShrinkingNetwork
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.trained import Trained
 
 
 class VariationalState(GradientState):
@@ -43,7 +43,7 @@ class VariationalState(GradientState):
     def __init__(
         self,
         model: Model,
-        guide: DeclaredGuide | JointGuide,
+        guide: Any,
         build: Callable[[Model, Any], tuple[FlatParameters, torch.optim.Optimizer]],
         size: int,
         steps_planned: int,
@@ -84,6 +84,11 @@ class VariationalState(GradientState):
             self._adam = Adam(self.optimizer)
         return self._adam
 
+    def moving_buffers(self) -> list[torch.Tensor]:
+        users = (self.model.free, getattr(self.guide, "trained", None))
+        own = [buffer for held in users if isinstance(held, Trained) for buffer in held.buffers()]
+        return [*super().moving_buffers(), *own]
+
     def clear_gradients(self) -> None:
         self.flat.clear_gradients()
 
@@ -93,7 +98,7 @@ class VariationalState(GradientState):
     def project(self) -> None:
         self.flat.project()
 
-    def whole_pair(self) -> tuple[Model, DeclaredGuide | JointGuide]:
+    def whole_pair(self) -> tuple[Model, Any]:
         """Model and guide of the whole network, up to date."""
         if self.whole is None:
             return self.model, self.guide

@@ -1,4 +1,4 @@
-"""Stochastic variational inference with the guides that the priors declare.
+"""Stochastic variational inference with the guides that the priors declare, or one of the user's own.
 
     minimise  −(N/n) Σ_i E_q log p(y_i | x_i, w) + β KL(q(w) ‖ p(w))
 
@@ -7,22 +7,26 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pyro.poutine.messenger import Messenger
 
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.contract import Method, Model, left_at_defaults
 from pyro_compress.inference.defaults.best_normal import left_to_choose
-from pyro_compress.inference.gradient.elbo import ElboTerms
+from pyro_compress.inference.gradient.elbo import ElboTerms, sampled
 from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.flipout import Flipout
-from pyro_compress.inference.guides.joint import FullRank, JointGuide, LowRank, sticking_the_landing
+from pyro_compress.inference.guides.guide import Guide
+from pyro_compress.inference.guides.joint import FullRank, LowRank, sticking_the_landing
 from pyro_compress.inference.guides.local_reparameterization import LocalReparameterization
+from pyro_compress.inference.guides.user import UserGuide
 from pyro_compress.inference.loop.feed import Batch, Feed
 from pyro_compress.inference.speed.flat_parameters import is_elementwise
 from pyro_compress.inference.variational.base import VariationalMethod
-from pyro_compress.inference.variational.score_function import Baseline, score_terms
+from pyro_compress.inference.variational.score_function import Baseline, ScoreFunction, score_terms
 from pyro_compress.inference.variational.state import VariationalState
+from pyro_compress.models.bayesian import BayesianNetwork
 
 # effect handler around the guide by the estimator's name; the score function has an ELBO of its own
 HANDLERS: Mapping[str, Callable[[], Messenger] | None] = {
@@ -48,18 +52,22 @@ class SVI(VariationalMethod):
         baseline: with 'score', whether running means over the steps before are subtracted.
         guide: 'declared' (what the priors declare, sites and weights independent), 'full-rank' or 'low-rank': one
             normal over all latent numbers, log-normal sites on a log scale.  A model that is no `BayesianNetwork`
-            declares nothing: its sites are independent normals in unconstrained space.
+            declares nothing: its sites are independent normals in unconstrained space.  Or, for a Pyro model, a guide
+            of your own: a callable or module that is called with what the model is called with, or an `AutoGuide`, its
+            class or an instance; log q is then taken at the draw, as in Pyro's `Trace_ELBO`, and by the score function
+            at sites that have no other gradient.
         rank: of 'low-rank'; None is 10, or as many as there are latent numbers.
         shrink: whether units that the posterior has switched off leave the network while it is trained, see
             `inference.variational.shrinking`.  None: where priors say what is off (group priors, log-uniform) and the
             network can.
         entropy: of a guide over all sites: 'sampled', with gradients through the sample alone, which have no noise left
             where the guide is the posterior, or 'exact', which has less where no member of the family comes near it.
+            Of a guide of your own: 'exact' takes KLs in closed form where there is one.
     """
 
     estimator: str | None = None
     baseline: bool = True
-    guide: str = "declared"
+    guide: str | Callable[..., Any] = "declared"
     rank: int | None = None
     shrink: bool | None = None
     entropy: str = "sampled"
@@ -68,34 +76,60 @@ class SVI(VariationalMethod):
         super().__post_init__()
         if self.estimator is not None and self.estimator not in HANDLERS:
             raise InferenceError(unknown_name("estimator", self.estimator, HANDLERS))
-        if self.guide not in GUIDES:
+        if isinstance(self.guide, str) and self.guide not in GUIDES:
             raise InferenceError(unknown_name("guide", self.guide, GUIDES))
         if self.entropy not in ENTROPIES:
             raise InferenceError(unknown_name("entropy", self.entropy, ENTROPIES))
         if self.guide != "declared" and self.estimator in ("local", "flipout"):
             raise InferenceError(
-                f"estimator '{self.estimator}' needs independent weights, which guide '{self.guide}' does not have: "
-                "use 'shared' or 'score'"
+                f"estimator '{self.estimator}' needs independent weights, which guide '{self._guide_name}' does not "
+                "have: use 'shared' or 'score'"
             )
         if self.shrink and (self.guide != "declared" or not is_elementwise(self.optimizer)):
             raise InferenceError(
                 "shrink=True needs the declared guide and an optimizer by name that treats every number by itself, "
-                f"such as 'adam'; found guide='{self.guide}', optimizer={self.optimizer!r}"
+                f"such as 'adam'; found guide='{self._guide_name}', optimizer={self.optimizer!r}"
             )
         if self.rank is not None and self.rank < 1:
             raise InferenceError(f"the rank of a low-rank guide must be at least 1, found rank={self.rank}")
 
     def for_model(self, model: Model, feed: Feed) -> Method:
         """`BestNormal` for a Pyro model, where nothing but the guide was set."""
-        if self.guide == "low-rank" or not left_at_defaults(self, ("guide", "draws", "compile", "rank", "shrink")):
+        mine = ("guide", "draws", "compile", "rank", "shrink")
+        if self.guide not in ("declared", "full-rank") or not left_at_defaults(self, mine):
             return self
         independent = None if self.guide == "declared" else False
         return left_to_choose(model, feed, self.draws, independent=independent) or self
 
-    def build_guide(self, model: Model) -> DeclaredGuide | JointGuide:
+    @property
+    def _guide_name(self) -> str:
+        return self.guide if isinstance(self.guide, str) else getattr(self.guide, "__name__", type(self.guide).__name__)
+
+    def build_guide(self, model: Model) -> Guide:
+        if not isinstance(self.guide, str):
+            return self._user_guide(model, self.guide)
         if self.guide == "full-rank":
             return FullRank(model)
         return LowRank(model, self.rank) if self.guide == "low-rank" else super().build_guide(model)
+
+    def _user_guide(self, model: Model, function: Callable[..., Any]) -> UserGuide:
+        if isinstance(model, BayesianNetwork):
+            raise InferenceError(
+                "a BayesianNetwork's guide is what its priors declare: SVI takes 'declared', 'full-rank' or 'low-rank' "
+                "there, and a guide of your own for Pyro models"
+            )
+        guide = UserGuide(model, function)
+        if guide.sites.scored and self.estimator == "shared":
+            raise InferenceError(
+                f"the guide {guide.name} draws from distributions without a gradient through the sample, which "
+                "estimator 'shared' needs: leave the estimator out, or use 'score'"
+            )
+        if self.entropy == "exact" and guide.sites.order != tuple(model.sites):
+            raise InferenceError(
+                f"entropy='exact' takes KLs site by site, and needs a guide that draws them in the model's order "
+                f"({', '.join(model.sites)}): found {', '.join(guide.sites.order)}"
+            )
+        return guide
 
     def may_shrink(self, state: VariationalState) -> bool:
         if self.shrink is False or not isinstance(state.guide, DeclaredGuide) or not is_elementwise(self.optimizer):
@@ -115,15 +149,18 @@ class SVI(VariationalMethod):
 
     def traceable(self, state: VariationalState) -> bool:
         # a score function's baseline moves
-        return self.estimator != "score" and super().traceable(state)
+        scored = isinstance(state.guide, UserGuide) and state.guide.sites.scored
+        return self.estimator != "score" and not scored and super().traceable(state)
 
     def terms(self, state: VariationalState, batch: Batch) -> ElboTerms:
         """One estimate of the ELBO's terms on a batch."""
-        declared = isinstance(state.guide, DeclaredGuide)
+        declared, users = isinstance(state.guide, DeclaredGuide), isinstance(state.guide, UserGuide)
         estimator = self.estimator or ("local" if declared else "shared")
-        if estimator == "score":
+        if estimator == "score" or (users and state.guide.sites.scored):
             baseline = state.baseline if self.baseline else Baseline()
-            return score_terms(state.model.forward, state.guide.forward, baseline, *batch, size=state.size)
+            scored = ScoreFunction(everywhere=estimator == "score")
+            model, guide, size = state.model.forward, state.guide.forward, state.size
+            return score_terms(model, guide, baseline, *batch, size=size, handler=scored, independent=not users)
         handler = HANDLERS[estimator]
-        divergence = None if declared or self.entropy == "exact" else sticking_the_landing
+        divergence = None if declared or self.entropy == "exact" else sampled if users else sticking_the_landing
         return self.estimated(state, batch, handler and handler(), divergence)

@@ -161,9 +161,6 @@ def test_what_cannot_be_sampled_is_refused() -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
 
-    def learned() -> None:
-        pyro.sample("m", dist.Normal(pyro.param("where", torch.zeros(())), 1.0))
-
     x = Y[:, 0]
     with pytest.raises(InferenceError, match="latent site 'k' is discrete"):
         LogJoint(Program(discrete, ()), 0)
@@ -173,8 +170,6 @@ def test_what_cannot_be_sampled_is_refused() -> None:
     with pytest.raises(InferenceError, match="latent site 'z' is drawn per example"):
         LogJoint(Program(local, (x,)), 24)(torch.zeros(1, 12), (x,))
     assert LogJoint(Program(local, (x,)), 12)(torch.zeros(1, 12), (x,)).gradient.shape == (1, 12)
-    with pytest.raises(InferenceError, match="parameter 'where' with pyro"):
-        Program(learned, ())
     with pytest.raises(InferenceError, match="no latent site"):
         Program(lambda: None, ())
     improper = BayesianNetwork(nn.Linear(3, 2), LogUniform(low=0.0), Gaussian(noise=0.5))

@@ -93,7 +93,7 @@ def test_methods_run_their_particles_together(method: VariationalMethod) -> None
         runs += 1
         forward(*args, **kwargs)
 
-    state.guide.forward = counted  # type: ignore[method-assign]
+    state.guide.forward = counted
     torch.manual_seed(1)
     method.step(state, (X, Y))
     assert runs == 1
