@@ -1,4 +1,4 @@
-"""From a posterior to a decision: prune, choose bit widths on validation, fine-tune on the grid.
+"""From a posterior to a decision: prune, choose bit widths on validation, fine-tune on the grid, refine.
 
 Everything is chosen on the validation split of the training data; the test set is never looked at here.
 """
@@ -29,6 +29,7 @@ from pyro_compress.pipeline.acceptance import clearly_worse, within
 from pyro_compress.pipeline.decision_settings import DecisionSettings
 from pyro_compress.pipeline.draw_moments import how_of, stored_of, within_one_mode
 from pyro_compress.pipeline.fine_tuning import fine_tuned
+from pyro_compress.pipeline.size_targets import smallest_accepted
 from pyro_compress.pipeline.validation import Judge, network_and_likelihood, nothing_pruned, with_batch_norm
 from pyro_compress.posterior.posterior import Posterior
 
@@ -57,7 +58,7 @@ def decide(
     device: str = "cpu",
     say: Say = warnings_only,
 ) -> Decision:
-    """Prune, choose c on validation, fine-tune in stages: what `pyro-compress analyse` does.
+    """Prune, choose c on validation, fine-tune in stages, refine: what `pyro-compress analyse` does.
 
     All of it is held against one reference: the posterior mean, or what the fit started from where that has fewer
     validation errors.  If the mean is worse than a start by more than the standard error of the difference, that is
@@ -106,8 +107,10 @@ def decide(
             seed=seed,
         )
         decision = _fine_tune_stages(decision, judge, tune, settings, reference, say)
-    evidence = judge.evidence(decision, reference)
     tolerance = settings.stage_tolerance_points if settings.fine_tune_epochs else settings.tolerance_points
+    if settings.refine:
+        decision = _refined(decision, judge, data, reference, tolerance, say)
+    evidence = judge.evidence(decision, reference)
     evidence["within_tolerance"] = within(evidence["rise_points"], tolerance)
     if not evidence["within_tolerance"]:
         rise = evidence["rise_points"]
@@ -271,3 +274,21 @@ def _fine_tune_stages(
         elif found:
             break
     return accepted
+
+
+def _refined(
+    decision: Decision, judge: Judge, data: DataSet, reference: np.ndarray, tolerance_points: float, say: Say
+) -> Decision:
+    """The smallest file within the tolerance that refinement gives, or no worse than the decision where that is not."""
+    allowed = max(tolerance_points, judge.rise(decision, reference)[0])
+    decision = smallest_accepted(
+        trace(judge.network, data.input_shape),
+        decision,
+        lambda candidate: judge.accepts(candidate, reference, allowed),
+        complete=partial(with_batch_norm, judge.network, data=data),
+        say=say,
+    )
+    kept, total = decision.weights_left()
+    rise, standard_error = judge.rise(decision, reference)
+    say(f"refined to {100 * kept / total:.2f} % of the weights, error {rise:+.2f} ± {standard_error:.2f} points")
+    return decision

@@ -1,8 +1,9 @@
-"""A decision made to fit: the finest file of at most N bytes, or the smallest of at most E % validation error.
+"""A decision made to fit: the finest file of at most N bytes, or the smallest that errs at most so much on validation.
 
-Both search the price of a bit λ (`artifact.writing.rate_distortion`) by bisection of ln λ.  Size falls and error rises
-with λ, but not at every small step, so the best of all that were tried is taken, and the same search gives the same
-file.
+All search the price of a bit λ (`artifact.writing.rate_distortion`).  Size falls and error rises with λ, but not at
+every small step.  A target is searched by bisection of ln λ, and the best of all that were tried is taken.  Without a
+target prices are tried from the largest down, and the first that the judge accepts is taken: on few validation examples
+a bisection stops at the first small price that happens to change an answer.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ LEAST_PRICE, LARGEST_PRICE = 2.0**-10, 2.0**6
 # the search ends at a file that falls short of what was asked for by this share, or by so many bytes
 NEAR, NEAR_BYTES = 0.01, 16
 HALVINGS = 9
+PRICE_LADDER = tuple(2.0 ** (half / 2) for half in range(6, -13, -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +118,32 @@ def to_error(
     return best.decision.with_sites(
         {}, target_error_percent=target_percent, validation_error_percent=best.error_percent
     )
+
+
+def smallest_accepted(
+    architecture: Architecture,
+    decision: Decision,
+    accepts: Callable[[Decision], bool],
+    *,
+    complete: Callable[[Decision], Decision] = lambda decision: decision,
+    say: Callable[[str], None] = lambda line: None,
+) -> Decision:
+    """The decision refined at the largest price of a ladder that is accepted, or as it is where that saves no byte.
+
+    Args:
+        architecture, decision, complete: as for `to_bytes`.
+        accepts: whether what a decision stores is good enough, on validation data.
+        say: told one line.
+    """
+    trial = _trial(architecture, decision, complete, keep_deviations=False)
+    before = trial(0.0).file_bytes
+    for price in PRICE_LADDER:
+        tried = trial(price)
+        if tried.file_bytes < before and accepts(tried.decision):
+            say(f"λ = {price:.3g} nats per bit: {tried.file_bytes:,} bytes in place of {before:,}")
+            return tried.decision
+    say(f"no price of a bit is accepted that makes the file smaller than {before:,} bytes")
+    return decision.with_sites({}, price_nats_per_bit=0.0)
 
 
 def _trial(

@@ -1,5 +1,8 @@
 """Refinement against its objective: worked through by hand, and on networks whose posterior is known."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -112,3 +115,31 @@ def test_the_same_decision_gives_the_same_file() -> None:
 def test_a_negative_price() -> None:
     with pytest.raises(DecisionError, match=r"price of a bit must not be negative, found -1"):
         refine(ARCHITECTURE, decision(), -1)
+
+
+def test_a_second_refinement_is_measured_from_where_the_first_one_began() -> None:
+    """Forgetting it would make the way from the first one's integers free of charge."""
+    aim = decision()
+    first = refine(ARCHITECTURE, aim, 0.1)
+    twice, once = refine(ARCHITECTURE, first, 0.3), refine(ARCHITECTURE, aim, 0.3)
+    forgetful = first.with_sites({name: replace(held, aim=None) for name, held in first.sites.items()})
+    apart = {
+        "twice": objective(twice, aim) - objective(once, aim),
+        "forgetful": objective(refine(ARCHITECTURE, forgetful, 0.3), aim) - objective(once, aim),
+    }
+    assert abs(apart["twice"]) < 0.1 * apart["forgetful"]
+    for name in ("fc1.weight", "fc2.weight"):
+        np.testing.assert_array_equal(twice.sites[name].aim, aim.sites[name].value)
+        assert twice.sites[name].moved_to(aim.sites[name].value).aim is None
+
+
+def objective(of: Decision, aim: Decision, price: float = 0.3) -> float:
+    return price * 8 * size(of) + distortion_nats(of, aim)
+
+
+def test_what_was_aimed_at_is_kept_in_the_file_of_a_decision(tmp_path: Path) -> None:
+    found = refine(ARCHITECTURE, decision(), 0.1)
+    found.save(tmp_path / "decision.safetensors")
+    loaded = Decision.load(tmp_path / "decision.safetensors")
+    np.testing.assert_array_equal(loaded.sites["fc1.weight"].aim, decision().sites["fc1.weight"].value)
+    assert loaded.sites["fc1.bias"].aim is None

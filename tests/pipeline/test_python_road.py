@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 import torch
 
 import pyro_compress as pc
+from pyro_compress.artifact.writing.rate_distortion import refine
 from pyro_compress.errors import DataError, DecisionError, RunError
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.pipeline.settings import RunSettings
-from pyro_compress.pipeline.size_targets import to_error
-from pyro_compress.pipeline.validation import Judge
+from pyro_compress.pipeline.size_targets import PRICE_LADDER, to_error
+from pyro_compress.pipeline.validation import Judge, nothing_pruned, with_batch_norm
 from tests.pipeline.conftest import Cli
 from tests.pipeline.test_draws_to_decision import classes, saved, shifted
 
@@ -139,3 +141,34 @@ def test_a_file_is_measured_on_the_examples_that_are_given(tmp_path: Path) -> No
         pc.evaluate(path, (x[:, 1:], y))
     with pytest.raises(RunError, match="unknown likelihood 'categoric'"):
         pc.evaluate(artifact, data, likelihood="categoric")
+
+
+@pytest.mark.parametrize("norm", [False, True], ids=["dense", "batch norm"])
+def test_the_search_ends_with_the_smallest_file_that_validation_accepts(norm: bool) -> None:
+    network, data = classes(norm)
+    posterior = shifted(network, 1.0)
+    if norm:
+        buffers = {name: b.numpy().copy() for name, b in network.named_buffers() if b.is_floating_point()}
+        posterior = pc.Posterior(posterior.parameters, {}, buffers)
+    lines, judge = list[str](), Judge(network, data, Categorical())
+    whole, small = (
+        pc.decide(
+            posterior, network, data, pc.DecisionSettings(c=1e-3, fine_tune_epochs=0, refine=on), say=lines.append
+        )
+        for on in (False, True)
+    )
+    rises = [float(found.made_by["validation"]["rise_points"]) for found in (whole, small)]  # type: ignore[index]
+    assert rises[1] <= max(rises[0], 0.2)
+    files = [pc.compress(network, found, (6,)) for found in (whole, small)]
+    assert len(files[1]) < 0.9 * len(files[0])
+    price = float(str(small.made_by["price_nats_per_bit"]))
+    assert "price_nats_per_bit" not in whole.made_by
+    assert f"λ = {price:.3g} nats per bit: {len(files[1]):,} bytes in place of {len(files[0]):,}" in lines
+    # the next price would not do, and statistics are those under the moved weights
+    complete = partial(with_batch_norm, copy.deepcopy(network), data=data)
+    architecture = pc.models.trace(network, (6,))
+    assert pc.compress(network, complete(refine(architecture, whole, price)), (6,)) == files[1]
+    if price < PRICE_LADDER[0]:
+        dearer = complete(refine(architecture, whole, price * 2**0.5))
+        reference = judge.errors(nothing_pruned(posterior))
+        assert judge.rise(dearer, reference)[0] > max(rises[0], 0.2)

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import pyro_compress as pc
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.analysis.decisions.kept_deviations import stored_network
 from pyro_compress.artifact.writing.encode import encode
+from pyro_compress.artifact.writing.rate_distortion import refine
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.tracing import trace
-from pyro_compress.pipeline.size_targets import to_bytes, to_error
+from pyro_compress.pipeline.size_targets import PRICE_LADDER, smallest_accepted, to_bytes, to_error
 from pyro_compress.pipeline.validation import with_batch_norm
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 from tests.artifact.test_rate_distortion import ARCHITECTURE, decision, size
@@ -121,3 +123,35 @@ def test_a_target_from_python_gathers_batch_norm_again() -> None:
     stale = to_bytes(architecture, decided, whole - 20)
     assert not np.allclose(expected.buffers["n.running_var"], stale.buffers["n.running_var"], rtol=1e-3)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+# ---- without a target: as far as validation accepts
+
+
+def test_the_largest_price_that_is_accepted() -> None:
+    tried: list[float] = []
+
+    def accepts(candidate: Decision) -> bool:
+        tried.append(kept_percent(candidate))
+        return tried[-1] <= 20
+
+    found = smallest_accepted(ARCHITECTURE, decision(), accepts)
+    price = float(str(found.made_by["price_nats_per_bit"]))
+    assert price in PRICE_LADDER and tried[-1] == kept_percent(found) <= 20 < tried[-2]
+    assert tried == [kept_percent(refine(ARCHITECTURE, decision(), p)) for p in PRICE_LADDER if p >= price]
+    assert size(found) < size(decision())
+
+
+def test_nothing_is_refined_where_nothing_is_accepted_or_no_byte_is_saved() -> None:
+    lines: list[str] = []
+    for accepts, start in ((lambda of: False, decision()), (lambda of: True, without_variance(decision()))):
+        found = smallest_accepted(ARCHITECTURE, start, accepts, say=lines.append)
+        assert found.made_by["price_nats_per_bit"] == 0
+        for name, site in start.sites.items():
+            np.testing.assert_array_equal(found.sites[name].stored(), site.stored())
+        assert f"no price of a bit is accepted that makes the file smaller than {size(start):,} bytes" in lines[-1]
+
+
+def without_variance(of: Decision) -> Decision:
+    """Point estimates: no number may move."""
+    return of.with_sites({name: replace(site, variance=0 * site.variance) for name, site in of.sites.items()})

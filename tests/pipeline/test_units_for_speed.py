@@ -37,7 +37,7 @@ def test_units_go_until_the_share_is_reached_and_are_said_and_noted() -> None:
     network, data = classes()
     posterior, lines = certain_where_used(network, [1, 4, 5, 8]), list[str]()
     before = copy.deepcopy(network.state_dict())
-    settings = DecisionSettings(multiply_adds=0.3, snr=0.0, c=1e-4, fine_tune_epochs=0)
+    settings = DecisionSettings(multiply_adds=0.3, snr=0.0, c=1e-4, fine_tune_epochs=0, refine=False)
     decision = decide(posterior, network, data, settings, say=lines.append)
     # 90 products before; 4 units with 3 inputs have 24, and the one that would go next costs evidence
     assert architecture_left(remove_dead(trace(network, (6,)), decision)) == [3, 4]

@@ -33,6 +33,8 @@ class SiteDecision:
         bits: uint8, S. 0 = pruned; 32 with step None = stored as float32.
         step: grid step Δ, a power of two (fixed point with −log₂Δ fraction bits), or None.
         mean: float32, S. Posterior mean, where `value` is another number or has been moved; None where it is `value`.
+        aim: float32, S. What `value` was before it was moved for the sake of a shorter file, from which further moves
+            are measured; None where it has not been.
     """
 
     value: np.ndarray
@@ -40,6 +42,7 @@ class SiteDecision:
     bits: np.ndarray
     step: float | None = None
     mean: np.ndarray | None = None
+    aim: np.ndarray | None = None
 
     @staticmethod
     def of(site: ParameterPosterior, bits: np.ndarray, step: float | None = None) -> "SiteDecision":
@@ -75,7 +78,8 @@ class SiteDecision:
 
     def moved_to(self, value: np.ndarray, **changed: Any) -> "SiteDecision":
         """Another number to store; where the posterior stands is kept."""
-        return replace(self, value=value, mean=self.value if self.mean is None else self.mean, **changed)
+        mean = self.value if self.mean is None else self.mean
+        return replace(self, **{"value": value, "mean": mean, "aim": None} | changed)
 
     def spread(self) -> np.ndarray:
         """float64, S: σ², and where the value is not the mean E[(w − s)²] = σ² + (μ − s)² about s, what is stored.
@@ -126,8 +130,9 @@ class Decision:
             tensors[f"value/{name}"] = site.value.astype(np.float32)
             tensors[f"variance/{name}"] = site.variance.astype(np.float32)
             tensors[f"bits/{name}"] = site.bits.astype(np.uint8)
-            if site.mean is not None:
-                tensors[f"mean/{name}"] = site.mean.astype(np.float32)
+            for kind, kept in (("mean", site.mean), ("aim", site.aim)):
+                if kept is not None:
+                    tensors[f"{kind}/{name}"] = kept.astype(np.float32)
             steps[name] = site.step
         for name, buffer in self.buffers.items():
             tensors[f"buffer/{name}"] = buffer.astype(np.float32)
@@ -152,6 +157,7 @@ class Decision:
                     tensors[f"bits/{name}"],
                     step,
                     tensors.get(f"mean/{name}"),
+                    tensors.get(f"aim/{name}"),
                 )
                 for name, step in steps.items()
             }

@@ -2,11 +2,12 @@
 
     minimise over integers q   λ Σ_i bits_i(q) + Σ_i (Δ q_i − μ_i)² / (2 σ_i²)
 
-μ is the value that the decision stores, σ² the posterior variance, and bits_i is what the entropy coder of the file
-asks for weight i, given everything coded before it.  The second term is what the step away from the mean costs in nats
-under a normal posterior, so λ is in nats per bit: 0 gives the nearest integers, ln 2 weighs a bit of file like a bit of
-posterior.  Each weight takes its nearest integer, a few smaller ones, or zero; each tensor takes the decision's grid,
-or the next coarser ones.  Values with no variance (point estimates) stay.
+μ is the value that the decision stores (or stored, before it was refined at another price), σ² the posterior variance,
+and bits_i is what the entropy coder of the file asks for weight i, given everything coded before it.  The second term
+is what the step away from the mean costs in nats under a normal posterior, so λ is in nats per bit: 0 gives the nearest
+integers, ln 2 weighs a bit of file like a bit of posterior.  Each weight takes its nearest integer, a few smaller ones,
+or zero; each tensor takes the decision's grid, or the next coarser ones.  Values with no variance (point estimates)
+stay.
 
 Source: entropy-constrained scalar quantisation, Chou, Lookabaugh & Gray (1989), with the posterior's curvature as in
 variational compression (Havasi et al. 2019; Wiedemann et al. 2020 use the Fisher information likewise).
@@ -90,7 +91,7 @@ class _Numbers:
     def of(site: SiteDecision, where: tuple[np.ndarray, ...], start: np.ndarray) -> "_Numbers":
         """What the decision says of the weights that are left, `start` being the integers that it stores."""
         assert site.step is not None
-        mean = site.value[where].astype(np.float64) / site.step
+        mean = _aim(site)[where].astype(np.float64) / site.step
         variance = np.maximum(site.variance[where].astype(np.float64), np.finfo(np.float32).tiny)
         precision = site.step**2 / (2 * variance)
         return _Numbers(*(part.reshape(len(start), -1) for part in (start, mean, precision)))
@@ -115,7 +116,11 @@ def _with_integers(
     value, bits = site.value.copy(), site.bits.copy()
     value[where] = integers * step
     bits[where] = np.where(integers != 0, bits_for(integers), 0)
-    return site.moved_to(value, bits=bits, step=step)
+    return site.moved_to(value, bits=bits, step=step, aim=_aim(site))
+
+
+def _aim(site: SiteDecision) -> np.ndarray:
+    return site.value if site.aim is None else site.aim
 
 
 def _cheapest(numbers: _Numbers, code: TensorCode, columns: Columns, price: float) -> tuple[np.ndarray, int]:
