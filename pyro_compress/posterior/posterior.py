@@ -62,6 +62,7 @@ class ParameterPosterior:
         value: likewise, S; what to store where that is not the mean, such as the best draw.
         criterion: by what the prior says that weights or groups are off; None for priors that don't.
         statistic: float32, the criterion's statistic: (groups,), or S; None where it follows from mean and variance.
+        off: boolean, S: weights that the method itself has taken out, whatever a criterion says; None for none.
     """
 
     mean: np.ndarray
@@ -71,6 +72,7 @@ class ParameterPosterior:
     value: np.ndarray | None = None
     criterion: Criterion | None = None
     statistic: np.ndarray | None = None
+    off: np.ndarray | None = None
 
     @property
     def to_store(self) -> np.ndarray:
@@ -92,14 +94,14 @@ class ParameterPosterior:
         return log_alpha(self.mean, self.variance)
 
     def kept(self, group_threshold: float | None = None, log_alpha_threshold: float | None = None) -> np.ndarray:
-        """Boolean, S: weights that are on by the prior's criterion and whose own log α is not above a threshold.
+        """Boolean, S: weights that are on, by method and prior, and whose own log α is not above a threshold.
 
         Args:
             group_threshold: cut on the statistic of groups; the prior's own if not given.
             log_alpha_threshold: cut on log α per weight, in place of what the prior says of single weights; none if
                 not given.
         """
-        keep = np.ones(self.mean.shape, dtype=bool)
+        keep = self.kept_by_method()
         if self.criterion is not None and self.criterion.per_group:
             keep &= self.on(group_threshold)
         elif log_alpha_threshold is None:
@@ -107,6 +109,10 @@ class ParameterPosterior:
         if log_alpha_threshold is not None and not self.is_point:
             keep &= self.log_alpha() <= log_alpha_threshold
         return keep
+
+    def kept_by_method(self) -> np.ndarray:
+        """Boolean, S: what the method has not taken out."""
+        return np.ones(self.mean.shape, dtype=bool) if self.off is None else ~self.off
 
     def on(self, threshold: float | None = None) -> np.ndarray:
         """Boolean, S: what is on by the prior's criterion at a threshold, the prior's own if not given."""
@@ -208,6 +214,8 @@ class Posterior:
             entry: dict[str, object] = {"prior": parameter.prior}
             if parameter.value is not None:
                 tensors[f"value/{name}"] = parameter.value
+            if parameter.off is not None:
+                tensors[f"off/{name}"] = parameter.off.astype(np.uint8)
             if parameter.criterion is not None:
                 entry["criterion"] = asdict(parameter.criterion)
             if parameter.statistic is not None:
@@ -274,4 +282,5 @@ def _parameter(name: str, entry: dict, tensors: Mapping[str, np.ndarray]) -> Par
     groups = Groups(scale=tensors.get(f"group_scale/{name}"), **entry["groups"]) if "groups" in entry else None
     criterion = Criterion(**entry["criterion"]) if "criterion" in entry else None
     value, statistic = tensors.get(f"value/{name}"), tensors.get(f"statistic/{name}")
-    return ParameterPosterior(mean, variance, entry["prior"], groups, value, criterion, statistic)
+    off = tensors[f"off/{name}"].astype(bool) if f"off/{name}" in tensors else None
+    return ParameterPosterior(mean, variance, entry["prior"], groups, value, criterion, statistic, off)

@@ -1,6 +1,7 @@
 """The posterior on disk and back, draws from it, and which weights it keeps."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,9 @@ def example() -> Posterior:
             parameter.add_(0.1 * torch.randn_like(parameter))
     found = posterior_from_guide(model, guide)
     provenance = {"seed": 3, "kl_weight": 0.5, "history": [{"epoch": 0, "data_nats": -1.5}]}
-    return Posterior(found.parameters, found.latents, found.buffers, "iid", provenance, {"elbo_nats": -2.0})
+    masked = replace(found.parameters["5.weight"], off=np.arange(20).reshape(4, 5) % 3 == 0)
+    parameters = {**found.parameters, "5.weight": masked}
+    return Posterior(parameters, found.latents, found.buffers, "iid", provenance, {"elbo_nats": -2.0})
 
 
 def same(left: Posterior, right: Posterior) -> bool:
@@ -43,6 +46,7 @@ def same(left: Posterior, right: Posterior) -> bool:
     )
     for name, parameter in left.parameters.items():
         np.testing.assert_equal(parameter.statistic, right.parameters[name].statistic)
+        np.testing.assert_equal(parameter.off, right.parameters[name].off)
         assert parameter.criterion == right.parameters[name].criterion
         ours, theirs = parameter.groups, right.parameters[name].groups
         assert (ours is None) == (theirs is None)

@@ -60,11 +60,14 @@ def bit_widths(posterior: Posterior, *, c: float = 1 / 16, within: Decision | No
 
 def on_grid(site: ParameterPosterior, step: float | None, kept: np.ndarray | None = None) -> SiteDecision:
     """One site at a given step, with as many bits as its largest kept value needs."""
-    if step is None:
-        return SiteDecision.of(site, np.full(site.mean.shape, FLOAT_BITS, np.uint8))
-    held = site.to_store if kept is None else site.to_store * kept
-    bits = bits_for(np.rint(held.astype(np.float64) / step))
-    return SiteDecision.of(site, np.full(site.mean.shape, bits, np.uint8), step)
+    bits = FLOAT_BITS
+    if step is not None:
+        held = site.to_store if kept is None else site.to_store * kept
+        bits = bits_for(np.rint(held.astype(np.float64) / step))
+    each = np.full(site.mean.shape, bits, np.uint8)
+    if site.off is not None:
+        each[site.off] = 0
+    return SiteDecision.of(site, each, step)
 
 
 def significand_bits(site: ParameterPosterior, kept: np.ndarray) -> int:

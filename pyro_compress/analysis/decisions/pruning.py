@@ -56,5 +56,6 @@ def _percentile_cut(posterior: Posterior, remove_percent: float) -> float:
     weights = [site for site in posterior.parameters.values() if site.mean.ndim > 1 and not site.is_point]
     if not weights:
         raise DecisionError("a point estimate has no signal-to-noise ratio to prune by: fit with SVI(...) instead")
-    ratios = np.concatenate([signal_to_noise(site).ravel() for site in weights])
+    # what a method took out goes before anything else does
+    ratios = np.concatenate([np.where(site.kept_by_method(), signal_to_noise(site), 0.0).ravel() for site in weights])
     return float(np.quantile(ratios, remove_percent / 100.0))

@@ -235,7 +235,9 @@ def _best_chain(draws: Draws) -> int:
 def _parameter(name: str, site: ParameterPosterior, found: OneMode, values: Arrays) -> ParameterPosterior:
     mean, variance = (held[name].astype(site.mean.dtype) for held in (found.mean, found.variance))
     value = None if values is found.mean else values[name].astype(site.mean.dtype)
-    made = ParameterPosterior(mean, 0 * variance if site.is_point else variance, site.prior, value=value)
+    # units may have been renamed: what is off is zero in every draw
+    off = None if site.off is None else (mean == 0) & (variance == 0)
+    made = ParameterPosterior(mean, 0 * variance if site.is_point else variance, site.prior, value=value, off=off)
     criterion = site.criterion
     if criterion is None or not criterion.follows_from_moments:
         return made

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pyro_compress.analysis.decisions.bits import bit_widths
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS
 from pyro_compress.analysis.decisions.pruning import prune, signal_to_noise
 from pyro_compress.errors import DecisionError, PriorError
@@ -154,3 +155,23 @@ def test_a_point_estimate_has_nothing_to_cut_by() -> None:
 def test_buffers_are_carried() -> None:
     posterior = Posterior({"w": point([[1.0]])}, buffers={"norm.running_mean": np.ones(2)})
     assert prune(posterior).buffers["norm.running_mean"].tolist() == [1.0, 1.0]
+
+
+def test_what_a_method_took_out_has_no_bits_whatever_the_cut() -> None:
+    generator = np.random.default_rng(3)
+    mean, variance = generator.normal(size=(6, 5)), np.full((6, 5), 0.1)
+    off = generator.random((6, 5)) < 0.3
+    sites = {
+        "a.weight": ParameterPosterior(np.where(off, 0, mean), variance, "Normal", off=off),
+        "b.weight": ParameterPosterior(np.where(off, 0, mean), 0 * variance, "point", off=off),
+        "c.weight": ParameterPosterior(mean, variance, "Normal"),
+    }
+    posterior = Posterior(sites)
+    for decision in (prune(posterior), bit_widths(posterior), prune(posterior, snr=0.5) & bit_widths(posterior)):
+        for name in ("a.weight", "b.weight"):
+            assert not decision.sites[name].bits[off].any()
+        assert (decision.sites["b.weight"].bits[~off] > 0).all()
+    assert (prune(posterior).sites["a.weight"].bits == np.where(off, 0, FLOAT_BITS)).all()
+    # of a share that is to go, they are the first
+    share = 100.0 * off.sum() / 60
+    assert (prune(posterior, remove_percent=share - 1).sites["c.weight"].bits > 0).all()
