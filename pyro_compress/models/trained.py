@@ -254,7 +254,7 @@ def _used(trace: Any, tensors: Mapping[str, Tensor]) -> list[str]:
         if site["type"] == "sample" and not site_is_subsample(site):
             total = total + log_prob(site).sum()
             total = total + site["value"].sum() if site["value"].is_floating_point() else total
-    if not total.requires_grad:
+    if not tensors or not total.requires_grad:
         return []
     gradients = torch.autograd.grad(total, list(tensors.values()), allow_unused=True)
     return [name for name, gradient in zip(tensors, gradients, strict=True) if gradient is not None]

@@ -161,6 +161,31 @@ def two_levels(y: Tensor) -> None:
         pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
 
+def learned_top(y: Tensor) -> None:
+    """The parameter is estimated by the maximum of the marginal likelihood, which is at the mean of y."""
+    top = pyro.param("top", torch.tensor(0.0))
+    mean = pyro.sample("mean", dist.Normal(top, 1.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+def local(y: Tensor) -> None:
+    theta = pyro.sample("theta", dist.Normal(0.0, 2.0))
+    with pyro.plate("data", len(y)):
+        z = pyro.sample("z", dist.Normal(theta, 1.0))
+        pyro.sample("y", dist.Normal(z, 0.5), obs=y)
+
+
+def local_truth(y: Tensor) -> dict[str, Moments]:
+    """Of (theta, z) together: normal, with this precision."""
+    count = len(y)
+    precision = np.diag([0.25 + count, *[1.0 + 4.0] * count])
+    precision[0, 1:] = precision[1:, 0] = -1.0
+    covariance = np.linalg.inv(precision)
+    mean, sd = covariance @ np.concatenate([[0.0], 4.0 * y_of(y)]), np.sqrt(covariance.diagonal())
+    return {"theta": (mean[0], sd[0]), "z": (mean[1:], sd[1:])}
+
+
 def with_factor(y: Tensor) -> None:
     mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
     pyro.factor("soft", -5.0 * (mean - 1.0) ** 2)
@@ -528,6 +553,8 @@ CASES: Mapping[str, Case] = {
         },
         "skewed",
     ),
+    "trained parameter": Case(learned_top, (Y,), {"mean": (_y.mean(), (1.0 + N) ** -0.5)}),
+    "local sites": Case(local, (Y[:4],), local_truth(Y[:4]), "skewed"),
     "AR(1)": Case(ar1, (SERIES,), {"phi": ar1_truth(SERIES)}),
     "AR(1) padded": Case(ar1_padded, (SERIES,), {"phi": ar1_truth(SERIES)}),
     "AR(1) in a loop": Case(ar1_loop, (SERIES[:12],), {"phi": ar1_truth(SERIES[:12])}),

@@ -12,6 +12,8 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
 from pyro_compress.errors import InferenceError
@@ -22,6 +24,7 @@ from pyro_compress.inference.log_joint.log_joint import LogJoint
 from pyro_compress.inference.point.map import MAP
 from pyro_compress.inference.variational.particles import GivenDraws
 from pyro_compress.inference.variational.score_function import Baseline, score_terms
+from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.program import Program
 from pyro_compress.models.rows import examples_of
 from tests.conformance.programs import CASES, Case
@@ -61,6 +64,8 @@ def expected(name: str, values: dict[str, Tensor]) -> Tensor:
 def test_all_mechanisms_have_pyros_density(name: str) -> None:
     case = CASES[name]
     program = Program(case.model, case.data)
+    # at one value of what the model trains
+    program.free.requires_grad_(False)
     size = max(1, examples_of(case.data))
     # graphs take most of the time: handlers are what they could get wrong
     log_joint, guide = LogJoint(program, size, replay=case.shape == "normal"), MeanField(program)
@@ -128,6 +133,19 @@ def test_all_mechanisms_have_pyros_density(name: str) -> None:
         return
     each, rest = log_joint.apart(at[0], *case.data)
     torch.testing.assert_close(each.sum() + rest, joints[0] + jacobians[0], **CLOSE)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in OTHERS | PUT_BACK.keys() | {"looped plate"}])
+def test_a_guide_of_the_users_has_pyros_elbo(name: str) -> None:
+    case = CASES[name]
+    method = SVI(guide=AutoNormal(case.model, init_scale=0.5))
+    state = method.init(Program(case.model, case.data), max(1, examples_of(case.data)), 0)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        terms = method.terms(state, case.data)
+    torch.manual_seed(1)
+    loss = Trace_ELBO().loss(case.model, state.guide.function, *case.data)
+    assert float(terms.complexity - terms.data) == pytest.approx(loss, rel=1e-4, abs=2e-3)
 
 
 def jacobian(site: Any, flat: Tensor) -> Tensor:

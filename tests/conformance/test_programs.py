@@ -55,6 +55,7 @@ TOGETHER = frozenset(
         "fixed subsample",
         "nested plates",
         "scalar argument",
+        "local sites",
         "AR(1)",
         "AR(1) padded",
         "AR(1) in a loop",
@@ -73,6 +74,9 @@ for _name in ("metropolis", "hmc", "nuts", "importance", "rejection"):
 # guides and points know one support
 for _name in ("svi", "bbb", "map"):
     REFUSED[_name] |= {"dependent support"}
+# no gradient step for what a model trains beside its latent sites
+for _name in set(METHODS) - {"svi", "bbb", "map"}:
+    REFUSED[_name] |= {"trained parameter"}
 # the prior that counts is not the one that is drawn from
 REFUSED["rejection"] |= {"scaled prior", "flat prior", "scale around the model"}
 # where a method cannot be right, or not in a run as short as these
@@ -88,9 +92,9 @@ MAY_BE_FLAGGED: dict[str, frozenset[str]] = {
 }
 # by method, what is fitted in every run of the tests
 ALWAYS: dict[str, tuple[str, ...]] = {
-    "svi": ("masked rows", "missing data", "scaled prior", "scalar argument", "AR(1)"),
+    "svi": ("trained parameter", "masked rows", "missing data", "scaled prior", "scalar argument", "AR(1)"),
     "bbb": ("masked distribution", "subsample_size"),
-    "map": ("masked site", "flat prior"),
+    "map": ("trained parameter", "masked site", "flat prior"),
     "sgld": ("AR(1) padded",),
     "psgld": ("factor",),
     "sghmc": ("scaled rows",),
