@@ -38,6 +38,7 @@ from pyro_compress.network.architecture import (
     Linear,
     MaxPool2d,
 )
+from pyro_compress.network.quantizers import power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 
 FLOAT32_BYTES = 4
@@ -173,9 +174,9 @@ def vgg_16() -> StoredNetwork:
     architecture, tensors, kept = Architecture((3, 32, 32), tuple(layers)), {}, iter(VGG_KEPT)
     for name, shape in tensor_shapes(architecture).items():
         if name.endswith(".weight"):
-            tensors[name] = StoredTensor(_posterior_like(random, shape, next(kept)), -6)
+            tensors[name] = StoredTensor(_posterior_like(random, shape, next(kept)), power_of_two(-6))
         else:
-            tensors[name] = StoredTensor(random.integers(-400, 400, shape).astype(np.int32), -8)
+            tensors[name] = StoredTensor(random.integers(-400, 400, shape).astype(np.int32), power_of_two(-8))
     return StoredNetwork(architecture, tensors)
 
 

@@ -1,4 +1,4 @@
-"""A network as it is stored: an architecture and, per tensor, integers on a grid or plain float32 numbers.
+"""A network as it is stored: an architecture and, per tensor, what integers stand for, or plain float32 numbers.
 
 This is what structured removal hands to the encoder and what the decoder gives back, so it imports numpy only.
 """
@@ -9,27 +9,43 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pyro_compress.network.architecture import Architecture, BatchNorm, ChannelAffine, Conv2d, Linear
-
-STEP_EXPONENTS = range(-64, 64)
+from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform
 
 
 @dataclass(frozen=True, eq=False)
 class StoredTensor:
-    """Fixed-point numbers `integers · 2**step_exponent` (int32), or `floats` (float32); exactly one is given."""
+    """Numbers `quantizer.value(integers)`, integers int32, or `floats` (float32); exactly one is given.
+
+    Attributes:
+        integers: indices of the quantizer, multiples of its step or places in its codebook; zero is 0.
+        quantizer: what they stand for, the integers themselves if it is not given; None for floats.
+    """
 
     integers: np.ndarray | None = None
-    step_exponent: int = 0
+    quantizer: Quantizer | None = None
     floats: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if (self.integers is None) == (self.floats is None):
             raise ValueError("a stored tensor has either integers or floats")
-        if self.integers is not None and self.integers.dtype != np.int32:
-            raise ValueError(f"stored integers are int32, not {self.integers.dtype}")
         if self.floats is not None and self.floats.dtype != np.float32:
             raise ValueError(f"stored floats are float32, not {self.floats.dtype}")
-        if self.step_exponent not in STEP_EXPONENTS:
-            raise ValueError(f"step exponent {self.step_exponent} is outside [-64, 63]")
+        if self.integers is None:
+            if self.quantizer is not None:
+                raise ValueError(f"stored floats are rounded to nothing, {self.quantizer} was given")
+            return
+        if self.integers.dtype != np.int32:
+            raise ValueError(f"stored integers are int32, not {self.integers.dtype}")
+        match self.quantizer:
+            case None:
+                object.__setattr__(self, "quantizer", Uniform(1.0))
+            case PerChannel(steps) if self.integers.shape[:1] != (len(steps),):
+                raise ValueError(f"{len(steps)} steps were given for a tensor of shape {self.integers.shape}")
+            case Codebook():
+                below, above = self.quantizer.sides
+                least, most = int(self.integers.min(initial=0)), int(self.integers.max(initial=0))
+                if least < -below or most > above:
+                    raise ValueError(f"a codebook of {below} and {above} levels has no places {least} and {most}")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -38,15 +54,15 @@ class StoredTensor:
         return held.shape
 
     def dense(self) -> np.ndarray:
-        """The numbers as float32: exact, since |integer| < 2**24 is checked where grids are made."""
-        if self.integers is None:
+        """The numbers as float32: what every reader finds, as |integer| ≤ 2**24 is checked where grids are made."""
+        if self.integers is None or self.quantizer is None:
             assert self.floats is not None
             return self.floats
-        return np.ldexp(self.integers.astype(np.float32), self.step_exponent).astype(np.float32)
+        return self.quantizer.value(self.integers)
 
     def equals(self, other: "StoredTensor") -> bool:
         """Bit for bit the same content."""
-        if self.step_exponent != other.step_exponent or self.shape != other.shape:
+        if self.quantizer != other.quantizer or self.shape != other.shape:
             return False
         if self.integers is not None and other.integers is not None:
             return bool(np.array_equal(self.integers, other.integers))

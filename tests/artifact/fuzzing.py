@@ -19,7 +19,7 @@ from types import FrameType
 import numpy as np
 
 from pyro_compress.artifact.format.decode import decode, unwrap
-from pyro_compress.artifact.format.header import MAGIC, VERSION, Header, places, shape_after
+from pyro_compress.artifact.format.header import ALL_ZERO, MAGIC, VERSION, Header, places, shape_after
 from pyro_compress.artifact.format.header_reader import HeaderReader
 from pyro_compress.artifact.writing.encode import encode, encode_with
 from pyro_compress.errors import ArtifactError
@@ -35,7 +35,8 @@ from pyro_compress.network.architecture import (
     Recall,
     Select,
 )
-from pyro_compress.network.stored import StoredNetwork
+from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform
+from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact import networks
 
 Field = tuple[str, str]
@@ -126,7 +127,7 @@ def parts_of(data: bytes) -> Parts:
     reader = FieldReader(body)
     header = reader.header()
     shapes = header.shapes.items()
-    floats = sum(4 * prod(shape) for name, shape in shapes if header.codes[name].step_exponent is None)
+    floats = sum(4 * header.codes[name].floats(shape) for name, shape in shapes)
     stop = reader.position + floats
     parts = Parts(data[len(MAGIC)], tuple(reader.fields), body[reader.position : stop], body[stop:])
     assert joined(parts) == data
@@ -183,7 +184,12 @@ def small_files() -> tuple[bytes, ...]:
     integers = codebook.tensors["fc1.weight"].integers
     assert integers is not None
     integers[:] = np.reshape([0, 300, 300, -77, 0, -77, 300, 12] * 4, (8, 4))
-    return tuple(encode(network) for network in (*found, codebook))
+    others = [networks.filled((4,), (Linear("fc1", 4, 3, True),)) for _ in range(3)]
+    quantizers: tuple[Quantizer, ...] = Uniform(0.3), PerChannel((0.5, 0.3, 2.0)), Codebook((-0.25, 0.1, 7.0))
+    for network, quantizer in zip(others, quantizers, strict=True):
+        integers = np.resize(np.array([0, 2, -1, 0, 1], np.int32), (3, 4))
+        network.tensors["fc1.weight"] = StoredTensor(integers, quantizer)
+    return tuple(encode(network) for network in (*found, codebook, *others))
 
 
 def damaged(files: tuple[bytes, ...], random: Random) -> bytes:
@@ -278,12 +284,12 @@ def _retold(data: bytes, random: Random) -> bytes:
     header.layers = list(network.architecture.layers)
     for name, code in header.codes.items():
         integers = network.tensors[name].integers
-        if integers is not None and integers.size and code.density < 30:
+        if integers is not None and integers.size and code.density != ALL_ZERO:
             at = random.randrange(integers.size)
             integers.flat[at] = random.choice((0, 1, -1, 17, -5))
-            settings = (code.step_exponent, random.randrange(30), random.randrange(4), 55, random.randrange(4))
+            other = replace(code, density=random.randrange(30), strength=random.randrange(4), fall=random.randrange(4))
             levels = tuple(np.unique(integers[integers != 0]).tolist()) if code.codebook else ()
-            header.codes[name] = type(code)(*settings, levels)
+            header.codes[name] = replace(other, top_token=55, codebook=levels)
     return encode_with(header, network)
 
 

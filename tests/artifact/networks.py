@@ -17,6 +17,7 @@ from pyro_compress.network.architecture import (
     Recall,
     Select,
 )
+from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 
 
@@ -40,7 +41,7 @@ def filled(input_shape: tuple[int, ...], layers: tuple[Layer, ...], floats: tupl
         if name in floats:
             tensors[name] = StoredTensor(floats=(integers / np.float32(7)).astype(np.float32))
         else:
-            tensors[name] = StoredTensor(integers, -4 if weight else -8)
+            tensors[name] = StoredTensor(integers, power_of_two(-4 if weight else -8))
     return StoredNetwork(architecture, tensors)
 
 
@@ -109,7 +110,7 @@ def levels() -> StoredNetwork:
     for name, values in (("fc1.weight", (-217, -50, 0, 60, 1025)), ("fc2.weight", (0, -4096, 4096, 0, 0))):
         number = pattern(network.tensors[name].shape, 5, 100, len(name))
         integers = np.array(values, np.int32)[np.abs(number) - 1]
-        network.tensors[name] = StoredTensor(integers, -12)
+        network.tensors[name] = StoredTensor(integers, power_of_two(-12))
     return network
 
 
@@ -139,7 +140,7 @@ def norms() -> StoredNetwork:
     )
     network = filled((1, 7, 8), layers, floats=("bn2.shift",))
     for name, exponent in (("bn1.scale", -9), ("bn1.shift", -13), ("bn2.scale", 3)):
-        network.tensors[name] = StoredTensor(network.tensors[name].integers, exponent)
+        network.tensors[name] = StoredTensor(network.tensors[name].integers, power_of_two(exponent))
     return network
 
 
@@ -151,6 +152,45 @@ def image() -> StoredNetwork:
     weights.reshape(6, 3, 7, 7)[:, :, [0, 6]] = 0
     weights.reshape(6, 3, 7, 7)[:, :, :, [0, 1, 6]] = 0
     return network
+
+
+def _quantized(quantizer: Quantizer, **others: Quantizer) -> StoredNetwork:
+    """A convolution and a dense layer whose weights are of this quantizer; `others` by layer, their biases."""
+    layers = (
+        Conv2d("conv1", 2, 5, (3, 3), (2, 2), (1, 1), (1, 1), 1, True),
+        Activation("relu"),
+        Flatten(),
+        Linear("fc1", 80, 5, True),
+    )
+    network = filled((2, 7, 8), layers)
+    given = {"conv1.weight": quantizer, "fc1.weight": quantizer} | {f"{name}.bias": q for name, q in others.items()}
+    for name, each in given.items():
+        integers = network.tensors[name].integers
+        assert integers is not None
+        if isinstance(each, Codebook):
+            integers = np.sign(integers) * (np.abs(integers) % (np.where(integers < 0, *each.sides) + 1))
+        network.tensors[name] = StoredTensor(integers.astype(np.int32), each)
+    return network
+
+
+def uniform() -> StoredNetwork:
+    """Steps that are no powers of two, of weights and of a bias."""
+    return _quantized(Uniform(0.3), fc1=Uniform(1e-3))
+
+
+def per_channel() -> StoredNetwork:
+    """A step for each output channel or unit, powers of two among them, and for each number of a bias."""
+    return _quantized(PerChannel((0.3, 0.125, 1e-4, 7.0, 0.2)), conv1=PerChannel((0.01, 0.02, 0.03, 0.04, 0.05)))
+
+
+def ternary() -> StoredNetwork:
+    """Weights that are −a, 0 or b."""
+    return _quantized(Codebook((-0.31, 0.27)))
+
+
+def shared() -> StoredNetwork:
+    """Weights that share seven values, a bias that shares two positive ones."""
+    return _quantized(Codebook((-1.5, -0.4, -0.11, 0.09, 0.3, 0.7, 2.25)), fc1=Codebook((0.1, 0.2)))
 
 
 def assert_same(found: StoredNetwork, expected: StoredNetwork) -> None:

@@ -109,6 +109,9 @@ def _registered(name: str) -> Callable[[], StoredNetwork]:
 RUNNABLE: dict[str, Callable[[], StoredNetwork]] = {
     "every layer": networks.conv,
     "dense, partly float32": networks.dense,
+    "step": networks.uniform,
+    "steps": networks.per_channel,
+    "levels": networks.shared,
     "residual": residual,
     "activations": activations,
     **{name: _registered(name) for name in NETWORKS},

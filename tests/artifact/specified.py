@@ -23,9 +23,15 @@ Pair = tuple[int, int]
 
 @dataclass
 class Descriptor:
-    """What the header says of a tensor; `levels` by place if there is a codebook, `step` None for float32."""
+    """What the header says of a tensor.
 
-    step: int | None = None
+    `form` is float32, power, step, steps or levels; `step` is e of the form power; `sides` of the form levels are how
+    many are below and above zero; `levels` are the integers by place of a codebook of integers.
+    """
+
+    form: str = "float32"
+    step: int = 0
+    sides: tuple[int, int] = (0, 0)
     zero: bool = False
     density: int = 0
     strength: int = 0
@@ -139,14 +145,22 @@ class Bits:
         kind, role = self.number(0), "weight" if part == "weight" else "other"
         if kind == 2:
             return Descriptor()
-        z = self.number(0)
-        step = self.steps[role] + (-(z + 1) // 2 if z % 2 else z // 2)
-        self.steps["other"] = step
-        self.steps[role] = step
-        if kind == 1:
-            return Descriptor(step, zero=True)
-        density, strength, top = self.number(2), self.bits(2), self.number(2)
-        found = Descriptor(step, False, density, strength, top, self.bits(2) if top else 0)
+        if kind == 4:
+            found = Descriptor(["step", "steps", "levels"][self.bits(2)])
+            if found.form == "levels":
+                found.sides = self.number(2), self.number(2)
+            kind = self.number(0)
+        else:
+            z = self.number(0)
+            step = self.steps[role] + (-(z + 1) // 2 if z % 2 else z // 2)
+            self.steps["other"] = step
+            self.steps[role] = step
+            found = Descriptor("power", step)
+        found.zero = kind == 1
+        if found.zero:
+            return found
+        found.density, found.strength, found.top = self.number(2), self.bits(2), self.number(2)
+        found.fall = self.bits(2) if found.top else 0
         if kind == 3:
             counts = self.number(2), self.number(2)
             order, found.levels = self.bits(4), {0: 0}
@@ -230,18 +244,19 @@ def decode(data: bytes) -> Network:
         outputs.append(layers[-1].after)
     found, at = Network(shape, layers, {}, {}), header.at
     tensors = {f"{layer.name}.{part}": tensor for layer in layers for part, tensor in layer.tensors.items()}
+    floats: dict[str, np.ndarray] = {}
     for name, (extents, said) in tensors.items():
-        if said.step is None:
-            numbers = struct.unpack_from(f"<{prod(extents)}f", body, at)
-            found.tensors[name] = Tensor(np.array(numbers).reshape(extents))
-            at += 4 * prod(extents)
+        many = {"float32": prod(extents), "step": 1, "steps": extents[0], "levels": sum(said.sides)}.get(said.form, 0)
+        floats[name] = np.frombuffer(body, "<f4", many, at)
+        at += 4 * many
     coder = Range(body[at:])
     columns = read_selections(coder, layers, shape, side)
     for name, (extents, said) in tensors.items():
-        if said.step is not None:
+        if said.form == "float32":
+            found.tensors[name] = Tensor(floats[name].reshape(extents))
+        else:
             integers = read_integers(coder, extents, said, columns[name])
-            found.tensors[name] = Tensor(integers * 2.0**said.step, integers)
-    found.tensors = {name: found.tensors[name] for name in tensors}
+            found.tensors[name] = Tensor(meant(integers, said, floats[name]), integers)
     for name, tensor in found.tensors.items() if has_deviations else ():
         if tensor.numbers.any() and coder.bit(2**15):
             rows = tensor.numbers.reshape(len(tensor.numbers), -1).tolist()
@@ -273,6 +288,17 @@ def read_selections(coder: Range, layers: list[Layer], shape: tuple[int, ...], s
             features = seen[layer.source]
         seen.append(features)
     return columns
+
+
+def meant(integers: np.ndarray, said: Descriptor, floats: np.ndarray) -> np.ndarray:
+    """The numbers that integers stand for: float32 products, or levels (part 2.3)."""
+    if said.form == "levels":
+        book = np.insert(floats, said.sides[0], 0)
+        return np.array([book[q + said.sides[0]] for q in integers.flat], np.float32).reshape(integers.shape)
+    step = np.float32(2.0**said.step) if said.form == "power" else floats
+    if said.form == "steps":
+        step = floats.reshape(-1, *(1,) * (integers.ndim - 1))
+    return np.asarray(integers.astype(np.float32) * step)
 
 
 def read_integers(coder: Range, extents: tuple[int, ...], said: Descriptor, places: list[Place]) -> np.ndarray:

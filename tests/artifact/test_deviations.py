@@ -20,6 +20,7 @@ from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.artifact.writing.rate_distortion import refine
 from pyro_compress.errors import ArtifactError, DecisionError
 from pyro_compress.network.architecture import Architecture, BatchNorm, Linear
+from pyro_compress.network.quantizers import power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 from tests.artifact import networks, specified
@@ -75,7 +76,7 @@ def test_deviations_of_columns_that_differ_cost_little() -> None:
     exponents = np.where(random.random((200, 40)) < 0.9, scale, -5).astype(np.int8)
     network = StoredNetwork(
         Architecture((40,), (layer,)),
-        {"fc1.weight": StoredTensor(np.ones((200, 40), np.int32), -4)},
+        {"fc1.weight": StoredTensor(np.ones((200, 40), np.int32), power_of_two(-4))},
         {"fc1.weight": exponents},
     )
     section = decode_sections(encode(network))[1][-1]

@@ -18,6 +18,7 @@ from pyro_compress.artifact.runtimes.safetensors_export import to_safetensors
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network import architecture as arch
 from pyro_compress.network.architecture import Activation, Architecture, Linear, Recall
+from pyro_compress.network.quantizers import power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact import networks
 from tests.artifact.runnable import RUNNABLE, assert_close, examples, in_torch, normal, residual, runnable
@@ -64,6 +65,31 @@ def test_integers_are_stored_in_as_few_bytes_as_hold_them(name: str) -> None:
     assert len(behind_integers) >= len(network.architecture.weighted())
 
 
+@pytest.mark.parametrize("name", ["uniform", "per_channel", "ternary", "shared"])
+def test_every_quantizer_is_exact_and_small(name: str) -> None:
+    network = getattr(networks, name)()
+    model = to_onnx(network)
+    x = examples(network, 3)
+    assert_close(in_onnxruntime(model, x), in_torch(network, x))
+    graph = onnx.load_from_string(model).graph
+    for tensor_name, tensor in network.tensors.items():
+        nodes = {node.output[0]: node for node in graph.node}
+        small = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+        if tensor_name in nodes and nodes[tensor_name].op_type == "Gather":
+            held = small[f"{tensor_name}.levels"][small[f"{tensor_name}.places"]]
+        elif tensor_name in nodes:
+            integers, step = small[f"{tensor_name}.integers"], small[f"{tensor_name}.step"]
+            held = integers * step.reshape(-1, *(1,) * (integers.ndim - 1))
+        else:
+            assert tensor.integers is None
+            continue
+        assert held.dtype == np.float32 and held.ravel().tobytes() == tensor.dense().ravel().tobytes()
+    kinds = {node.op_type for node in graph.node}
+    assert ("Gather" in kinds) == (name in ("ternary", "shared"))
+    floats = {name: StoredTensor(floats=tensor.dense()) for name, tensor in network.tensors.items()}
+    assert len(model) < 0.75 * len(to_onnx(StoredNetwork(network.architecture, floats)))
+
+
 def test_an_int8_model_is_about_a_quarter_of_a_float32_one() -> None:
     network = runnable("lenet-300-100")
     float32 = {name: StoredTensor(floats=tensor.dense()) for name, tensor in network.tensors.items()}
@@ -73,7 +99,9 @@ def test_an_int8_model_is_about_a_quarter_of_a_float32_one() -> None:
 
 def test_integers_of_more_than_16_bits_become_float32() -> None:
     numbers = np.array([[2**15, -5], [3, 2**23]], np.int32)
-    network = StoredNetwork(Architecture((2,), (Linear("fc", 2, 2, False),)), {"fc.weight": StoredTensor(numbers, -20)})
+    network = StoredNetwork(
+        Architecture((2,), (Linear("fc", 2, 2, False),)), {"fc.weight": StoredTensor(numbers, power_of_two(-20))}
+    )
     (constant,) = onnx.load_from_string(to_onnx(network)).graph.initializer
     np.testing.assert_array_equal(numpy_helper.to_array(constant), np.ldexp(numbers.astype(np.float32), -20))
 

@@ -17,7 +17,8 @@ from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.encode import encode, encode_with
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network.architecture import Activation, Architecture, Linear, Select
-from pyro_compress.network.stored import StoredNetwork
+from pyro_compress.network.quantizers import Codebook
+from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact import fuzzing, networks
 from tests.artifact.header_digits import FLAT, GIVEN, IMAGE, LINEAR, ZEROS, linear, number, pair, shape, text
 from tests.artifact.test_rate_distortion import ARCHITECTURE, decision
@@ -37,6 +38,14 @@ def test_a_header_by_hand() -> None:
 
 BOOK = number(3, 0) + "1" + number(0, 2) + "00" + number(0, 2)  # codebook, e = 0, density 7/8, strength 1, tokens 0
 CONV = IMAGE + "0001"
+
+
+def zeros_of(form: str, *floats: float) -> str:
+    """A tensor that is all zero, of another form, and its float32 numbers."""
+    digits = (LINEAR + number(4, 0) + form + number(1, 0)).replace(" ", "")
+    return digits + "0" * (-len(digits) % 8) + text(np.array(floats, "<f4").tobytes())
+
+
 MALFORMED: dict[str, tuple[str, str]] = {
     "ends": (FLAT[:4], "ends inside its header, where input extent was expected"),
     "endless zeros": ("0" + "0" * 400, "input rank in the header exceeds the limit 8"),
@@ -95,7 +104,29 @@ MALFORMED: dict[str, tuple[str, str]] = {
         FLAT + number(2) + (linear(1, GIVEN) + number(64) + ZEROS) * 2,
         "two layers named ''",
     ),
-    "kind": (LINEAR + number(4, 0), "a tensor's kind in the header exceeds the limit 3"),
+    "kind": (LINEAR + number(5, 0), "a tensor's kind in the header exceeds the limit 4"),
+    "form": (LINEAR + number(4, 0) + "11", "a tensor has unknown form 3"),
+    "float32 of another form": (LINEAR + number(4, 0) + "00" + number(2, 0), "is of kind 'float32', which goes with"),
+    "codebook of levels": (
+        LINEAR + number(4, 0) + "10" + number(1, 2) * 2 + number(3, 0),
+        "is of kind 'codebook', which goes with no other form",
+    ),
+    "a form twice": (LINEAR + number(4, 0) + "00" + number(4, 0), "a tensor's kind in the header exceeds the limit 3"),
+    "levels of a form": (
+        LINEAR + number(4, 0) + "10" + number(256, 2),
+        "a codebook in the header exceeds the limit 255",
+    ),
+    "no step": (LINEAR + number(4, 0) + "00" + number(1, 0), "inside tensor fc1.weight: 4 bytes expected, 0 left"),
+    "step that is a power": (zeros_of("00", 0.5), "says a quantizer in another way than a writer does"),
+    "small step": (zeros_of("00", 1e-30), r"no quantizer: a grid step is at least 2\*\*-64 and below 2\*\*64: 1.0+3"),
+    "negative step": (zeros_of("01", 0.3, -0.3), r"no quantizer: a grid step is at least .*: -0.3"),
+    "infinite step": (zeros_of("01", 0.3, np.inf), "tensor fc1.weight holds NaN or infinite values"),
+    "falling levels": (
+        zeros_of("10" + number(0, 2) + number(2, 2), 0.3, 0.2),
+        "no quantizer: the levels of a codebook",
+    ),
+    "level zero": (zeros_of("10" + number(0, 2) + number(2, 2), 0.0, 0.2), "no quantizer: the levels of a codebook"),
+    "side of a level": (zeros_of("10" + number(1, 2) * 2, 0.1, 0.2), "says a quantizer in another way than a writer"),
     "step": (LINEAR + number(0, 0) + number(128, 0), "has grid step 2\\*\\*64, beyond"),
     "step below": (LINEAR + number(1, 0) + number(255, 0), "has grid step 2\\*\\*-128, beyond"),
     "density": (LINEAR + number(0, 0) + "1" + number(30, 2), "a tensor's density in the header exceeds the limit 29"),
@@ -189,6 +220,21 @@ def test_a_level_that_no_number_has() -> None:
     found.codes["fc1.weight"] = replace(code, codebook=(*code.codebook, 2000))
     with pytest.raises(ArtifactError, match="a codebook holds numbers that do not occur"):
         decode(encode_with(found, network))
+
+
+def test_a_place_beyond_the_levels() -> None:
+    """A stream that holds the place 2 under a codebook that has one positive level."""
+    network = networks.filled((4,), (Linear("fc1", 4, 3, False),))
+    integers = np.resize(np.array([0, 2, -1, 0, 1], np.int32), (3, 4))
+    network.tensors["fc1.weight"] = StoredTensor(integers, Codebook((-0.25, 0.5, 0.75)))
+    parts = fuzzing.parts_of(encode(network))
+    sides = [at for at, field in enumerate(parts.fields) if field == ("order 2", number(2, 2))]
+    assert len(sides) == 1
+    fields = list(parts.fields)
+    fields[sides[0]] = ("order 2", number(1, 2))
+    fewer = replace(parts, fields=tuple(fields), floats=parts.floats[:-4])
+    with pytest.raises(ArtifactError, match="a codebook of 1 and 1 levels has no places -1 and 2"):
+        decode(fuzzing.joined(fewer))
 
 
 def test_selection_of_another_size() -> None:

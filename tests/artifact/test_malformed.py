@@ -122,12 +122,6 @@ REFUSED: dict[str, tuple[Callable[[], StoredNetwork], str]] = {
         lambda: network_with(Linear("a", 4, 2, False), weight=tensor((2, 4), 2**24 + 1)),
         "tensor a.weight holds integers beyond",
     ),
-    "float32 with a step": (
-        lambda: network_with(
-            Linear("a", 4, 1, False), weight=StoredTensor(floats=np.ones((1, 4), np.float32), step_exponent=3)
-        ),
-        "float32 and has a step exponent, 3",
-    ),
     "unsorted selection": (lambda: network_with(Select((2, 1))), "indices must increase strictly"),
     "negative selection": (lambda: network_with(Select((-1, 1))), "indices must increase strictly"),
     "shapes": (

@@ -28,12 +28,14 @@ from pyro_compress.network.architecture import (
     Select,
     output_shape,
 )
+from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 from tests.artifact import networks
 from tests.artifact.runnable import RUNNABLE, runnable
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_FILES = ["dense", "conv", "depthwise", "residual", "levels", "norms", "image"]
+GOLDEN_FILES += ["uniform", "per_channel", "ternary", "shared"]
 NAMES = st.text(max_size=12) | st.sampled_from(["0", "fc1", "a.00", "x007", "9" * 30, "conv4294967295", "7²"])
 
 
@@ -90,6 +92,18 @@ def convolution(draw: st.DrawFn, name: str, channels: int) -> Conv2d:
     return Conv2d(name, channels, out, draw(small), draw(small), padding, draw(small), groups, draw(st.booleans()))
 
 
+def quantizers(channels: int) -> st.SearchStrategy[Quantizer]:
+    """Any for a tensor with so many entries along axis 0; half of them are powers of two."""
+    steps = st.floats(2.0**-64, 2.0**64, exclude_max=True, width=32)
+    level = st.floats(width=32, allow_nan=False, allow_infinity=False).filter(bool)
+    return st.one_of(
+        *[st.sampled_from([-64, -8, -4, 0, 63]).map(power_of_two)] * 3,
+        steps.map(Uniform),
+        st.lists(steps, min_size=channels, max_size=channels).map(lambda each: PerChannel(tuple(each))),
+        st.sets(level, max_size=12).map(lambda levels: Codebook(tuple(sorted(levels)))),
+    )
+
+
 @st.composite
 def stored_networks(draw: st.DrawFn) -> StoredNetwork:
     shape = draw(st.sampled_from([(5,), (16,), (12,), (2, 6, 5), (1, 9, 9), (3, 1, 1)]))
@@ -105,7 +119,9 @@ def stored_networks(draw: st.DrawFn) -> StoredNetwork:
         integers = random.integers(-largest, largest, extents, np.int32, endpoint=True) * kept
         if draw(st.integers(0, 3)) == 0:
             integers = random.choice(np.array([0, *integers.flat[:3]], np.int32), extents) * kept
-        tensors[name] = StoredTensor(integers.astype(np.int32), draw(st.sampled_from([-64, -8, -4, 0, 63])))
+        tensors[name] = StoredTensor(
+            integers.astype(np.int32), power_of_two(draw(st.sampled_from([-64, -8, -4, 0, 63])))
+        )
     return StoredNetwork(architecture, tensors)
 
 

@@ -17,6 +17,7 @@ from pyro_compress.network.architecture import (
     MaxPool2d,
     Select,
 )
+from pyro_compress.network.quantizers import power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
 
@@ -28,7 +29,7 @@ def laplace(random: np.random.Generator, kept: np.ndarray) -> np.ndarray:
 def first_layer(integers: np.ndarray) -> StoredNetwork:
     rows = len(integers)
     layers = (Flatten(), Linear("fc1", 784, rows, False))
-    return StoredNetwork(Architecture((1, 28, 28), layers), {"fc1.weight": StoredTensor(integers, -4)})
+    return StoredNetwork(Architecture((1, 28, 28), layers), {"fc1.weight": StoredTensor(integers, power_of_two(-4))})
 
 
 def test_column_densities_are_learnt() -> None:
@@ -76,7 +77,7 @@ def test_side_information_of_lenet_5_is_small() -> None:
     shapes = [(8, 1, 5, 5), (8,), (18, 8, 5, 5), (18,), (40, len(kept)), (40,), (10, 40), (10,)]
     names = [f"{layer}.{part}" for layer in ("conv1", "conv2", "fc1", "fc2") for part in ("weight", "bias")]
     tensors = {
-        name: StoredTensor(laplace(random, random.random(shape) < 0.3), -4 if len(shape) > 1 else -6)
+        name: StoredTensor(laplace(random, random.random(shape) < 0.3), power_of_two(-4 if len(shape) > 1 else -6))
         for name, shape in zip(names, shapes, strict=True)
     }
     data = encode(StoredNetwork(Architecture((1, 28, 28), layers), tensors))

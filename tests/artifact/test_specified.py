@@ -55,7 +55,7 @@ def assert_same_network(found: specified.Network, network: StoredNetwork) -> Non
     assert list(found.tensors) == list(network.tensors)
     for name, tensor in network.tensors.items():
         second = found.tensors[name]
-        np.testing.assert_array_equal(second.numbers.astype(np.float32), tensor.dense(), strict=True)
+        np.testing.assert_array_equal(second.numbers, tensor.dense(), strict=True)
         assert (second.integers is None) == (tensor.integers is None)
         if second.integers is not None and tensor.integers is not None:
             np.testing.assert_array_equal(second.integers, tensor.integers)

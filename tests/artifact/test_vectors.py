@@ -92,7 +92,11 @@ def test_descriptors() -> None:
         before, levels = second.bit, meaning.get("levels")
         said, code = second.descriptor(name.rpartition(".")[2]), reader.tensor(name, 1000)
         assert second.bit - before == len(digits)
-        assert said.step == code.step_exponent == meaning.get("e")
+        forms = "step", "steps", "levels"
+        form = "float32" if code.is_float else "power" if code.form is None else forms[code.form]
+        assert said.form == form == meaning["form"]
+        assert (said.step if form == "power" else None) == code.step_exponent == meaning.get("e")
+        assert list(said.sides) == list(code.sides) == meaning.get("sides", [0, 0])
         assert said.zero == (meaning["kind"] == 1)
         if meaning["kind"] in (0, 3):
             model = [meaning[key] for key in ("d", "strength", "top", "fall")]

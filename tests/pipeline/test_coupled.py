@@ -21,6 +21,7 @@ from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.errors import DecisionError, NetworkError
 from pyro_compress.models.tracing import trace
 from pyro_compress.network.architecture import Conv2d, Linear
+from pyro_compress.network.quantizers import power_of_two
 from pyro_compress.pipeline.coupled import CoupledChannels, coupled_channels
 from tests.analysis.decisions.masked_networks import decide, masked
 
@@ -130,7 +131,7 @@ def test_integers_of_the_decision_are_cut_and_not_changed(network: nn.Module) ->
         for part in group.readers:
             integers = np.take(decision.sites[part.name].integers(), part.of(left), axis=part.axis)
             rows = integers.any(axis=tuple(range(1, integers.ndim)))
-            assert stored.tensors[part.name].step_exponent == -12
+            assert stored.tensors[part.name].quantizer == power_of_two(-12)
             held = stored.tensors[part.name].integers
             assert held is not None
             np.testing.assert_array_equal(held, integers[rows])

@@ -9,6 +9,7 @@ import numpy as np
 
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.network.architecture import Activation, Architecture, Linear
+from pyro_compress.network.quantizers import power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
 
@@ -20,7 +21,7 @@ def called(encoding: str, *words: str) -> subprocess.CompletedProcess[bytes]:
 
 def test_help_and_tables(tmp_path: Path) -> None:
     file = tmp_path / "a.pyrc"
-    weight = StoredTensor(np.array([[3, -1], [0, 2]], np.int32), step_exponent=-2)
+    weight = StoredTensor(np.array([[3, -1], [0, 2]], np.int32), power_of_two(-2))
     layers = (Linear("fc", 2, 2, bias=False), Activation("relu"))
     Artifact.of(StoredNetwork(Architecture((2,), layers), {"fc.weight": weight})).save(file)
     text = called("cp1252", "run", "--help")

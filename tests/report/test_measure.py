@@ -14,6 +14,7 @@ from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.errors import ArtifactError, DataError
 from pyro_compress.models.likelihoods import Categorical, Gaussian
 from pyro_compress.network.architecture import Activation, Architecture, Linear
+from pyro_compress.network.quantizers import power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from pyro_compress.report.measure import (
     brier_score,
@@ -31,8 +32,8 @@ from pyro_compress.report.measure import (
 def artifact() -> Artifact:
     """x ↦ (relu(x₀), ½·relu(x₁)) as logits of two classes."""
     layers = (Linear("one", 2, 2, False), Activation("relu"), Linear("two", 2, 2, False))
-    one = StoredTensor(np.array([[1, 0], [0, 1]], np.int32), 0)
-    two = StoredTensor(np.array([[2, 0], [0, 1]], np.int32), -1)
+    one = StoredTensor(np.array([[1, 0], [0, 1]], np.int32))
+    two = StoredTensor(np.array([[2, 0], [0, 1]], np.int32), power_of_two(-1))
     return Artifact.of(StoredNetwork(Architecture((2,), layers), {"one.weight": one, "two.weight": two}))
 
 

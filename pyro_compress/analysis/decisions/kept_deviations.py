@@ -10,7 +10,8 @@ from pyro_compress.analysis.decisions.norms import norm_grids, stored_on_grids, 
 from pyro_compress.analysis.decisions.structure import remove_dead_spread
 from pyro_compress.errors import DecisionError
 from pyro_compress.network.architecture import Architecture
-from pyro_compress.network.stored import STEP_EXPONENTS, StoredNetwork
+from pyro_compress.network.quantizers import STEP_EXPONENTS
+from pyro_compress.network.stored import StoredNetwork
 
 OCTAVES = 32
 

@@ -21,7 +21,8 @@ from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, Site
 from pyro_compress.analysis.decisions.structure import INTEGER_LIMIT, bias_in_front
 from pyro_compress.network.architecture import Architecture, BatchNorm, Conv2d, Layer, Linear
 from pyro_compress.network.liveness import Numbers, Weighted
-from pyro_compress.network.stored import STEP_EXPONENTS, StoredNetwork, StoredTensor
+from pyro_compress.network.quantizers import STEP_EXPONENTS, power_of_two
+from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
 SHARE = 1 / 256
 WEAKEST = 2.0**-5
@@ -131,7 +132,7 @@ def stored_on_grids(network: StoredNetwork, grids: Mapping[str, NormGrid]) -> St
             while integers.any() and not (integers % 2).any() and exponent < STEP_EXPONENTS[-1]:
                 integers, exponent = integers / 2, exponent + 1
             if np.abs(integers).max(initial=0) < INTEGER_LIMIT:
-                tensors[f"{name}.{kind}"] = StoredTensor(integers.astype(np.int32), exponent)
+                tensors[f"{name}.{kind}"] = StoredTensor(integers.astype(np.int32), power_of_two(exponent))
     return replace(network, tensors=tensors)
 
 

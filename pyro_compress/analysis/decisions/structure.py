@@ -44,7 +44,8 @@ from pyro_compress.network.architecture import (
     last_references,
 )
 from pyro_compress.network.liveness import Numbers, Signal, Weighted, groups_of, is_depthwise, outputs_of, signals
-from pyro_compress.network.stored import STEP_EXPONENTS, StoredNetwork, StoredTensor
+from pyro_compress.network.quantizers import STEP_EXPONENTS, Uniform
+from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
 # From here on float32 cannot tell neighbouring integers apart.
 INTEGER_LIMIT = 2**24
@@ -245,7 +246,7 @@ class _Builder:
             self.tensors[name] = StoredTensor(floats=(site.stored() * mask)[rows][:, columns].astype(np.float32))
         else:
             integers = (site.integers() * mask)[rows][:, columns].astype(np.int32)
-            self.tensors[name] = StoredTensor(integers, _exponent(site.step))
+            self.tensors[name] = StoredTensor(integers, Uniform(site.step))
 
 
 def _resized(layer: Weighted, outputs: int, inputs: int, bias: bool) -> Weighted:
@@ -259,7 +260,7 @@ def _stored_bias(bias: np.ndarray, site: SiteDecision | None) -> StoredTensor | 
     """The bias on its own grid, in float32 if it has none or a fold outgrew it; None if nothing is left of it."""
     integers = np.rint(bias / site.step) if site is not None and site.step is not None else None
     if site is not None and site.step is not None and integers is not None and np.abs(integers).max() < INTEGER_LIMIT:
-        stored = StoredTensor(integers.astype(np.int32), _exponent(site.step))
+        stored = StoredTensor(integers.astype(np.int32), Uniform(site.step))
     else:
         stored = StoredTensor(floats=bias.astype(np.float32))
     return stored if stored.dense().any() else None

@@ -6,8 +6,8 @@ Places count from zero, which is always in the book: 1, 2, ... are the positive 
 import numpy as np
 
 from pyro_compress.errors import ArtifactError
+from pyro_compress.network.quantizers import MOST_LEVELS
 
-MOST_LEVELS = 255
 FEWEST_PER_LEVEL = 4
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from pyro_compress.artifact.format.codebook import levels_at
 from pyro_compress.artifact.format.deviations import DEVIATIONS_FLAG, code_deviations
-from pyro_compress.artifact.format.header import ALL_ZERO, MAGIC, MAX_LENGTH_BYTES, VERSION, Header
+from pyro_compress.artifact.format.header import ALL_ZERO, MAGIC, MAX_LENGTH_BYTES, VERSION, Header, quantizer_of
 from pyro_compress.artifact.format.header_reader import HeaderReader
 from pyro_compress.artifact.format.layout import tensor_columns
 from pyro_compress.artifact.format.stream import RangeReader, code_selections, code_tensor
@@ -68,7 +68,7 @@ def _decode(data: bytes, sections: list[Section] | None) -> StoredNetwork:
     body = unwrap(data)
     reader = HeaderReader(body)
     header = reader.header()
-    tensors, start = _floats(header, body, reader.position)
+    floats, start = _floats(header, body, reader.position)
     _check_plausible(header, len(body) - start)
     coder = RangeReader(body[start:])
     bits = [coder.used_bits()]
@@ -76,15 +76,17 @@ def _decode(data: bytes, sections: list[Section] | None) -> StoredNetwork:
         architecture = Architecture(header.input_shape, code_selections(coder, header, None))
         bits.append(coder.used_bits())
         columns = tensor_columns(architecture, header.image_side)
+        tensors: dict[str, StoredTensor] = {}
         for name, shape in tensor_shapes(architecture).items():
             code = header.codes[name]
-            if code.step_exponent is not None:
+            if code.is_float:
+                tensors[name] = StoredTensor(floats=floats[name].reshape(shape))
+            else:
                 numbers = code_tensor(coder, code, columns[name], shape[0], None)
                 if code.codebook:
                     numbers = levels_at(numbers, code.codebook)
-                tensors[name] = StoredTensor(numbers.reshape(shape), code.step_exponent)
+                tensors[name] = StoredTensor(numbers.reshape(shape), quantizer_of(code, floats[name]))
             bits.append(coder.used_bits())
-        tensors = {name: tensors[name] for name in header.codes}
         deviations: dict[str, np.ndarray] = {}
         if header.flags & DEVIATIONS_FLAG:
             deviations = code_deviations(coder, tensors, columns, None)
@@ -94,17 +96,23 @@ def _decode(data: bytes, sections: list[Section] | None) -> StoredNetwork:
     except (ValueError, MemoryError) as error:
         raise ArtifactError(f"the file does not hold a network that fits together: {error}") from error
     if sections is not None:
-        sections += _sections(network, len(data), reader.position, np.diff(bits) / 8)
+        sections += _sections(network, len(data), reader.position, np.diff(bits) / 8, floats)
     return network
 
 
-def _sections(network: StoredNetwork, file_bytes: int, header_bytes: int, stream_bytes: np.ndarray) -> list[Section]:
+def _sections(
+    network: StoredNetwork,
+    file_bytes: int,
+    header_bytes: int,
+    stream_bytes: np.ndarray,
+    floats: Mapping[str, np.ndarray],
+) -> list[Section]:
     """What each part costs; `stream_bytes` are those of the selections, of every tensor, and of the deviations."""
     selections, *each, last = map(float, stream_bytes)
     sections = [Section("header", (), 0, 0, header_bytes, header_bytes)]
     sections.append(Section("selections", (), 0, 0, selections, selections))
     tensors = zip(network.tensors.items(), each, strict=True)
-    sections += [_section(name, tensor, size) for (name, tensor), size in tensors]
+    sections += [_section(name, tensor, size + floats[name].nbytes) for (name, tensor), size in tensors]
     if network.deviations:
         sections.append(_deviations_section(network.tensors, network.deviations, last))
     rest = file_bytes - sum(section.file_bytes for section in sections)
@@ -151,21 +159,20 @@ def _length(data: bytes) -> tuple[int, int]:
     raise ArtifactError("the length at the start of the file is not written as the format asks")
 
 
-def _floats(header: Header, body: bytes, start: int) -> tuple[dict[str, StoredTensor], int]:
-    """The float32 tensors that follow the header, and where the stream starts."""
-    tensors: dict[str, StoredTensor] = {}
+def _floats(header: Header, body: bytes, start: int) -> tuple[dict[str, np.ndarray], int]:
+    """The float32 numbers of each tensor, of its quantizer or its own, and where the stream starts."""
+    found: dict[str, np.ndarray] = {}
     for name, shape in header.shapes.items():
-        if header.codes[name].step_exponent is not None:
-            continue
-        size = 4 * prod(shape)
-        if start + size > len(body):
-            raise ArtifactError(f"the file ends inside tensor {name}: {size} bytes expected, {len(body) - start} left")
-        floats = np.frombuffer(body, "<f4", prod(shape), start).astype(np.float32)
-        if not np.isfinite(floats).all():
+        count = header.codes[name].floats(shape)
+        if start + 4 * count > len(body):
+            raise ArtifactError(
+                f"the file ends inside tensor {name}: {4 * count} bytes expected, {len(body) - start} left"
+            )
+        found[name] = np.frombuffer(body, "<f4", count, start).astype(np.float32)
+        if not np.isfinite(found[name]).all():
             raise ArtifactError(f"tensor {name} holds NaN or infinite values: the file was written by a faulty program")
-        tensors[name] = StoredTensor(floats=floats.reshape(shape))
-        start += size
-    return tensors, start
+        start += 4 * count
+    return found, start
 
 
 def _check_plausible(header: Header, stream_bytes: int) -> None:
@@ -176,15 +183,13 @@ def _check_plausible(header: Header, stream_bytes: int) -> None:
         raise ArtifactError(f"the file declares {numbers} coded numbers, more than its {stream_bytes} bytes can hold")
 
 
-def _section(name: str, tensor: StoredTensor, stream_bytes: float) -> Section:
+def _section(name: str, tensor: StoredTensor, file_bytes: float) -> Section:
     if tensor.integers is None:
-        size = 4.0 * prod(tensor.shape)
         assert tensor.floats is not None
-        return Section(
-            name, tensor.shape, int(np.count_nonzero(tensor.floats)), len(np.unique(tensor.floats)), size, size
-        )
+        nonzero, different = int(np.count_nonzero(tensor.floats)), len(np.unique(tensor.floats))
+        return Section(name, tensor.shape, nonzero, different, file_bytes, file_bytes)
     nonzero = int(np.count_nonzero(tensor.integers))
-    return Section(name, tensor.shape, nonzero, *_spread(tensor.integers, stream_bytes))
+    return Section(name, tensor.shape, nonzero, *_spread(tensor.integers, file_bytes))
 
 
 def _deviations_section(
@@ -194,8 +199,8 @@ def _deviations_section(
     return Section("deviations", (), held.size, *_spread(held, stream_bytes))
 
 
-def _spread(integers: np.ndarray, stream_bytes: float) -> tuple[int, float, float]:
+def _spread(integers: np.ndarray, file_bytes: float) -> tuple[int, float, float]:
     """How many different ones there are, the bytes they took, and the bytes of their order-0 entropy."""
     counts = np.unique(integers, return_counts=True)[1]
     share = counts / max(1, counts.sum())
-    return len(counts), stream_bytes, float(-(counts * np.log2(share)).sum() / 8)
+    return len(counts), file_bytes, float(-(counts * np.log2(share)).sum() / 8)

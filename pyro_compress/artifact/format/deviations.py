@@ -10,7 +10,8 @@ import numpy as np
 from pyro_compress.artifact.format.coding import UNIT, Coder, frequencies
 from pyro_compress.artifact.format.layout import Columns, row_blocks
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network.stored import STEP_EXPONENTS, StoredTensor
+from pyro_compress.network.quantizers import STEP_EXPONENTS
+from pyro_compress.network.stored import StoredTensor
 
 DEVIATIONS_FLAG = 1
 LEVEL_BITS = 5

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-from pyro_compress.errors import ArtifactError
+import numpy as np
+
+from pyro_compress.errors import ArtifactError, DecisionError
 from pyro_compress.network.architecture import (
     ACTIVATIONS,
     Activation,
@@ -28,6 +30,7 @@ from pyro_compress.network.architecture import (
     last_references,
     output_shape,
 )
+from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, power_of_two
 from pyro_compress.network.stored import tensor_shapes
 
 MAGIC = b"PYR"
@@ -63,13 +66,16 @@ SHORT_NUMBERS = 6
 STEMS = ("", "fc", "conv", "bn", "features.", "classifier.", "layers.", "net.", "linear", "layer")
 FIRST_NAMES: dict[type, str] = {Linear: "fc1", Conv2d: "conv1", ChannelAffine: "bn1"}
 # Bits of each field that has a fixed number of them.
-CODE_BITS, NUMBER_BITS, STRENGTH_BITS, FALL_BITS, GAP_ORDER_BITS = 4, 2, 2, 2, 4
+CODE_BITS, NUMBER_BITS, STRENGTH_BITS, FALL_BITS, GAP_ORDER_BITS, FORM_BITS = 4, 2, 2, 2, 4, 2
 # Optional parts of a layer by its code; activations have one.
 FLAG_BITS = dict(enumerate((1, 4, 0, 2, 2, 0, 0, 0)))
 # Orders of the Exp-Golomb codes: of sizes, of what is mostly small, of what is mostly zero.
 SIZE, SMALL, LEAST = 4, 2, 0
-KINDS = ("integers", "all zero", "float32", "codebook")
-INTEGERS, ZEROS, FLOATS, CODEBOOK = range(len(KINDS))
+KINDS = ("integers", "all zero", "float32", "codebook", "of another form")
+INTEGERS, ZEROS, FLOATS, CODEBOOK, OTHER_FORM = range(len(KINDS))
+# What integers are indices of where their step is no power of two, or they have several.
+FORMS = ("step", "steps", "levels")
+STEP, STEPS, LEVELS = range(len(FORMS))
 # No number of the header has more leading zeros.
 LONGEST_CODE = 48
 # The density of a tensor that has nothing to code.
@@ -78,17 +84,83 @@ ALL_ZERO = -1
 
 @dataclass(frozen=True)
 class TensorCode:
-    """How one tensor is coded: float32 (`step_exponent` None), or integers with the settings of their model.
+    """How one tensor is coded.
 
-    With a codebook (the non-zero integers that occur, in order) the places in it are coded, counted from zero.
+    Attributes:
+        step_exponent: e of a step 2^e; None for float32 and other forms.
+        density, strength, top_token, fall: settings of the model of its integers; `ALL_ZERO` says that there is none.
+        codebook: the non-zero integers that occur, in order, where their places are coded, counted from zero.
+        form: which of `FORMS` the quantizer has, its numbers standing among the float32 ones; None for other tensors.
+        sides: of levels, how many are below and how many above zero.
     """
 
-    step_exponent: int | None
+    step_exponent: int | None = None
     density: int = ALL_ZERO
     strength: int = 0
     top_token: int = 0
     fall: int = 0
     codebook: tuple[int, ...] = ()
+    form: int | None = None
+    sides: tuple[int, int] = (0, 0)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the tensor is float32."""
+        return self.step_exponent is None and self.form is None
+
+    def floats(self, shape: tuple[int, ...]) -> int:
+        """How many float32 numbers stand in the file for a tensor of this shape."""
+        if self.form is None:
+            return prod(shape) if self.is_float else 0
+        return (1, shape[0], sum(self.sides))[self.form]
+
+
+def code_of(quantizer: Quantizer | None) -> TensorCode:
+    """The code of a tensor that is all zero, float32 if there is no quantizer."""
+    match quantizer:
+        case None:
+            return TensorCode()
+        case Uniform():
+            exponent = quantizer.exponent
+            return TensorCode(exponent) if exponent is not None else TensorCode(form=STEP)
+        case PerChannel():
+            return TensorCode(form=STEPS)
+        case Codebook():
+            return TensorCode(form=LEVELS, sides=quantizer.sides)
+
+
+def numbers_of(quantizer: Quantizer | None) -> tuple[float, ...]:
+    """What stands among the float32 numbers for a quantizer."""
+    match quantizer:
+        case Uniform() if quantizer.exponent is None:
+            return (quantizer.step,)
+        case PerChannel(steps):
+            return steps
+        case Codebook(levels):
+            return levels
+    return ()
+
+
+def quantizer_of(code: TensorCode, numbers: np.ndarray) -> Quantizer:
+    """The quantizer of a tensor that is not float32, given its float32 numbers.
+
+    Raises:
+        ArtifactError: a writer writes no such numbers.
+    """
+    held = tuple(numbers.tolist())
+    try:
+        match code.form:
+            case None if code.step_exponent is not None:
+                return power_of_two(code.step_exponent)
+            case 0 if Uniform(held[0]).exponent is None:
+                return Uniform(held[0])
+            case 1:
+                return PerChannel(held)
+            case 2 if Codebook(held).sides == code.sides:
+                return Codebook(held)
+    except DecisionError as error:
+        raise ArtifactError(f"the file holds no quantizer: {error}") from error
+    raise ArtifactError("the file says a quantizer in another way than a writer does")
 
 
 @dataclass

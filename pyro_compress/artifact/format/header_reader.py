@@ -1,10 +1,10 @@
 """Bytes → header; `header_writer.py` says it the other way, and `FORMAT.md`, part 2, specifies both."""
 
 import struct
+from dataclasses import replace
 from itertools import accumulate
 from math import isfinite, prod
 
-from pyro_compress.artifact.format.codebook import MOST_LEVELS
 from pyro_compress.artifact.format.coding import LARGEST, TOKENS
 from pyro_compress.artifact.format.header import (
     CODE_BITS,
@@ -16,9 +16,12 @@ from pyro_compress.artifact.format.header import (
     FALL_BITS,
     FLAG_BITS,
     FLOATS,
+    FORM_BITS,
+    FORMS,
     GAP_ORDER_BITS,
     KINDS,
     LEAST,
+    LEVELS,
     LONGEST_CODE,
     MAX_EXTENT,
     MAX_LAYERS,
@@ -28,6 +31,7 @@ from pyro_compress.artifact.format.header import (
     MAX_PLACES,
     MAX_RANK,
     NUMBER_BITS,
+    OTHER_FORM,
     SHORT_NAME,
     SHORT_NUMBERS,
     SIZE,
@@ -64,7 +68,8 @@ from pyro_compress.network.architecture import (
     Select,
     describe,
 )
-from pyro_compress.network.stored import STEP_EXPONENTS, tensor_shapes
+from pyro_compress.network.quantizers import MOST_LEVELS, STEP_EXPONENTS
+from pyro_compress.network.stored import tensor_shapes
 
 
 class HeaderReader:
@@ -238,20 +243,37 @@ class HeaderReader:
     def tensor(self, name: str, numbers: int) -> TensorCode:
         kind = self.within("a tensor's kind", len(KINDS) - 1, order=LEAST)
         if kind == FLOATS:
-            return TensorCode(None)
-        away = self.within("a tensor's grid step", 2 * len(STEP_EXPONENTS), order=LEAST)
-        exponent = self._steps[role(name)] + (-(away + 1) // 2 if away % 2 else away // 2)
-        if exponent not in STEP_EXPONENTS:
-            raise ArtifactError(f"tensor {name} has grid step 2**{exponent}, beyond the format's limits")
-        self._steps |= {False: exponent, role(name): exponent}
+            return TensorCode()
+        if kind == OTHER_FORM:
+            code = self._form()
+            kind = self.within("a tensor's kind", CODEBOOK, order=LEAST)
+            if kind == FLOATS or (kind == CODEBOOK and code.form == LEVELS):
+                raise ArtifactError(f"tensor {name} is of kind '{KINDS[kind]}', which goes with no other form")
+        else:
+            code = TensorCode(self._step(name))
         if kind == ZEROS:
-            return TensorCode(exponent)
+            return code
         density = self.within("a tensor's density", DENSITIES - 1, order=SMALL)
         strength = self.bits(STRENGTH_BITS, "a tensor's model")
         top = self.within("a magnitude token", TOKENS - 1, order=SMALL)
         fall = self.bits(FALL_BITS, "a tensor's model") if top else 0
         codebook = self._codebook(name, numbers) if kind == CODEBOOK else ()
-        return TensorCode(exponent, density, strength, top, fall, codebook)
+        return replace(code, density=density, strength=strength, top_token=top, fall=fall, codebook=codebook)
+
+    def _form(self) -> TensorCode:
+        form = self.bits(FORM_BITS, "a tensor's form")
+        if form >= len(FORMS):
+            raise ArtifactError(f"a tensor has unknown form {form}")
+        below, above = (self.within("a codebook", MOST_LEVELS, order=SMALL) if form == LEVELS else 0 for _ in range(2))
+        return TensorCode(form=form, sides=(below, above))
+
+    def _step(self, name: str) -> int:
+        away = self.within("a tensor's grid step", 2 * len(STEP_EXPONENTS), order=LEAST)
+        exponent = self._steps[role(name)] + (-(away + 1) // 2 if away % 2 else away // 2)
+        if exponent not in STEP_EXPONENTS:
+            raise ArtifactError(f"tensor {name} has grid step 2**{exponent}, beyond the format's limits")
+        self._steps |= {False: exponent, role(name): exponent}
+        return exponent
 
     def _codebook(self, name: str, numbers: int) -> tuple[int, ...]:
         what = "a codebook"

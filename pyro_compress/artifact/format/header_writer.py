@@ -15,10 +15,13 @@ from pyro_compress.artifact.format.header import (
     DEFAULT_SLOPES,
     FALL_BITS,
     FLOATS,
+    FORM_BITS,
     GAP_ORDER_BITS,
     INTEGERS,
     LEAST,
+    LEVELS,
     NUMBER_BITS,
+    OTHER_FORM,
     SHORT_NAME,
     SHORT_NUMBERS,
     SIZE,
@@ -152,14 +155,20 @@ class HeaderWriter:
             self.number(self._number + 1)
 
     def _tensor(self, name: str, code: TensorCode) -> None:
-        if code.step_exponent is None:
+        if code.is_float:
             self.number(FLOATS, LEAST)
             return
-        self.number(CODEBOOK if code.codebook else ZEROS if code.density == ALL_ZERO else INTEGERS, LEAST)
-        away = code.step_exponent - self._steps[role(name)]
-        self.number(2 * away if away >= 0 else -2 * away - 1, LEAST)
-        self._steps |= {False: code.step_exponent, role(name): code.step_exponent}
-        if code.density == ALL_ZERO:
+        kind = CODEBOOK if code.codebook else ZEROS if code.density == ALL_ZERO else INTEGERS
+        if code.form is None:
+            self.number(kind, LEAST)
+            self._step(name, code)
+        else:
+            self.number(OTHER_FORM, LEAST)
+            self.bits(code.form, FORM_BITS)
+            for side in code.sides if code.form == LEVELS else ():
+                self.number(side, SMALL)
+            self.number(kind, LEAST)
+        if kind == ZEROS:
             return
         self.number(code.density, SMALL)
         self.bits(code.strength, STRENGTH_BITS)
@@ -168,6 +177,12 @@ class HeaderWriter:
             self.bits(code.fall, FALL_BITS)
         if code.codebook:
             self.codebook(code.codebook)
+
+    def _step(self, name: str, code: TensorCode) -> None:
+        assert code.step_exponent is not None
+        away = code.step_exponent - self._steps[role(name)]
+        self.number(2 * away if away >= 0 else -2 * away - 1, LEAST)
+        self._steps |= {False: code.step_exponent, role(name): code.step_exponent}
 
     def codebook(self, codebook: tuple[int, ...]) -> None:
         """How many levels there are on either side of zero, and the gaps between them."""

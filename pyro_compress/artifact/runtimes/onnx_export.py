@@ -1,8 +1,9 @@
-"""Stored network → ONNX: the same layers, with weights as small integers and their power-of-two step as scale.
+"""Stored network → ONNX: the same layers, with weights as small integers and their steps as scales.
 
 A tensor whose integers fit 8 bits is an int8 initializer behind a `DequantizeLinear`, 16 bits likewise; others are
-float32.  q · 2^e is exact in float32, so nothing is rounded on the way.  Sums are taken in float32.  4-bit integers
-would halve some files again, but the common runtime unpacks them at every call, six times slower than int8.
+float32.  Scales are one step or one per output channel; levels of a codebook are gathered at places held as bytes.
+Nothing is rounded that `StoredTensor.dense` does not round, and sums are taken in float32.  4-bit integers would halve
+some files again, but the common runtime unpacks them at every call, six times slower than int8.
 
 Writing needs the package onnx (`pip install 'pyro-compress[onnx]'`), running any runtime for operator set 21.
 """
@@ -16,6 +17,7 @@ from onnx import helper, numpy_helper
 from pyro_compress.artifact.runtimes.numpy_runtime import averages
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network import architecture as arch
+from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
 OPERATOR_SET = 21
@@ -138,14 +140,30 @@ class _Graph:
         """A tensor of the network under its own name, dequantised in the graph where that makes it smaller."""
         tensor = self._network.tensors[name]
         kind = _smallest_kind(tensor)
-        if kind is None:
+        if kind is None or tensor.integers is None:
             return self._initializer(name, tensor.dense().reshape(shape or tensor.shape))
-        assert tensor.integers is not None
-        parts = [
-            self._initializer(f"{name}.integers", tensor.integers.astype(kind).reshape(shape or tensor.shape)),
-            self._initializer(f"{name}.step", np.ldexp(np.float32(1), tensor.step_exponent)),
-        ]
-        self.nodes.append(helper.make_node("DequantizeLinear", parts, [name], name=name))
+        if isinstance(tensor.quantizer, Codebook):
+            return self._from_codebook(name, tensor.integers.reshape(shape or tensor.shape), tensor.quantizer)
+        integers = tensor.integers.astype(kind).reshape(shape or tensor.shape)
+        steps: Any = np.float32(1)
+        match tensor.quantizer:
+            case Uniform(step):
+                steps = np.float32(step)
+            case PerChannel(each):
+                steps = np.array(each, np.float32)
+        parts = [self._initializer(f"{name}.integers", integers), self._initializer(f"{name}.step", steps)]
+        self.nodes.append(helper.make_node("DequantizeLinear", parts, [name], name=name, axis=0))
+        return name
+
+    def _from_codebook(self, name: str, places: np.ndarray, codebook: Codebook) -> str:
+        """Levels gathered at the places of the numbers, counted from the lowest level and held as bytes."""
+        below = codebook.sides[0]
+        if len(codebook.levels) >= 1 << 8:
+            return self._initializer(name, codebook.value(places))
+        held = self._initializer(f"{name}.places", (places + below).astype(np.uint8))
+        self.nodes.append(helper.make_node("Cast", [held], [f"{name}.indices"], to=onnx.TensorProto.INT32))
+        levels = self._initializer(f"{name}.levels", codebook.book)
+        self.nodes.append(helper.make_node("Gather", [levels, f"{name}.indices"], [name], name=name))
         return name
 
 

@@ -9,7 +9,16 @@ import numpy as np
 from pyro_compress.artifact.format.codebook import codebook_of, places_in
 from pyro_compress.artifact.format.coding import FALLS, LARGEST, UNIT, split
 from pyro_compress.artifact.format.deviations import DEVIATIONS_FLAG, code_deviations
-from pyro_compress.artifact.format.header import ALL_ZERO, MAGIC, VERSION, Header, TensorCode
+from pyro_compress.artifact.format.header import (
+    ALL_ZERO,
+    LEVELS,
+    MAGIC,
+    VERSION,
+    Header,
+    TensorCode,
+    code_of,
+    numbers_of,
+)
 from pyro_compress.artifact.format.header_reader import HeaderReader
 from pyro_compress.artifact.format.header_writer import HeaderWriter, codebook_bits
 from pyro_compress.artifact.format.layout import Columns, tensor_columns
@@ -65,8 +74,8 @@ def encode_with(header: Header, network: StoredNetwork) -> bytes:
             if code.codebook:
                 matrix = places_in(matrix, code.codebook)
             code_tensor(coder, code, columns[name], len(matrix), matrix)
-        elif tensor.floats is not None:
-            floats += tensor.floats.astype("<f4").tobytes()
+        held = tensor.floats if tensor.floats is not None else np.array(numbers_of(tensor.quantizer))
+        floats += held.astype("<f4").tobytes()
     if header.flags & DEVIATIONS_FLAG:
         code_deviations(coder, {name: network.tensors[name] for name in columns}, columns, network.deviations)
     body = written + bytes(floats) + coder.finish()
@@ -101,23 +110,24 @@ def _image_sides(shape: tuple[int, ...]) -> list[int]:
 def choose_code(tensor: StoredTensor, columns: Columns) -> TensorCode:
     """The settings under which a tensor, or the first rows of a large one, takes the fewest bits.
 
-    A codebook is tried where the numbers leave out some that lie between them.
+    A codebook is tried where the integers leave out some that lie between them.
     """
+    kind = code_of(tensor.quantizer)
     if tensor.integers is None:
-        return TensorCode(None)
+        return kind
     matrix = _matrix(tensor.integers, columns)
-    code, bits = _settings(matrix, tensor.step_exponent, columns)
-    codebook = codebook_of(matrix)
+    code, bits = _settings(matrix, kind, columns)
+    codebook = codebook_of(matrix) if kind.form != LEVELS else ()
     if codebook:
-        other, other_bits = _settings(places_in(matrix, codebook), tensor.step_exponent, columns)
+        other, other_bits = _settings(places_in(matrix, codebook), kind, columns)
         if other_bits + codebook_bits(codebook) < bits:
             return replace(other, codebook=codebook)
     return code
 
 
-def _settings(matrix: np.ndarray, step_exponent: int, columns: Columns) -> tuple[TensorCode, int]:
+def _settings(matrix: np.ndarray, kind: TensorCode, columns: Columns) -> tuple[TensorCode, int]:
     """Strengths are tried, then falls, which matter for few numbers only; the best ones, and what they take in bits."""
-    code = first_code(matrix, step_exponent)
+    code = first_code(matrix, kind)
     if code.density == ALL_ZERO:
         return code, 0
     trial = matrix[: max(1, TRIAL_NUMBERS // len(columns))]
@@ -136,14 +146,14 @@ def _settings(matrix: np.ndarray, step_exponent: int, columns: Columns) -> tuple
     return (code if code.top_token else replace(code, fall=0)), taken
 
 
-def first_code(matrix: np.ndarray, step_exponent: int, strength: int = 0) -> TensorCode:
-    """The settings that the numbers themselves give: their density and the token of the largest."""
+def first_code(matrix: np.ndarray, kind: TensorCode, strength: int = 0) -> TensorCode:
+    """A kind with the settings that the numbers themselves give: their density and the token of the largest."""
     nonzero = int(np.count_nonzero(matrix))
     if not nonzero:
-        return TensorCode(step_exponent)
+        return replace(kind, density=ALL_ZERO)
     start = min(range(DENSITIES), key=lambda index: abs(density(index) * matrix.size - nonzero * UNIT))
     top = int(split(np.abs(matrix).max(keepdims=True).ravel() - 1)[0][0])
-    return TensorCode(step_exponent, start, strength, top, TYPICAL_FALL)
+    return replace(kind, density=start, strength=strength, top_token=top, fall=TYPICAL_FALL)
 
 
 def _check(network: StoredNetwork) -> None:
@@ -162,10 +172,6 @@ def _check(network: StoredNetwork) -> None:
             raise ArtifactError(f"tensor {name} holds integers beyond ±{LARGEST}: use a larger grid step or float32")
         if tensor.floats is not None and not np.isfinite(tensor.floats).all():
             raise ArtifactError(f"tensor {name} holds NaN or infinite values, and every number in a file is finite")
-        if tensor.integers is None and tensor.step_exponent:
-            raise ArtifactError(
-                f"tensor {name} is float32 and has a step exponent, {tensor.step_exponent}; 0 is expected"
-            )
 
 
 def _write_header(header: Header) -> bytes:

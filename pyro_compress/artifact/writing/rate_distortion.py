@@ -29,7 +29,7 @@ from pyro_compress.artifact.format.stream import RangeWriter, tensor_models
 from pyro_compress.artifact.writing.encode import choose_code, first_code
 from pyro_compress.errors import DecisionError
 from pyro_compress.network.architecture import Architecture
-from pyro_compress.network.stored import STEP_EXPONENTS
+from pyro_compress.network.quantizers import STEP_EXPONENTS
 
 COARSER = (0, 1, 2)
 SMALLER = 3
@@ -144,11 +144,11 @@ def _chosen(numbers: _Numbers, exponent: int, strength: int, columns: Columns, p
     """
     given, bits = numbers.start, 0
     for _ in range(PASSES if price else 0):
-        code = first_code(given, exponent, strength)
+        code = first_code(given, TensorCode(exponent), strength)
         if code.density == ALL_ZERO:
             return given, 0
         # the largest number may be asked for again
-        code = replace(code, top_token=first_code(numbers.start, exponent).top_token)
+        code = replace(code, top_token=first_code(numbers.start, code).top_token)
         pattern, values = tensor_models(code, columns)
         given, coder = numbers.start.copy(), RangeWriter()
         choose = _chooser(given, numbers, values, price)

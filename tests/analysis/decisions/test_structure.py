@@ -18,6 +18,7 @@ from pyro_compress.errors import DecisionError
 from pyro_compress.models.networks import digits_cnn, lenet_5, lenet_300_100, vgg_16
 from pyro_compress.models.tracing import trace
 from pyro_compress.network.architecture import Activation, Architecture, ChannelAffine, Conv2d, Linear, Select
+from pyro_compress.network.quantizers import power_of_two
 from tests.analysis.decisions.masked_networks import (
     ACTIVATIONS,
     clear,
@@ -136,8 +137,8 @@ def test_folded_bias_is_rounded_to_its_own_grid() -> None:
     reduced = remove_dead(trace(small_mlp(), (2,)), decision)
     bias, weight = reduced.tensors["b.bias"], reduced.tensors["b.weight"]
     assert bias.integers is not None and weight.integers is not None
-    assert (bias.step_exponent, bias.integers.tolist()) == (-2, [16, -4])  # 4.0 and -1.1 in quarters
-    assert (weight.step_exponent, weight.integers.tolist()) == (-2, [[8], [4]])
+    assert (bias.quantizer, bias.integers.tolist()) == (power_of_two(-2), [16, -4])  # 4.0 and -1.1 in quarters
+    assert (weight.quantizer, weight.integers.tolist()) == (power_of_two(-2), [[8], [4]])
     assert np.abs(bias.dense() - np.array([4.0, -1.1])).max() <= 0.25 / 2
 
 

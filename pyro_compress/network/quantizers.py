@@ -1,0 +1,194 @@
+"""What weights are rounded to: grids of one step, of a step per output unit, and codebooks of any values.
+
+A number is stored as its index, an integer of which 0 always stands for zero, since pruned weights are zero:
+
+    Q(w) = value(index(w))
+
+    Uniform      value(q) = Δ q                     q any integer
+    PerChannel   value(q) = Δ_c q                   c the index along axis 0: output unit, filter
+    Codebook     value(q) = the |q|-th level above (q > 0) or below (q < 0) zero; ternary weights have two levels
+
+Steps and levels are float32 numbers, and a value is their float32 product, so that every program that reads a file
+finds the same numbers.  Whoever rounds in float32 finds the same indices too (`inference/finetuning/rounding.py`).
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pyro_compress.errors import DecisionError
+
+STEP_EXPONENTS = range(-64, 64)
+MOST_LEVELS = 255
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """All multiples of a step.
+
+    Attributes:
+        step: Δ, rounded to float32, at least 2**-64 and below 2**64.  A power of two costs least in a file.
+
+    Raises:
+        DecisionError: the step is out of range.
+    """
+
+    step: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "step", _checked(self.step))
+
+    @property
+    def exponent(self) -> int | None:
+        """e if the step is 2^e, else None."""
+        mantissa, exponent = math.frexp(self.step)
+        return exponent - 1 if mantissa == 0.5 else None
+
+    def index(self, values: np.ndarray) -> np.ndarray:
+        """Nearest multiples, half to even: whole numbers of the type of the values, float32 or float64."""
+        return np.asarray(np.rint(values / np.float32(self.step)))
+
+    def value(self, indices: np.ndarray) -> np.ndarray:
+        """float32, the shape of the indices."""
+        return np.asarray(indices.astype(np.float32) * np.float32(self.step))
+
+    def spacing(self, ndim: int) -> np.ndarray:
+        """float64: the distance between neighbours, of a shape that goes with tensors of `ndim` axes."""
+        return np.full((1,) * ndim, self.step)
+
+    def rows(self, kept: np.ndarray) -> "Uniform":
+        """The quantizer of some of the entries along axis 0."""
+        return self
+
+    def coarser(self, octaves: int) -> "Uniform":
+        """With steps 2^octaves times as large."""
+        return Uniform(math.ldexp(self.step, octaves))
+
+
+@dataclass(frozen=True)
+class PerChannel:
+    """All multiples of a step that each entry of axis 0 (output unit, filter) has for itself.
+
+    Attributes:
+        steps: Δ_c, as many as axis 0 has entries; each as that of `Uniform`.
+    """
+
+    steps: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(map(_checked, self.steps)))
+
+    def index(self, values: np.ndarray) -> np.ndarray:
+        """As that of `Uniform`, along axis 0."""
+        return np.asarray(np.rint(values / self.spacing(values.ndim).astype(np.float32)))
+
+    def value(self, indices: np.ndarray) -> np.ndarray:
+        """float32, the shape of the indices."""
+        return np.asarray(indices.astype(np.float32) * self.spacing(indices.ndim).astype(np.float32))
+
+    def spacing(self, ndim: int) -> np.ndarray:
+        """float64, (channels, 1, ...)."""
+        return np.array(self.steps, np.float64).reshape(-1, *(1,) * (ndim - 1))
+
+    def rows(self, kept: np.ndarray) -> "PerChannel":
+        """The quantizer of some of the entries along axis 0."""
+        return PerChannel(tuple(np.array(self.steps)[kept].tolist()))
+
+    def coarser(self, octaves: int) -> "PerChannel":
+        """With steps 2^octaves times as large."""
+        return PerChannel(tuple(math.ldexp(step, octaves) for step in self.steps))
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Zero and a few other values.
+
+    Attributes:
+        levels: increasing, finite, none of them zero; at most 255 below and 255 above zero; rounded to float32.
+
+    Raises:
+        DecisionError: the levels are not so.
+    """
+
+    levels: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        with np.errstate(over="ignore"):
+            levels = np.array(self.levels, np.float64).astype(np.float32)
+        object.__setattr__(self, "levels", tuple(levels.tolist()))
+        if not (np.isfinite(levels).all() and levels.all() and (levels[1:] > levels[:-1]).all()):
+            raise DecisionError(
+                f"the levels of a codebook increase, are finite and not zero, which it always holds: {self.levels}"
+            )
+        if max(self.sides) > MOST_LEVELS:
+            raise DecisionError(f"a codebook has at most {MOST_LEVELS} levels on either side of zero: {self.sides}")
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """How many levels are below zero, and how many above."""
+        below = sum(level < 0 for level in self.levels)
+        return below, len(self.levels) - below
+
+    @property
+    def book(self) -> np.ndarray:
+        """float32: all levels and zero, in order; the one of index q stands at q + sides[0]."""
+        return np.insert(np.array(self.levels, np.float32), self.sides[0], 0)
+
+    @property
+    def edges(self) -> np.ndarray:
+        """float32: the middles between neighbours of `book`; a value that stands on one goes to the lower level."""
+        book = self.book.astype(np.float64)
+        return ((book[1:] + book[:-1]) / 2).astype(np.float32)
+
+    def index(self, values: np.ndarray) -> np.ndarray:
+        """The place of the nearest level, counted from zero: whole numbers of the type of the values."""
+        return (np.searchsorted(self.edges, values) - self.sides[0]).astype(values.dtype)
+
+    def value(self, indices: np.ndarray) -> np.ndarray:
+        """float32, the shape of the indices; IndexError if there is no such level."""
+        return self.book[indices.astype(np.int64) + self.sides[0]]
+
+    def spacing(self, ndim: int) -> np.ndarray:
+        """float64: the smallest distance between neighbours."""
+        gaps = np.diff(self.book.astype(np.float64))
+        return np.full((1,) * ndim, gaps.min(initial=math.inf) if gaps.size else 1.0)
+
+    def rows(self, kept: np.ndarray) -> "Codebook":
+        """The quantizer of some of the entries along axis 0."""
+        return self
+
+    def used(self, indices: np.ndarray) -> tuple["Codebook", np.ndarray]:
+        """Without the levels that no index has, and the int32 indices among those that are left."""
+        seen = np.unique(indices[indices != 0])
+        below = int((seen < 0).sum())
+        place = np.searchsorted(np.insert(seen, below, 0), indices) - below
+        return replace(self, levels=tuple(self.value(seen).tolist())), place.astype(np.int32)
+
+
+Quantizer = Uniform | PerChannel | Codebook
+
+
+def rounded(quantizer: Quantizer, values: np.ndarray) -> np.ndarray:
+    """Q(w), float32."""
+    return quantizer.value(quantizer.index(values))
+
+
+def power_of_two(exponent: int) -> Uniform:
+    """The grid of step 2^exponent."""
+    return Uniform(math.ldexp(1.0, exponent))
+
+
+def bits_for(integers: np.ndarray) -> int:
+    """Bits of the fewest that hold every integer with its sign: 1 + ⌈log₂(max|q| + 1)⌉, at least 2."""
+    largest = int(np.abs(integers).max(initial=0))
+    return max(2, 1 + math.ceil(math.log2(largest + 1)))
+
+
+def _checked(step: float) -> float:
+    """A step as float32 holds it."""
+    if 2.0 ** STEP_EXPONENTS[0] <= step <= 2.0**STEP_EXPONENTS.stop:
+        found = float(np.float32(step))
+        if found < 2.0**STEP_EXPONENTS.stop:
+            return found
+    raise DecisionError(f"a grid step is at least 2**{STEP_EXPONENTS[0]} and below 2**{STEP_EXPONENTS.stop}: {step}")
