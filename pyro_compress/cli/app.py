@@ -12,6 +12,7 @@ from pyro_compress import __version__
 from pyro_compress.cli.fitting import fit, report, run, sweep
 from pyro_compress.cli.options import (
     DataDirOption,
+    DecisionSetOption,
     DeviceOption,
     FileArgument,
     JsonOption,
@@ -81,14 +82,22 @@ app.command()(sweep)
 
 
 @app.command()
-def analyse(directory: RunArgument, device: DeviceOption = None, data_dir: DataDirOption = None) -> None:
-    """Read the posterior and decide what to prune and with how many bits to store the rest."""
+def analyse(
+    directory: RunArgument,
+    options: DecisionSetOption = None,
+    device: DeviceOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Read the posterior and decide what to prune and with how many bits to store the rest; nothing is fitted again."""
     from pyro_compress.pipeline import steps
+    from pyro_compress.pipeline.run_options import parse_decision_options
     from pyro_compress.pipeline.settings import RunSettings
 
     run_directory = steps.RunDirectory(directory)
     settings = _on_device(RunSettings.load(run_directory.settings), device)
-    steps.analyse_step(run_directory, settings, steps.load_data(settings, data_dir), say=say(False))
+    decision_options = parse_decision_options(options or [])
+    loaded = steps.load_data(settings, data_dir)
+    steps.analyse_step(run_directory, settings, loaded, decision_options=decision_options, say=say(False))
     show(f"decision in {directory}; next: pyro-compress compress {directory}")
 
 

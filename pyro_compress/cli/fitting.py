@@ -86,7 +86,7 @@ def run(
                 # a file that is there may have been written to a target, or with deviations: it stays
                 if resume is None or not run_directory.file.exists():
                     steps.compress_step(run_directory, settings, loaded)
-                report(run_directory, settings, loaded, as_json)
+                report(run_directory, settings, loaded, as_json, again=resume is None)
 
 
 def fit(
@@ -171,11 +171,12 @@ def sweep(
     sweeping.refuse_failures(failed, len(tasks))
 
 
-def report(run: "RunDirectory", settings: "RunSettings", data: "DataSet", as_json: bool) -> None:
-    """Evaluate a run and print its results."""
+def report(run: "RunDirectory", settings: "RunSettings", data: "DataSet", as_json: bool, *, again: bool = True) -> None:
+    """Evaluate a run and print its results; with `again` false, those that are there."""
     from pyro_compress.pipeline import evaluation
 
-    results = evaluation.evaluate_run(run, settings, data)
+    there = run.results.exists() and not again
+    results = json.loads(run.results.read_text()) if there else evaluation.evaluate_run(run, settings, data)
     if as_json:
         print(json.dumps(results, indent=2))
     else:
@@ -221,6 +222,7 @@ def _fit(
             pretrain_callbacks=[bars.phase("pretraining epoch", settings.pretrain_epochs)] if pretrains else [],
             callbacks=[bars.phase(method.round_name, method.rounds)],
             watcher=bars.watcher,
+            say=say(quiet),
         )
 
 

@@ -56,6 +56,14 @@ SetOption = Annotated[
         "method.learning_rate=5e-4, decision.fine_tune_epochs=4. May be given again.",
     ),
 ]
+DecisionSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="decision.NAME=VALUE",
+        help="Another setting of the decision, which the run keeps: decision.tolerance_points=0.5. May be given again.",
+    ),
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
 SitesOption = Annotated[
     list[str] | None,

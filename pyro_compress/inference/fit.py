@@ -60,6 +60,10 @@ def fit(
 ) -> Posterior:
     """Fit `model` to `data.train_*` with `method`.
 
+    `pyro_compress.fit` also says whether to believe the result.  What speaks against the posterior (it has not
+    converged, the guide is far from the posterior, a step is too long, β is not 1) is one `PosteriorWarning`, and in
+    `posterior.flags` with a name and a sentence each.  No flag is no proof.
+
     Args:
         model: the Bayesian network, or any Pyro model; a copy of it is trained.
         data: training and validation examples, the test part is not looked at; or what `data.dataset.as_data` takes.

@@ -70,8 +70,9 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
         results["error_given_percent"] = 100 * float(given.errors.mean())
     if data.classes is not None:
         results["mcnemar_p_value"] = mcnemar_p_value(before.errors, after.errors)
-    write_atomically(run.results, json.dumps(results, indent=2) + "\n")
     save_all(run.figures, figures_of_run(posterior, decision, architecture, left.architecture, _points(results)))
+    # last: a run that has results has all of them
+    write_atomically(run.results, json.dumps(results, indent=2) + "\n")
     return results
 
 

@@ -5,7 +5,6 @@ pc.diagnose(posterior, model, data)            # the same again, with the table 
 """
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -27,7 +26,7 @@ from pyro_compress.analysis.diagnosis.fit_flags import (
 )
 from pyro_compress.analysis.diagnosis.flags import importance_flags
 from pyro_compress.analysis.diagnosis.psis import guide_log_density
-from pyro_compress.errors import InferenceError, PosteriorWarning
+from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Model
 from pyro_compress.inference.log_joint.at_draws import AtDraws, at_draws, coordinates, values_of, with_buffers
 from pyro_compress.inference.log_joint.curvature import MOST_DENSE, largest_curvature, newton_step
@@ -51,20 +50,18 @@ NOT_WARNED_OF_NETWORKS = ("kl_weight", "temperature")
 
 @in_network_type
 def with_flags(posterior: Posterior, model: Any, data: Any) -> Posterior:
-    """The posterior with what speaks against it as `flags`; warns of it in one line."""
+    """The posterior with what speaks against it as `flags`."""
     found: dict[str, Any] = {}
-    flags = list(_flags(posterior, model, data, found, AFTER_A_FIT))
-    quiet = NOT_WARNED_OF_NETWORKS if isinstance(model, BayesianNetwork) else ()
-    said = [flag for flag in flags if flag.name not in quiet]
-    if said:
-        more = f" (and {len(said) - 1} more in posterior.flags: {', '.join(f.name for f in said[1:])})"
-        more = more if len(said) > 1 else ""
-        warnings.warn(
-            f"{posterior.provenance.get('method', 'posterior')}: {said[0].sentence}{more}", PosteriorWarning, 3
-        )
-    provenance = {**posterior.provenance, "flags": [[flag.name, flag.sentence] for flag in flags]}
+    flags = [[flag.name, flag.sentence] for flag in _flags(posterior, model, data, found, AFTER_A_FIT)]
     numbers = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
-    return replace(posterior, provenance=provenance, statistics={**posterior.statistics, **numbers})
+    statistics = {**posterior.statistics, **numbers}
+    return replace(posterior, provenance={**posterior.provenance, "flags": flags}, statistics=statistics)
+
+
+def flags_to_say(posterior: Posterior, model: Any) -> list[Flag]:
+    """The flags but those of what a person has set for a network."""
+    known = NOT_WARNED_OF_NETWORKS if isinstance(model, BayesianNetwork) else ()
+    return [flag for flag in posterior.flags if flag.name not in known]
 
 
 @alone()

@@ -5,6 +5,9 @@ moments.safetensors  decision.safetensors  refined.safetensors  network.pyrc  re
 """
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +72,15 @@ class RunDirectory:
     @property
     def timings(self) -> Path:
         return self.path / "timings.json"
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Notes the wall time of what is done within, also of what is interrupted."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.note_seconds(step, time.perf_counter() - started)
 
     def note_seconds(self, step: str, seconds: float) -> None:
         """Add to the wall time of a step; resumed steps add up."""

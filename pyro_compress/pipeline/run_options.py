@@ -110,6 +110,22 @@ def parse_options(options: Iterable[str]) -> dict[str, Any]:
     return found
 
 
+def parse_decision_options(options: Iterable[str]) -> dict[str, Any]:
+    """'decision.key=value' strings as one mapping.
+
+    Raises:
+        RunError: another form, or another section: what has been fitted stands.
+    """
+    found = parse_options(options)
+    others = [section for section, name in SECTIONS.items() if section != "decision" and found[name]]
+    if others:
+        raise RunError(
+            f"--set {others[0]}.…: the run has been fitted, and decides again by decision.NAME alone; "
+            "start another run to change the rest"
+        )
+    return dict(found["decision_options"])
+
+
 def _literal(text: str) -> Any:
     try:
         value = ast.literal_eval(text)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,10 @@ class RunSettings:
     def build_decision(self) -> DecisionSettings:
         """The decision settings."""
         return build(DecisionSettings, "the decision", self.decision_options, RunError)
+
+    def deciding_by(self, options: Mapping[str, Any]) -> "RunSettings":
+        """The same with these settings of the decision in the place of its own."""
+        return replace(self, decision_options={**self.decision_options, **options})
 
     def build_network(self) -> nn.Module:
         """The network with its initial parameters: drawn under the global seed, or read from `weights`."""

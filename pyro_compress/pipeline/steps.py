@@ -2,10 +2,11 @@
 
 import copy
 import shutil
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.numpy import save
@@ -26,6 +27,7 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.networks import load_weights
 from pyro_compress.models.tracing import trace
 from pyro_compress.pipeline.compressing import at_target, compress
+from pyro_compress.pipeline.flagging import flags_to_say, with_flags
 from pyro_compress.pipeline.run_directory import RunDirectory as RunDirectory
 from pyro_compress.pipeline.search import decide, teacher_of, without_draws
 from pyro_compress.pipeline.settings import RunSettings
@@ -86,10 +88,12 @@ def fit_step(
     callbacks: Iterable[Callback] = (),
     pretrain_callbacks: Iterable[Callback] = (),
     watcher: Watcher | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Posterior:
     """Fit the posterior and write it; an interrupted fit goes on from its checkpoint, a finished one is read.
 
-    Ranks that have been joined call this alike, on a directory that all of them see; the first alone writes.
+    What speaks against the posterior is said, a line per flag.  Ranks that have been joined call this alike, on a
+    directory that all of them see; the first alone writes, looks and says.
     """
     ranks = Ranks.here()
     if resume and ranks.from_first(run.posterior.exists):
@@ -98,7 +102,7 @@ def fit_step(
     method = settings.build_method()
     refuse_unscaled(method, ranks.count, device_named(settings.device))
     network = build_network(settings, data)
-    model = BayesianNetwork(network, settings.build_prior(), settings.build_likelihood())
+    model = _model_of(settings, network)  # what it refuses is refused before anything is written
     if ranks.first:
         run.path.mkdir(parents=True, exist_ok=True)
         settings.save(run.settings)
@@ -106,30 +110,33 @@ def fit_step(
             run.timings.unlink(missing_ok=True)
     if settings.pretrain_epochs:
         pretrain(run, network, settings, data, pretrain_callbacks)
-        model = BayesianNetwork(network, settings.build_prior(), settings.build_likelihood())
-    started = time.perf_counter()
-    try:
-        posterior = fit(
-            model,
-            data,
-            method,
-            seed=settings.seed,
-            device=settings.device,
-            checkpoint=run.checkpoint,
-            resume=resume,
-            callbacks=callbacks,
-            watcher=watcher,
-        )
-    finally:
-        if ranks.first:
-            run.note_seconds("fit", time.perf_counter() - started)
+        model = _model_of(settings, network)
+    how: dict[str, Any] = {"checkpoint": run.checkpoint, "resume": resume, "callbacks": callbacks, "watcher": watcher}
+    with _timed(run, "fit"):
+        posterior = fit(model, data, method, seed=settings.seed, device=settings.device, **how)
     if ranks.first:
-        posterior.save(run.posterior)
-        run.checkpoint.unlink(missing_ok=True)
-        # the draws now lie beside the posterior
-        shutil.rmtree(run.checkpoint.with_suffix(".draws"), ignore_errors=True)
+        _finish_fit(run, with_flags(posterior, model, data), model, say)
     ranks.wait()
     return Posterior.load(run.posterior)
+
+
+def _model_of(settings: RunSettings, network: nn.Module) -> BayesianNetwork:
+    return BayesianNetwork(network, settings.build_prior(), settings.build_likelihood())
+
+
+def _timed(run: RunDirectory, step: str) -> AbstractContextManager[None]:
+    """Notes the time of a step; of several ranks the first alone does."""
+    return run.timed(step) if Ranks.here().first else nullcontext()
+
+
+def _finish_fit(run: RunDirectory, posterior: Posterior, model: BayesianNetwork, say: Callable[[str], None]) -> None:
+    """Write the posterior in the place of its checkpoint, and say its flags."""
+    posterior.save(run.posterior)
+    run.checkpoint.unlink(missing_ok=True)
+    # the draws now lie beside the posterior
+    shutil.rmtree(run.checkpoint.with_suffix(".draws"), ignore_errors=True)
+    for flag in flags_to_say(posterior, model):
+        say(f"FLAG {flag.name}: {flag.sentence}")
 
 
 def pretrain(
@@ -141,56 +148,65 @@ def pretrain(
     """
     ranks = Ranks.here()
     if not ranks.from_first(run.initial.exists):
-        started = time.perf_counter()
         # an empty rule set covers nothing: every parameter is a point estimate under a flat prior
         model = BayesianNetwork(network, {}, settings.build_likelihood())
         method = MAP(epochs=settings.pretrain_epochs, schedule="linear")
-        posterior = fit(model, data, method, seed=settings.seed, device=settings.device, callbacks=callbacks)
+        with _timed(run, "pretrain"):
+            posterior = fit(model, data, method, seed=settings.seed, device=settings.device, callbacks=callbacks)
         if ranks.first:
             held = {name: site.mean for name, site in posterior.parameters.items()} | dict(posterior.buffers)
             write_atomically(run.initial, save(held))
-            run.note_seconds("pretrain", time.perf_counter() - started)
         ranks.wait()
     load_weights(network, run.initial)
 
 
 def analyse_step(
-    run: RunDirectory, settings: RunSettings, data: DataSet, *, say: Callable[[str], None] = lambda line: None
+    run: RunDirectory,
+    settings: RunSettings,
+    data: DataSet,
+    *,
+    decision_options: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Decision:
     """Read the posterior from disk and write the decision; the same bytes in any process.
 
     Where the posterior has draws, the moments within one mode that the decision rests on are written too.
     What a former decision led to is removed, so that a run directory never holds parts of two.  Ranks that have been
     joined call this alike: they share fine-tuning and validation, and the first alone writes.
+
+    Args:
+        run: with a posterior.
+        settings, data: of the run.
+        decision_options: settings of the decision that take the place of the run's own, and are recorded with it.
+        say: told one line per choice.
     """
+    settings = settings.deciding_by(decision_options or {})
     prepare(settings)
-    started, ranks, device = time.perf_counter(), Ranks.here(), device_named(settings.device)
-    posterior = Posterior.load(run.posterior)
-    network, data, how = build_network(settings, data), data.on(device), settings.build_decision()
-    model = BayesianNetwork(network, settings.build_prior(), settings.build_likelihood())
-    teacher = teacher_of(posterior, model, data, how, settings.seed)
-    if ranks.first:
-        run.moments.unlink(missing_ok=True)
-    if posterior.draws is not None:
-        posterior = without_draws(posterior, network, data, model.likelihood, how, say=say)
-        if ranks.first:
-            posterior.save(run.moments)
-    decision = decide(
-        posterior,
-        model,
-        data,
-        how,
-        teacher=teacher,
-        starts=_starts(run, settings, network),
-        seed=settings.seed,
-        device=settings.device,
-        say=say,
-    )
-    if ranks.first:
+    with _timed(run, "analyse"):
+        posterior, how = Posterior.load(run.posterior), settings.build_decision()
+        model, data = _model_of(settings, build_network(settings, data)), data.on(device_named(settings.device))
+        teacher = teacher_of(posterior, model, data, how, settings.seed)
+        moments = without_draws(posterior, model.network, data, model.likelihood, how, say=say)
+        decision = decide(
+            moments,
+            model,
+            data,
+            how,
+            teacher=teacher,
+            starts=_starts(run, settings, model.network),
+            seed=settings.seed,
+            device=settings.device,
+            say=say,
+        )
+    if Ranks.here().first:
+        # in this order: stopped anywhere, the run has a decision by its own settings, or none
+        for made_before in (run.results, run.file, run.refined, run.decision, run.moments):
+            made_before.unlink(missing_ok=True)
+        if decision_options:
+            RunSettings.load(run.settings).deciding_by(decision_options).save(run.settings)
+        if posterior.draws is not None:
+            moments.save(run.moments)
         decision.save(run.decision)
-        for made_from_it in (run.refined, run.file, run.results):
-            made_from_it.unlink(missing_ok=True)
-        run.note_seconds("analyse", time.perf_counter() - started)
     return decision
 
 
@@ -230,24 +246,23 @@ def compress_step(
         DecisionError: the target is out of reach (says what can be reached), or both are given.
     """
     prepare(settings)
-    started = time.perf_counter()
-    decision, network = Decision.load(run.decision), build_network(settings, data)
-    decision = at_target(
-        network,
-        decision,
-        data.input_shape,
-        data,
-        target_bytes=target_bytes,
-        target_error=target_error,
-        likelihood=settings.build_likelihood(),
-        keep_deviations=keep_deviations,
-        say=say,
-    )
-    for made_before in (run.refined, run.file, run.results):
+    with run.timed("compress"):
+        decision, network = Decision.load(run.decision), build_network(settings, data)
+        stored = at_target(
+            network,
+            decision,
+            data.input_shape,
+            data,
+            target_bytes=target_bytes,
+            target_error=target_error,
+            likelihood=settings.build_likelihood(),
+            keep_deviations=keep_deviations,
+            say=say,
+        )
+        artifact = compress(network, stored, data.input_shape, keep_deviations=keep_deviations)
+    for made_before in (run.results, run.file, run.refined):
         made_before.unlink(missing_ok=True)
     if target_bytes is not None or target_error is not None:
-        decision.save(run.refined)
-    artifact = compress(network, decision, data.input_shape, keep_deviations=keep_deviations)
+        stored.save(run.refined)
     artifact.save(run.file)
-    run.note_seconds("compress", time.perf_counter() - started)
     return artifact

@@ -260,7 +260,7 @@ def test_files_that_are_missing_damaged_or_unfit(cli: Cli, digits_run: Path, use
     path = digits_run / "network.pyrc"
     assert "needs --data" in sentence(cli("evaluate", path))
     found = sentence(cli("evaluate", path, "--data", "mine:data"))
-    assert found == f"{path} takes inputs of shape (1, 8, 8), data set mine:data has (6,)"
+    assert found == f"{path} takes inputs of shape (1, 8, 8), data set thirds has (6,)"
     assert "says its data and likelihood" in sentence(cli("evaluate", digits_run, "--data", "digits"))
 
 

@@ -65,7 +65,10 @@ def test_fit_says_how_to_go_on_with_fit(cli: Cli, user: Path, monkeypatch: pytes
     assert "stopped holds an unfinished run (checkpoint.pt): go on with `pyro-compress run --resume" in taken.err
     resumed = cli("fit", "--resume", "stopped")
     assert resumed.code == 0, resumed.err
-    assert resumed.err.startswith("epoch 4/4") and resumed.err.count("\n") == 1
+    progress, *flags = resumed.err.splitlines()
+    assert progress.startswith("epoch 4/4")
+    found = Posterior.load(user / "stopped" / "posterior.safetensors").flags
+    assert flags == [f"FLAG {flag.name}: {flag.sentence}" for flag in found] and found[0].name == "not_converged"
     assert cli("fit", *arguments, "--threads", "1", "--out", "whole").code == 0
     posteriors = [Posterior.load(user / name / "posterior.safetensors") for name in ("stopped", "whole")]
     for name, site in posteriors[0].parameters.items():
@@ -104,3 +107,44 @@ def test_a_resumed_run_leaves_the_file_that_was_asked_for(cli: Cli, digits_run: 
         decision = json.loads((run / "results.json").read_text())["decision"]
         assert decision.get("target_bytes") == (wanted if "--target-bytes" in asked else None)
     assert load(run / "network.pyrc").network.deviations
+
+
+def test_a_finished_run_is_reported_and_nothing_of_it_is_done_again(cli: Cli, digits_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(digits_run, tmp_path / "run"))
+    shutil.rmtree(run / "figures")
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.iterdir()}
+    found = cli("run", "--resume", run, "--json")
+    assert found.code == 0, found.err
+    assert found.out == (run / "results.json").read_text()
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.iterdir()} == before
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_run_is_decided_again_without_fitting_again(cli: Cli, digits_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(digits_run, tmp_path / "run"))
+    posterior, own = (run / "posterior.safetensors").read_bytes(), (run / "network.pyrc").stat().st_size
+    for wrong, sentence in (
+        ("method.epochs=3", "--set method.…: the run has been fitted, and decides again by decision.NAME alone"),
+        ("decision.stagess=3", "unknown option of the decision: 'stagess'"),
+        ("decision.snr", "--set takes section.name=value"),
+    ):
+        refused = cli("analyse", run, "--set", wrong)
+        assert refused.code == 1 and sentence in refused.err
+    assert (run / "network.pyrc").exists() and (run / "results.json").exists()  # as they were
+    found = cli("analyse", run, "--set", "decision.fine_tune_epochs=0", "--set", "decision.refine=False")
+    assert found.code == 0, found.err
+    assert "on the grid" not in found.err and "refined" not in found.err
+    recorded = json.loads((run / "settings.json").read_text())
+    assert recorded["decision_options"] == {"fine_tune_epochs": 0, "rate_weights": [0.5, 1.0], "refine": False}
+    before = json.loads((digits_run / "settings.json").read_text())
+    assert {**recorded, "decision_options": 0} == {**before, "decision_options": 0}
+    assert not (run / "network.pyrc").exists() and not (run / "results.json").exists()
+    # what goes on from here, or decides again, takes what is recorded
+    decided = (run / "decision.safetensors").read_bytes()
+    assert cli("run", "--resume", run).code == 0
+    assert (run / "decision.safetensors").read_bytes() == decided
+    assert (run / "network.pyrc").stat().st_size > own
+    assert "price_nats_per_bit" not in json.loads((run / "results.json").read_text())["decision"]
+    assert cli("analyse", run).code == 0
+    assert (run / "decision.safetensors").read_bytes() == decided
+    assert (run / "posterior.safetensors").read_bytes() == posterior
