@@ -4,11 +4,11 @@ Writes uncertainty.json and figures/uncertainty/*.png.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from torch import Tensor, nn
 
+from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.artifact import load as load_artifact
 from pyro_compress.data.dataset import DataSet, generator_for
 from pyro_compress.data.dataset import load as load_named_data
@@ -85,48 +86,87 @@ def uncertainty_of_run(
         PyroCompressError: no posterior there, or other inputs of another shape.
     """
     prepare(settings)
-    posterior, likelihood = Posterior.load(run.posterior), settings.build_likelihood()
     outside = None if other is None else other_inputs(other, data, data_dir, settings.seed)
-    model = BayesianNetwork(build_network(settings, data), settings.build_prior(), likelihood)
-    networks = {"posterior mean": build_network(settings, data)}
-    place(networks["posterior mean"], nothing_pruned(posterior))
-    if run.file.exists():
-        networks = {"decoded file": load_artifact(run.file).to_torch(), **networks}
-    x, y = data.part("test")
-    averaged = posterior_predictive(model, posterior, x, y, draws=draws, seed=settings.seed)
-    found = {name: _of_network(network, x, y, likelihood) for name, network in networks.items()}
-    found[PREDICTIVE] = _of_draws(averaged, data)
-    keeps = run.file.exists() and bool(load_artifact(run.file).network.deviations)
-    if keeps:
-        drawn_networks = partial(_drawn_networks, run.file, draws, settings.seed)
-        found[FILE_SAMPLES] = _of_draws(networks_predictive(drawn_networks(), likelihood, x, y), data)
+    predictors, (x, y) = _predictors_of(run, settings, data, draws), data.part("test")
+    averaged = {name: predictive(x, y) for name, predictive in predictors.averaged.items()}
+    found = {name: predictors.of_network(network, x, y) for name, network in predictors.networks.items()}
+    found |= {name: _of_draws(one, data) for name, one in averaged.items()}
     results: dict[str, Any] = {
         "data": data.name,
         "examples": len(x),
-        "draws": averaged.draws,
-        "effective_draws": averaged.effective_draws,
+        "draws": averaged[PREDICTIVE].draws,
+        "effective_draws": averaged[PREDICTIVE].effective_draws,
         "predictors": {name: _scores(predicted, y) for name, predicted in found.items()},
     }
     drawn = _figures(found, y)
     if outside is not None and other is not None:
-        elsewhere = {name: _measures_of_network(network, outside, likelihood) for name, network in networks.items()}
-        far = posterior_predictive(model, posterior, outside, draws=draws, seed=settings.seed)
-        elsewhere[PREDICTIVE] = _measures(far.predictive_entropy, far.mutual_information)
-        if keeps:
-            far = networks_predictive(drawn_networks(), likelihood, outside)
-            elsewhere[FILE_SAMPLES] = _measures(far.predictive_entropy, far.mutual_information)
-        inside = {name: _measures(predicted.entropy, predicted.information) for name, predicted in found.items()}
-        results["out_of_distribution"] = {
-            "data": other,
-            "examples": len(outside),
-            "auroc": {name: _aurocs(inside[name], elsewhere[name]) for name in found},
-        }
-        if inside[PREDICTIVE]:
-            names = (data.name, other)
-            drawn["out_of_distribution"] = out_of_distribution_figure(inside[PREDICTIVE], elsewhere[PREDICTIVE], names)
+        here = {name: _measures(predicted.entropy, predicted.information) for name, predicted in found.items()}
+        there = predictors.measures(outside)
+        aurocs = {name: _aurocs(here[name], there[name]) for name in found}
+        results["out_of_distribution"] = {"data": other, "examples": len(outside), "auroc": aurocs}
+        if here[PREDICTIVE]:
+            figure = out_of_distribution_figure(here[PREDICTIVE], there[PREDICTIVE], (data.name, other))
+            drawn["out_of_distribution"] = figure
     write_atomically(run.path / "uncertainty.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
     save_all(run.figures / "uncertainty", drawn)
     return results
+
+
+class Averaged(Protocol):
+    """The predictive mean of draws, of inputs and, if they are given, targets."""
+
+    def __call__(self, x: Tensor, y: Tensor | None = None) -> PosteriorPredictive: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Predictors:
+    """All that predicts in a run, by what people call it: single networks, and averages over draws of networks."""
+
+    networks: Mapping[str, nn.Module]
+    averaged: Mapping[str, Averaged]
+    likelihood: Likelihood
+
+    def of_network(self, network: nn.Module, x: Tensor, y: Tensor) -> Predicted:
+        """What one network says of examples; it has no mutual information."""
+        found = predict(network, x, y, self.likelihood)
+        entropy = None
+        if found.probabilities is not None:
+            entropy = _array(self.likelihood.entropy(torch.from_numpy(found.probabilities)))
+        information = None if entropy is None else np.zeros_like(entropy)
+        return Predicted(found.errors, found.nll_nats, found.probabilities, entropy, information)
+
+    def measures(self, x: Tensor) -> dict[str, dict[str, np.ndarray]]:
+        """What tells inputs apart, of each predictor, where no targets are known."""
+        found = {name: _measures_of_network(network, x, self.likelihood) for name, network in self.networks.items()}
+        for name, predictive in self.averaged.items():
+            far = predictive(x)
+            found[name] = _measures(far.predictive_entropy, far.mutual_information)
+        return found
+
+
+def _predictors_of(run: RunDirectory, settings: RunSettings, data: DataSet, draws: int) -> Predictors:
+    """The decoded file, the posterior mean and the predictive; samples of the file where it keeps deviations."""
+    posterior, likelihood, seed = Posterior.load(run.posterior), settings.build_likelihood(), settings.seed
+    model = BayesianNetwork(build_network(settings, data), settings.build_prior(), likelihood)
+    networks = {"posterior mean": build_network(settings, data)}
+    place(networks["posterior mean"], nothing_pruned(posterior))
+    averaged: dict[str, Averaged] = {
+        PREDICTIVE: partial(posterior_predictive, model, posterior, draws=draws, seed=seed)
+    }
+    if run.file.exists():
+        artifact = load_artifact(run.file)
+        networks = {"decoded file": artifact.to_torch(), **networks}
+        if artifact.network.deviations:
+            averaged[FILE_SAMPLES] = partial(_sampled_predictive, artifact, likelihood, draws, seed)
+    return Predictors(networks, averaged, likelihood)
+
+
+def _sampled_predictive(
+    artifact: Artifact, likelihood: Likelihood, draws: int, seed: int, x: Tensor, y: Tensor | None = None
+) -> PosteriorPredictive:
+    """The predictive of networks drawn from the posterior that a file keeps."""
+    generator = generator_for(seed, 0)
+    return networks_predictive((artifact.sample(generator) for _ in range(draws)), likelihood, x, y)
 
 
 def other_inputs(name: str, data: DataSet, data_dir: Path | None, seed: int) -> Tensor:
@@ -150,21 +190,6 @@ def other_inputs(name: str, data: DataSet, data_dir: Path | None, seed: int) -> 
             f"{data.input_shape}: name a data set of that shape, or '{NOISE}'"
         )
     return x
-
-
-def _of_network(network: nn.Module, x: Tensor, y: Tensor, likelihood: Likelihood) -> Predicted:
-    found = predict(network, x, y, likelihood)
-    entropy = None
-    if found.probabilities is not None:
-        entropy = _array(likelihood.entropy(torch.from_numpy(found.probabilities)))
-    information = None if entropy is None else np.zeros_like(entropy)
-    return Predicted(found.errors, found.nll_nats, found.probabilities, entropy, information)
-
-
-def _drawn_networks(path: Path, draws: int, seed: int) -> Iterator[nn.Module]:
-    """Networks drawn from the posterior that a file keeps."""
-    artifact, generator = load_artifact(path), generator_for(seed, 0)
-    return (artifact.sample(generator) for _ in range(draws))
 
 
 def _of_draws(averaged: PosteriorPredictive, data: DataSet) -> Predicted:

@@ -77,26 +77,31 @@ def to_arviz(
     """
     if posterior.draws is None and not posterior.latents:
         raise InferenceError("a point estimate has no draws to export: fit with SVI(...) or a sampler instead")
-    chosen = plan(posterior, sites, weights, seed, DERIVED)
-    exported = export_draws(posterior, chosen, draws, seed)
-    given = [arrays for arrays in (log_likelihood, posterior_predictive, prior, observed_data) if arrays]
-    axes = Axes(
-        posterior, coords or {}, {name: np.shape(values) for arrays in given for name, values in arrays.items()}
-    )
+    given = {
+        "log_likelihood": log_likelihood or {},
+        "posterior_predictive": posterior_predictive or {},
+        "prior": prior or {},
+        "observed_data": observed_data or {},
+    }
+    exported = export_draws(posterior, plan(posterior, sites, weights, seed, DERIVED), draws, seed)
+    shapes = {name: np.shape(values) for arrays in given.values() for name, values in arrays.items()}
+    axes = Axes(posterior, coords or {}, shapes)
     groups = {"posterior": _posterior_group(posterior, exported, axes, layer_norms, predictions)}
-    statistics = {name: _typed(name, values) for name, values in exported.statistics.items()}
+    statistics = {name: (_typed(name, values), ()) for name, values in exported.statistics.items()}
     if statistics:
-        groups["sample_stats"] = axes.dataset({name: (values, ()) for name, values in statistics.items()})
-    for name, arrays in (("log_likelihood", log_likelihood), ("posterior_predictive", posterior_predictive)):
-        if arrays:
-            rows = {key: exported.per_draw(f"{name}['{key}']", values) for key, values in arrays.items()}
-            groups[name] = axes.observed(rows, 2)
-    if prior:
-        groups["prior"] = axes.dataset(axes.sites(prior))
-    if observed_data:
-        groups["observed_data"] = axes.observed(observed_data, 0)
+        groups["sample_stats"] = axes.dataset(statistics)
+    groups |= {name: _given_group(name, arrays, exported, axes) for name, arrays in given.items() if arrays}
     groups["posterior"].attrs.update(_attributes(posterior, exported, seed) | axes.renamed())
     return container(groups)
+
+
+def _given_group(name: str, arrays: Arrays, exported: Exported, axes: "Axes") -> xr.Dataset:
+    """A group of arrays that were given along: (chain, draw, example, ...), sites, or (example, ...)."""
+    if name == "prior":
+        return axes.dataset(axes.sites(arrays))
+    if name == "observed_data":
+        return axes.observed(arrays, 0)
+    return axes.observed(_rows(exported, name, arrays), 2)
 
 
 def _posterior_group(

@@ -94,14 +94,8 @@ def fine_tune(
     Returns:
         The fine-tuned values before rounding, by name; round them with the site's grid.
     """
-    parameters = dict(network.named_parameters())
-    for name, parameter in parameters.items():
-        if parameter.is_inference():
-            raise NetworkError(f"parameter '{name}' was made in inference mode and cannot be trained: give a copy")
-    # laid out as the parameters are, whose gradients a fused optimizer pairs with them number by number in memory
-    hidden = {name: torch.empty_like(parameters[name]).detach() for name in sites}
-    for name, site in sites.items():
-        hidden[name].copy_(site.value.detach() * site.kept)
+    training = _Training.started(network, sites, likelihood, rate_weight / data.N, taught=teacher is not None)
+    hidden = training.hidden
     optimizer = torch.optim.Adam(hidden.values(), lr=learning_rate, fused=True)
     steps = epochs * data_module.number_of_batches(len(data.train_x), batch_size)
     done, ranks, device = 0, Ranks.here(), data.train_x.device
@@ -114,21 +108,72 @@ def fine_tune(
         for epoch in range(epochs):
             for x, y in data_module.batches(data.train_x, targets, batch_size, seed + 7919, epoch):
                 with ranks.together(hidden.values(), network.buffers()):
-                    _place(parameters, {name: site.noisy(hidden[name]) for name, site in sites.items()})
-                    network.zero_grad(set_to_none=True)
-                    loss = _loss(network, likelihood, ranks.share_of(x), ranks.share_of(y), taught=teacher is not None)
-                    refuse_non_finite(loss, f"fine-tuning on the grid, epoch {epoch}", {})
-                    loss.backward()
-                    _pass_gradients(parameters, sites, hidden, rate_weight / data.N)
+                    training.backward(ranks.share_of(x), ranks.share_of(y), epoch)
                     ranks.average(hidden.values(), network.buffers())
                 optimizer.param_groups[0]["lr"] = learning_rate * linear(done / steps)
                 optimizer.step()
                 done += 1
             if progress is not None:
                 progress(epoch + 1)
-    _place(parameters, {name: site.quantised(hidden[name]) for name, site in sites.items()})
+    training.place({name: site.quantised(hidden[name]) for name, site in sites.items()})
     network.eval()
     return {name: value * sites[name].kept for name, value in hidden.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class _Training:
+    """What a step of fine-tuning touches.
+
+    Attributes:
+        network, sites, likelihood: as for `fine_tune`.
+        parameters: of the network, which hold Q(θ) + σ ε while it runs.
+        hidden: θ, by name.
+        penalty: γ / N, of the loss per example.
+        taught: whether targets are means of y.
+    """
+
+    network: nn.Module
+    sites: Mapping[str, GridSite]
+    likelihood: Likelihood
+    parameters: Mapping[str, nn.Parameter]
+    hidden: Mapping[str, torch.Tensor]
+    penalty: float
+    taught: bool
+
+    @staticmethod
+    def started(
+        network: nn.Module, sites: Mapping[str, GridSite], likelihood: Likelihood, penalty: float, *, taught: bool
+    ) -> "_Training":
+        """θ at the sites' values, which it takes from parameters that torch may overwrite."""
+        parameters = dict(network.named_parameters())
+        for name, parameter in parameters.items():
+            if parameter.is_inference():
+                raise NetworkError(f"parameter '{name}' was made in inference mode and cannot be trained: give a copy")
+        # laid out as the parameters are, whose gradients a fused optimizer pairs with them number by number in memory
+        hidden = {name: torch.empty_like(parameters[name]).detach() for name in sites}
+        for name, site in sites.items():
+            hidden[name].copy_(site.value.detach() * site.kept)
+        return _Training(network, sites, likelihood, parameters, hidden, penalty, taught)
+
+    def backward(self, x: torch.Tensor, y: torch.Tensor, epoch: int) -> None:
+        """Gradients of θ on a batch: straight through Q, plus that of the code length, where it is kept."""
+        self.place({name: site.noisy(self.hidden[name]) for name, site in self.sites.items()})
+        self.network.zero_grad(set_to_none=True)
+        loss = _loss(self.network, self.likelihood, x, y, taught=self.taught)
+        refuse_non_finite(loss, f"fine-tuning on the grid, epoch {epoch}", {})
+        loss.backward()
+        for name, site in self.sites.items():
+            gradient, value = self.parameters[name].grad, self.hidden[name]
+            assert gradient is not None
+            if site.step is not None and self.penalty > 0:
+                gradient.add_(torch.sign(value) / (value.abs() + site.step / 2), alpha=self.penalty)
+            value.grad = gradient.mul_(site.kept)
+
+    def place(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Write values into the network's parameters."""
+        with torch.no_grad():
+            for name, value in values.items():
+                self.parameters[name].copy_(value)
 
 
 def _loss(
@@ -139,25 +184,3 @@ def _loss(
         return likelihood.cross_entropy(output, y).mean()
     likelihood.check(output, y)
     return -likelihood.distribution(output).log_prob(y).sum() / len(y)
-
-
-def _place(parameters: Mapping[str, nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:
-    with torch.no_grad():
-        for name, value in values.items():
-            parameters[name].copy_(value)
-
-
-def _pass_gradients(
-    parameters: Mapping[str, nn.Parameter],
-    sites: Mapping[str, GridSite],
-    hidden: Mapping[str, torch.Tensor],
-    penalty: float,
-) -> None:
-    """Straight-through: θ takes the gradient of Q(θ), plus that of the code length, where it is kept."""
-    for name, site in sites.items():
-        gradient = parameters[name].grad
-        assert gradient is not None
-        value = hidden[name]
-        if site.step is not None and penalty > 0:
-            gradient.add_(torch.sign(value) / (value.abs() + site.step / 2), alpha=penalty)
-        hidden[name].grad = gradient.mul_(site.kept)
