@@ -126,7 +126,7 @@ class Method(ABC):
     scales: ClassVar[bool] = False
     # whether a network runs as in training: dropout on, batch norm by the batch; samplers run it as it predicts
     trains_network: ClassVar[bool] = True
-    # whether it trains the parameters that a Pyro model declares beside its latent sites
+    # whether it trains what a model declares beside its latent sites: parameters, hyper-parameters of priors
     trains_parameters: ClassVar[bool] = False
     # what data − complexity is
     objective_name: ClassVar[str] = "ELBO"

@@ -6,6 +6,7 @@ stopped and resumed gives the same numbers as one that was not, on as many ranks
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,11 +18,11 @@ import torch
 from pyro_compress.config.keyword_options import whole_number
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.sources import Examples
-from pyro_compress.errors import InferenceError
+from pyro_compress.errors import InferenceError, PosteriorWarning
 from pyro_compress.inference.checkpoints import fingerprint_of, read_checkpoint, save_checkpoint, settings_text
 from pyro_compress.inference.contract import Info, Method, MinibatchMethod, Model, State
 from pyro_compress.inference.finetuning.batch_norm import refuse_batches_of_one
-from pyro_compress.inference.gradient.gradient_method import ADVICE, GradientState
+from pyro_compress.inference.gradient.gradient_method import ADVICE, GradientState, as_array
 from pyro_compress.inference.loop.alone import alone
 from pyro_compress.inference.loop.devices import (
     device_named,
@@ -99,6 +100,14 @@ def fit(
         feed = replace(feed, may_split=model.rows)
         refuse_parameters(method, model)
     model.to(place)
+    if model.hyper.declared and not method.trains_parameters:
+        model.hyper.requires_grad_(False)
+        warnings.warn(
+            f"{type(method).__name__} does not learn the hyper-parameters {', '.join(model.hyper.declared)} and takes "
+            "them as they are: learn them with SVI(...) and fit model.at(posterior.hyperparameters)",
+            PosteriorWarning,
+            stacklevel=2,
+        )
     if isinstance(model, BayesianNetwork):
         check_fit(model, feed)
         if isinstance(method, MinibatchMethod):
@@ -136,7 +145,8 @@ def fit(
                 _set_mode(model, method)
                 state.check_recordings_again()
         posterior = method.draw(state)
-    return _with_provenance(posterior, feed, asked, seed, history)
+    learned = {name: as_array(value) for name, value in model.hyper.values().items()}
+    return _with_provenance(replace(posterior, hyperparameters=learned), feed, asked, seed, history)
 
 
 def _method(given: Method | str) -> Method:

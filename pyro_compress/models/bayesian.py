@@ -21,6 +21,7 @@ from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import NetworkError, PriorError
 from pyro_compress.models.checking import check_network
 from pyro_compress.models.held import HoldsNetwork
+from pyro_compress.models.hyperparameters import with_hyperparameters
 from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood
 from pyro_compress.models.names import attribute_name, refuse_names
 from pyro_compress.models.parameters import Parameter, parameters_of, refuse_tied_modules
@@ -62,7 +63,10 @@ class BayesianNetwork(HoldsNetwork):
         refuse_all_frozen(network, also_inferred=bool(self.likelihood.latents()))
         # of the original: a copy of parameters that share memory shares nothing
         self.prior = _priors(prior)
-        self.parameters_covered = assign_priors(network, self.prior)
+        rules = {"prior": self.prior} if isinstance(self.prior, Prior) else self.prior
+        self.hyper, self.parameters_covered = with_hyperparameters(
+            assign_priors(network, self.prior), dict(network.named_parameters()), rules
+        )
         # its values are replaced at every call, `free` holds those that are learned
         self.hold(copy.deepcopy(network))
         self._untouched = Untouched()
@@ -125,6 +129,12 @@ class BayesianNetwork(HoldsNetwork):
     def free_values(self) -> dict[str, torch.Tensor]:
         """The point-estimated parameters by their dotted name."""
         return {name: getattr(self.free, attribute) for name, attribute in self._free_names.items()}
+
+    def at(self, hyperparameters: Mapping[str, Any]) -> "BayesianNetwork":
+        """A copy whose priors have these hyper-parameters, such as `posterior.hyperparameters`."""
+        model = copy.deepcopy(self)
+        model.hyper.place(hyperparameters)
+        return model
 
     def frozen_values(self) -> dict[str, torch.Tensor]:
         """The parameters that stay as they are given, by their dotted name: the network holds them itself."""

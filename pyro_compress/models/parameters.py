@@ -1,7 +1,7 @@
 """Where a network's parameters sit: their layer's kind and the axis along which a group prior ties them."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,11 +21,13 @@ class Parameter:
         name: dotted name, e.g. 'fc1.weight'.
         shape: of the tensor.
         kind: 'linear', 'conv', 'bias' or 'norm'.
+        hyper: present values of the hyper-parameters that its prior declares, by the prior's own names.
     """
 
     name: str
     shape: torch.Size
     kind: str
+    hyper: Mapping[str, torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def group_axis(self) -> int | None:

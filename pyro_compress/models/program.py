@@ -29,6 +29,7 @@ from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import DataError, InferenceError
 from pyro_compress.models.arguments import Arguments
 from pyro_compress.models.failures import FAILURES, described
+from pyro_compress.models.hyperparameters import Hyperparameters
 from pyro_compress.models.priors.base import LatentSite
 from pyro_compress.models.rows import Rows, examples_of, frames_of, rows_of
 from pyro_compress.models.sites import is_deterministic, is_latent
@@ -80,7 +81,7 @@ class Program(nn.Module):
         if any(is_latent(node) and node["mask"] is not None for node in drawn.nodes.values()):
             self._unreached = unreached_places(self.run, self.arguments)
         # what methods ask of a BayesianNetwork and a plain model does not have
-        self.network, self.parameters_covered = nn.Module(), ()
+        self.network, self.parameters_covered, self.hyper = nn.Module(), (), Hyperparameters()
 
     def free_values(self) -> dict[str, torch.Tensor]:
         """What the model trains, by name, in the space in which it declares it."""

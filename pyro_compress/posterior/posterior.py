@@ -156,6 +156,7 @@ class Posterior:
             that was fitted; its draws are independent too) or 'point'.  R-hat means something for chains alone.
         provenance: method, settings, seed, KL weight, data; written beside every result.
         statistics: scalars of the fit, such as the final ELBO and description length in nats.
+        hyperparameters: point estimates of the priors' own, by name, such as 'fc.weight.scale'.
     """
 
     parameters: Mapping[str, ParameterPosterior]
@@ -166,6 +167,7 @@ class Posterior:
     statistics: Mapping[str, float] = field(default_factory=dict)
     draws: Draws | None = None
     guide: Mapping[str, np.ndarray] = field(default_factory=dict)
+    hyperparameters: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -233,6 +235,8 @@ class Posterior:
             tensors[f"buffer/{name}"] = buffer
         for name, value in self.guide.items():
             tensors[f"guide/{name}"] = value
+        for name, value in self.hyperparameters.items():
+            tensors[f"hyper/{name}"] = value
         metadata = {
             "described": json.dumps(described),
             "kind": self.kind,
@@ -264,12 +268,12 @@ class Posterior:
             raise InferenceError(
                 f"{path} does not hold a posterior ({error}): run `pyro-compress fit` first"
             ) from error
-        buffers, guide = (
+        buffers, guide, learned = (
             {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            for prefix in ("buffer/", "guide/")
+            for prefix in ("buffer/", "guide/", "hyper/")
         )
         draws = Draws.load(_draws_folder(path)) if json.loads(metadata.get("has_draws", "false")) else None
-        return Posterior(parameters, latents, buffers, metadata["kind"], provenance, statistics, draws, guide)
+        return Posterior(parameters, latents, buffers, metadata["kind"], provenance, statistics, draws, guide, learned)
 
 
 def _draws_folder(path: Path) -> Path:

@@ -72,7 +72,10 @@ def candidates(
     for which, values in stored.items():
         parameters = {name: _parameter(name, site, found, values) for name, site in posterior.parameters.items()}
         provenance = {**posterior.provenance, "moments": {**found.method, "stored": which}}
-        made[which] = Posterior(parameters, {}, posterior.buffers, "iid", provenance, statistics)
+        learned = posterior.hyperparameters
+        made[which] = Posterior(
+            parameters, {}, posterior.buffers, "iid", provenance, statistics, hyperparameters=learned
+        )
     return made
 
 

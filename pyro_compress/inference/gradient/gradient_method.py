@@ -94,6 +94,12 @@ def buffer_arrays(model: Model) -> dict[str, np.ndarray]:
     return {name: as_array(b) for name, b in model.network.named_buffers() if b.is_floating_point()}
 
 
+def hyperparameter_groups(model: Model, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Optimizer groups: every hyper-parameter of the priors, with the multiplier of its role."""
+    declared = model.hyper.declared.items()
+    return [{"params": [model.hyper.tensor(name)], "multiplier": rates.get(one.role, 1.0)} for name, one in declared]
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     """Give every group its multiple of the base learning rate."""
     for group in optimizer.param_groups:

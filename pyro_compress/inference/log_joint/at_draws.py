@@ -105,6 +105,8 @@ def with_buffers(model: Model, posterior: Posterior) -> Model:
         model.free.requires_grad_(False)
         return model
     model = copy.deepcopy(model)
+    model.hyper.place(posterior.hyperparameters)
+    model.hyper.requires_grad_(False)
     model.network.eval()
     for name, buffer in model.network.named_buffers():
         if name in posterior.buffers:

@@ -23,6 +23,7 @@ from pyro_compress.inference.gradient.gradient_method import (
     as_array,
     buffer_arrays,
     build_optimizer,
+    hyperparameter_groups,
 )
 from pyro_compress.inference.loop.feed import Batch, Feed
 from pyro_compress.inference.results.from_draws import point_estimates
@@ -47,7 +48,8 @@ class MAP(GradientMethod):
     as flat, with a warning, so with them alone this is maximum likelihood and the complexity that is reported is 0
     nats.  A latent of the likelihood, such as an unknown noise scale, is estimated too.  Of any other Pyro model every
     latent site is, and the parameters that it trains beside them.  Every density is that in the site's own space (no
-    Jacobian enters).  What was flat, and what was joint, stands in the provenance as 'priors'.
+    Jacobian enters).  Hyper-parameters that a prior declares go to where they make that density largest, which has to
+    be bounded in them too.  What was flat, and what was joint, stands in the provenance as 'priors'.
 
     Args:
         epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
@@ -68,7 +70,7 @@ class MAP(GradientMethod):
                 stacklevel=2,
             )
         trained = [*points.parameters(), *([] if isinstance(model, BayesianNetwork) else model.free.parameters())]
-        groups = [{"params": trained, "multiplier": 1.0}]
+        groups = [{"params": trained, "multiplier": 1.0}, *hyperparameter_groups(model, {})]
         optimizer = build_optimizer(self.optimizer, groups, self.learning_rate)
         return PointState(model, points, optimizer, size, self.steps(size if held is None else held))
 
@@ -197,7 +199,7 @@ class PointState(GradientState):
         self, model: Model, points: PointEstimates, optimizer: torch.optim.Optimizer, size: int, steps_planned: int
     ) -> None:
         # a Pyro model's own parameters are trained beside them
-        own = {} if isinstance(model, BayesianNetwork) else {"free": model.free}
+        own = {"hyper": model.hyper} if isinstance(model, BayesianNetwork) else {"free": model.free}
         super().__init__(model, {"points": points, **own}, optimizer, size, steps_planned)
         self.points = points
 

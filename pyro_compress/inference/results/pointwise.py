@@ -39,7 +39,8 @@ def draws_of_guide(model: BayesianNetwork, posterior: Posterior, count: int, see
     fixed = {name: torch.from_numpy(posterior.parameters[name].mean)[None] for name in model.free_values()}
     following: dict[str, Tensor] = {}
     if derived_shapes(model):
-        each = [derived_values(model, {name: v[index] for name, v in sampled.items()}) for index in range(count)]
+        at = model.at(posterior.hyperparameters)
+        each = [derived_values(at, {name: v[index] for name, v in sampled.items()}) for index in range(count)]
         following = {name: torch.stack([one[name] for one in each]) for name in each[0]}
     return independent_draws(sampled | fixed | following, count, (*fixed, *following))
 
@@ -89,7 +90,7 @@ def log_joints(
     Raises:
         PriorError: a prior without a density, because it is improper.
     """
-    draws = _draws_of(posterior)
+    draws, model = _draws_of(posterior), model.at(posterior.hyperparameters)
     found = np.empty((draws.chains, draws.count))
     scale = 1.0 if size is None else size / len(x)
     for (chain, draw), values, run in _networks(model, posterior):

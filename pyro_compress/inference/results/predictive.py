@@ -13,7 +13,6 @@ What is uncertain splits into two.  For classes (Houlsby et al. 2011; Depeweg et
 and for any target Var[y | x, D] = E_w Var[y | x, w] (aleatoric) + Var_w E[y | x, w] (epistemic).
 """
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -216,6 +215,8 @@ def _systematic(weights: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def _from_guide(model: BayesianNetwork, posterior: Posterior, draws: int, seed: int) -> Iterator[Values]:
+    if posterior.hyperparameters:
+        model = model.at(posterior.hyperparameters)
     points = {name: site.mean for name, site in posterior.parameters.items() if site.is_point}
     free = {name: torch.as_tensor(value) for name, value in points.items()}
     row_bytes = 4 * sum(latent.loc.size for latent in posterior.latents.values())
@@ -253,7 +254,7 @@ def _values(model: BayesianNetwork, values: Mapping[str, np.ndarray]) -> Values:
 
 def _ready(model: BayesianNetwork, posterior: Posterior) -> BayesianNetwork:
     """A copy with the posterior's buffers, in evaluation mode."""
-    model = copy.deepcopy(model)
+    model = model.at(posterior.hyperparameters)
     model.network.eval()
     for name, buffer in model.network.named_buffers():
         if name in posterior.buffers:

@@ -16,6 +16,7 @@ from pyro_compress.inference.gradient.gradient_method import (
     GradientMethod,
     buffer_arrays,
     build_optimizer,
+    hyperparameter_groups,
     refuse_non_finite,
 )
 from pyro_compress.inference.guides.declared import DeclaredGuide
@@ -47,6 +48,7 @@ RATES: Mapping[str, float] = {
     "log_variance": 3.0,
     "free": 1.0,
     "guide": 1.0,
+    "hyper": 1.0,
 }
 
 
@@ -57,8 +59,8 @@ class VariationalMethod(GradientMethod):
     Args:
         epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
         rates: multipliers of the base rate for 'weight', 'scale', 'other', 'log_variance' and 'free' parameters (the
-            last are the model's own, point-estimated), and for those of a 'guide' of the user's own; those not named
-            keep their default.
+            last are the model's own, point-estimated), for hyper-parameters of priors, 'hyper', and for those of a
+            'guide' of the user's own; those not named keep their default.
         kl_weight: β.
         kl_warmup: share of the run over which β rises linearly from 0.
         particles: ELBO estimates averaged per step.
@@ -112,6 +114,7 @@ class VariationalMethod(GradientMethod):
         """The vectors that guide and point estimates are moved into, and a fresh optimizer over them."""
         rates = {**RATES, **self.rates}
         groups = [*guide.parameter_groups(rates)]
+        groups += hyperparameter_groups(model, rates)
         free = [*model.free.parameters()]
         if free:
             groups.append({"params": free, "multiplier": rates["free"]})

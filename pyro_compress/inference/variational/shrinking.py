@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from pyro import poutine
 
-from pyro_compress.errors import NetworkError
+from pyro_compress.errors import NetworkError, PriorError
 from pyro_compress.inference.gradient.elbo import closed_form, terms_from_traces
 from pyro_compress.inference.gradient.gradient_method import buffer_arrays
 from pyro_compress.inference.guides.declared import DeclaredGuide
@@ -157,6 +157,7 @@ class ShrinkingNetwork:
         return {
             "guide": self.guide.state_dict(),
             "free": self.model.free.state_dict(),
+            "hyper": self.model.hyper.state_dict(),
             "buffers": dict(self.model.network.named_buffers()),
             "kept": [torch.from_numpy(kept) for kept in self._kept] if self.left is not None else None,
             "times_off": {name: torch.from_numpy(times) for name, times in self._times_off.items()},
@@ -168,6 +169,7 @@ class ShrinkingNetwork:
         """Take over what `capture` gave; returns what was left, with the numbers of the whole."""
         self.guide.load_state_dict(captured["guide"])
         self.model.free.load_state_dict(captured["free"])
+        self.model.hyper.load_state_dict(captured["hyper"])
         for name, buffer in self.model.network.named_buffers():
             buffer.copy_(captured["buffers"][name])
         self._times_off = {name: times.numpy() for name, times in captured["times_off"].items()}
@@ -197,6 +199,14 @@ class ShrinkingNetwork:
         for name, whole in self.model.free_values().items():
             part = left.model.free_values()[name]
             pairs.append((whole, part, _fitting(left.index.get(name, ()), whole.shape)))
+        for name in self.model.hyper.declared:
+            whole, part = self.model.hyper.tensor(name), left.model.hyper.tensor(name)
+            if whole.shape != part.shape:
+                raise PriorError(
+                    f"hyper-parameter '{name}' has shape {tuple(whole.shape)} for the network as given and "
+                    f"{tuple(part.shape)} where it is narrower: use SVI(shrink=False), or give it a shape of its own"
+                )
+            pairs.append((whole, part, ...))
         parts = dict(left.model.network.named_buffers())
         for name, whole in self.model.network.named_buffers():
             pairs.append((whole, parts[name], _fitting(left.index.get(name, ()), whole.shape)))

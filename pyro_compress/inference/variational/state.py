@@ -51,7 +51,9 @@ class VariationalState(GradientState):
         seed: int,
     ) -> None:
         self.build, (self.flat, optimizer) = build, build(model, guide)
-        super().__init__(model, {"guide": guide, "free": model.free}, optimizer, size, steps_planned)
+        super().__init__(
+            model, {"guide": guide, "free": model.free, "hyper": model.hyper}, optimizer, size, steps_planned
+        )
         self.guide, self.held, self.seed = guide, held, seed
         self.noise, self.baseline = Noise(seed), Baseline()
         self.averages: list[torch.Tensor] = []
@@ -71,7 +73,7 @@ class VariationalState(GradientState):
         """Train a narrower model from now on, with an optimizer that remembers nothing yet."""
         self.model, self.guide, self.traced, self._adam = left.model, left.guide, None, None
         self.flat, self.optimizer = self.build(left.model, left.guide)
-        self.modules = {"guide": left.guide, "free": left.model.free}
+        self.modules = {"guide": left.guide, "free": left.model.free, "hyper": left.model.hyper}
         self.has_buffers = bool(self.moving_buffers())
 
     def check_recordings_again(self) -> None:

@@ -4,7 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from torch.distributions import biject_to, constraints
 
 from pyro_compress.config.keyword_options import check_options
 from pyro_compress.errors import PriorError
+from pyro_compress.models.hyperparameters import Hyperparameter
 from pyro_compress.models.parameters import Parameter
 from pyro_compress.posterior.criterion import Criterion
 
@@ -129,6 +130,17 @@ class Prior(ABC):
     @abstractmethod
     def weight_moments(self, parameter: Parameter, sites: Mapping[str, Moments]) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance of the weight under the guide, each of the parameter's shape."""
+
+    def hyperparameters(self, parameter: Parameter, value: torch.Tensor) -> tuple[Hyperparameter, ...]:
+        """What is learned of the prior as point estimates, for this parameter alone, started at its `value`.
+
+        Everything here may read the present values from `parameter.hyper`.
+        """
+        return ()
+
+    def shared_hyperparameters(self, covered: Sequence[tuple[Parameter, torch.Tensor]]) -> tuple[Hyperparameter, ...]:
+        """The same, for all parameters together that this prior covers, with their values: one for a network."""
+        return ()
 
     @property
     def criterion(self) -> Criterion | None:
