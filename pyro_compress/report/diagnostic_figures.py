@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from scipy.stats import rankdata
 
 from pyro_compress.analysis.diagnosis.arviz_export import DERIVED
 from pyro_compress.analysis.diagnosis.arviz_versions import group, has_group
@@ -101,7 +102,7 @@ def rank(rows: Sequence[Row], by_name: dict[str, np.ndarray]) -> Figure:
     figure, panels = _grid(len(rows), "Ranks among the draws of all chains (grey: 95 % of agreeing, independent draws)")
     for axes, row in zip(panels, rows, strict=True):
         values = by_name[row.name]
-        ranks = average_ranks(values)
+        ranks = rankdata(values).reshape(values.shape)
         bins = min(RANK_BINS, max(2, values.shape[1] // 20))
         edges = np.linspace(0.5, values.size + 0.5, bins + 1)
         for chain, of_chain in enumerate(ranks):
@@ -201,13 +202,6 @@ def forest(
 def _bins(draws: int) -> int:
     """Of a histogram: as many as its noise allows."""
     return int(np.clip(np.sqrt(draws), 10, 40))
-
-
-def average_ranks(values: np.ndarray) -> np.ndarray:
-    """1 … n over all entries; equal values share their mean rank."""
-    _, inverse, counts = np.unique(values.ravel(), return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse].reshape(values.shape)
 
 
 def autocorrelations(series: np.ndarray, lags: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import nn
 
 from pyro_compress.artifact.writing.artifact import Artifact, load
@@ -216,11 +217,7 @@ def mcnemar_p_value(first_errors: np.ndarray, second_errors: np.ndarray) -> floa
     first, second = first_errors > 0.5, second_errors > 0.5
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     tosses = only_first + only_second
-    ways, tail = 1, 0
-    for heads in range(min(only_first, only_second) + 1):
-        tail += ways
-        ways = ways * (tosses - heads) // (heads + 1)
-    return min(1.0, 2 * tail / 2**tosses)
+    return float(stats.binomtest(only_first, tosses).pvalue) if tosses else 1.0
 
 
 def latency_seconds(network: nn.Module, x: torch.Tensor, repeats: int = 30) -> float:

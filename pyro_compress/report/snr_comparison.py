@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from pyro_compress.analysis.decisions.pruning import signal_to_noise
 from pyro_compress.posterior.posterior import ParameterPosterior
@@ -79,7 +79,7 @@ def snr_comparison(compared: Ranking, first: str, second: str) -> Figure:
 
 def _draw_ranks(axes: Axes, compared: Ranking) -> None:
     """A point per weight, a marker and colour per layer, and the line of equal ranks."""
-    across, up = (_ranks(_joined(held)) for held in (compared.first, compared.second))
+    across, up = (rankdata(_joined(held), "ordinal") for held in (compared.first, compared.second))
     axes.plot([1, across.size], [1, across.size], color=GREY, linewidth=1, zorder=1)
     start = 0
     for number, (name, ratios) in enumerate(compared.first.items()):
@@ -97,13 +97,6 @@ def _draw_ranks(axes: Axes, compared: Ranking) -> None:
         )
     axes.set_aspect("equal")
     axes.legend(fontsize=10, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
-
-
-def _ranks(ratios: np.ndarray) -> np.ndarray:
-    """1 for the lowest; ties in the order in which they stand."""
-    ranks = np.empty(ratios.size)
-    ranks[np.argsort(ratios, kind="stable")] = np.arange(1, ratios.size + 1)
-    return ranks
 
 
 def _joined(ratios: Mapping[str, np.ndarray]) -> np.ndarray:

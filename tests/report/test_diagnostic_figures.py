@@ -94,11 +94,6 @@ def test_ranks_of_separated_chains_fill_opposite_halves() -> None:
     np.testing.assert_array_equal(high, low[::-1])
 
 
-def test_equal_values_share_their_rank() -> None:
-    ranks = figures.average_ranks(np.array([[3.0, 1.0], [3.0, 7.0]]))
-    assert ranks.tolist() == [[2.5, 1.0], [2.5, 4.0]]
-
-
 def test_autocorrelation_is_that_of_the_process() -> None:
     generator, rho = np.random.default_rng(0), 0.8
     series = generator.normal(size=20_000)
