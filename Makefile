@@ -17,9 +17,11 @@ demo: $(VENV)/.installed
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# What is too long for every run: all methods on all Pyro programs, some 600 fits.
+# What is too long for every run: all methods on all Pyro programs, some 600 fits; and what holds of all methods with
+# nothing recorded or compiled.
 nightly: $(VENV)/.installed-for-tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --nightly
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --programs-alone tests/conformance
 
 # What training costs against plain training; libraries to compare with that are not there are named and left out.
 bench: $(VENV)/.installed

@@ -1,15 +1,27 @@
 """Fixtures that more than one test file needs."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pyro_compress.data.files import ENVIRONMENT_VARIABLE, MNIST_FILES
+from pyro_compress.inference.speed.recording import programs_alone
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--nightly", action="store_true", help="run tests that are too long for every run, and no others")
+    parser.addoption("--programs-alone", action="store_true", help="record and compile nothing: what speed is held to")
+
+
+@pytest.fixture(autouse=True)
+def _programs_alone(request: pytest.FixtureRequest) -> Iterator[None]:
+    if not request.config.getoption("--programs-alone"):
+        yield
+        return
+    with programs_alone():
+        yield
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

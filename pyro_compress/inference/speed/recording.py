@@ -1,7 +1,8 @@
 """Recording what a program does to tensors, and holding the recording against the program now and then."""
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +16,25 @@ Marks = dict[str, Any]
 
 # of the size of the numbers that are compared; compiled ones are rounded otherwise
 TOLERANCE = 1e-3
+
+
+_recording = True
+
+
+def records() -> bool:
+    """Whether anything is recorded here and now."""
+    return _recording
+
+
+@contextlib.contextmanager
+def programs_alone() -> Iterator[None]:
+    """Nothing is recorded or compiled within: every step runs the model's program, which says what is right."""
+    global _recording
+    before, _recording = _recording, False
+    try:
+        yield
+    finally:
+        _recording = before
 
 
 class MovingError(Exception):

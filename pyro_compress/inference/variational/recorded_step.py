@@ -31,7 +31,16 @@ from pyro_compress.inference.speed.flat_parameters import FlatParameters
 from pyro_compress.inference.speed.graph_passes import simplify
 from pyro_compress.inference.speed.moving import moved
 from pyro_compress.inference.speed.normal_stream import DrawnFrom, GivenNoise, Noise, is_standard_normal
-from pyro_compress.inference.speed.recording import Marks, MovingError, agree, is_due, marks_of, record, warn_differing
+from pyro_compress.inference.speed.recording import (
+    Marks,
+    MovingError,
+    agree,
+    is_due,
+    marks_of,
+    record,
+    records,
+    warn_differing,
+)
 
 # tracing costs as much as a hundred steps, so batches of one shape must come that often first
 TRACE_AFTER = 100
@@ -187,7 +196,7 @@ class TracedTerms:
         return multiply_adds * SECONDS_PER_MULTIPLY_ADD > self.compiling_seconds
 
     def _for(self, batch: Batch, at_once: bool, compile_it: bool, adam: Adam | None) -> Traced | None:
-        if self._runs_as_program:
+        if self._runs_as_program or not records():
             return None
         key = (compile_it, adam is None, *((tuple(part.shape), part.stride(), part.dtype) for part in batch))
         self._calls[key] += 1

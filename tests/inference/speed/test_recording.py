@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from pyro_compress import fit
-from pyro_compress.inference import SGLD, SVI
+from pyro_compress.inference import NUTS, SGLD, SVI, Method
+from pyro_compress.inference.speed import recording
 from pyro_compress.inference.speed.moving import moved, reachable
 from pyro_compress.inference.speed.recording import Replayed, is_due
 from pyro_compress.inference.variational import recorded_step
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.likelihoods import Gaussian
 from pyro_compress.models.priors.normal import Normal
 
 SLOWER = "the program cannot be traced and runs step by step, which is slower "
@@ -225,3 +227,31 @@ def test_what_callbacks_change_between_epochs_is_not_frozen(monkeypatch: pytest.
     monkeypatch.setattr(recorded_step, "TRACE_AFTER", 10_000)
     expected = fitted(Tempered(), callbacks=[cool])
     assert all(np.array_equal(changed[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    "method", [SVI(epochs=3, batch_size=20), NUTS(warmup=5, draws=5, chains=2)], ids=["svi", "nuts"]
+)
+def test_nothing_is_needed_of_recordings(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With recording switched off nothing is traced, and the fit is the same."""
+    traced: list[Any] = []
+    original = recording.make_fx
+
+    def counted(function: Any) -> Any:
+        traced.append(function)
+        return original(function)
+
+    monkeypatch.setattr(recording, "make_fx", counted)
+    monkeypatch.setattr(recorded_step, "TRACE_AFTER", 1)
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(40, 3, generator=generator)
+    y = x.sum(1, keepdim=True) + 0.5 * torch.randn(40, 1, generator=generator)
+    model = BayesianNetwork(nn.Linear(3, 1), Normal(), Gaussian(noise=0.5))
+    recorded = fit(model, (x, y), method, seed=1)
+    assert traced
+    traced.clear()
+    with recording.programs_alone():
+        plain = fit(model, (x, y), method, seed=1)
+    assert not traced
+    for name, site in plain.parameters.items():
+        np.testing.assert_allclose(recorded.parameters[name].mean, site.mean, rtol=1e-4, atol=1e-6)
