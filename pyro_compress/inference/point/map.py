@@ -52,7 +52,7 @@ class MAP(GradientMethod):
     be bounded in them too.  What was flat, and what was joint, stands in the provenance as 'priors'.
 
     Args:
-        epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
+        epochs, batch_size, learning_rate, optimizer, schedule, clip: as of `SVI`.
     """
 
     def for_model(self, model: Model, feed: Feed) -> Method:

@@ -43,8 +43,8 @@ class BayesByBackprop(VariationalMethod):
     A step descends M F_i, on the scale of SVI's objective, so the mean over an epoch is the tempered negative ELBO.
 
     Args:
-        epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
-        rates, kl_weight, kl_warmup, particles, averaging: see `VariationalMethod`.
+        epochs, batch_size, learning_rate, optimizer, schedule, clip, rates, kl_weight, kl_warmup, particles, averaging:
+            as of `SVI`.
         complexity_cost: π: 'blundell', halved from batch to batch, or 'uniform', 1/M.
     """
 

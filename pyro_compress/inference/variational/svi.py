@@ -44,8 +44,22 @@ class SVI(VariationalMethod):
     """Stochastic variational inference.
 
     Args:
-        epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
-        rates, kl_weight, kl_warmup, particles, averaging, draws: see `VariationalMethod`.
+        epochs: passes over the training data.
+        batch_size: examples per step.
+        learning_rate: base rate of the optimizer.  Where nothing but the guide is set, a Pyro model is fitted by
+            Newton's method in place of this and the two before (`inference.defaults.best_normal`).
+        optimizer: name of a torch optimizer ('adam' is fused) or a callable (groups, lr=...).
+        schedule: of the rate: 'hold-then-linear', 'linear', 'constant' or a function of progress in [0, 1].
+        clip: largest norm of the gradient of the objective per example, or None.
+        rates: multipliers of the base rate by role: 'weight' 1, 'scale' 5, 'log_variance' 3, 'free' 1 (point estimates),
+            'hyper' 1 (of priors), 'guide' 1 (parameters of a guide of your own), 'other' 1; those not named stay.
+        kl_weight: β.
+        kl_warmup: share of the run over which β rises linearly from 0.
+        particles: estimates of the ELBO averaged per step.
+        averaging: share of the steps, the last ones, whose parameters are averaged for the posterior.
+        draws: of a guide that has no closed form, how many the posterior carries; None is 1,000, or as many as 256 MiB
+            hold.
+        compile: 'never', 'always', or 'auto': once the steps that are left pay for it.
         estimator: 'local' (local reparameterization), 'flipout' (one weight sample per batch, signs per example),
             'shared' (one weight sample per batch) or 'score' (score function: no gradient through samples).  None
             is 'local' with the declared guide and 'shared' with the others, which allow for that and 'score' alone.
