@@ -51,8 +51,9 @@ class SVI(VariationalMethod):
         optimizer: name of a torch optimizer ('adam' is fused) or a callable (groups, lr=...).
         schedule: of the rate: 'hold-then-linear', 'linear', 'constant' or a function of progress in [0, 1].
         clip: largest norm of the gradient of the objective per example, or None.
-        rates: multipliers of the base rate by role: 'weight' 1, 'scale' 5, 'log_variance' 3, 'free' 1 (point estimates),
-            'hyper' 1 (of priors), 'guide' 1 (parameters of a guide of your own), 'other' 1; those not named stay.
+        rates: multipliers of the base rate by role: 'weight' 1, 'scale' 5, 'log_variance' 3, 'free' 1 (point
+            estimates), 'hyper' 1 (of priors), 'guide' 1 (parameters of a guide of your own), 'other' 1; those not named
+            stay.
         kl_weight: β.
         kl_warmup: share of the run over which β rises linearly from 0.
         particles: estimates of the ELBO averaged per step.
