@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pyro_compress.analysis.decisions.bits import bits_for
-from pyro_compress.analysis.decisions.compaction import can_compact, compact
+from pyro_compress.analysis.decisions.compaction import Compaction, can_compact, compact
 from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.data.dataset import DataSet
@@ -35,34 +35,18 @@ def fine_tuned(
     Where the architecture allows, the units that are still read are trained as a smaller network.  `noise` is in
     posterior sds; the other arguments are those of `fine_tune`.  Frozen parameters stay as the decision has them.
     """
-    architecture = trace(network, data.input_shape)
+    architecture, device = trace(network, data.input_shape), data.train_x.device
     place(network, decision)
-    values = {name: site.value for name, site in decision.sites.items()}
-    kept = {name: site.kept() for name, site in decision.sites.items()}
-    noises = {name: (noise * np.sqrt(site.variance)).astype(np.float32) for name, site in decision.sites.items()}
-    names = {name: name for name in values}
-    trained, device = network, data.train_x.device
+    trained, names = network, {name: name for name in decision.sites}
     compaction = compact(architecture, decision) if can_compact(architecture) else None
     if compaction is not None:
         trained = to_torch(compaction.network).to(device)
         names = _names_in(compaction.network.architecture)
-        values = {name: compaction.take(name, values[name]) for name in names}
-        kept = {name: compaction.take(name, kept[name]) for name in names}
-        noises = {name: compaction.take(name, noises[name]) for name in names}
     frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
-    sites = {
-        names[name]: GridSite(
-            torch.from_numpy(values[name]).to(device),
-            torch.from_numpy(kept[name]).to(device),
-            decision.sites[name].step,
-            torch.from_numpy(noises[name]).to(device) if noise > 0 else None,
-        )
-        for name in names
-        if name not in frozen
-    }
+    moving = {name: decision.sites[name] for name in names if name not in frozen}
     found = fine_tune(
         trained,
-        sites,
+        {names[name]: _grid_site(name, site, compaction, noise, device) for name, site in moving.items()},
         data,
         likelihood,
         epochs=epochs,
@@ -73,15 +57,25 @@ def fine_tuned(
         teacher=teacher,
     )
     replaced = {}
-    for name, site in decision.sites.items():
-        if name in frozen:
-            continue
+    for name, site in moving.items():
         value = found[names[name]].cpu().numpy()
         if compaction is not None:
             value = compaction.put_back(name, value, site.value.shape)
         replaced[name] = _refitted(site, value)
     tuned = decision.with_sites(replaced, rate_weight=rate_weight, fine_tune_epochs=epochs)
     return with_batch_norm(network, tuned, data)
+
+
+def _grid_site(
+    name: str, site: SiteDecision, compaction: Compaction | None, noise: float, device: torch.device
+) -> GridSite:
+    """Where a tensor starts, what of it is kept, and its noise; of the smaller network, if there is one."""
+
+    def taken(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values if compaction is None else compaction.take(name, values)).to(device)
+
+    spread = (noise * np.sqrt(site.variance)).astype(np.float32)
+    return GridSite(taken(site.value), taken(site.kept()), site.step, taken(spread) if noise > 0 else None)
 
 
 def _names_in(architecture: Architecture) -> dict[str, str]:

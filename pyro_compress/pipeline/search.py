@@ -94,18 +94,7 @@ def decide(
     say(f"pruned to {100 * kept / total:.2f} % of the weights: {100 * judge.errors(pruned).mean():.2f} %")
     decision = _choose_c(posterior, pruned, judge, data, settings, say)
     if settings.fine_tune_epochs:
-        tune = partial(
-            fine_tuned,
-            network=judge.network,
-            data=data,
-            likelihood=likelihood,
-            epochs=settings.fine_tune_epochs,
-            batch_size=settings.fine_tune_batch_size,
-            learning_rate=settings.fine_tune_learning_rate,
-            noise=settings.fine_tune_noise,
-            teacher=teacher,
-            seed=seed,
-        )
+        tune = _tuning(judge, settings, teacher, seed)
         decision = _fine_tune_stages(decision, judge, tune, settings, reference, say)
     tolerance = settings.stage_tolerance_points if settings.fine_tune_epochs else settings.tolerance_points
     if settings.refine:
@@ -116,6 +105,24 @@ def decide(
         rise = evidence["rise_points"]
         say(f"nothing was within the tolerance of {tolerance:g} points: the best is {rise:+.2f} points")
     return decision.with_sites({}, **how_of(posterior), **noted, validation=evidence)
+
+
+def _tuning(
+    judge: Judge, settings: DecisionSettings, teacher: torch.Tensor | None, seed: int
+) -> Callable[..., Decision]:
+    """A stage of fine-tuning as a function of the decision and the rate weight."""
+    return partial(
+        fine_tuned,
+        network=judge.network,
+        data=judge.data,
+        likelihood=judge.likelihood,
+        epochs=settings.fine_tune_epochs,
+        batch_size=settings.fine_tune_batch_size,
+        learning_rate=settings.fine_tune_learning_rate,
+        noise=settings.fine_tune_noise,
+        teacher=teacher,
+        seed=seed,
+    )
 
 
 def teacher_of(

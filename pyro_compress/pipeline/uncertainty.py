@@ -5,10 +5,8 @@ Writes uncertainty.json and figures/uncertainty/*.png.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,52 +14,29 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_compress.artifact.writing.artifact import Artifact
-from pyro_compress.artifact.writing.artifact import load as load_artifact
 from pyro_compress.data.dataset import DataSet, generator_for
 from pyro_compress.data.dataset import load as load_named_data
-from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import DataError
 from pyro_compress.files import write_atomically
-from pyro_compress.inference.results.drawn_networks import networks_predictive
-from pyro_compress.inference.results.predictive import PosteriorPredictive, posterior_predictive
-from pyro_compress.models.bayesian import BayesianNetwork
-from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.pipeline.predictors import (
+    ENTROPY,
+    INFORMATION,
+    PREDICTIVE,
+    Predicted,
+    measures_of,
+    of_draws,
+    predictors_of,
+)
 from pyro_compress.pipeline.settings import RunSettings
-from pyro_compress.pipeline.steps import RunDirectory, build_network, prepare
-from pyro_compress.pipeline.validation import nothing_pruned, place
-from pyro_compress.posterior.posterior import Posterior
+from pyro_compress.pipeline.steps import RunDirectory, prepare
 from pyro_compress.report.figures import save_all
-from pyro_compress.report.measure import brier_score, expected_calibration_error, predict
+from pyro_compress.report.measure import brier_score, expected_calibration_error
 from pyro_compress.report.uncertainty import detection_auroc, rejection_curve, reliability
 from pyro_compress.report.uncertainty_figures import out_of_distribution_figure, rejection_figure, reliability_diagram
 
 NOISE = "noise"
-PREDICTIVE = "posterior predictive"
-FILE_SAMPLES = "samples of the file"
-ENTROPY, INFORMATION = "predictive entropy", "mutual information"
-
-
-@dataclass(frozen=True, eq=False)
-class Predicted:
-    """What one predictor says of the test examples; arrays are (examples, ...)."""
-
-    errors: np.ndarray
-    nll_nats: np.ndarray
-    probabilities: np.ndarray | None
-    entropy: np.ndarray | None
-    information: np.ndarray | None
-    epistemic: np.ndarray | None = None
-    aleatoric: np.ndarray | None = None
-
-    @property
-    def uncertainty(self) -> np.ndarray | None:
-        """What the most uncertain examples are rejected by: the entropy, or for real targets the variance."""
-        if self.entropy is not None or self.epistemic is None or self.aleatoric is None:
-            return self.entropy
-        return (self.epistemic + self.aleatoric).reshape(len(self.errors), -1).sum(1)
 
 
 def uncertainty_of_run(
@@ -87,10 +62,10 @@ def uncertainty_of_run(
     """
     prepare(settings)
     outside = None if other is None else other_inputs(other, data, data_dir, settings.seed)
-    predictors, (x, y) = _predictors_of(run, settings, data, draws), data.part("test")
+    predictors, (x, y) = predictors_of(run, settings, data, draws), data.part("test")
     averaged = {name: predictive(x, y) for name, predictive in predictors.averaged.items()}
     found = {name: predictors.of_network(network, x, y) for name, network in predictors.networks.items()}
-    found |= {name: _of_draws(one, data) for name, one in averaged.items()}
+    found |= {name: of_draws(one, data) for name, one in averaged.items()}
     results: dict[str, Any] = {
         "data": data.name,
         "examples": len(x),
@@ -100,7 +75,7 @@ def uncertainty_of_run(
     }
     drawn = _figures(found, y)
     if outside is not None and other is not None:
-        here = {name: _measures(predicted.entropy, predicted.information) for name, predicted in found.items()}
+        here = {name: measures_of(predicted.entropy, predicted.information) for name, predicted in found.items()}
         there = predictors.measures(outside)
         aurocs = {name: _aurocs(here[name], there[name]) for name in found}
         results["out_of_distribution"] = {"data": other, "examples": len(outside), "auroc": aurocs}
@@ -110,63 +85,6 @@ def uncertainty_of_run(
     write_atomically(run.path / "uncertainty.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
     save_all(run.figures / "uncertainty", drawn)
     return results
-
-
-class Averaged(Protocol):
-    """The predictive mean of draws, of inputs and, if they are given, targets."""
-
-    def __call__(self, x: Tensor, y: Tensor | None = None) -> PosteriorPredictive: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Predictors:
-    """All that predicts in a run, by what people call it: single networks, and averages over draws of networks."""
-
-    networks: Mapping[str, nn.Module]
-    averaged: Mapping[str, Averaged]
-    likelihood: Likelihood
-
-    def of_network(self, network: nn.Module, x: Tensor, y: Tensor) -> Predicted:
-        """What one network says of examples; it has no mutual information."""
-        found = predict(network, x, y, self.likelihood)
-        entropy = None
-        if found.probabilities is not None:
-            entropy = _array(self.likelihood.entropy(torch.from_numpy(found.probabilities)))
-        information = None if entropy is None else np.zeros_like(entropy)
-        return Predicted(found.errors, found.nll_nats, found.probabilities, entropy, information)
-
-    def measures(self, x: Tensor) -> dict[str, dict[str, np.ndarray]]:
-        """What tells inputs apart, of each predictor, where no targets are known."""
-        found = {name: _measures_of_network(network, x, self.likelihood) for name, network in self.networks.items()}
-        for name, predictive in self.averaged.items():
-            far = predictive(x)
-            found[name] = _measures(far.predictive_entropy, far.mutual_information)
-        return found
-
-
-def _predictors_of(run: RunDirectory, settings: RunSettings, data: DataSet, draws: int) -> Predictors:
-    """The decoded file, the posterior mean and the predictive; samples of the file where it keeps deviations."""
-    posterior, likelihood, seed = Posterior.load(run.posterior), settings.build_likelihood(), settings.seed
-    model = BayesianNetwork(build_network(settings, data), settings.build_prior(), likelihood)
-    networks = {"posterior mean": build_network(settings, data)}
-    place(networks["posterior mean"], nothing_pruned(posterior))
-    averaged: dict[str, Averaged] = {
-        PREDICTIVE: partial(posterior_predictive, model, posterior, draws=draws, seed=seed)
-    }
-    if run.file.exists():
-        artifact = load_artifact(run.file)
-        networks = {"decoded file": artifact.to_torch(), **networks}
-        if artifact.network.deviations:
-            averaged[FILE_SAMPLES] = partial(_sampled_predictive, artifact, likelihood, draws, seed)
-    return Predictors(networks, averaged, likelihood)
-
-
-def _sampled_predictive(
-    artifact: Artifact, likelihood: Likelihood, draws: int, seed: int, x: Tensor, y: Tensor | None = None
-) -> PosteriorPredictive:
-    """The predictive of networks drawn from the posterior that a file keeps."""
-    generator = generator_for(seed, 0)
-    return networks_predictive((artifact.sample(generator) for _ in range(draws)), likelihood, x, y)
 
 
 def other_inputs(name: str, data: DataSet, data_dir: Path | None, seed: int) -> Tensor:
@@ -190,37 +108,6 @@ def other_inputs(name: str, data: DataSet, data_dir: Path | None, seed: int) -> 
             f"{data.input_shape}: name a data set of that shape, or '{NOISE}'"
         )
     return x
-
-
-def _of_draws(averaged: PosteriorPredictive, data: DataSet) -> Predicted:
-    assert averaged.errors is not None and averaged.nll_nats is not None
-    return Predicted(
-        averaged.errors,
-        averaged.nll_nats,
-        None if data.classes is None else averaged.mean,
-        averaged.predictive_entropy,
-        averaged.mutual_information,
-        averaged.epistemic_variance,
-        averaged.aleatoric_variance,
-    )
-
-
-def _measures_of_network(network: nn.Module, x: Tensor, likelihood: Likelihood) -> dict[str, np.ndarray]:
-    network.eval()
-    with torch.no_grad():
-        untouched = Untouched()
-        means = torch.cat([likelihood.mean(untouched(network, part).double()) for part in x.split(1000)])
-    return _measures(_array(likelihood.entropy(means)), None)
-
-
-def _measures(entropy: np.ndarray | None, information: np.ndarray | None) -> dict[str, np.ndarray]:
-    """What tells inputs apart: a network without weights to draw has no mutual information."""
-    named = {ENTROPY: entropy, INFORMATION: information}
-    return {name: values for name, values in named.items() if values is not None}
-
-
-def _array(values: Tensor | None) -> np.ndarray | None:
-    return None if values is None else values.numpy()
 
 
 def _aurocs(inside: Mapping[str, np.ndarray], outside: Mapping[str, np.ndarray]) -> dict[str, float]:
