@@ -235,7 +235,7 @@ def test_what_callbacks_change_between_epochs_is_not_frozen(monkeypatch: pytest.
 def test_nothing_is_needed_of_recordings(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
     """With recording switched off nothing is traced, and the fit is the same."""
     traced: list[Any] = []
-    original = recording.make_fx
+    original = vars(recording)["make_fx"]
 
     def counted(function: Any) -> Any:
         traced.append(function)
