@@ -20,7 +20,7 @@ from torch import Tensor
 from pyro_compress.config.factories import call_factory
 from pyro_compress.config.keyword_options import whole_number
 from pyro_compress.data import files
-from pyro_compress.data.sources import Examples, class_names, count_among, first_like, read_examples
+from pyro_compress.data.sources import Examples, class_names, count_among, first_like, pair_of, read_examples
 from pyro_compress.errors import DataError, unknown_name
 
 SPLIT_SEED = 20180117
@@ -39,7 +39,8 @@ class DataSet:
     Inputs are float32 of shape (examples, *input_shape).  With `classes` (the classes' names) targets are
     int64 of shape (examples,) and index them; with `classes=None` targets are float32 of shape
     (examples,) or (examples, outputs).  `size` is N where it is more than the examples held (a sample of a
-    larger set); validation and test may be empty.  Raises DataError where parts don't fit together, a label
+    larger set); validation and test may be empty.  `train_teacher` holds float32 outputs of a teacher on the training
+    inputs, of whatever shape the likelihood's means have.  Raises DataError where parts don't fit together, a label
     has no class, or a value is NaN or infinite.
     """
 
@@ -52,6 +53,7 @@ class DataSet:
     test_y: Tensor
     classes: tuple[str, ...] | None
     size: int | None = None
+    train_teacher: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.train_x) == 0:
@@ -63,6 +65,9 @@ class DataSet:
             )
         for part, x, y in self._parts():
             _check_part(f"{self.name}: {part}", x, y, self.input_shape, self.train_y.shape[1:], self.classes)
+        if self.train_teacher is not None:
+            shape = self.train_teacher.shape[1:]
+            _check_part(f"{self.name}: teacher", self.train_x, self.train_teacher, self.input_shape, shape, None)
 
     def _parts(self) -> list[tuple[Part, Tensor, Tensor]]:
         return [
@@ -90,7 +95,8 @@ class DataSet:
 
     def on(self, device: str | torch.device) -> "DataSet":
         """The same with all three parts on a device; itself where they are there already."""
-        names = ("train_x", "train_y", "validation_x", "validation_y", "test_x", "test_y")
+        names = ["train_x", "train_y", "validation_x", "validation_y", "test_x", "test_y"]
+        names += [] if self.train_teacher is None else ["train_teacher"]
         moved = {name: getattr(self, name).to(device) for name in names}
         # made anew they would be checked anew
         return self if all(moved[name] is getattr(self, name) for name in names) else replace(self, **moved)
@@ -182,22 +188,25 @@ def as_data(
     A DataLoader that shuffles is read in the order of its Dataset, and so is one that repeats examples, each once.
     Copies, examples of the same input and target, are held out or trained on together; where too few different ones
     are left for that, or the parts that were given share examples, a warning says how many.  A DataSet is returned
-    unchanged.
+    unchanged.  A third tensor in `train` is a teacher's outputs, such as class probabilities; those of examples that
+    are held out are left out.
     """
     if isinstance(train, DataSet):
         if validation is not None or test is not None or N is not None or classes is not None:
             raise DataError(f"{train.name}: a DataSet holds its own parts: give validation, test, N and classes to it")
         return train
     N = None if N is None else whole_number(N, f"{name}: N", DataError, least=1)
-    x, y = read_examples(train, f"{name}: train")
+    x, y, *rest = read_examples(train, f"{name}: train", most=3)
+    teacher = rest[0].to(torch.float32) if rest else None
     empty = (x[:0], y[:0])
     held_out = empty
     if isinstance(validation, Real):
-        rest, part = _split_without_copies(x, y, _count(validation, len(y), name), split_seed)
-        (x, y), held_out = (x[rest], y[rest]), (x[part], y[part])
+        left, part = _split_without_copies(x, y, _count(validation, len(y), name), split_seed)
+        (x, y), held_out = (x[left], y[left]), (x[part], y[part])
+        teacher = None if teacher is None else teacher[left]
     elif validation is not None:
-        held_out = read_examples(validation, f"{name}: validation")
-    tested = empty if test is None else read_examples(test, f"{name}: test")
+        held_out = pair_of(validation, f"{name}: validation")
+    tested = empty if test is None else pair_of(test, f"{name}: test")
     for kind, examples in (("validation", held_out), ("test", tested)):
         shared = count_among(examples, (x, y)) if len(examples[0]) else 0
         if shared:
@@ -206,7 +215,8 @@ def as_data(
                 "and target): what is measured on them is too good; leave the copies out of one of the two",
                 stacklevel=2,
             )
-    return DataSet(name, x, y, *held_out, *tested, classes=class_names(classes, y, held_out[1], tested[1]), size=N)
+    names = class_names(classes, y, held_out[1], tested[1])
+    return DataSet(name, x, y, *held_out, *tested, classes=names, size=N, train_teacher=teacher)
 
 
 def _split_without_copies(x: Tensor, y: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:

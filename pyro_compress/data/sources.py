@@ -18,37 +18,49 @@ from torch.utils.data import (
 
 from pyro_compress.errors import DataError
 
-Examples: TypeAlias = Union[tuple[Any, Any], "Dataset[Any]", "DataLoader[Any]"]
+Examples: TypeAlias = Union[tuple[Any, ...], "Dataset[Any]", "DataLoader[Any]"]
 """What a user may give: tensors or arrays (x, y), a Dataset of (x, y) pairs, or a DataLoader of (x, y) batches."""
 
 
-def read_examples(source: Any, where: str) -> tuple[Tensor, Tensor]:
-    """Inputs as float32 and targets as int64 or float32, from anything in `Examples`."""
+_WORDS = {2: "(x, y)", 3: "(x, y), or (x, y, teacher),"}
+
+
+def pair_of(source: Any, where: str) -> tuple[Tensor, Tensor]:
+    """Inputs and targets, as `read_examples` reads them."""
+    x, y = read_examples(source, where)
+    return x, y
+
+
+def read_examples(source: Any, where: str, most: int = 2) -> tuple[Tensor, ...]:
+    """Inputs as float32 and targets as int64 or float32, from anything in `Examples`; up to `most` tensors in all."""
     if isinstance(source, TensorDataset):
         source = source.tensors
     if isinstance(source, Dataset | DataLoader):
-        source = _drain(source, where)
+        source = _drain(source, where, most)
     if isinstance(source, tuple | list):
         source = tuple(_as_tensor(part) for part in source)
-    if not (isinstance(source, tuple | list) and len(source) == 2 and all(isinstance(t, Tensor) for t in source)):
+    if not (
+        isinstance(source, tuple | list) and 2 <= len(source) <= most and all(isinstance(t, Tensor) for t in source)
+    ):
         raise DataError(
-            f"{where}: expected tensors or arrays (x, y), a torch Dataset or a DataLoader of such pairs; found "
+            f"{where}: expected tensors or arrays {_WORDS[most]}, a torch Dataset or a DataLoader of such pairs; found "
             f"{_kind(source)}"
         )
-    x, y = (tensor.detach() for tensor in source)
-    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
-        raise DataError(
-            f"{where}: inputs of shape {tuple(x.shape)} and targets of shape {tuple(y.shape)} "
-            "don't hold the same number of examples along their first axis"
-        )
-    if x.is_complex() or y.is_complex():
-        raise DataError(f"{where}: complex values; inputs and targets are real")
-    return x.to(torch.float32), y.to(torch.float32 if y.is_floating_point() else torch.int64)
+    x, *targets = (tensor.detach() for tensor in source)
+    for y in targets:
+        if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
+            raise DataError(
+                f"{where}: inputs of shape {tuple(x.shape)} and targets of shape {tuple(y.shape)} "
+                "don't hold the same number of examples along their first axis"
+            )
+        if x.is_complex() or y.is_complex():
+            raise DataError(f"{where}: complex values; inputs and targets are real")
+    return x.to(torch.float32), *(y.to(torch.float32 if y.is_floating_point() else torch.int64) for y in targets)
 
 
-def _drain(source: Any, where: str) -> tuple[Tensor, Tensor]:
+def _drain(source: Any, where: str, most: int) -> tuple[Tensor, ...]:
     """All batches of a Dataset or DataLoader, joined; the caller's random state is left as it was."""
-    parts: list[tuple[Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, ...]] = []
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # random transforms are drawn once, the same in every run
         try:
@@ -56,14 +68,15 @@ def _drain(source: Any, where: str) -> tuple[Tensor, Tensor]:
                 _each_once(source, where) if isinstance(source, DataLoader) else DataLoader(source, batch_size=1024)
             )
             for batch in loader:
-                if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(torch.is_tensor(t) for t in batch)):
+                several = isinstance(batch, tuple | list) and 2 <= len(batch) <= most
+                if not (several and all(torch.is_tensor(t) for t in batch)):
                     raise DataError(
-                        f"{where}: examples must be pairs (x, y) of tensors or numbers, found {_kind(batch)}"
+                        f"{where}: examples must be pairs {_WORDS[most]} of tensors or numbers, found {_kind(batch)}"
                     )
-                parts.append((batch[0], batch[1]))
+                parts.append(tuple(batch))
             if not parts:
                 raise DataError(f"{where}: the {type(source).__name__} holds no examples")
-            return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+            return tuple(torch.cat(column) for column in zip(*parts, strict=True))
         except (RuntimeError, TypeError, ValueError) as failure:
             reason = " ".join(str(failure).split())
             raise DataError(

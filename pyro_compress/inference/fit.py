@@ -292,7 +292,7 @@ def _validation_error(model: Model, feed: Feed, posterior: Posterior) -> float:
         return float("nan")
     x, y = feed.validation
     values = {name: torch.from_numpy(site.mean).to(x.device) for name, site in posterior.parameters.items()}
-    return float(np.mean(feed.ranks.rows(len(x), lambda rows: predictive_errors(model, values, x[rows], y[rows]))))
+    return float(np.mean(feed.ranks.rows(len(x), lambda rows: model.errors(values, x[rows], y[rows]).cpu().numpy())))
 
 
 def _refuse_non_finite(posterior: Posterior, where: str) -> None:
@@ -300,19 +300,6 @@ def _refuse_non_finite(posterior: Posterior, where: str) -> None:
     for name, site in posterior.parameters.items():
         if not np.isfinite(site.mean).all():
             raise InferenceError(f"{where}: parameter '{name}' is not finite any more; {ADVICE}")
-
-
-def predictive_errors(
-    model: BayesianNetwork, values: Mapping[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor, chunk: int = 1000
-) -> np.ndarray:
-    """Per-example errors (likelihood.error) of the network with `values` as its parameters, (examples,)."""
-    model.network.eval()
-    found = []
-    with torch.no_grad():
-        for start in range(0, len(x), chunk):
-            output = model.call_network(values, x[start : start + chunk])
-            found.append(model.likelihood.error(output, y[start : start + chunk]).cpu().numpy())
-    return np.concatenate(found)
 
 
 def _with_provenance(

@@ -3,7 +3,12 @@
     w_p ~ prior_p                      for every covered parameter p
     y_i ~ likelihood(network(x_i; w))  for i in a plate of N examples, of which n are seen: scaled by N/n
 
-The plate is the one place where the data's scale enters, so every log joint is a total over the data set.
+With outputs t_i of a teacher, means of the likelihood such as class probabilities, an example counts with
+
+    (1 − λ) log p(y_i | x_i, w) − λ H(t_i, network(x_i; w))
+
+where H is the likelihood's cross-entropy (Hinton, Vinyals & Dean 2015).  The plate is the one place where the data's
+scale enters, so every log joint is a total over the data set.
 """
 
 import copy
@@ -14,11 +19,12 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.nn import PyroModule
 from torch import nn
 
 from pyro_compress.data.untouched import Untouched
-from pyro_compress.errors import NetworkError, PriorError
+from pyro_compress.errors import InferenceError, NetworkError, PriorError
 from pyro_compress.models.checking import check_network
 from pyro_compress.models.held import HoldsNetwork
 from pyro_compress.models.hyperparameters import with_hyperparameters
@@ -30,7 +36,7 @@ from pyro_compress.models.priors.registry import PRIORS
 
 
 class BayesianNetwork(HoldsNetwork):
-    """A Pyro model `model(x, y=None, size=None)` over a copy of `network`.
+    """A Pyro model `model(x, y=None, teacher=None, size=None)` over a copy of `network`.
 
     Parameters that no prior covers (biases, normalisation) are learned as point estimates: a flat prior.  Frozen ones
     (requires_grad=False) are constants: no prior covers them, and no method moves them.
@@ -41,6 +47,7 @@ class BayesianNetwork(HoldsNetwork):
             mapping from name patterns such as 'conv*.weight' to priors.  A name, such as 'log-uniform', stands for the
             prior as it comes.
         likelihood: p(y | output), or its name, such as 'poisson'; categorical if not given.
+        teacher_weight: λ, at least 0 and below 1; matters where data come with a teacher's outputs.
 
     Raises:
         NetworkError: see `models.checking.check_network`; `fit` looks at the forward pass too.
@@ -55,8 +62,15 @@ class BayesianNetwork(HoldsNetwork):
         network: nn.Module,
         prior: Prior | str | Mapping[str, Prior | str],
         likelihood: Likelihood | str | None = None,
+        teacher_weight: float = 0.5,
     ) -> None:
         super().__init__()
+        if not 0 <= teacher_weight < 1:
+            raise InferenceError(
+                f"teacher_weight is a share below 1, found {teacher_weight}: to learn from a teacher alone, give its "
+                "outputs as the targets"
+            )
+        self.teacher_weight = float(teacher_weight)
         check_network(network)
         named = LIKELIHOODS.build(likelihood) if isinstance(likelihood, str) else likelihood
         self.likelihood = named or Categorical()
@@ -70,7 +84,7 @@ class BayesianNetwork(HoldsNetwork):
         # its values are replaced at every call, `free` holds those that are learned
         self.hold(copy.deepcopy(network))
         self._untouched = Untouched()
-        own = ("data", "y", *(site.name for site in self.likelihood.latents()))
+        own = ("data", "y", "teacher", *(site.name for site in self.likelihood.latents()))
         refuse_names((name for name, _ in self.network.named_parameters()), own)
         covered = {parameter.name for parameter, _ in self.parameters_covered}
         self.free = PyroModule("free")
@@ -93,6 +107,8 @@ class BayesianNetwork(HoldsNetwork):
         self,
         x: torch.Tensor,
         y: torch.Tensor | None = None,
+        teacher: torch.Tensor | None = None,
+        *,
         size: int | None = None,
         free: Mapping[str, Any] | None = None,
     ) -> torch.Tensor:
@@ -101,16 +117,23 @@ class BayesianNetwork(HoldsNetwork):
         Args:
             x: inputs, (n, *input shape).
             y: targets, (n, ...), or None to draw them.
+            teacher: of the shape of the likelihood's `mean`, or None where there is no teacher.
             size: N, number of examples in the whole data set; n if not given.
             free: values of the parameters that no prior covers; the present ones if not given.
 
         Returns:
             The network's output, (n, ...).
         """
-        return self.observe(self.sample_weights(free), x, y, size)
+        return self.observe(self.sample_weights(free), x, y, teacher, size=size)
 
     def observe(
-        self, values: Mapping[str, Any], x: torch.Tensor, y: torch.Tensor | None = None, size: int | None = None
+        self,
+        values: Mapping[str, Any],
+        x: torch.Tensor,
+        y: torch.Tensor | None = None,
+        teacher: torch.Tensor | None = None,
+        *,
+        size: int | None = None,
     ) -> torch.Tensor:
         """The second half of the program: y given the network's parameters; arguments as for `forward`."""
         latent = self.likelihood.sample_latents()
@@ -118,8 +141,27 @@ class BayesianNetwork(HoldsNetwork):
         total = len(x) if size is None else size
         # `subsample` is given: without it the plate would permute N indices at every call
         with pyro.plate("data", total, subsample=torch.arange(len(x))):
-            self.likelihood.observe(output, y, latent)
+            if teacher is None:
+                self.likelihood.observe(output, y, latent)
+            else:
+                with poutine.scale(scale=1 - self.teacher_weight):
+                    self.likelihood.observe(output, y, latent)
+                nats = self.likelihood.cross_entropy(output, teacher, latent)
+                pyro.factor("teacher", -self.teacher_weight * nats)
         return output
+
+    def errors(self, values: Mapping[str, Any], x: torch.Tensor, y: torch.Tensor, *, chunk: int = 1000) -> torch.Tensor:
+        """Per-example errors (`likelihood.error`) of the network in evaluation mode, (examples,): what validation sees.
+
+        Args:
+            values: of the network's parameters.
+            x, y: inputs and targets; all else that training sees does not matter.
+            chunk: examples per pass.
+        """
+        self.network.eval()
+        with torch.no_grad():
+            pairs = zip(x.split(chunk), y.split(chunk), strict=True)
+            return torch.cat([self.likelihood.error(self.call_network(values, part), target) for part, target in pairs])
 
     def sample_weights(self, free: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Run every prior's sample statements; adds the point-estimated parameters, or `free` in their place."""

@@ -1,4 +1,4 @@
-"""Distributions that Pyro and torch lack: the log-uniform and the scale mixture of two Gaussians."""
+"""Distributions that Pyro and torch lack: log-uniform, scale mixture of two Gaussians, classes in shares."""
 
 import math
 from typing import Any, ClassVar
@@ -136,3 +136,32 @@ class _ScaleMixtureLogDensity(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (slope,) = ctx.saved_tensors
         return grads[0] * slope, None, None, None
+
+
+class SoftCategorical(TorchDistribution):
+    """Classes in shares: ln p(y) = Σ_k y_k ln softmax(logits)_k for y ≥ 0 with Σ_k y_k = 1.
+
+    Of a one-hot y that is the categorical's; of other y it is no density, but the mean of ln p over labels of these
+    probabilities (the negative cross-entropy).
+
+    Args:
+        logits: (..., classes).
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real_vector}
+    support = constraints.simplex
+    has_rsample = False
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits = logits
+        super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "SoftCategorical":
+        return SoftCategorical(self.logits.expand(*batch_shape, *self.event_shape))
+
+    def sample(self, sample_shape: Any = ()) -> torch.Tensor:
+        """One-hot classes."""
+        return torch.distributions.OneHotCategorical(logits=self.logits).sample(torch.Size(sample_shape))
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        return (value * self.logits.log_softmax(-1)).sum(-1)

@@ -13,6 +13,7 @@ from pyro.distributions import TorchDistribution
 from pyro_compress.config.keyword_options import check_options
 from pyro_compress.config.registry import Registry
 from pyro_compress.errors import DataError, InferenceError, RunError
+from pyro_compress.models.distributions import SoftCategorical
 from pyro_compress.models.priors.base import LatentSite
 from pyro_compress.models.support import refuse_outside, same_support, support_of
 
@@ -48,6 +49,21 @@ class Likelihood(ABC):
         """`distribution`, with a value of the likelihood's own latent site where it has one."""
         return self.distribution(output)
 
+    def distribution_of(
+        self, output: torch.Tensor, target: torch.Tensor | None, latent: torch.Tensor | None = None
+    ) -> TorchDistribution:
+        """`distribution_given`, as it scores targets of that kind."""
+        return self.distribution_given(output, latent)
+
+    def log_prob(self, output: torch.Tensor, target: torch.Tensor, latent: torch.Tensor | None = None) -> torch.Tensor:
+        """ln p(y | output) in nats, (examples,)."""
+        found: torch.Tensor = self.distribution_of(output, target, latent).log_prob(target)
+        return found
+
+    def target_count(self, target: torch.Tensor) -> int:
+        """How many targets an example has."""
+        return target[0].numel()
+
     def variance(self, output: torch.Tensor, latent: torch.Tensor | None = None) -> torch.Tensor:
         """Var[y | output], in the shape of `mean`."""
         return self.distribution_given(output, latent).variance
@@ -59,12 +75,15 @@ class Likelihood(ABC):
         """
         return None
 
-    def cross_entropy(self, output: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    def cross_entropy(
+        self, output: torch.Tensor, mean: torch.Tensor, latent: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """−E ln p(y | output) in nats, (examples,), over targets of the given mean; up to what no output changes.
 
         The families here are exponential: that part of log p is linear in y, so its mean is its value at the mean.
         """
-        return -self.distribution(output).log_prob(mean)
+        found: torch.Tensor = -self.distribution_given(output, latent).log_prob(mean)
+        return found
 
     def latents(self) -> tuple[LatentSite, ...]:
         """Latent sites of the likelihood itself, such as an unknown noise scale."""
@@ -77,7 +96,7 @@ class Likelihood(ABC):
     def observe(self, output: torch.Tensor, target: torch.Tensor | None, latent: torch.Tensor | None) -> torch.Tensor:
         """The observation statement; called inside the data plate."""
         self.check(output, target)
-        return pyro.sample("y", self.distribution_given(output, latent), obs=target)
+        return pyro.sample("y", self.distribution_of(output, target, latent), obs=target)
 
     def target_shape(self, output: torch.Tensor) -> tuple[int, ...]:
         """Shape of the targets that outputs of this shape go with."""
@@ -95,6 +114,14 @@ class Likelihood(ABC):
                 f"{type(self).__name__} likelihood: outputs of shape {tuple(output.shape)} go with targets of shape "
                 f"{expected}, found {tuple(target.shape)}: reshape the targets or change the network's last layer"
             )
+
+    def check_teacher(self, teacher: torch.Tensor, where: str) -> None:
+        """Refuse outputs of a teacher that are no means of this likelihood.
+
+        Raises:
+            DataError: names the first.
+        """
+        return
 
     def check_support(self, output: torch.Tensor, target: torch.Tensor, where: str) -> None:
         """Refuse targets that `distribution` gives no probability, whatever the output is.
@@ -118,17 +145,51 @@ class Likelihood(ABC):
 
 @dataclass(frozen=True)
 class Categorical(Likelihood):
-    """y ~ Categorical(softmax(output)), output of shape (examples, classes), y of class indices."""
+    """y ~ Categorical(softmax(output)), output of shape (examples, classes), y of class indices.
+
+    Or y of class probabilities, (examples, classes), with the cross-entropy in the place of −ln p:
+    ln p(y | output) = Σ_k y_k ln softmax(output)_k.  Real targets of the outputs' shape are taken as such.
+    """
 
     counts_errors = True
 
     def distribution(self, output: torch.Tensor) -> TorchDistribution:
         return dist.Categorical(logits=output, validate_args=False)
 
+    def distribution_of(
+        self, output: torch.Tensor, target: torch.Tensor | None, latent: torch.Tensor | None = None
+    ) -> TorchDistribution:
+        soft = target is not None and _are_soft(target, output)
+        return SoftCategorical(output) if soft else self.distribution(output)
+
+    def check(self, output: torch.Tensor, target: torch.Tensor | None) -> None:
+        if target is None or not _are_soft(target, output) or len(target) != len(output):
+            super().check(output, target)
+
+    def check_support(self, output: torch.Tensor, target: torch.Tensor, where: str) -> None:
+        if not _are_soft(target, output):
+            super().check_support(output, target, where)
+            return
+        self.check_teacher(target, where)
+
+    def check_teacher(self, teacher: torch.Tensor, where: str) -> None:
+        wrong = (teacher < 0).any(-1) | ((teacher.sum(-1) - 1).abs() > 1e-3)
+        if bool(wrong.any()):
+            index = tuple(torch.nonzero(wrong)[0].tolist())
+            raise DataError(
+                f"{where}: {teacher[index].tolist()} at index {index} is no distribution over classes: the "
+                "categorical likelihood takes class labels, or probabilities, at least 0 and of the sum 1; change the "
+                "targets or the likelihood"
+            )
+
+    def target_count(self, target: torch.Tensor) -> int:
+        return target[0].numel() // (target.shape[-1] if target.is_floating_point() and target.ndim > 1 else 1)
+
     def error(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """1 where the most probable class is wrong."""
+        """1 where the most probable class is wrong; of class probabilities, where it is another than theirs."""
         self.check(output, target)
-        return (output.argmax(-1) != target).float()
+        label = target.argmax(-1) if _are_soft(target, output) else target
+        return (output.argmax(-1) != label).float()
 
     def mean(self, output: torch.Tensor) -> torch.Tensor:
         return output.softmax(-1)
@@ -136,8 +197,10 @@ class Categorical(Likelihood):
     def link(self, mean: torch.Tensor) -> torch.Tensor:
         return mean.log()
 
-    def cross_entropy(self, output: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-        return -(mean * output.log_softmax(-1)).sum(-1)
+    def cross_entropy(
+        self, output: torch.Tensor, mean: torch.Tensor, latent: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return -SoftCategorical(output).log_prob(mean)
 
     def variance(self, output: torch.Tensor, latent: torch.Tensor | None = None) -> torch.Tensor:
         """p (1 − p) of each class."""
@@ -245,6 +308,11 @@ class Gaussian(Likelihood):
 
     def link(self, mean: torch.Tensor) -> torch.Tensor:
         return mean
+
+
+def _are_soft(target: torch.Tensor, output: torch.Tensor) -> bool:
+    """Whether targets are class probabilities."""
+    return target.is_floating_point() and target.ndim > 1 and target.shape[1:] == output.shape[1:]
 
 
 LIKELIHOODS: Registry[Likelihood] = Registry(

@@ -67,7 +67,7 @@ class Judge:
     @property
     def targets(self) -> int | None:
         """Targets of one example where errors are counted, else None."""
-        return self.data.train_y[0].numel() if self.likelihood.counts_errors else None
+        return self.likelihood.target_count(self.data.train_y) if self.likelihood.counts_errors else None
 
     def evidence(self, decision: Decision, reference: np.ndarray) -> dict[str, float]:
         """What validation says of a decision: its rise over the reference, by how much on what, and the 90 % bound."""

@@ -32,8 +32,8 @@ class Distribution(Protocol):
 class MeasuredLikelihood(Protocol):
     """The part of `models/likelihoods.py` that measuring needs."""
 
-    def distribution(self, output: torch.Tensor) -> Distribution:
-        """The targets' distribution given the network's output."""
+    def log_prob(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """ln p(y | output), (examples,)."""
 
     def error(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Per-example error, (examples,)."""
@@ -125,7 +125,7 @@ def predict(
     with torch.no_grad():
         for start in range(0, len(x), chunk):
             target, output = y[start : start + chunk], untouched(network, x[start : start + chunk])
-            found = (likelihood.error(output, target), -likelihood.distribution(output).log_prob(target))
+            found = (likelihood.error(output, target), -likelihood.log_prob(output, target))
             parts.append((*found, likelihood.mean(output)))
     network.train(training)
     errors, nll, means = (torch.cat(column).cpu().double().numpy() for column in zip(*parts, strict=True))

@@ -15,7 +15,7 @@ from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.chains.chains import MinibatchChains
 from pyro_compress.inference.contract import Method, State
-from pyro_compress.inference.fit import EpochRecord, fit, predictive_errors
+from pyro_compress.inference.fit import EpochRecord, fit
 from pyro_compress.inference.point.dropout import Dropout, MCDropout
 from pyro_compress.inference.point.map import MAP
 from pyro_compress.inference.stochastic_gradient.cyclical import CyclicalSGHMC, CyclicalSGLD
@@ -187,7 +187,7 @@ def test_validation_error_is_that_of_the_posterior_mean() -> None:
     with torch.no_grad():
         for name, buffer in posterior.buffers.items():
             dict(network.named_buffers())[name].copy_(torch.from_numpy(buffer))
-    errors = predictive_errors(model, values, data.validation_x, data.validation_y, chunk=5)
+    errors = model.errors(values, data.validation_x, data.validation_y, chunk=5)
     assert errors.shape == (12,)
     assert without_seconds(posterior)[-1]["validation_error"] == pytest.approx(errors.mean())
 

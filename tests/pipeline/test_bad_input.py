@@ -155,7 +155,11 @@ UNFIT = {
     "branch": ("Gated", "data", ["function 'mul' in the forward pass of Gated combines earlier results"]),
     "input shape": ("net", "digits", ["does not accept examples of shape (1, 8, 8)", "module '0' (Linear)", "6x8"]),
     "too few outputs": ("narrow", "data", ["network mine:narrow returns outputs of shape (2,), thirds has 3 classes"]),
-    "no labels": ("net", "regression", ["line has no class labels", "give --likelihood"]),
+    "no labels": (
+        "net",
+        "regression",
+        ["line: ", "is no distribution over classes", "change the targets or the likelihood"],
+    ),
 }
 
 

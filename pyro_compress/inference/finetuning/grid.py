@@ -183,4 +183,4 @@ def _loss(
     if taught:
         return likelihood.cross_entropy(output, y).mean()
     likelihood.check(output, y)
-    return -likelihood.distribution(output).log_prob(y).sum() / len(y)
+    return -likelihood.log_prob(output, y).sum() / len(y)

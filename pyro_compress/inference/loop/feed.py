@@ -59,7 +59,8 @@ class Feed:
             refuse_targets(model, data)
         if isinstance(data, DataSet):
             held = (own(data.validation_x), own(data.validation_y)) if len(data.validation_x) else None
-            return Feed((own(data.train_x), own(data.train_y)), data.N, data.name, held, data.classes)
+            more = () if data.train_teacher is None else (own(data.train_teacher),)
+            return Feed((own(data.train_x), own(data.train_y), *more), data.N, data.name, held, data.classes)
         given, call = Arguments.taken_apart(data)
         tensors = tuple(own(tensor) for tensor in given)
         # without data N counts as 1, so that an objective per example is the whole one

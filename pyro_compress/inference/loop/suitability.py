@@ -52,15 +52,19 @@ def check_before_copying(model: BayesianNetwork) -> None:
 
 
 def check_classes(data: DataSet | Feed, output_shape: tuple[int, ...], what: str) -> None:
-    """Refuse data whose targets are no class labels, or have more classes than `what` has outputs.
+    """Refuse data whose targets are neither class labels nor probabilities, or of more classes than `what` has outputs.
 
     Raises:
         DataError: says both numbers.
     """
     if data.classes is None:
+        targets = data.train_y if isinstance(data, DataSet) else data.tensors[1]
+        if targets.ndim > 1 and tuple(targets.shape[1:]) == output_shape:
+            Categorical().check_teacher(targets, data.name)
+            return
         raise DataError(
             f"{data.name} has no class labels, which the categorical likelihood needs: give --likelihood, or "
-            "likelihood= from Python"
+            f"likelihood= from Python; class probabilities, one per output, would have the shape {output_shape}"
         )
     if len(output_shape) != 1 or output_shape[0] < len(data.classes):
         raise DataError(f"{what} returns outputs of shape {output_shape}, {data.name} has {len(data.classes)} classes")
@@ -138,3 +142,10 @@ def _check_outputs(model: BayesianNetwork, output: Tensor, feed: Feed) -> None:
                 f"{name} returns probabilities: let the network return the logits, the likelihood applies the softmax"
             )
     model.likelihood.check(output, _few(feed.tensors[1], len(output)))
+    for teacher in feed.tensors[2:]:
+        if tuple(teacher.shape[1:]) != tuple(model.likelihood.mean(output).shape[1:]):
+            raise DataError(
+                f"the teacher's outputs have the shape {tuple(teacher.shape[1:])} per example, expected that of the "
+                f"likelihood's mean, {tuple(model.likelihood.mean(output).shape[1:])}, such as class probabilities"
+            )
+        model.likelihood.check_teacher(teacher, f"{feed.name}: teacher")

@@ -92,8 +92,8 @@ class MAP(GradientMethod):
             for parameter, prior in state.points.kinds.single:
                 prior.sample(parameter)
             made = {parameter.name: prior.sample(parameter) for parameter, prior in state.points.kinds.joint}
-            x, y = batch
-            model.observe(weights | made, x, y, size=state.size)
+            x, *targets = batch
+            model.observe(weights | made, x, *targets, size=state.size)
 
         at = weights | latents
         trace = poutine.trace(poutine.condition(program, data=at)).get_trace()

@@ -298,7 +298,7 @@ class RunningMoments:
             self.likelihood.check(output, y)
             if self.count == 1:
                 self.likelihood.check_support(output, y, "posterior predictive")
-            found = self.likelihood.distribution_given(output, latent).log_prob(y) + np.log(weight)
+            found = self.likelihood.log_prob(output, y, latent) + np.log(weight)
             self.log_density = found if self.log_density is None else torch.logaddexp(self.log_density, found)
 
     def summary(self, y: Tensor | None) -> PosteriorPredictive:

@@ -180,7 +180,7 @@ class ShrinkingNetwork:
         assert self.architecture is not None
         self._kept = list(kept)
         found = narrowed(self.model.network, self.architecture, kept)
-        model = BayesianNetwork(found.network, self.model.prior, self.model.likelihood)
+        model = BayesianNetwork(found.network, self.model.prior, self.model.likelihood, self.model.teacher_weight)
         # validation looks at the whole and may have left that in evaluation mode
         model.network.train()
         self.left = RemainingNetwork(model, DeclaredGuide(model), found.index)
