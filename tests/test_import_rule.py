@@ -61,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "analysis.decisions": {"errors", "files", "network", "posterior"},
     "analysis.modes": {"errors", "network", "posterior"},
     "analysis.diagnosis": {"errors", "posterior"},
-    "analysis": ANALYSIS - {"analysis"},
+    "analysis": {"network", *ANALYSIS} - {"analysis"},
     "artifact.format": {"errors", "network"},
     "artifact.runtimes": {"errors", "network", "artifact.format"},
     "artifact.writing": {

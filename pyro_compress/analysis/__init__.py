@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from pyro_compress.analysis.diagnosis.arviz_export import to_arviz
     from pyro_compress.analysis.diagnosis.diagnostics import diagnose
     from pyro_compress.analysis.diagnosis.psis import loo, psis_k_hat
+    from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform
 
 _NAMES = {
+    "Codebook": "pyro_compress.network.quantizers",
+    "PerChannel": "pyro_compress.network.quantizers",
+    "Uniform": "pyro_compress.network.quantizers",
     "bit_widths": "pyro_compress.analysis.decisions.bits",
     "Decision": "pyro_compress.analysis.decisions.decision",
     "SiteDecision": "pyro_compress.analysis.decisions.decision",
@@ -32,8 +36,11 @@ _NAMES = {
     "weight_sharing": "pyro_compress.analysis.decisions.weight_sharing",
 }
 __all__ = [
+    "Codebook",
     "Decision",
+    "PerChannel",
     "SiteDecision",
+    "Uniform",
     "architecture_left",
     "bit_widths",
     "description_length_bits",

@@ -92,7 +92,7 @@ class PerChannel:
         return np.array(self.steps, np.float64).reshape(-1, *(1,) * (ndim - 1))
 
     def rows(self, kept: np.ndarray) -> "PerChannel":
-        """The quantizer of some of the entries along axis 0."""
+        """The quantizer of some of the entries along axis 0, given as bool or by their numbers."""
         return PerChannel(tuple(np.array(self.steps)[kept].tolist()))
 
     def coarser(self, octaves: int) -> "PerChannel":
@@ -139,7 +139,9 @@ class Codebook:
     def edges(self) -> np.ndarray:
         """float32: the middles between neighbours of `book`; a value that stands on one goes to the lower level."""
         book = self.book.astype(np.float64)
-        return ((book[1:] + book[:-1]) / 2).astype(np.float32)
+        middle = ((book[1:] + book[:-1]) / 2).astype(np.float32)
+        # of neighbours in float32 too the upper one has itself
+        return np.minimum(middle, np.nextafter(self.book[1:], self.book[:-1]))
 
     def index(self, values: np.ndarray) -> np.ndarray:
         """The place of the nearest level, counted from zero: whole numbers of the type of the values."""
@@ -167,11 +169,31 @@ class Codebook:
 
 
 Quantizer = Uniform | PerChannel | Codebook
+Described = float | dict[str, list[float]] | None
 
 
 def rounded(quantizer: Quantizer, values: np.ndarray) -> np.ndarray:
     """Q(w), float32."""
     return quantizer.value(quantizer.index(values))
+
+
+def described(quantizer: Quantizer | None) -> Described:
+    """A quantizer for files in JSON: the step of a uniform one, else its steps or levels; None for float32."""
+    match quantizer:
+        case Uniform(step):
+            return step
+        case PerChannel(steps):
+            return {"steps": list(steps)}
+        case Codebook(levels):
+            return {"levels": list(levels)}
+    return None
+
+
+def from_described(said: Described) -> Quantizer | None:
+    """The quantizer that `described` gave this for."""
+    if isinstance(said, dict):
+        return PerChannel(tuple(said["steps"])) if "steps" in said else Codebook(tuple(said["levels"]))
+    return None if said is None else Uniform(said)
 
 
 def power_of_two(exponent: int) -> Uniform:

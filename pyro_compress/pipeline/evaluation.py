@@ -26,6 +26,7 @@ from pyro_compress.models import zoo
 from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood
 from pyro_compress.models.tracing import trace
 from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.quantizers import described
 from pyro_compress.network.stored import StoredNetwork
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.pipeline.steps import RunDirectory, build_network, prepare
@@ -184,7 +185,7 @@ def _detail(
     return {
         "original_bytes": measured.original_bytes,
         "bits_per_layer": bits,
-        "steps_per_tensor": {name: site.step for name, site in decision.sites.items()},
+        "steps_per_tensor": {name: described(site.quantizer) for name, site in decision.sites.items()},
         "rates": rates,
         "description_length_bits": description_length_bits(complexity, proper_prior=known),
         "nll_nats_per_example": measured.nll_nats_per_example,

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from pyro_compress.analysis.decisions.bits import bits_for
 from pyro_compress.analysis.decisions.compaction import Compaction, can_compact, compact
 from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
@@ -13,6 +12,7 @@ from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.tracing import trace
 from pyro_compress.network.architecture import Architecture, Conv2d, Linear
+from pyro_compress.network.quantizers import bits_for
 from pyro_compress.pipeline.validation import place, with_batch_norm
 
 
@@ -75,7 +75,10 @@ def _grid_site(
         return torch.from_numpy(values if compaction is None else compaction.take(name, values)).to(device)
 
     spread = (noise * np.sqrt(site.variance)).astype(np.float32)
-    return GridSite(taken(site.value), taken(site.kept()), site.step, taken(spread) if noise > 0 else None)
+    quantizer = site.quantizer
+    if quantizer is not None and compaction is not None:
+        quantizer = quantizer.rows(compaction.rows(name))
+    return GridSite(taken(site.value), taken(site.kept()), quantizer, taken(spread) if noise > 0 else None)
 
 
 def _names_in(architecture: Architecture) -> dict[str, str]:
@@ -91,8 +94,8 @@ def _names_in(architecture: Architecture) -> dict[str, str]:
 
 def _refitted(site: SiteDecision, value: np.ndarray) -> SiteDecision:
     """The site with new values: what rounds to zero is pruned, and bits are what the largest integer needs."""
-    if site.step is None:
+    if site.quantizer is None:
         return site.moved_to(value)
-    integers = np.rint(value.astype(np.float64) / site.step)
+    integers = site.quantizer.index(value)
     bits = np.where(site.kept() & (integers != 0), bits_for(integers), 0).astype(np.uint8)
     return site.moved_to(value, bits=bits)

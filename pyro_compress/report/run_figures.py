@@ -64,7 +64,7 @@ def cut_and_rule(sites: Sequence[ParameterPosterior], decision: Decision) -> tup
     log α = log Var w − log (E w)², so that a cut on log α is one on the ratio: exp(−½ log α).
     """
     made_by = decision.made_by
-    rounded = ", or rounded to zero by their grid" if any(site.step for site in decision.sites.values()) else ""
+    rounded = ", or rounded to zero by their grid" if any(site.quantizer for site in decision.sites.values()) else ""
     snr = made_by.get("snr")
     if isinstance(snr, int | float):
         return float(snr), f"weights are pruned below the cut{rounded}"

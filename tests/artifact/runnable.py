@@ -28,6 +28,7 @@ from pyro_compress.network.architecture import (
     MaxPool2d,
     Recall,
 )
+from pyro_compress.network.quantizers import Uniform
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 from tests.artifact import networks
 
@@ -53,7 +54,7 @@ def reduced(network: nn.Module, input_shape: tuple[int, ...], seed: int = 0) -> 
         rows = (random.random(shape[0]) > 0.3) | name.startswith(last)
         bits = (8 if weight else 16) * np.broadcast_to(rows.reshape(-1, *(1,) * (len(shape) - 1)), shape)
         step = 2.0 ** np.ceil(np.log2(np.abs(value).max() / (2 ** (bits.max() - 1) - 1)))
-        sites[name] = SiteDecision(value, np.zeros_like(value), bits.astype(np.uint8), float(step))
+        sites[name] = SiteDecision(value, np.zeros_like(value), bits.astype(np.uint8), Uniform(float(step)))
     for name, buffer in network.named_buffers():
         if name.endswith("running_mean"):
             buffers[name] = random.normal(0, 0.1, buffer.shape).astype(np.float32)

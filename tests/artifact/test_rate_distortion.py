@@ -12,6 +12,7 @@ from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.artifact.writing.rate_distortion import refine
 from pyro_compress.errors import DecisionError
 from pyro_compress.network.architecture import Activation, Architecture, Linear
+from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform, rounded
 
 STEP = 2.0**-5
 LAYERS = (Linear("fc1", 150, 16, True), Activation("tanh"), Linear("fc2", 16, 12, True))
@@ -23,7 +24,7 @@ def site(value: np.ndarray, variance: float | np.ndarray, step: float = STEP) ->
         value.astype(np.float32),
         np.broadcast_to(np.asarray(variance, np.float32), value.shape),
         np.full(value.shape, 8, np.uint8),
-        step,
+        Uniform(step),
     )
 
 
@@ -143,3 +144,26 @@ def test_what_was_aimed_at_is_kept_in_the_file_of_a_decision(tmp_path: Path) -> 
     loaded = Decision.load(tmp_path / "decision.safetensors")
     np.testing.assert_array_equal(loaded.sites["fc1.weight"].aim, decision().sites["fc1.weight"].value)
     assert loaded.sites["fc1.bias"].aim is None
+
+
+@pytest.mark.parametrize("kind", ["step", "steps"])
+def test_other_grids_are_refined_too_and_codebooks_stay(kind: str) -> None:
+    aim = decision()
+    steps = PerChannel(tuple((0.02 + 0.001 * np.arange(16)).tolist()))
+    quantizer: Uniform | PerChannel = Uniform(0.03) if kind == "step" else steps
+    on = {
+        "fc1.weight": aim.sites["fc1.weight"].on(quantizer),
+        "fc2.weight": aim.sites["fc2.weight"].on(Codebook((-0.2, -0.05, 0.06, 0.25))),
+    }
+    aim = aim.with_sites(on)
+    free, dear = refine(ARCHITECTURE, aim, 0.0), refine(ARCHITECTURE, aim, 0.5)
+    for name, expected in aim.sites.items():
+        np.testing.assert_array_equal(free.sites[name].stored(), expected.stored())
+    assert dear.sites["fc2.weight"] is aim.sites["fc2.weight"] and size(dear) < 0.9 * size(aim)
+    found = dear.sites["fc1.weight"]
+    assert isinstance(found.quantizer, Uniform | PerChannel)
+    octaves = np.log2(found.quantizer.spacing(2) / quantizer.spacing(2))
+    assert len(set(octaves.ravel())) == 1 and octaves.flat[0] in (0, 1, 2)
+    np.testing.assert_array_equal(found.stored(), rounded(found.quantizer, found.value) * found.kept())
+    cost = [0.5 * 8 * size(each) + distortion_nats(each, aim) for each in (dear, aim)]
+    assert cost[0] < cost[1]

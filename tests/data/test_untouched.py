@@ -20,6 +20,7 @@ from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.results.pointwise import log_likelihoods, predictions
 from pyro_compress.inference.results.predictive import posterior_predictive, predictive_draws
+from pyro_compress.network.quantizers import Uniform
 from pyro_compress.report.measure import predict
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -89,7 +90,7 @@ def test_nothing_after_a_fit_changes_them(case: str) -> None:
     log_likelihoods(model, posterior, NEW, torch.arange(10) % 3)
     predict(network, NEW, torch.arange(10) % 3, model.likelihood)
     name, weight = next((n, p) for n, p in network.named_parameters() if p.ndim == 2)
-    sites = {name: GridSite(weight.detach().clone(), torch.ones(weight.shape, dtype=torch.bool), 2**-5)}
+    sites = {name: GridSite(weight.detach().clone(), torch.ones(weight.shape, dtype=torch.bool), Uniform(2**-5))}
     fine_tune(network, sites, data, model.likelihood, epochs=1, rate_weight=0.0, batch_size=48)
     reestimate_batch_norm(nn.Sequential(network, nn.BatchNorm1d(3)), data)
     assert all(torch.equal(a, b) for a, b in zip(before, (X, HELD, NEW), strict=True))

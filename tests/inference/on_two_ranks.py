@@ -33,6 +33,7 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.normal import Normal
+from pyro_compress.network.quantizers import Uniform
 from pyro_compress.posterior.posterior import Posterior
 
 # 46 examples in batches of 15: shares of 8 and 7, and a last batch of 16, since one example is no batch of its own
@@ -157,7 +158,7 @@ def on_the_grid() -> dict[str, Any]:
         name: GridSite(
             parameter.detach().clone(),
             torch.rand(parameter.shape, generator=generator) < 0.8,
-            0.125,
+            Uniform(0.125),
             torch.full(parameter.shape, 0.01),
         )
         for name, parameter in tuned.named_parameters()

@@ -31,6 +31,10 @@ class Compaction:
         """The compact part of an original tensor."""
         return original[self.index[name]]
 
+    def rows(self, name: str) -> np.ndarray:
+        """Which entries of axis 0 of an original tensor are there."""
+        return np.ravel(self.index[name][0])
+
     def put_back(self, name: str, compact: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """A tensor of the original shape, zero outside the compact part."""
         whole = np.zeros(shape, dtype=compact.dtype)

@@ -6,7 +6,6 @@ every weight and the coarser grid of every tensor.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,15 @@ from safetensors.numpy import load_file, save
 
 from pyro_compress.errors import DecisionError
 from pyro_compress.files import write_atomically
+from pyro_compress.network.quantizers import (
+    Described,
+    PerChannel,
+    Quantizer,
+    Uniform,
+    bits_for,
+    described,
+    from_described,
+)
 from pyro_compress.posterior.posterior import ParameterPosterior
 
 FLOAT_BITS = 32
@@ -30,8 +38,8 @@ class SiteDecision:
     Attributes:
         value: float32, S. The number to store (before rounding to the grid).
         variance: float32, S. Posterior variance of the weight; zero for point estimates.
-        bits: uint8, S. 0 = pruned; 32 with step None = stored as float32.
-        step: grid step Δ, a power of two (fixed point with −log₂Δ fraction bits), or None.
+        bits: uint8, S. 0 = pruned; 32 without a quantizer = stored as float32.
+        quantizer: what values are rounded to, or None; `Uniform(2.0**-k)` is fixed point with k fraction bits.
         mean: float32, S. Posterior mean, where `value` is another number or has been moved; None where it is `value`.
         aim: float32, S. What `value` was before it was moved for the sake of a shorter file, from which further moves
             are measured; None where it has not been.
@@ -40,14 +48,14 @@ class SiteDecision:
     value: np.ndarray
     variance: np.ndarray
     bits: np.ndarray
-    step: float | None = None
+    quantizer: Quantizer | None = None
     mean: np.ndarray | None = None
     aim: np.ndarray | None = None
 
     @staticmethod
-    def of(site: ParameterPosterior, bits: np.ndarray, step: float | None = None) -> "SiteDecision":
+    def of(site: ParameterPosterior, bits: np.ndarray, quantizer: Quantizer | None = None) -> "SiteDecision":
         """What a posterior says is to be stored, at so many bits."""
-        return SiteDecision(site.to_store, site.variance, bits, step, None if site.value is None else site.mean)
+        return SiteDecision(site.to_store, site.variance, bits, quantizer, None if site.value is None else site.mean)
 
     def __post_init__(self) -> None:
         if not (self.value.shape == self.variance.shape == self.bits.shape):
@@ -55,26 +63,31 @@ class SiteDecision:
                 "value, variance and bits must share one shape, found "
                 f"{self.value.shape}, {self.variance.shape}, {self.bits.shape}"
             )
-        if self.step is not None and math.frexp(self.step)[0] != 0.5:
-            raise DecisionError(f"a grid step must be a power of two, not {self.step}")
+        if isinstance(self.quantizer, PerChannel) and self.value.shape[:1] != (len(self.quantizer.steps),):
+            raise DecisionError(f"{len(self.quantizer.steps)} steps were given for values of shape {self.value.shape}")
 
     def kept(self) -> np.ndarray:
         """Boolean, S: which weights are not pruned."""
         return self.bits > 0
 
     def integers(self) -> np.ndarray:
-        """int32, S: round-half-even(value / Δ), zero where pruned, clipped to what `bits` can hold."""
-        if self.step is None:
+        """int32, S: the quantizer's index of the value, zero where pruned, clipped to what `bits` can hold."""
+        if self.quantizer is None:
             raise DecisionError("this site has no grid: combine the decision with bit_widths(...)")
         limit = np.ldexp(1.0, np.maximum(self.bits.astype(np.int64), 1) - 1) - 1
-        rounded = np.clip(np.rint(self.value.astype(np.float64) / self.step), -limit, limit)
+        rounded = np.clip(self.quantizer.index(self.value), -limit, limit)
         return np.where(self.kept(), rounded, 0).astype(np.int32)
 
     def stored(self) -> np.ndarray:
         """float32, S: the numbers that a decoder will see."""
-        if self.step is None:
+        if self.quantizer is None:
             return np.where(self.kept(), self.value, 0).astype(np.float32)
-        return (self.integers() * self.step).astype(np.float32)
+        return self.quantizer.value(self.integers())
+
+    def on(self, quantizer: Quantizer) -> "SiteDecision":
+        """The same values on another quantizer, with as many bits as the largest kept one needs."""
+        bits = bits_for(quantizer.index(self.value)[self.kept()])
+        return replace(self, quantizer=quantizer, bits=np.where(self.kept(), bits, 0).astype(np.uint8))
 
     def moved_to(self, value: np.ndarray, **changed: Any) -> "SiteDecision":
         """Another number to store; where the posterior stands is kept."""
@@ -125,7 +138,8 @@ class Decision:
 
     def save(self, path: Path) -> None:
         """Write as safetensors (no code, no pickle), through a temporary file."""
-        tensors, steps = {}, {}
+        tensors: dict[str, np.ndarray] = {}
+        steps: dict[str, Described] = {}
         for name, site in self.sites.items():
             tensors[f"value/{name}"] = site.value.astype(np.float32)
             tensors[f"variance/{name}"] = site.variance.astype(np.float32)
@@ -133,7 +147,7 @@ class Decision:
             for kind, kept in (("mean", site.mean), ("aim", site.aim)):
                 if kept is not None:
                     tensors[f"{kind}/{name}"] = kept.astype(np.float32)
-            steps[name] = site.step
+            steps[name] = described(site.quantizer)
         for name, buffer in self.buffers.items():
             tensors[f"buffer/{name}"] = buffer.astype(np.float32)
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
@@ -155,7 +169,7 @@ class Decision:
                     tensors[f"value/{name}"],
                     tensors[f"variance/{name}"],
                     tensors[f"bits/{name}"],
-                    step,
+                    from_described(step),
                     tensors.get(f"mean/{name}"),
                     tensors.get(f"aim/{name}"),
                 )
@@ -176,5 +190,13 @@ def _both(name: str, left: SiteDecision, right: SiteDecision) -> SiteDecision:
         )
     if not np.array_equal(left.value, right.value):
         raise DecisionError(f"{name}: the two decisions store different values; take both from one posterior")
-    steps = [step for step in (left.step, right.step) if step is not None]
-    return replace(left, bits=np.minimum(left.bits, right.bits), step=max(steps, default=None))
+    return replace(left, bits=np.minimum(left.bits, right.bits), quantizer=_coarser(name, left, right))
+
+
+def _coarser(name: str, left: SiteDecision, right: SiteDecision) -> Quantizer | None:
+    found, other = left.quantizer, right.quantizer
+    if found is None or other is None or found == other:
+        return other if found is None else found
+    if isinstance(found, Uniform) and isinstance(other, Uniform):
+        return max(found, other, key=lambda each: each.step)
+    raise DecisionError(f"{name}: of {found} and {other} neither is the coarser grid; take one of the two")

@@ -53,9 +53,9 @@ def norm_grids(architecture: Architecture, decision: Decision) -> dict[str, Norm
             continue
         beside = _nearest(architecture.layers, position)
         site = None if beside is None else decision.sites[f"{beside.name}.weight"]
-        integers = None if site is None or site.step is None else site.integers().astype(np.float64)
-        if integers is None or not integers.any():
+        if site is None or site.quantizer is None or not site.integers().any():
             continue
+        integers = site.stored().astype(np.float64) / site.quantizer.spacing(site.value.ndim)
         allowed = SHARE / (12 * float((integers[integers != 0] ** 2).mean()))
         scale, shift = numbers.affine(layer)
         (mean, deviation), in_front = numbers.statistics(layer), bias_in_front(architecture, position)
@@ -115,7 +115,7 @@ def with_norms_on_grids(
                 bits = np.where(site.kept(), FLOAT_BITS, 0).astype(np.uint8)
                 value = np.where(site.kept(), value, 0).astype(np.float32)
                 # a grid of γ or β themselves would round them away from those of s and t
-                sites[f"{layer.name}.{kind}"] = site.moved_to(value, bits=bits, step=None)
+                sites[f"{layer.name}.{kind}"] = site.moved_to(value, bits=bits, quantizer=None)
         elif (grid.scale > 0).all():
             buffers[f"{layer.name}.running_mean"] = (bias - grid.shift / grid.scale).astype(np.float32)
             buffers[f"{layer.name}.running_var"] = (grid.scale**-2.0 - layer.eps).astype(np.float32)

@@ -44,7 +44,7 @@ from pyro_compress.network.architecture import (
     last_references,
 )
 from pyro_compress.network.liveness import Numbers, Signal, Weighted, groups_of, is_depthwise, outputs_of, signals
-from pyro_compress.network.quantizers import STEP_EXPONENTS, Uniform
+from pyro_compress.network.quantizers import Codebook, Quantizer
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
 # From here on float32 cannot tell neighbouring integers apart.
@@ -220,7 +220,7 @@ class _Builder:
         if norm_follows:
             self._bias_for_norm, stored = (bias, bias_spread), None
         else:
-            stored = _stored_bias(bias[rows], self._sites.get(f"{layer.name}.bias"))
+            stored = _stored_bias(bias[rows], self._sites.get(f"{layer.name}.bias"), rows)
         if stored is not None:
             self.tensors[f"{layer.name}.bias"], self.spread[f"{layer.name}.bias"] = (
                 stored,
@@ -242,11 +242,11 @@ class _Builder:
         self.index[name] = np.ix_(rows, columns)
         mask = alive.reshape(*alive.shape, *(1,) * (site.value.ndim - 2))
         self.spread[name] = np.broadcast_to(self._spread_of(name), site.value.shape)[rows][:, columns]
-        if site.step is None:
+        if site.quantizer is None:
             self.tensors[name] = StoredTensor(floats=(site.stored() * mask)[rows][:, columns].astype(np.float32))
         else:
             integers = (site.integers() * mask)[rows][:, columns].astype(np.int32)
-            self.tensors[name] = StoredTensor(integers, Uniform(site.step))
+            self.tensors[name] = _stored(integers, site.quantizer.rows(rows))
 
 
 def _resized(layer: Weighted, outputs: int, inputs: int, bias: bool) -> Weighted:
@@ -256,18 +256,26 @@ def _resized(layer: Weighted, outputs: int, inputs: int, bias: bool) -> Weighted
     return replace(layer, in_channels=inputs, out_channels=outputs, groups=groups, bias=bias)
 
 
-def _stored_bias(bias: np.ndarray, site: SiteDecision | None) -> StoredTensor | None:
-    """The bias on its own grid, in float32 if it has none or a fold outgrew it; None if nothing is left of it."""
-    integers = np.rint(bias / site.step) if site is not None and site.step is not None else None
-    if site is not None and site.step is not None and integers is not None and np.abs(integers).max() < INTEGER_LIMIT:
-        stored = StoredTensor(integers.astype(np.int32), Uniform(site.step))
-    else:
-        stored = StoredTensor(floats=bias.astype(np.float32))
+def _stored(integers: np.ndarray, quantizer: Quantizer) -> StoredTensor:
+    """What a file holds of int32 indices; of a codebook only the levels that some number has."""
+    if isinstance(quantizer, Codebook):
+        quantizer, integers = quantizer.used(integers)
+    return StoredTensor(integers, quantizer)
+
+
+def _stored_bias(bias: np.ndarray, site: SiteDecision | None, rows: np.ndarray) -> StoredTensor | None:
+    """The bias on its own grid, in float32 if it has none or a fold outgrew it; None if nothing is left of it.
+
+    A codebook has no levels near what a fold has moved, so then it is float32 too.
+    """
+    stored = StoredTensor(floats=bias.astype(np.float32))
+    quantizer = None if site is None or site.quantizer is None else site.quantizer.rows(rows)
+    if quantizer is not None:
+        indices = quantizer.index(bias)
+        moved = isinstance(quantizer, Codebook) and not np.array_equal(quantizer.value(indices), stored.dense())
+        if not moved and np.abs(indices).max() < INTEGER_LIMIT:
+            stored = _stored(indices.astype(np.int32), quantizer)
     return stored if stored.dense().any() else None
-
-
-def _exponent(step: float) -> int:
-    return round(float(np.log2(step)))
 
 
 def _check(architecture: Architecture, decision: Decision) -> None:
@@ -279,12 +287,8 @@ def _check(architecture: Architecture, decision: Decision) -> None:
     for name, site in decision.sites.items():
         if not np.isfinite(site.stored()).all():
             raise DecisionError(f"the decision on {name} stores NaN or infinite values")
-        if site.step is None:
-            continue
-        if _exponent(site.step) not in STEP_EXPONENTS:
-            raise DecisionError(f"the grid step of {name} is {site.step}, expected 2**-64 to 2**63")
-        if np.abs(site.integers().astype(np.int64)).max(initial=0) >= INTEGER_LIMIT:
-            raise DecisionError(f"the grid step {site.step} of {name} is too fine: its integers exceed 24 bits")
+        if site.quantizer is not None and np.abs(site.integers().astype(np.int64)).max(initial=0) >= INTEGER_LIMIT:
+            raise DecisionError(f"the grid of {name} is too fine: its integers exceed 24 bits")
     for name in buffers:
         if not np.isfinite(decision.buffers[name]).all():
             raise DecisionError(f"buffer {name} holds NaN or infinite values")

@@ -4,9 +4,8 @@
 
 The distortion is twice what the step away from the mean costs in nats under a normal posterior. Lloyd's algorithm
 gives each weight its nearest level and each level the precision-weighted mean of its weights, until nothing
-changes; zero is no level, since pruning is zero bits. Levels then go to a fine power-of-two grid, so a decision
-with a codebook is a decision like any other, and the encoder stores places in the book where that takes fewer
-bytes.
+changes; zero is no level, since pruning is zero bits. Levels then go to a fine power-of-two grid, where the encoder
+stores places in the book if that takes fewer bytes; or they stay real numbers, and the grid is a `Codebook`.
 
 Sources: Lloyd (1982) and Max (1960); weight sharing by k-means, Han et al. (2016); the soft form, Ullrich et al.
 (2017).
@@ -16,16 +15,16 @@ import math
 
 import numpy as np
 
-from pyro_compress.analysis.decisions.bits import bits_for
-from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
+from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.errors import DecisionError
+from pyro_compress.network.quantizers import Codebook, Uniform, bits_for
 
 GRID_BITS = 12
 MOST_ROUNDS = 100
 MOST_LEVELS = 256
 
 
-def weight_sharing(decision: Decision, levels: int = 16) -> Decision:
+def weight_sharing(decision: Decision, levels: int = 16, *, real: bool = False) -> Decision:
     """The decision with the kept weights of every layer moved to at most `levels` shared values each.
 
     A level is a multiple of the largest kept weight's magnitude / 2¹¹, rounded up to a power of two, so that its
@@ -34,14 +33,16 @@ def weight_sharing(decision: Decision, levels: int = 16) -> Decision:
     Args:
         decision: which weights are kept, e.g. `prune(posterior)`, and their values and variances.  Where a layer has
             no variance (point estimates) all its weights count alike.
-        levels: K, different non-zero values per layer, 1 to 256.
+        levels: K, different non-zero values per layer, 1 to 256; at most 255 of one sign if they are real.
+        real: levels are the float32 numbers that Lloyd's algorithm finds, which cost 4 bytes each in the file and about
+            two as multiples.  Two of them make ternary weights.
 
     Raises:
         DecisionError: the number of levels is out of range.
     """
     if not 1 <= levels <= MOST_LEVELS:
         raise DecisionError(f"a codebook has 1 to {MOST_LEVELS} levels, found {levels}")
-    shared = {name: _shared(site, levels) for name, site in decision.sites.items() if site.value.ndim > 1}
+    shared = {name: _shared(site, levels, real) for name, site in decision.sites.items() if site.value.ndim > 1}
     return decision.with_sites(shared, codebook_levels=levels)
 
 
@@ -63,7 +64,7 @@ def lloyd_max(values: np.ndarray, precisions: np.ndarray, levels: int) -> np.nda
     return book[np.searchsorted((book[1:] + book[:-1]) / 2, values)]
 
 
-def _shared(site: SiteDecision, levels: int) -> SiteDecision:
+def _shared(site: SiteDecision, levels: int, real: bool) -> SiteDecision:
     kept = site.stored() != 0
     values = site.value[kept]
     if len(np.unique(values)) <= levels:
@@ -72,9 +73,16 @@ def _shared(site: SiteDecision, levels: int) -> SiteDecision:
     known = variance > 0
     least = variance[known].min() if known.any() else 1.0
     moved = lloyd_max(values, 1 / np.where(known, variance, least), levels)
+    if real:
+        moved = moved.astype(np.float32)
+        stored = np.zeros_like(site.value)
+        stored[kept] = moved
+        book = Codebook(tuple(np.unique(moved[moved != 0]).tolist()))
+        bits = np.where(kept, FLOAT_BITS, 0).astype(np.uint8)
+        return site.moved_to(stored, bits=bits, quantizer=None).on(book)
     step = 2.0 ** (math.ceil(math.log2(float(np.abs(values).max()))) - GRID_BITS + 1)
     integers = np.rint(moved / step)
     integers = np.where(integers == 0, np.sign(moved), integers)
     stored, bits = np.zeros_like(site.value), np.zeros_like(site.bits)
     stored[kept], bits[kept] = integers * step, bits_for(integers)
-    return SiteDecision(stored, site.variance, bits, step)
+    return SiteDecision(stored, site.variance, bits, Uniform(step))

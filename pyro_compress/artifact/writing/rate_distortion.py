@@ -18,18 +18,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pyro_compress.analysis.decisions.bits import bits_for
 from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
 from pyro_compress.analysis.decisions.structure import remove_dead_indexed
 from pyro_compress.artifact.format.coding import UNIT, Values, split, token_range
-from pyro_compress.artifact.format.header import ALL_ZERO, TensorCode
+from pyro_compress.artifact.format.header import ALL_ZERO, TensorCode, code_of
 from pyro_compress.artifact.format.layout import Columns, tensor_columns
 from pyro_compress.artifact.format.pattern import Choose, code_matrix
 from pyro_compress.artifact.format.stream import RangeWriter, tensor_models
 from pyro_compress.artifact.writing.encode import choose_code, first_code
 from pyro_compress.errors import DecisionError
 from pyro_compress.network.architecture import Architecture
-from pyro_compress.network.quantizers import STEP_EXPONENTS
+from pyro_compress.network.quantizers import STEP_EXPONENTS, PerChannel, Uniform, bits_for
 
 COARSER = (0, 1, 2)
 SMALLER = 3
@@ -56,18 +55,19 @@ def refinement(architecture: Architecture, decision: Decision) -> Callable[[floa
     columns = tensor_columns(stored.architecture, 0)
     weights = {}
     for name, where in index.items():
-        site, tensor = decision.sites[name], stored.tensors[name]
-        if site.step is not None and tensor.integers is not None and tensor.integers.any():
-            weights[name] = _Numbers.of(site, where, tensor.integers), choose_code(tensor, columns[name])
+        quantizer, tensor = stored.tensors[name].quantizer, stored.tensors[name]
+        if isinstance(quantizer, Uniform | PerChannel) and tensor.integers is not None and tensor.integers.any():
+            numbers = _Numbers.of(decision.sites[name], where, quantizer, tensor.integers)
+            weights[name] = numbers, choose_code(tensor, columns[name])
 
     def refined(price: float) -> Decision:
         if not price >= 0:
             raise DecisionError(f"the price of a bit must not be negative, found {price}")
         changed = {}
         for name, (numbers, code) in weights.items():
-            integers, exponent = _cheapest(numbers, code, columns[name], price)
+            integers, coarser = _cheapest(numbers, code, columns[name], price)
             integers = integers.reshape(stored.tensors[name].shape)
-            changed[name] = _with_integers(decision.sites[name], index[name], integers, 2.0**exponent)
+            changed[name] = _with_integers(decision.sites[name], index[name], numbers.quantizer, integers, coarser)
         return decision.with_sites(changed, price_nats_per_bit=price)
 
     return refined
@@ -78,23 +78,27 @@ class _Numbers:
     """One tensor as a matrix (rows, columns): where to start, where to aim, and how precisely.
 
     Attributes:
+        quantizer: of the tensor, before its steps are made coarser.
         start: int32, nearest integers.
         mean: float64, μ in steps of the grid.
         precision: float64, 1 / (2σ²) in the same unit.
     """
 
+    quantizer: Uniform | PerChannel
     start: np.ndarray
     mean: np.ndarray
     precision: np.ndarray
 
     @staticmethod
-    def of(site: SiteDecision, where: tuple[np.ndarray, ...], start: np.ndarray) -> "_Numbers":
+    def of(
+        site: SiteDecision, where: tuple[np.ndarray, ...], quantizer: Uniform | PerChannel, start: np.ndarray
+    ) -> "_Numbers":
         """What the decision says of the weights that are left, `start` being the integers that it stores."""
-        assert site.step is not None
-        mean = _aim(site)[where].astype(np.float64) / site.step
+        step = quantizer.spacing(start.ndim)
+        mean = _aim(site)[where].astype(np.float64) / step
         variance = np.maximum(site.variance[where].astype(np.float64), np.finfo(np.float32).tiny)
-        precision = site.step**2 / (2 * variance)
-        return _Numbers(*(part.reshape(len(start), -1) for part in (start, mean, precision)))
+        precision = step**2 / (2 * variance)
+        return _Numbers(quantizer, *(part.reshape(len(start), -1) for part in (start, mean, precision)))
 
     def on_grid(self, coarser: int) -> "_Numbers":
         """The same numbers in steps that are 2^coarser times as large."""
@@ -102,7 +106,7 @@ class _Numbers:
             return self
         mean = np.ldexp(self.mean, -coarser)
         start = (np.rint(mean) * (self.start != 0)).astype(np.int32)
-        return _Numbers(start, mean, np.ldexp(self.precision, 2 * coarser))
+        return replace(self, start=start, mean=mean, precision=np.ldexp(self.precision, 2 * coarser))
 
     def distortion_nats(self, integers: np.ndarray) -> float:
         """Σ (Δq − μ)² / (2σ²)."""
@@ -110,13 +114,18 @@ class _Numbers:
 
 
 def _with_integers(
-    site: SiteDecision, where: tuple[np.ndarray, ...], integers: np.ndarray, step: float
+    site: SiteDecision,
+    where: tuple[np.ndarray, ...],
+    quantizer: Uniform | PerChannel,
+    integers: np.ndarray,
+    coarser: int,
 ) -> SiteDecision:
-    """The site with these integers where they belong; the rest stays, zeros are pruned."""
+    """The site with these integers where they belong, `quantizer` being theirs; the rest stays, zeros are pruned."""
+    assert isinstance(site.quantizer, Uniform | PerChannel)
     value, bits = site.value.copy(), site.bits.copy()
-    value[where] = integers * step
+    value[where] = quantizer.coarser(coarser).value(integers)
     bits[where] = np.where(integers != 0, bits_for(integers), 0)
-    return site.moved_to(value, bits=bits, step=step, aim=_aim(site))
+    return site.moved_to(value, bits=bits, quantizer=site.quantizer.coarser(coarser), aim=_aim(site))
 
 
 def _aim(site: SiteDecision) -> np.ndarray:
@@ -124,27 +133,27 @@ def _aim(site: SiteDecision) -> np.ndarray:
 
 
 def _cheapest(numbers: _Numbers, code: TensorCode, columns: Columns, price: float) -> tuple[np.ndarray, int]:
-    """Integers (rows, columns) and step exponent of the grid on which rate and distortion together cost least."""
-    assert code.step_exponent is not None
+    """Integers (rows, columns) and octaves of the coarser grid on which rate and distortion together cost least."""
+    largest = max(numbers.quantizer.spacing(1))
     found = []
     for coarser in COARSER if price else COARSER[:1]:
-        exponent, on_grid = code.step_exponent + coarser, numbers.on_grid(coarser)
-        if exponent not in STEP_EXPONENTS:
+        if largest * 2.0**coarser >= 2.0**STEP_EXPONENTS.stop:
             break
-        integers, bits = _chosen(on_grid, exponent, code.strength, columns, price)
+        on_grid = numbers.on_grid(coarser)
+        integers, bits = _chosen(on_grid, code.strength, columns, price)
         found.append((price * bits + on_grid.distortion_nats(integers), coarser, integers))
     _, coarser, integers = min(found, key=lambda entry: entry[:2])
-    return integers, code.step_exponent + coarser
+    return integers, coarser
 
 
-def _chosen(numbers: _Numbers, exponent: int, strength: int, columns: Columns, price: float) -> tuple[np.ndarray, int]:
+def _chosen(numbers: _Numbers, strength: int, columns: Columns, price: float) -> tuple[np.ndarray, int]:
     """The integers that are cheapest one after the other, under models that learn as the coder's do, and their bits.
 
     The second pass starts at the density that the first one found.
     """
     given, bits = numbers.start, 0
     for _ in range(PASSES if price else 0):
-        code = first_code(given, TensorCode(exponent), strength)
+        code = first_code(given, code_of(numbers.quantizer), strength)
         if code.density == ALL_ZERO:
             return given, 0
         # the largest number may be asked for again

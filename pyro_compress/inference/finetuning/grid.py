@@ -2,6 +2,9 @@
 
     minimise over θ   −Σ_i log p(y_i | x_i, Q(θ)) + γ Σ_j ln(|θ_j| + Δ/2),    Q(θ) = Δ · round(θ / Δ)
 
+Q may also have a step for each output channel, or take the nearest level of a codebook, Δ then being the smallest
+distance between its levels (`network/quantizers.py`).
+
 The second term is −ln p of the truncated log-uniform prior on a grid of step Δ, so this is the MAP estimate under
 that prior restricted to what the file can hold; γ trades nats of fit against code length.  Gradients pass straight
 through Q (Bengio et al. 2013).  Weights that the decision pruned stay zero.
@@ -13,6 +16,7 @@ is run at Q(θ) + σ ε, so that weights stay where the data leave them room.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -21,12 +25,14 @@ from pyro_compress.data import dataset as data_module
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.errors import NetworkError
 from pyro_compress.inference.finetuning.batch_norm import refuse_batches_of_one
+from pyro_compress.inference.finetuning.rounding import Rounding
 from pyro_compress.inference.gradient.gradient_method import linear, refuse_non_finite
 from pyro_compress.inference.loop.alone import alone
 from pyro_compress.inference.loop.devices import on_device, seed_generators
 from pyro_compress.inference.loop.dtypes import default_dtype
 from pyro_compress.inference.loop.processes import Ranks
 from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.network.quantizers import Quantizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,19 +42,26 @@ class GridSite:
     Attributes:
         value: float, S: where fine-tuning starts.
         kept: bool, S: False stays zero for ever.
-        step: Δ, or None for a tensor that is stored as float32.
+        quantizer: Q, or None for a tensor that is stored as float32.
         noise: float, S: σ of the noise that training adds to what is kept, or None.
     """
 
     value: torch.Tensor
     kept: torch.Tensor
-    step: float | None
+    quantizer: Quantizer | None
     noise: torch.Tensor | None = None
 
     def quantised(self, value: torch.Tensor) -> torch.Tensor:
         """Q(value), zero where not kept."""
-        rounded = value if self.step is None else torch.round(value / self.step) * self.step
-        return rounded * self.kept
+        return (value if self._rounding is None else self._rounding(value)) * self.kept
+
+    @cached_property
+    def _rounding(self) -> Rounding | None:
+        return None if self.quantizer is None else Rounding.of(self.quantizer, self.value)
+
+    def rate_gradient(self, value: torch.Tensor) -> torch.Tensor | None:
+        """The derivative of ln(|θ| + Δ/2), or None for float32."""
+        return None if self._rounding is None else torch.sign(value) / (value.abs() + self._rounding.spacing / 2)
 
     def noisy(self, value: torch.Tensor) -> torch.Tensor:
         """Q(value) + σ ε, zero where not kept."""
@@ -165,8 +178,9 @@ class _Training:
         for name, site in self.sites.items():
             gradient, value = self.parameters[name].grad, self.hidden[name]
             assert gradient is not None
-            if site.step is not None and self.penalty > 0:
-                gradient.add_(torch.sign(value) / (value.abs() + site.step / 2), alpha=self.penalty)
+            rate = site.rate_gradient(value) if self.penalty > 0 else None
+            if rate is not None:
+                gradient.add_(rate, alpha=self.penalty)
             value.grad = gradient.mul_(site.kept)
 
     def place(self, values: Mapping[str, torch.Tensor]) -> None:

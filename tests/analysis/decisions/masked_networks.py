@@ -25,6 +25,7 @@ from pyro_compress.network.architecture import (
     Select,
     walk,
 )
+from pyro_compress.network.quantizers import Uniform
 from pyro_compress.network.stored import StoredNetwork
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
@@ -93,7 +94,8 @@ def decide(network: nn.Module, masks: dict[str, np.ndarray] | None = None, step:
     for name, parameter in network.named_parameters():
         value = parameter.detach().numpy().copy()
         mask = (masks or {}).get(name, np.ones(value.shape, dtype=bool))
-        sites[name] = SiteDecision(value, np.zeros_like(value), np.where(mask, 16, 0).astype(np.uint8), step)
+        bits = np.where(mask, 16, 0).astype(np.uint8)
+        sites[name] = SiteDecision(value, np.zeros_like(value), bits, None if step is None else Uniform(step))
     buffers = {name: b.numpy().copy() for name, b in network.named_buffers() if "running" in name}
     return Decision(sites, buffers)
 

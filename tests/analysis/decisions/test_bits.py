@@ -13,7 +13,6 @@ from pyro_compress.analysis.decisions.bits import (
     COARSEST_STEP,
     FINEST_STEP,
     bit_widths,
-    bits_for,
     fixed_point_step,
     on_grid,
     published_bits,
@@ -22,6 +21,7 @@ from pyro_compress.analysis.decisions.bits import (
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.analysis.decisions.pruning import prune
 from pyro_compress.errors import DecisionError
+from pyro_compress.network.quantizers import PerChannel, Uniform, bits_for
 from pyro_compress.posterior.criterion import Criterion
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
@@ -55,7 +55,7 @@ def test_step_stays_within_its_bounds() -> None:
 def test_bits_for_is_the_fewest_that_hold_every_integer(largest: int, bits: int) -> None:
     integers = np.array([0, -largest, min(1, largest)])
     assert bits_for(integers) == bits
-    held = SiteDecision(np.array([-largest], np.float32), np.zeros(1), np.array([bits], np.uint8), 1.0)
+    held = SiteDecision(np.array([-largest], np.float32), np.zeros(1), np.array([bits], np.uint8), Uniform(1.0))
     assert held.integers().tolist() == [-largest]
 
 
@@ -65,8 +65,8 @@ def test_bits_for_nothing() -> None:
 
 def test_on_grid_counts_what_is_kept_only() -> None:
     site = parameter([[1.0, 100.0]], 1.0)
-    assert on_grid(site, 0.5).bits.tolist() == [[9, 9]]  # 200 takes 8 bits and a sign
-    assert on_grid(site, 0.5, np.array([[True, False]])).bits.tolist() == [[3, 3]]
+    assert on_grid(site, Uniform(0.5)).bits.tolist() == [[9, 9]]  # 200 takes 8 bits and a sign
+    assert on_grid(site, Uniform(0.5), np.array([[True, False]])).bits.tolist() == [[3, 3]]
     assert on_grid(site, None).bits.tolist() == [[FLOAT_BITS, FLOAT_BITS]]
 
 
@@ -80,23 +80,23 @@ def test_each_layer_has_its_own_step_from_the_weights_that_stay() -> None:
     posterior = Posterior(sites)
     pruned = prune(posterior, snr=1.0)
     found = pruned & bit_widths(posterior, c=1.0, within=pruned)
-    assert {name: site.step for name, site in found.sites.items()} == {
-        "a.weight": 1.0,
-        "a.bias": 1.0,  # its layer's
-        "b.weight": 0.5,
+    assert {name: site.quantizer for name, site in found.sites.items()} == {
+        "a.weight": Uniform(1.0),
+        "a.bias": Uniform(1.0),  # its layer's
+        "b.weight": Uniform(0.5),
         "norm.weight": None,
     }
     assert found.sites["a.weight"].bits.tolist() == [[4, 0]]
     assert found.sites["norm.weight"].bits.tolist() == [FLOAT_BITS]
     assert (found.made_by["bit_rule"], found.made_by["c"]) == ("fixed_point", 1.0)
     by_default = bit_widths(posterior, within=pruned)  # c = 1/16
-    assert by_default.sites["a.weight"].step == 0.25
+    assert by_default.sites["a.weight"].quantizer == Uniform(0.25)
 
 
 def test_without_a_decision_the_priors_own_cut_says_what_stays() -> None:
     cut = Criterion("log_alpha", "weight", 3.0)
     site = replace(parameter([[1.0, 0.001]], [[1 / 12, 1.0]]), criterion=cut)  # log α of the second is 13.8
-    assert bit_widths(Posterior({"w": site}), c=1.0).sites["w"].step == 1.0
+    assert bit_widths(Posterior({"w": site}), c=1.0).sites["w"].quantizer == Uniform(1.0)
 
 
 def test_rounding_adds_no_more_than_c_of_the_posterior_variance() -> None:
@@ -133,3 +133,26 @@ def test_published_bits_by_hand() -> None:
     assert published_bits(site, np.zeros((1, 3), bool)) == 0
     # the tiny variance fills the significand: 23, and max|w| = 9: ⌈log₂(4.17) + 1⌉ = 4
     assert published_bits(site, np.array([[False, False, True]])) == 1 + 23 + 4
+
+
+def test_other_grids_take_the_coarsest_step_that_the_rule_allows() -> None:
+    variance = [[0.01, 100.0], [0.04, 0.04], [5.0, 5.0]]
+    sites = {
+        "a.weight": parameter([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]], variance),
+        "a.bias": parameter([0.4, 0.5, 0.6], 0.0, "point"),
+    }
+    posterior = Posterior(sites)
+    pruned = prune(posterior, snr=1.0)
+    kept = np.array([0.01, 0.04, 0.04])
+    exact = np.sqrt(12 * 0.25 * kept.mean())
+    uniform = bit_widths(posterior, c=0.25, within=pruned, grid="uniform")
+    for site in uniform.sites.values():
+        assert isinstance(site.quantizer, Uniform) and site.quantizer.step == pytest.approx(exact)
+    assert uniform.made_by["grid"] == "uniform" and "grid" not in bit_widths(posterior, within=pruned).made_by
+    power = bit_widths(posterior, c=0.25, within=pruned).sites["a.weight"].quantizer
+    assert isinstance(power, Uniform) and exact / 2 < power.step <= exact
+    for site in bit_widths(posterior, c=0.25, within=pruned, grid="per_channel").sites.values():
+        assert isinstance(site.quantizer, PerChannel)  # nothing of the last channel is kept
+        assert site.quantizer.steps == pytest.approx((np.sqrt(12 * 0.25 * 0.01), np.sqrt(12 * 0.25 * 0.04), exact))
+    with pytest.raises(DecisionError, match="unknown grid 'per_layer': known are per_channel, power_of_two, uniform"):
+        bit_widths(posterior, grid="per_layer")

@@ -1,5 +1,6 @@
 """Decisions: rounding, composition, and the file that holds one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.errors import DecisionError
+from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform, rounded
 
 
 def site(values: list[float], bits: list[int] | int = FLOAT_BITS, step: float | None = None) -> SiteDecision:
     value = np.array(values, np.float32)
-    return SiteDecision(value, np.zeros_like(value), np.full(value.shape, bits, np.uint8), step)
+    grid = None if step is None else Uniform(step)
+    return SiteDecision(value, np.zeros_like(value), np.full(value.shape, bits, np.uint8), grid)
 
 
 def decision(**sites: SiteDecision) -> Decision:
@@ -35,10 +38,30 @@ def test_without_a_grid_kept_values_are_stored_as_they_are() -> None:
         held.integers()
 
 
-@pytest.mark.parametrize("step", [0.3, 0.0, -0.5, float("inf")])
-def test_a_step_that_is_no_power_of_two_is_refused(step: float) -> None:
-    with pytest.raises(DecisionError, match=f"a grid step must be a power of two, not {step}"):
-        site([1.0], step=step)
+def test_steps_must_be_as_many_as_channels() -> None:
+    with pytest.raises(DecisionError, match=r"2 steps were given for values of shape \(3,\)"):
+        replace(site([1.0, 2.0, 3.0]), quantizer=PerChannel((0.5, 0.25)))
+
+
+def test_stored_numbers_stand_on_the_quantizer_and_bits_hold_them() -> None:
+    values = np.random.default_rng(0).normal(size=(3, 40)).astype(np.float32)
+    kept = np.arange(120).reshape(3, 40) % 3 > 0
+    before = SiteDecision(values, np.zeros_like(values), np.where(kept, 32, 0).astype(np.uint8))
+    for quantizer in (Uniform(0.3), PerChannel((0.1, 0.25, 0.7)), Codebook((-0.8, 0.9)), Codebook((0.5, 1.0, 1.5))):
+        held = before.on(quantizer)
+        np.testing.assert_array_equal(held.stored(), np.where(kept, rounded(quantizer, values), 0), strict=True)
+        assert (held.kept() == kept).all()
+        largest = np.abs(held.integers()).max()
+        assert held.bits.max() == max(2, 1 + np.ceil(np.log2(largest + 1)))
+
+
+def test_of_two_grids_of_which_neither_is_coarser_there_is_no_combination() -> None:
+    steps = PerChannel((1.0, 0.5))
+    left, right = site([1.0, 2.0], 8, 0.25), replace(site([1.0, 2.0], 6), quantizer=steps)
+    with pytest.raises(DecisionError, match=r"w: of Uniform.* and PerChannel.* neither is the coarser grid"):
+        decision(w=left) & decision(w=right)
+    for both in (decision(w=site([1.0, 2.0])) & decision(w=right), decision(w=right) & decision(w=right)):
+        assert both.sites["w"].quantizer == steps
 
 
 def test_shapes_must_agree() -> None:
@@ -51,14 +74,16 @@ def test_composition_takes_fewer_bits_and_the_coarser_grid() -> None:
     right = Decision({"w": site([1.0, 2.0, 3.0], [6, 6, 6], 0.5)}, {"v": np.ones(1)}, {"c": 4})
     both = left & right
     assert both.sites["w"].bits.tolist() == [0, 5, 6]
-    assert both.sites["w"].step == 0.5
+    assert both.sites["w"].quantizer == Uniform(0.5)
     assert both.made_by == {"snr": 1.0, "c": 4}
     assert set(both.buffers) == {"m", "v"}
     swapped = right & left
-    assert np.array_equal(swapped.sites["w"].bits, both.sites["w"].bits) and swapped.sites["w"].step == 0.5
+    assert np.array_equal(swapped.sites["w"].bits, both.sites["w"].bits)
+    assert swapped.sites["w"].quantizer == Uniform(0.5)
     floats = Decision({"w": site([1.0, 2.0, 3.0])})
-    assert (floats & right).sites["w"].step == 0.5 and (right & floats).sites["w"].step == 0.5
-    assert (floats & floats).sites["w"].step is None
+    for one in (floats & right, right & floats):
+        assert one.sites["w"].quantizer == Uniform(0.5)
+    assert (floats & floats).sites["w"].quantizer is None
 
 
 def test_what_does_not_fit_together_is_refused() -> None:
@@ -84,7 +109,9 @@ def test_with_sites_replaces_some_and_notes_why() -> None:
 
 def test_save_and_load_give_the_same_decision_and_the_same_bytes(tmp_path: Path) -> None:
     made = Decision(
-        {"a.weight": site([1.5, -2.25], [0, 7], 2.0**-7), "a.bias": site([0.125])},
+        {"a.weight": site([1.5, -2.25], [0, 7], 2.0**-7), "a.bias": site([0.125])}
+        | {"b": replace(site([1.0, 2.0], 5), quantizer=PerChannel((0.3, 1e-3)))}
+        | {"c": replace(site([1.0, 2.0], 5), quantizer=Codebook((-0.1, 1.3)))},
         {"norm.running_mean": np.array([1.0, 2.0], np.float32)},
         {"snr": 0.7, "bit_rule": "fixed_point", "c": 4.0},
     )
@@ -97,7 +124,7 @@ def test_save_and_load_give_the_same_decision_and_the_same_bytes(tmp_path: Path)
     for name, held in made.sites.items():
         for field in ("value", "variance", "bits"):
             assert np.array_equal(getattr(found.sites[name], field), getattr(held, field))
-        assert found.sites[name].step == held.step
+        assert found.sites[name].quantizer == held.quantizer
     again = tmp_path / "again.safetensors"
     found.save(again)
     assert again.read_bytes() == path.read_bytes()

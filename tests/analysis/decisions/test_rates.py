@@ -20,6 +20,7 @@ from pyro_compress.analysis.decisions.rates import (
 from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.errors import DecisionError
 from pyro_compress.network.architecture import Activation, Architecture, Conv2d, Flatten, Linear
+from pyro_compress.network.quantizers import Uniform
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def test_a_weight_that_the_grid_rounds_to_zero_is_pruned() -> None:
     fine = decision.sites["a.weight"]
     value = fine.value.copy()
     value[:, 0] = 0.1
-    coarse = SiteDecision(value, fine.variance, np.where(fine.bits > 0, 8, 0).astype(np.uint8), step=0.25)
+    coarse = SiteDecision(value, fine.variance, np.where(fine.bits > 0, 8, 0).astype(np.uint8), quantizer=Uniform(0.25))
     rates = published_rates(MLP, decision.with_sites({"a.weight": coarse}))
     assert rates.pruning == pytest.approx(32 / (3 * 3 + 2 * 3))
 

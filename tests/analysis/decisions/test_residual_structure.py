@@ -83,7 +83,7 @@ def test_reduced_equals_masked_on_random_decisions(seed: int, make: Maker, step:
     randomise(network, generator)
     masks = random_masks(network, generator)
     decision = decide(network, masks, step)
-    floats = {n: replace(s, step=None) for n, s in decision.sites.items() if s.value.ndim == 1}
+    floats = {n: replace(s, quantizer=None) for n, s in decision.sites.items() if s.value.ndim == 1}
     decision = decision.with_sites(floats)
     reduced = remove_dead(trace(network, shape), decision)
     expected, found = masked(network, decision, x), run(reduced, x)

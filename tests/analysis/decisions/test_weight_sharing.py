@@ -8,6 +8,7 @@ import pytest
 from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
 from pyro_compress.analysis.decisions.weight_sharing import lloyd_max, weight_sharing
 from pyro_compress.errors import DecisionError
+from pyro_compress.network.quantizers import Codebook
 
 
 def cost(values: np.ndarray, precisions: np.ndarray, levels: np.ndarray) -> float:
@@ -75,3 +76,20 @@ def test_more_levels_are_nearer() -> None:
 def test_levels_out_of_range(levels: int) -> None:
     with pytest.raises(DecisionError, match=f"a codebook has 1 to 256 levels, found {levels}"):
         weight_sharing(decision(0.01), levels)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 16])
+def test_real_levels_are_those_of_lloyd(levels: int) -> None:
+    before = decision(0.01)
+    site, held = weight_sharing(before, levels, real=True).sites["a.weight"], before.sites["a.weight"]
+    kept = held.kept()
+    np.testing.assert_array_equal(site.kept(), kept)
+    expected = lloyd_max(held.value[kept], np.full(kept.sum(), 100.0), levels).astype(np.float32)
+    np.testing.assert_allclose(site.stored()[kept], expected, rtol=1e-6)
+    assert isinstance(site.quantizer, Codebook) and len(site.quantizer.levels) == len(np.unique(expected)) <= levels
+    assert not site.stored()[~kept].any()
+
+
+def test_two_real_levels_make_ternary_weights() -> None:
+    quantizer = weight_sharing(decision(0.01), 2, real=True).sites["a.weight"].quantizer
+    assert isinstance(quantizer, Codebook) and quantizer.sides == (1, 1)

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,7 +10,9 @@ from torch import nn
 from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.errors import DataError, InferenceError
 from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
+from pyro_compress.inference.finetuning.rounding import Rounding
 from pyro_compress.models.likelihoods import Categorical, Gaussian
+from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, rounded
 
 STEP = 0.125
 
@@ -20,9 +23,9 @@ def problem() -> tuple[nn.Module, dict[str, GridSite], DataSet]:
     y = (x[:, :3] + 0.3 * torch.randn(120, 3)).argmax(1)
     network = nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.1), nn.ReLU(), nn.Linear(5, 3))
     sites = {
-        "0.weight": GridSite(0.5 * torch.randn(5, 6), torch.rand(5, 6) < 0.7, STEP),
+        "0.weight": GridSite(0.5 * torch.randn(5, 6), torch.rand(5, 6) < 0.7, Uniform(STEP)),
         "0.bias": GridSite(torch.zeros(5), torch.ones(5, dtype=torch.bool), None),
-        "3.weight": GridSite(0.5 * torch.randn(3, 5), torch.rand(3, 5) < 0.8, STEP / 2),
+        "3.weight": GridSite(0.5 * torch.randn(3, 5), torch.rand(3, 5) < 0.8, Uniform(STEP / 2)),
         "3.bias": GridSite(torch.zeros(3), torch.ones(3, dtype=torch.bool), None),
     }
     return network, sites, as_data((x, y))
@@ -57,8 +60,8 @@ def test_pruned_weights_stay_zero_and_the_network_holds_grid_values() -> None:
         site, value = sites[name], values[name]
         assert not value[~site.kept].any() and not parameter[~site.kept].any()
         assert torch.equal(parameter, site.quantised(value))
-        if site.step is not None:
-            steps = parameter.detach() / site.step
+        if isinstance(site.quantizer, Uniform):
+            steps = parameter.detach() / site.quantizer.step
             assert torch.equal(steps, steps.round()) and bool(steps.any())
             assert not torch.equal(value, site.quantised(value)), "hidden values are not rounded"
         assert not torch.equal(value[site.kept], site.value[site.kept])
@@ -127,7 +130,7 @@ def test_a_teacher_replaces_the_targets() -> None:
     teacher = torch.full((120, 3), 0.15)
     teacher[:, 1] = 0.7  # whatever the input, and whatever the label
     # only the biases can move, so the optimum is known: the network without inputs says ln of the teacher
-    still = {name: GridSite(site.value * 0, site.kept & False, site.step) for name, site in sites.items()}
+    still = {name: GridSite(site.value * 0, site.kept & False, site.quantizer) for name, site in sites.items()}
     still["3.bias"] = sites["3.bias"]
     found = fine_tune(
         network, still, data, Categorical(), epochs=60, rate_weight=0.0, batch_size=30, learning_rate=0.1,
@@ -137,7 +140,7 @@ def test_a_teacher_replaces_the_targets() -> None:
 
 
 def test_noise_is_added_to_what_is_kept_and_not_to_what_is_stored() -> None:
-    site = GridSite(torch.ones(2000), torch.arange(2000) % 2 == 0, STEP, torch.full((2000,), 0.3))
+    site = GridSite(torch.ones(2000), torch.arange(2000) % 2 == 0, Uniform(STEP), torch.full((2000,), 0.3))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         noisy = site.noisy(site.value)
@@ -145,7 +148,7 @@ def test_noise_is_added_to_what_is_kept_and_not_to_what_is_stored() -> None:
     assert float(noisy[::2].mean()) == pytest.approx(1.0, abs=4 * 0.3 / 1000**0.5)
     assert float(noisy[::2].std()) == pytest.approx(0.3, rel=0.1)
     network, sites, data = problem()
-    noisy_sites = {n: GridSite(s.value, s.kept, s.step, torch.full_like(s.value, 0.05)) for n, s in sites.items()}
+    noisy_sites = {n: GridSite(s.value, s.kept, s.quantizer, torch.full_like(s.value, 0.05)) for n, s in sites.items()}
     values = fine_tune(network, noisy_sites, data, Categorical(), epochs=2, rate_weight=0.0, batch_size=30)
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(parameter.detach(), sites[name].quantised(values[name]))
@@ -156,7 +159,9 @@ def test_the_layout_of_filters_changes_nothing() -> None:
     x = torch.randn(60, 2, 5, 5)
     data = as_data((x, (x[:, 0, 1, 1] > 0).long()))
     made = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 2))
-    sites = {"0.weight": GridSite(0.5 * torch.randn(3, 2, 3, 3), torch.ones(3, 2, 3, 3, dtype=torch.bool), STEP)}
+    sites = {
+        "0.weight": GridSite(0.5 * torch.randn(3, 2, 3, 3), torch.ones(3, 2, 3, 3, dtype=torch.bool), Uniform(STEP))
+    }
     found = []
     for layout in (torch.contiguous_format, torch.channels_last):
         network = copy.deepcopy(made).to(memory_format=layout)
@@ -167,3 +172,53 @@ def test_the_layout_of_filters_changes_nothing() -> None:
     # a fused optimizer would pair numbers that do not belong together
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
     assert float((found[0] - sites["0.weight"].value).abs().max()) > 0.02
+
+
+QUANTIZERS: dict[str, Quantizer] = {
+    "power of two": Uniform(STEP),
+    "step": Uniform(0.3),
+    "steps": PerChannel((0.1, 0.25, 0.3, 0.07, 0.5)),
+    "ternary": Codebook((-0.6, 0.5)),
+    "levels": Codebook((-1.3, -0.8, -0.3, 0.2, 0.45, 1.1)),
+}
+
+
+@pytest.mark.parametrize("kind", QUANTIZERS)
+def test_values_stay_on_the_levels_of_every_quantizer(kind: str) -> None:
+    """Fine-tuning improves on rounding, and torch finds the numbers, bit for bit, that a file will hold."""
+    quantizer = QUANTIZERS[kind]
+    network, sites, data = problem()
+    sites["0.weight"] = GridSite(sites["0.weight"].value, sites["0.weight"].kept, quantizer)
+    before = copy.deepcopy(network)
+    with torch.no_grad():
+        for name, parameter in before.named_parameters():
+            parameter.copy_(sites[name].quantised(sites[name].value))
+    values = fine_tune(
+        network, sites, data, Categorical(), epochs=20, rate_weight=0.0, batch_size=30, learning_rate=0.02
+    )
+    found, kept = network.get_parameter("0.weight").detach().numpy(), sites["0.weight"].kept.numpy()
+    np.testing.assert_array_equal(found, rounded(quantizer, values["0.weight"].numpy()) * kept, strict=True)
+    assert not np.array_equal(found, before.get_parameter("0.weight").detach().numpy())
+    assert len(np.unique(found)) > 2 and not found[~kept].any()
+    if isinstance(quantizer, Codebook):
+        assert set(np.unique(found).tolist()) <= {0.0, *quantizer.levels}
+    assert log_likelihood(network, data) > log_likelihood(before, data) + 5
+
+
+@pytest.mark.parametrize("kind", QUANTIZERS)
+def test_tensors_are_rounded_as_arrays_are(kind: str) -> None:
+    torch.manual_seed(0)
+    value = torch.randn(5, 400, 2)
+    quantizer = QUANTIZERS[kind]
+    for each in (value, value.transpose(1, 2).contiguous().transpose(1, 2)):
+        found = Rounding.of(quantizer, each)(each)
+        np.testing.assert_array_equal(found.numpy(), rounded(quantizer, value.numpy()), strict=True)
+
+
+@pytest.mark.parametrize("kind", QUANTIZERS)
+def test_the_price_of_code_is_the_derivative_of_its_length(kind: str) -> None:
+    value = torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    site = GridSite(value.detach(), torch.ones(5, 6, dtype=torch.bool), QUANTIZERS[kind])
+    spacing = torch.from_numpy(QUANTIZERS[kind].spacing(2))
+    torch.log(value.abs() + spacing / 2).sum().backward()
+    torch.testing.assert_close(site.rate_gradient(value.detach()), value.grad)

@@ -17,6 +17,7 @@ from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.loop.alone import alone
 from pyro_compress.inference.results.predictive import posterior_predictive
+from pyro_compress.network.quantizers import Uniform
 from pyro_compress.posterior.posterior import Posterior
 
 X, Y = torch.randn(60, 4, generator=torch.Generator().manual_seed(1)), torch.arange(60) % 3
@@ -62,7 +63,7 @@ def test_a_pyro_model_and_the_grid_in_inference_mode() -> None:
     weight = dict(model.named_parameters())["0.weight"].detach().clone()
     with torch.inference_mode():
         found = fit(location, (X[:, 0].clone(),), pc.inference.SVI(epochs=2), seed=0).parameters["centre"]
-        sites = {"0.weight": GridSite(weight, torch.ones(6, 4, dtype=torch.bool), 2**-5)}
+        sites = {"0.weight": GridSite(weight, torch.ones(6, 4, dtype=torch.bool), Uniform(2**-5))}
         data, likelihood = pc.data.as_data((X.clone(), Y)), pc.models.Categorical()
         tuned = fine_tune(model, sites, data, likelihood, epochs=1, rate_weight=0.0)
     assert found.mean == fit(location, (X[:, 0],), pc.inference.SVI(epochs=2), seed=0).parameters["centre"].mean

@@ -24,6 +24,7 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.priors.log_uniform import LogUniform
 from pyro_compress.models.program import Program
+from pyro_compress.network.quantizers import Uniform
 
 X, Y = torch.randn(65, 5, generator=torch.Generator().manual_seed(0)), torch.arange(65) % 2
 
@@ -78,7 +79,9 @@ def test_the_grid_is_trained_on_65_examples() -> None:
     model = network()
     sites = {
         "0.weight": GridSite(
-            dict(model.named_parameters())["0.weight"].detach().clone(), torch.ones(8, 5, dtype=torch.bool), 2**-5
+            dict(model.named_parameters())["0.weight"].detach().clone(),
+            torch.ones(8, 5, dtype=torch.bool),
+            Uniform(2**-5),
         )
     }
     fine_tune(model, sites, as_data((X, Y)), Categorical(), epochs=1, rate_weight=0.0, batch_size=64)
