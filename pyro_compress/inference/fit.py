@@ -40,6 +40,7 @@ from pyro_compress.inference.loop.watching import Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.failures import FAILURES, described, is_of_a_point
 from pyro_compress.models.program import Program
+from pyro_compress.models.trained import module_behind
 from pyro_compress.posterior.posterior import Posterior
 
 Callback = Callable[[EpochRecord, State], None]
@@ -96,6 +97,9 @@ def fit(
         check_before_copying(model)
     feed, model = Feed.of(model, data).on(place, ranks), copy.deepcopy(model)
     if not isinstance(model, BayesianNetwork):
+        owner = module_behind(model)
+        if owner is not None:
+            owner.to(place)
         model = Program(model, feed.tensors, feed.call)
         feed = replace(feed, may_split=model.rows)
         refuse_parameters(method, model)

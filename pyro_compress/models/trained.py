@@ -30,6 +30,12 @@ Place = tuple[dict[str, Any], str]
 DIVIDER = "$$$"
 
 
+def module_behind(function: Callable[..., Any]) -> nn.Module | None:
+    """The module that a program is, or is a method of."""
+    owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else None
+
+
 class Trained(nn.Module):
     """Copies of what a program trains, as parameters of this module, and of buffers that it moves.
 
@@ -49,8 +55,7 @@ class Trained(nn.Module):
         self._attributes: dict[str, str] = {}
         self._places: dict[str, list[Place]] = {}
         self._buffer_places: dict[str, Place] = {}
-        owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
-        seen = _Declarations(owner if isinstance(owner, nn.Module) else None)
+        seen = _Declarations(module_behind(function))
         with seen, torch.enable_grad():
             trace = poutine.trace(run).get_trace()
             modules, tensors = seen.modules(), seen.tensors()

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.nn import PyroModule, PyroParam
+from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -60,6 +60,15 @@ class Pyros(PyroModule):
 
     def forward(self, x: Tensor, y: Tensor) -> None:
         observed(self.net(x)[:, 0], y, self.scale)
+
+
+class OfLine(PyroModule):
+    def __init__(self, line: Any) -> None:
+        super().__init__()
+        self.line = line
+
+    def forward(self, x: Tensor, y: Tensor) -> None:
+        observed(self.line(x)[:, 0], y)
 
 
 LINE = nn.Linear(1, 1)
@@ -120,6 +129,17 @@ def test_what_is_trained_has_pyros_gradient_and_leaves_the_original(model: Any, 
     if names:
         gradients = torch.autograd.grad(density(program.run), list(program.free.parameters()))
         assert all(float(gradient.abs().sum()) > 0 for gradient in gradients)
+
+
+def test_sites_of_a_pyro_module_keep_their_names() -> None:
+    model = cast(Any, PyroModule[nn.Linear])(1, 1)
+    model.weight = PyroSample(dist.Normal(0.0, 1.0).expand([1, 1]).to_event(2))
+    whole = OfLine(model)
+    # also of one that has run before
+    whole(X, Y)
+    pyro.clear_param_store()
+    program = Program(whole, (X, Y))
+    assert set(program.sites) == {"line.weight", "shift"} and set(program.free_values()) == {"line.bias"}
 
 
 def test_values_are_taken_in_the_space_of_the_program() -> None:

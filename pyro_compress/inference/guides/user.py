@@ -32,7 +32,7 @@ from pyro_compress.models.priors.base import Moments
 from pyro_compress.models.program import Program, shape_of
 from pyro_compress.models.rows import Arguments, examples_of, row_dimension
 from pyro_compress.models.sites import log_prob
-from pyro_compress.models.trained import Trained
+from pyro_compress.models.trained import Trained, module_behind
 from pyro_compress.posterior.draws import Draws
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
@@ -77,6 +77,9 @@ class UserGuide(nn.Module):
         function = self.function
         self.takes_size = "size" in _parameters_of(getattr(function, "forward", function))
         arguments = program.arguments
+        owner = module_behind(function)
+        if owner is not None and arguments:
+            owner.to(arguments[0].device)
         if isinstance(function, AutoGuide):
             # it looks at the model at its first call, behind the back of handlers around it
             with pyro.get_param_store().scope(), torch.no_grad():

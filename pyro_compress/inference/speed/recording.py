@@ -42,12 +42,13 @@ class MovingError(Exception):
 
 
 def marks_of(model: Any) -> Marks:
-    """What a model reaches, `moving.reachable`; or a model and its guide."""
-    if isinstance(model, tuple):
-        return {f"{place}{path}": mark for place, one in enumerate(model) for path, mark in marks_of(one).items()}
+    """What a model reaches, `moving.reachable`; or a pair of a model and its guide."""
+    model, guide = model if isinstance(model, tuple) else (model, None)
+    # a guide of the user's own
+    more = [("guide", guide.function)] if hasattr(guide, "function") else []
     if isinstance(model, BayesianNetwork):
         return reachable(("network", model.network), ("likelihood", model.likelihood), ("prior", model.prior))
-    return reachable(("model", getattr(model, "function", model)), ("argument", getattr(model, "call", None)))
+    return reachable(("model", getattr(model, "function", model)), ("argument", getattr(model, "call", None)), *more)
 
 
 def record(function: Callable[..., Any], examples: tuple[Tensor, ...], model: Any) -> fx.GraphModule:
