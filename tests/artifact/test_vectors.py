@@ -14,7 +14,7 @@ from pyro_compress.artifact.format import layout
 from pyro_compress.artifact.format.coding import frequencies
 from pyro_compress.artifact.format.decode import decode
 from pyro_compress.artifact.format.deviations import code_deviations
-from pyro_compress.artifact.format.header import TensorCode
+from pyro_compress.artifact.format.header import TensorCode, quantizer_of
 from pyro_compress.artifact.format.header_reader import HeaderReader
 from pyro_compress.artifact.format.stream import RangeReader, code_selection, code_tensor
 from pyro_compress.artifact.runtimes.numpy_runtime import forward
@@ -160,10 +160,25 @@ def test_activations() -> None:
         assert forward(network)(np.array([[x]])).item() == pytest.approx(y, abs=1e-6)
 
 
+def test_what_integers_stand_for() -> None:
+    for form, text, integers, expected in read("5.12", 0, 1):
+        floats = np.frombuffer(bytes.fromhex(text.strip("-")), "<f4")
+        kind, _, more = form.partition(", ")
+        exponent = int(more.removeprefix("e = ")) if kind == "power" else 0
+        below = int(more.split()[0]) if kind == "levels" else 0
+        sides = (below, len(floats) - below) if kind == "levels" else (0, 0)
+        indices = np.array(integers, np.int32)
+        said = specified.Descriptor(kind, exponent, sides)
+        assert specified.meant(indices, said, floats).astype(float).tolist() == expected
+        forms = {"step": 0, "steps": 1, "levels": 2}
+        code = TensorCode(exponent if kind == "power" else None, form=forms.get(kind), sides=sides)
+        assert quantizer_of(code, floats).value(indices).astype(float).tolist() == expected
+
+
 def test_a_whole_file() -> None:
-    text = section("5.12")
+    text = section("5.13")
     data = bytes.fromhex("".join(re.findall(r"^    ([0-9a-f ]+)$", text, re.MULTILINE)))
-    found = list(rows("5.12"))
+    found = list(rows("5.13"))
     header = packed("".join(cells[0] for cells in found if set(cells[0]) <= set("01 ")))
     stream = re.search(r"the stream is `([0-9a-f]+)`", text)
     assert stream is not None
