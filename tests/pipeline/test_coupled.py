@@ -90,7 +90,6 @@ def through_a_file(network: nn.Module, decision: Decision) -> nn.Module:
     """The decoded network, after checking that it computes what the masked one does, batch norms on their grids."""
     artifact = pc.compress(network, decision, SHAPE)
     assert encode(artifact.network) == artifact.data
-    assert artifact.data[3] == 3
     x = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(1))
     expected = masked(network, with_norms_on_grids(trace(network, SHAPE), decision), x)
     assert float(expected.std(0).max()) > 1e-2 * float(expected.abs().max())  # they depend on the examples
