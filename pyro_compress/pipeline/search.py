@@ -98,7 +98,7 @@ def decide(
         decision = _fine_tune_stages(decision, judge, tune, settings, reference, say)
     tolerance = settings.stage_tolerance_points if settings.fine_tune_epochs else settings.tolerance_points
     if settings.refine:
-        decision = _refined(decision, judge, data, reference, tolerance, say)
+        decision = _refined(decision, judge, data, reference, say)
     evidence = judge.evidence(decision, reference)
     evidence["within_tolerance"] = within(evidence["rise_points"], tolerance)
     if not evidence["within_tolerance"]:
@@ -283,11 +283,12 @@ def _fine_tune_stages(
     return accepted
 
 
-def _refined(
-    decision: Decision, judge: Judge, data: DataSet, reference: np.ndarray, tolerance_points: float, say: Say
-) -> Decision:
-    """The smallest file within the tolerance that refinement gives, or no worse than the decision where that is not."""
-    allowed = max(tolerance_points, judge.rise(decision, reference)[0])
+def _refined(decision: Decision, judge: Judge, data: DataSet, reference: np.ndarray, say: Say) -> Decision:
+    """The smallest file that refinement gives with no more errors on validation than the decision has.
+
+    What is left of the tolerance is not spent: the largest of many prices that pass passes by luck, too.
+    """
+    allowed = judge.rise(decision, reference)[0]
     decision = smallest_accepted(
         trace(judge.network, data.input_shape),
         decision,
