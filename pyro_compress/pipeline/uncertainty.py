@@ -31,10 +31,10 @@ from pyro_compress.pipeline.predictors import (
 )
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.pipeline.steps import RunDirectory, prepare
+from pyro_compress.report.calibration import detection_auroc, rejection_curve, reliability
+from pyro_compress.report.calibration_figures import out_of_distribution_figure, rejection_figure, reliability_diagram
 from pyro_compress.report.figures import save_all
 from pyro_compress.report.measure import brier_score, expected_calibration_error
-from pyro_compress.report.uncertainty import detection_auroc, rejection_curve, reliability
-from pyro_compress.report.uncertainty_figures import out_of_distribution_figure, rejection_figure, reliability_diagram
 
 NOISE = "noise"
 

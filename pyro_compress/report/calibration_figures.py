@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pyro_compress.report.calibration import RejectionCurve, Reliability, detection_auroc
 from pyro_compress.report.drawing import BLUE, COLOURS, GREY, SKY, VERMILION, label, new_figure
-from pyro_compress.report.uncertainty import RejectionCurve, Reliability, detection_auroc
 
 # opaque, so that one band over another keeps the colour of its legend
 PALE_ORANGE, PALE_BLUE = "#F7D9A0", "#9FCBE8"

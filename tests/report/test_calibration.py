@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from pyro_compress.errors import DataError
-from pyro_compress.report.measure import expected_calibration_error
-from pyro_compress.report.uncertainty import RejectionCurve, detection_auroc, rejection_curve, reliability
-from pyro_compress.report.uncertainty_figures import (
+from pyro_compress.report.calibration import RejectionCurve, detection_auroc, rejection_curve, reliability
+from pyro_compress.report.calibration_figures import (
     Band,
     out_of_distribution_figure,
     regression_figure,
     rejection_figure,
     reliability_diagram,
 )
+from pyro_compress.report.measure import expected_calibration_error
 
 PROBABILITIES = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.7, 0.3], [1.0, 0.0]])
 LABELS = np.array([0, 1, 1, 0, 0])
