@@ -16,6 +16,7 @@ from safetensors.numpy import save
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.files import write_atomically
+from pyro_compress.network.quantizers import Quantizer, described, from_described
 from pyro_compress.posterior.criterion import Criterion, log_alpha
 from pyro_compress.posterior.draws import Draws
 
@@ -63,6 +64,8 @@ class ParameterPosterior:
         criterion: by what the prior says that weights or groups are off; None for priors that don't.
         statistic: float32, the criterion's statistic: (groups,), or S; None where it follows from mean and variance.
         off: boolean, S: weights that the method itself has taken out, whatever a criterion says; None for none.
+        quantizer: the values that may be stored, such as a codebook that the method learned; None leaves that to the
+            decision.
     """
 
     mean: np.ndarray
@@ -73,6 +76,7 @@ class ParameterPosterior:
     criterion: Criterion | None = None
     statistic: np.ndarray | None = None
     off: np.ndarray | None = None
+    quantizer: Quantizer | None = None
 
     @property
     def to_store(self) -> np.ndarray:
@@ -210,12 +214,14 @@ class Posterior:
         if self.draws is not None:
             self.draws.save(_draws_folder(path))
         tensors: dict[str, np.ndarray] = {}
-        described: dict[str, dict[str, object]] = {"parameters": {}, "latents": {}}
+        entries: dict[str, dict[str, object]] = {"parameters": {}, "latents": {}}
         for name, parameter in self.parameters.items():
             tensors[f"mean/{name}"], tensors[f"variance/{name}"] = parameter.mean, parameter.variance
             entry: dict[str, object] = {"prior": parameter.prior}
             if parameter.value is not None:
                 tensors[f"value/{name}"] = parameter.value
+            if parameter.quantizer is not None:
+                entry["quantizer"] = described(parameter.quantizer)
             if parameter.off is not None:
                 tensors[f"off/{name}"] = parameter.off.astype(np.uint8)
             if parameter.criterion is not None:
@@ -227,10 +233,10 @@ class Posterior:
                 if (scale := groups.pop("scale")) is not None:
                     tensors[f"group_scale/{name}"] = scale
                 entry["groups"] = groups
-            described["parameters"][name] = entry
+            entries["parameters"][name] = entry
         for name, latent in self.latents.items():
             tensors[f"loc/{name}"], tensors[f"scale/{name}"] = latent.loc, latent.scale
-            described["latents"][name] = latent.family
+            entries["latents"][name] = latent.family
         for name, buffer in self.buffers.items():
             tensors[f"buffer/{name}"] = buffer
         for name, value in self.guide.items():
@@ -238,7 +244,7 @@ class Posterior:
         for name, value in self.hyperparameters.items():
             tensors[f"hyper/{name}"] = value
         metadata = {
-            "described": json.dumps(described),
+            "described": json.dumps(entries),
             "kind": self.kind,
             "provenance": json.dumps(dict(self.provenance)),
             "statistics": json.dumps(dict(self.statistics)),
@@ -257,12 +263,12 @@ class Posterior:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            described = json.loads(metadata["described"])
+            entries = json.loads(metadata["described"])
             provenance, statistics = json.loads(metadata["provenance"]), json.loads(metadata["statistics"])
-            parameters = {name: _parameter(name, e, tensors) for name, e in described["parameters"].items()}
+            parameters = {name: _parameter(name, e, tensors) for name, e in entries["parameters"].items()}
             latents = {
                 name: Latent(family, tensors[f"loc/{name}"], tensors[f"scale/{name}"])
-                for name, family in described["latents"].items()
+                for name, family in entries["latents"].items()
             }
         except Exception as error:
             raise InferenceError(
@@ -287,4 +293,5 @@ def _parameter(name: str, entry: dict, tensors: Mapping[str, np.ndarray]) -> Par
     criterion = Criterion(**entry["criterion"]) if "criterion" in entry else None
     value, statistic = tensors.get(f"value/{name}"), tensors.get(f"statistic/{name}")
     off = tensors[f"off/{name}"].astype(bool) if f"off/{name}" in tensors else None
-    return ParameterPosterior(mean, variance, entry["prior"], groups, value, criterion, statistic, off)
+    quantizer = from_described(entry.get("quantizer"))
+    return ParameterPosterior(mean, variance, entry["prior"], groups, value, criterion, statistic, off, quantizer)

@@ -16,6 +16,7 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.log_uniform import LogUniform
 from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
+from pyro_compress.network.quantizers import Codebook
 from pyro_compress.posterior.criterion import Criterion
 from pyro_compress.posterior.posterior import Groups, Latent, ParameterPosterior, Posterior
 
@@ -34,7 +35,9 @@ def example() -> Posterior:
             parameter.add_(0.1 * torch.randn_like(parameter))
     found = posterior_from_guide(model, guide)
     provenance = {"seed": 3, "kl_weight": 0.5, "history": [{"epoch": 0, "data_nats": -1.5}]}
-    masked = replace(found.parameters["5.weight"], off=np.arange(20).reshape(4, 5) % 3 == 0)
+    masked = replace(
+        found.parameters["5.weight"], off=np.arange(20).reshape(4, 5) % 3 == 0, quantizer=Codebook((-0.5, 0.25))
+    )
     parameters = {**found.parameters, "5.weight": masked}
     return Posterior(parameters, found.latents, found.buffers, "iid", provenance, {"elbo_nats": -2.0})
 
@@ -47,6 +50,7 @@ def same(left: Posterior, right: Posterior) -> bool:
     for name, parameter in left.parameters.items():
         np.testing.assert_equal(parameter.statistic, right.parameters[name].statistic)
         np.testing.assert_equal(parameter.off, right.parameters[name].off)
+        assert parameter.quantizer == right.parameters[name].quantizer
         assert parameter.criterion == right.parameters[name].criterion
         ours, theirs = parameter.groups, right.parameters[name].groups
         assert (ours is None) == (theirs is None)

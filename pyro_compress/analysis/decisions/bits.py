@@ -31,7 +31,8 @@ def bit_widths(
 
     Each layer's step obeys Δ²/12 ≤ c · v with v the mean posterior variance of the weights that are KEPT: dead
     weights have the prior's variance and would rule a mean over the whole layer.  A point-estimated bias takes
-    the step of its layer's weight: their rounding errors enter the same sum.
+    the step of its layer's weight: their rounding errors enter the same sum.  What a method says may be stored
+    (`ParameterPosterior.quantizer`) stands.
 
     Args:
         posterior: moments.
@@ -50,12 +51,12 @@ def bit_widths(
         raise DecisionError(unknown_name("grid", grid, GRIDS))
     grids: dict[str, Quantizer] = {}
     for name, site in posterior.parameters.items():
-        if not site.is_point and site.mean.ndim > 1:
+        if site.quantizer is None and not site.is_point and site.mean.ndim > 1:
             kept = within.sites[name].kept() if within is not None else site.kept()
             grids[name] = _grid(site, kept, c, grid)
     sites = {}
     for name, site in posterior.parameters.items():
-        quantizer = grids.get(name, grids.get(name.rpartition(".")[0] + ".weight"))
+        quantizer = site.quantizer or grids.get(name, grids.get(name.rpartition(".")[0] + ".weight"))
         sites[name] = on_grid(site, quantizer, within.sites[name].kept() if within is not None else None)
     made_by = {"bit_rule": "fixed_point", "c": c} | ({"grid": grid} if grid != GRIDS[0] else {})
     return Decision(sites, dict(posterior.buffers), made_by)

@@ -15,6 +15,7 @@ from pyro_compress.analysis.modes.symmetries import Arrays, HiddenSpace, hidden_
 from pyro_compress.analysis.modes.weight_draws import SCALE, ChainRenamings, WeightDraws
 from pyro_compress.errors import InferenceError
 from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.quantizers import PerChannel
 from pyro_compress.posterior.draws import Draws
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
@@ -240,7 +241,11 @@ def _parameter(name: str, site: ParameterPosterior, found: OneMode, values: Arra
     value = None if values is found.mean else values[name].astype(site.mean.dtype)
     # units may have been renamed: what is off is zero in every draw
     off = None if site.off is None else (mean == 0) & (variance == 0)
-    made = ParameterPosterior(mean, 0 * variance if site.is_point else variance, site.prior, value=value, off=off)
+    # steps of single channels would have to be renamed with them
+    quantizer = None if isinstance(site.quantizer, PerChannel) else site.quantizer
+    made = ParameterPosterior(
+        mean, 0 * variance if site.is_point else variance, site.prior, value=value, off=off, quantizer=quantizer
+    )
     criterion = site.criterion
     if criterion is None or not criterion.follows_from_moments:
         return made

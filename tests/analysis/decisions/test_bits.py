@@ -21,7 +21,7 @@ from pyro_compress.analysis.decisions.bits import (
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.analysis.decisions.pruning import prune
 from pyro_compress.errors import DecisionError
-from pyro_compress.network.quantizers import PerChannel, Uniform, bits_for
+from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform, bits_for
 from pyro_compress.posterior.criterion import Criterion
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
@@ -156,3 +156,24 @@ def test_other_grids_take_the_coarsest_step_that_the_rule_allows() -> None:
         assert site.quantizer.steps == pytest.approx((np.sqrt(12 * 0.25 * 0.01), np.sqrt(12 * 0.25 * 0.04), exact))
     with pytest.raises(DecisionError, match="unknown grid 'per_layer': known are per_channel, power_of_two, uniform"):
         bit_widths(posterior, grid="per_layer")
+
+
+def test_what_a_method_says_may_be_stored_stands() -> None:
+    """A codebook that a method learned is what the decision rounds to, pruned weights apart."""
+    generator = np.random.default_rng(5)
+    mean = generator.choice([-0.3, 0.0, 0.7], size=(6, 4)) + 0.05 * generator.normal(size=(6, 4))
+    book = Codebook((-0.3, 0.7))
+    sites = {
+        "a.weight": ParameterPosterior(mean, np.full((6, 4), 1e-4), "Normal", quantizer=book),
+        "b.weight": ParameterPosterior(mean, 0 * mean, "point", quantizer=book),
+        "c.weight": ParameterPosterior(mean, np.full((6, 4), 1e-4), "Normal"),
+    }
+    posterior = Posterior(sites)
+    decision = prune(posterior, snr=3.0) & bit_widths(posterior)
+    for name in ("a.weight", "b.weight"):
+        stored = decision.sites[name].stored()
+        assert set(np.unique(stored)) <= {np.float32(-0.3), np.float32(0), np.float32(0.7)}
+        nearest = book.book[np.abs(mean[..., None] - book.book).argmin(-1)]
+        kept = decision.sites[name].kept()
+        np.testing.assert_array_equal(stored[kept], nearest[kept])
+    assert decision.sites["c.weight"].quantizer != book
