@@ -21,6 +21,7 @@ from pyro_compress.inference.variational.svi import SVI
 METHODS: Registry[Method] = Registry(
     "inference method",
     InferenceError,
+    "pyro_compress.methods",
     {
         "svi": SVI,
         "bbb": BayesByBackprop,

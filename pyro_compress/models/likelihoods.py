@@ -318,5 +318,6 @@ def _are_soft(target: torch.Tensor, output: torch.Tensor) -> bool:
 LIKELIHOODS: Registry[Likelihood] = Registry(
     "likelihood",
     RunError,
+    "pyro_compress.likelihoods",
     {"categorical": Categorical, "gaussian": Gaussian, "bernoulli": Bernoulli, "poisson": Poisson},
 )

@@ -12,6 +12,7 @@ from pyro_compress.models.priors.scale_mixture import ScaleMixture
 PRIORS: Registry[Prior] = Registry(
     "prior",
     PriorError,
+    "pyro_compress.priors",
     {
         "normal": Normal,
         "scale-mixture": ScaleMixture,
