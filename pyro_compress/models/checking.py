@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from pyro_compress.errors import NetworkError
+from pyro_compress.models.module_calls import user_hooks
 
 _HOOKS = {
     "_forward_hooks": "forward hooks",
@@ -53,7 +54,7 @@ def check_network(network: Any) -> None:
         _check_computed(where, module)
         _check_calls(where, module)
     for attribute, what in _GLOBAL_HOOKS.items():
-        if getattr(nn.modules.module, attribute):
+        if user_hooks(attribute):
             raise NetworkError(
                 f"{what} for all modules are registered with torch (torch.nn.modules.module.register_module_...), "
                 "whose effect cannot be described: remove them first"

@@ -18,9 +18,9 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
-from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_compress.errors import InferenceError
+from pyro_compress.models.module_calls import calls_noted
 from pyro_compress.models.names import attribute_name
 from pyro_compress.models.sites import log_prob
 
@@ -200,12 +200,13 @@ class _Declarations(_Own):
         self._called: list[nn.Module] = []
 
     def __enter__(self) -> Any:
-        self._hook = register_module_forward_pre_hook(lambda module, _: self._called.append(module))
+        self._noting = calls_noted(lambda module, _: self._called.append(module), before=True)
+        self._noting.__enter__()
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        self._hook.remove()
+        self._noting.__exit__(*error)
 
     def of_module(self, name: str, value: Tensor) -> Tensor:
         self.announced[name] = value

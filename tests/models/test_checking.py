@@ -1,6 +1,7 @@
 """What is refused from a network's modules alone, by whoever takes a network."""
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from pyro_compress.analysis import prune
 from pyro_compress.errors import NetworkError
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.checking import check_network
+from pyro_compress.models.module_calls import calls_noted
 from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.tracing import trace
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
@@ -157,3 +159,23 @@ def test_compiling_in_place_is_no_wrapper() -> None:
     network = plain()
     network.compile(backend="eager")
     BayesianNetwork(network, Normal())
+
+
+def test_calls_are_noted_of_one_thread_and_are_no_hooks_of_the_user() -> None:
+    """Fits in other threads look at which modules run, while this one makes a network's model."""
+    network, noted = nn.Sequential(nn.Linear(2, 2)), list[nn.Module]()
+    with calls_noted(lambda module, *_: noted.append(module)):
+        check_network(network)
+        thread = threading.Thread(target=lambda: network(torch.zeros(1, 2)))
+        thread.start()
+        thread.join()
+        assert noted == []
+        network(torch.zeros(1, 2))
+    assert noted == [network[0], network]
+    handle = nn.modules.module.register_module_forward_hook(lambda *call: None)
+    try:
+        with pytest.raises(NetworkError, match="forward hooks for all modules are registered with torch"):
+            check_network(network)
+    finally:
+        handle.remove()
+    check_network(network)

@@ -5,8 +5,7 @@ torch's generator, and what differs is named: a plate that subsamples, the first
 its inputs do not, or the site whose log density does.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +13,11 @@ import torch
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.module import register_module_forward_hook
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Model
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.module_calls import calls_noted
 
 # sums of the same floats may be taken in another order
 TOLERANCE = 1e-6
@@ -76,7 +75,7 @@ def refuse_random(model: Model, evaluate: Callable[[], Any], method: str, *, exa
 
 def _run(evaluate: Callable[[], Any], seed: int) -> Run:
     found = Run()
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), _modules_noted(found):
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), calls_noted(lambda *call: found.calls.append(call)):
         torch.default_generator.manual_seed(seed)  # and not those of devices
         trace = evaluate()
     for name, node in trace.nodes.items():
@@ -87,18 +86,6 @@ def _run(evaluate: Callable[[], Any], seed: int) -> Run:
         else:
             found.sites[name] = float(node["log_prob_sum"].double())
     return found
-
-
-@contextmanager
-def _modules_noted(run: Run) -> Iterator[None]:
-    def note(module: nn.Module, inputs: Any, output: Any) -> None:
-        run.calls.append((module, inputs, output))
-
-    handle = register_module_forward_hook(note)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _same(one: float, other: float | None) -> bool:
