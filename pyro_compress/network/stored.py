@@ -4,12 +4,12 @@ This is what structured removal hands to the encoder and what the decoder gives 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 import numpy as np
 
 from pyro_compress.network.architecture import Architecture, BatchNorm, ChannelAffine, Conv2d, Linear
-from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform
+from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, power_of_two
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,13 +19,21 @@ class StoredTensor:
     Attributes:
         integers: indices of the quantizer, multiples of its step or places in its codebook; zero is 0.
         quantizer: what they stand for, the integers themselves if it is not given; None for floats.
+
+    Args:
+        step_exponent: e of the grid of step 2^e, in place of a quantizer.
     """
 
     integers: np.ndarray | None = None
     quantizer: Quantizer | None = None
     floats: np.ndarray | None = None
+    step_exponent: InitVar[int | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, step_exponent: int | None) -> None:
+        if step_exponent is not None:
+            if self.quantizer is not None:
+                raise ValueError("a stored tensor has a quantizer or the exponent of a step, not both")
+            object.__setattr__(self, "quantizer", power_of_two(step_exponent))
         if (self.integers is None) == (self.floats is None):
             raise ValueError("a stored tensor has either integers or floats")
         if self.floats is not None and self.floats.dtype != np.float32:

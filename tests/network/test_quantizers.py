@@ -120,3 +120,12 @@ def test_tensors_that_do_not_go_with_their_quantizer() -> None:
         StoredTensor(ones, Codebook((-1.0,)))
     with pytest.raises(ValueError, match="stored floats are rounded to nothing"):
         StoredTensor(quantizer=Uniform(1.0), floats=np.ones(3, np.float32))
+
+
+def test_a_stored_tensor_takes_the_exponent_of_its_step() -> None:
+    integers = np.array([[3, -1], [0, 2]], np.int32)
+    held = StoredTensor(integers, step_exponent=-2)
+    assert held.equals(StoredTensor(integers, Uniform(0.25)))
+    np.testing.assert_array_equal(held.dense(), integers / np.float32(4))
+    with pytest.raises(ValueError, match="a quantizer or the exponent of a step, not both"):
+        StoredTensor(integers, Uniform(0.25), step_exponent=-2)
