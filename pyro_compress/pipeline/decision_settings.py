@@ -30,8 +30,8 @@ class DecisionSettings:
         fine_tune_batch_size, fine_tune_learning_rate: of the fine-tuning.
         teacher_draws: fine-tuning learns the posterior predictive mean of that many draws; 0 takes the labels.
         fine_tune_noise: sd of the noise on the weights in fine-tuning, in posterior sds.
-        refine: whether weights move, at the end, to integers that cost fewer bits, as far as validation accepts: see
-            `artifact.writing.rate_distortion`.
+        refine: whether weights move, at the end, to integers that cost fewer bits, as far as that adds no error on
+            validation data: see `artifact.writing.rate_distortion`.
     """
 
     group_threshold: float | None = None

@@ -1,6 +1,6 @@
 """The ArviZ export under the installed ArviZ and, if there is one, under another; the files named here need no torch.
 
-`PYRO_COMPRESS_PYTHON312` names a Python 3.12 or newer with arviz 1.x, xarray, safetensors and pytest.
+`PYRO_COMPRESS_PYTHON312` names a Python 3.12 or newer with arviz 1.x, netCDF4, matplotlib, safetensors and pytest.
 """
 
 import os
@@ -29,9 +29,9 @@ from pyro_compress.posterior.posterior import Groups, Latent, ParameterPosterior
 ROOT = Path(__file__).parents[3]
 OTHER = "PYRO_COMPRESS_PYTHON312"
 FILES = (
-    "analysis/test_arviz_export.py",
-    "analysis/test_diagnostics.py",
-    "analysis/test_importance.py",
+    "analysis/diagnosis/test_arviz_export.py",
+    "analysis/diagnosis/test_diagnostics.py",
+    "analysis/diagnosis/test_psis.py",
     "report/test_diagnostic_figures.py",
 )
 LOC = np.arange(1200, dtype=np.float32).reshape(30, 40)
