@@ -138,7 +138,9 @@ def sweep(
     seeds: Annotated[str, typer.Option("--seeds", metavar="SEED...", help="One or more: --seeds 0 1 2.")] = "0",
     processes: Annotated[
         int | None,
-        typer.Option("--processes", min=1, help="Runs at a time; as many as there are cores for if not given."),
+        typer.Option(
+            "--processes", "--jobs", min=1, help="Runs at a time; as many as there are cores for if not given."
+        ),
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Torch threads of each run.")] = 2,
     through: Annotated[
@@ -155,7 +157,7 @@ def sweep(
 
     Given again it goes on: finished runs are not repeated, interrupted ones are resumed.
     """
-    from pyro_compress.pipeline import sweeping
+    from pyro_compress.pipeline import running, sweeping
 
     names, numbers = sweeping.entries_and_seeds(entries or [], seeds)
     given = {
@@ -165,10 +167,10 @@ def sweep(
     run_arguments = [str(word) for name, value in given.items() if value is not None for word in (name, value)]
     run_arguments += [word for option in options or [] for word in ("--set", option)]
     tasks = sweeping.tasks_of(names, numbers, out_dir, threads, run_arguments)
-    failed = sweeping.run_all(tasks, processes=processes, through=through, say=say(False))
+    failed = running.run_all(tasks, processes=processes, through=through, say=say(False))
     for row in sweeping.table(sweeping.collect(out_dir)):
         show(row)
-    sweeping.refuse_failures(failed, len(tasks))
+    running.refuse_failures(failed, len(tasks))
 
 
 def report(run: "RunDirectory", settings: "RunSettings", data: "DataSet", as_json: bool, *, again: bool = True) -> None:

@@ -10,16 +10,8 @@ from pathlib import Path
 import pytest
 
 from pyro_compress.errors import PyroCompressError, RunError
-from pyro_compress.pipeline.sweeping import (
-    Task,
-    collect,
-    cores,
-    entries_and_seeds,
-    refuse_failures,
-    run_all,
-    table,
-    tasks_of,
-)
+from pyro_compress.pipeline.running import cores, refuse_failures, run_all
+from pyro_compress.pipeline.sweeping import Task, collect, entries_and_seeds, table, tasks_of
 from tests.pipeline.conftest import Called, Cli
 
 ENTRY = "digits-cnn/group-horseshoe"
