@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyro_compress.pipeline.evaluation import evaluate
     from pyro_compress.pipeline.fitting import fit
     from pyro_compress.pipeline.flagging import diagnose
+    from pyro_compress.pipeline.scoring import score
     from pyro_compress.pipeline.search import decide
     from pyro_compress.posterior.posterior import Posterior
 
@@ -39,6 +40,7 @@ _NAMES = {
     "decide": "pyro_compress.pipeline.search",
     "evaluate": "pyro_compress.pipeline.evaluation",
     "compress": "pyro_compress.pipeline.compressing",
+    "score": "pyro_compress.pipeline.scoring",
     "coupled_channels": "pyro_compress.pipeline.coupled",
     "Posterior": "pyro_compress.posterior.posterior",
 }
@@ -61,5 +63,6 @@ __all__ = [
     "inference",
     "load",
     "models",
+    "score",
 ]
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)

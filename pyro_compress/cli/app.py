@@ -237,6 +237,31 @@ def inspect(
 
 
 @app.command()
+def score(
+    file: FileArgument,
+    reference: Annotated[
+        str, typer.Option("--reference", help="What it is relative to: cifar-100, imagenet, wikitext-103.")
+    ] = "cifar-100",
+    activation_bits: Annotated[
+        int, typer.Option("--activation-bits", metavar="N", help="Width of inputs and activations; 32 here.")
+    ] = 32,
+    freebie: Annotated[
+        bool, typer.Option("--freebie/--no-freebie", help="Count 16 bits where nothing has fewer.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Count parameters and operations of a compressed file by the rules of the MicroNet Challenge."""
+    from pyro_compress.pipeline import scoring
+
+    found = scoring.score(_compressed_file(file), reference=reference, activation_bits=activation_bits, freebie=freebie)
+    if as_json:
+        print(json.dumps(scoring.as_dict(found), indent=2))
+    else:
+        for renderable in scoring.describe(found):
+            show(renderable)
+
+
+@app.command()
 def export(
     file: FileArgument,
     target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; ends in .onnx or .safetensors.")],

@@ -29,3 +29,15 @@ def test_the_description_length_is_that_of_the_run(digits_run: Path, tmp_path: P
     assert "its description length: " in cli("inspect", digits_run).out
     alone = shutil.copy(digits_run / "network.pyrc", tmp_path / "alone.pyrc")
     assert "description_length_bits" not in json.loads(cli("inspect", alone, "--json").out)
+
+
+def test_a_score_is_printed_and_adds_up(digits_run: Path, cli: Cli) -> None:
+    found = json.loads(cli("score", digits_run, "--json").out)
+    layers, reference = found["layers"], found["reference"]
+    assert found["parameters"] == sum(layer["storage_bits"] for layer in layers) / 32
+    assert found["operations"] == sum(layer["operation_bits"] for layer in layers) / 32
+    parts = (found[part] / reference[part] for part in ("parameters", "operations"))
+    assert found["score"] == pytest.approx(sum(parts)) and reference["network"] == "WideResNet-28-10"
+    printed = cli("score", digits_run / "network.pyrc", "--activation-bits", "8").out
+    assert "MicroNet score" in printed and "Conv2d conv1" in printed
+    assert "unknown reference of a score 'mnist'" in cli("score", digits_run, "--reference", "mnist").err
