@@ -1,12 +1,15 @@
 """The settings of a decision: what `pipeline.search` is told, and what a run keeps."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pyro_compress.analysis.decisions.weight_sharing import MOST_LEVELS, STARTS
 from pyro_compress.analysis.modes.moments import ALIGN_BY, MOMENTS
 from pyro_compress.config.keyword_options import check_options
 from pyro_compress.errors import DecisionError
 from pyro_compress.pipeline.draw_moments import STORED
+from pyro_compress.pipeline.quantizing import BY_VARIANCE, QUANTIZERS
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,14 @@ class DecisionSettings:
             for speed.
         moments, align_by: of draws, see `analysis.modes.moments.one_mode`; without draws they are not looked at.
         stored: 'mean' or 'best-draw' of draws, or 'auto', the one with fewer validation errors.
+        quantizer: which family of grids weights are rounded to, see `pipeline.quantizing`: `power_of_two`, `uniform` or
+            `per_channel`, whose steps follow from the posterior variance and c; `codebook`, shared values found by
+            k-means; `float32`, no grid.  The default leaves tensors alone of which the method says what may be stored.
         c: share of the posterior variance that rounding may add; found on validation if None.
+        levels: of a codebook, how many values the weights of a layer share (16 if None), or by patterns of parameter
+            names, for example {"conv*": 256, "fc*": 32}.
+        level_start: of a codebook, where k-means starts: 'density' (if None), 'linear' or 'random', see
+            `analysis.decisions.weight_sharing.lloyd_max`.
         tolerance_points: rise of validation error, in percentage points, that the SNR cut, and then rounding,
             may cost (the rule of `pipeline.acceptance`); fine-tuning wins most of it back.
         fine_tune_epochs: epochs on the grid per stage; 0 stores rounded posterior means.
@@ -42,7 +52,10 @@ class DecisionSettings:
     moments: str = "auto"
     align_by: str = "auto"
     stored: str = "auto"
+    quantizer: str = "power_of_two"
     c: float | None = None
+    levels: int | Mapping[str, int] | None = None
+    level_start: str | None = None
     tolerance_points: float = 0.2
     fine_tune_epochs: int = 10
     rate_weights: tuple[float, ...] = (0.5, 1.0, 2.0)
@@ -55,7 +68,7 @@ class DecisionSettings:
 
     def __post_init__(self) -> None:
         check_options(self, DecisionError)
-        words = {"moments": MOMENTS, "align_by": ALIGN_BY, "stored": STORED}
+        words = {"moments": MOMENTS, "align_by": ALIGN_BY, "stored": STORED, "quantizer": QUANTIZERS}
         for name, known in words.items():
             if getattr(self, name) not in known:
                 raise DecisionError(f"{name} is one of {', '.join(known)}, found '{getattr(self, name)}'")
@@ -77,3 +90,27 @@ class DecisionSettings:
             raise DecisionError(f"c and rate_weights must not be negative, found {self.c} and {self.rate_weights}")
         if list(self.rate_weights) != sorted(self.rate_weights):
             raise DecisionError(f"rate_weights must rise from stage to stage, found {self.rate_weights}")
+        self._check_quantizer()
+
+    def _check_quantizer(self) -> None:
+        """Options of another quantizer than the one that is taken would be ignored, so they are refused."""
+        only = {
+            "c": (self.c, BY_VARIANCE),
+            "levels": (self.levels, ("codebook",)),
+            "level_start": (self.level_start, ("codebook",)),
+        }
+        for name, (value, quantizers) in only.items():
+            if value is not None and self.quantizer not in quantizers:
+                raise DecisionError(
+                    f"{name}={value!r} says nothing of quantizer='{self.quantizer}': leave it out, or take quantizer="
+                    + " or ".join(f"'{each}'" for each in quantizers)
+                )
+        if self.level_start not in (None, *STARTS):
+            raise DecisionError(f"level_start is one of {', '.join(STARTS)}, found '{self.level_start}'")
+        counts = self.levels.values() if isinstance(self.levels, Mapping) else (self.levels,)
+        for count in counts:
+            if count is not None and not 2 <= count <= MOST_LEVELS:
+                raise DecisionError(
+                    f"a codebook has 2 to {MOST_LEVELS} levels beside zero, found levels={self.levels!r}: with one "
+                    "there is nothing to choose"
+                )

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from pyro_compress.analysis.decisions.bits import bit_widths
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.analysis.decisions.pruning import prune
 from pyro_compress.analysis.decisions.structure import architecture_left, format_architecture, remove_dead
@@ -29,6 +28,7 @@ from pyro_compress.pipeline.acceptance import clearly_worse, within
 from pyro_compress.pipeline.decision_settings import DecisionSettings
 from pyro_compress.pipeline.draw_moments import how_of, stored_of, within_one_mode
 from pyro_compress.pipeline.fine_tuning import fine_tuned
+from pyro_compress.pipeline.quantizing import refuse_beside_own, roundings
 from pyro_compress.pipeline.size_targets import smallest_accepted
 from pyro_compress.pipeline.validation import Judge, network_and_likelihood, nothing_pruned, with_batch_norm
 from pyro_compress.posterior.posterior import Posterior
@@ -36,7 +36,6 @@ from pyro_compress.posterior.posterior import Posterior
 Say = Callable[[str], None]
 WARNING = "warning: "
 SNR_LADDER = (3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.0)
-C_LADDER = (1024.0, 256.0, 64.0, 16.0, 4.0, 1.0, 0.25, 1 / 16)
 
 
 def warnings_only(line: str) -> None:
@@ -80,9 +79,11 @@ def decide(
 
     Raises:
         DataError: there are no validation examples.
-        DecisionError: the settings ask for a teacher's draws and `network` is no BayesianNetwork.
+        DecisionError: the settings ask for a teacher's draws and `network` is no BayesianNetwork, or for a quantizer
+            where the posterior says what may be stored.
     """
     settings, data = settings or DecisionSettings(), as_data(data).on(device_named(device))
+    refuse_beside_own(posterior, settings.quantizer)
     if teacher is None:
         teacher = teacher_of(posterior, network, data, settings, seed)
     network, likelihood = network_and_likelihood(network, likelihood)
@@ -92,7 +93,7 @@ def decide(
     pruned = _choose_cut(posterior, judge, data, settings, reference, say)
     kept, total = pruned.weights_left()
     say(f"pruned to {100 * kept / total:.2f} % of the weights: {100 * judge.errors(pruned).mean():.2f} %")
-    decision = _choose_c(posterior, pruned, judge, data, settings, say)
+    decision = _rounded(posterior, pruned, judge, data, settings, seed, say)
     if settings.fine_tune_epochs:
         tune = _tuning(judge, settings, teacher, seed)
         decision = _fine_tune_stages(decision, judge, tune, settings, reference, say)
@@ -229,24 +230,33 @@ def _choose_cut(
     return pruned
 
 
-def _choose_c(
+def _rounded(
     posterior: Posterior,
     pruned: Decision,
     judge: Judge,
     data: DataSet,
     settings: DecisionSettings,
+    seed: int,
     say: Say,
 ) -> Decision:
-    """The largest c of a ladder whose rounding stays within the tolerance, or the smallest there is."""
-    candidates = C_LADDER if settings.c is None else (settings.c,)
+    """The first of the roundings, from coarse to fine, that stays within the tolerance, or the last there is."""
     reference = judge.errors(pruned)
-    for c in candidates:
-        decision = with_batch_norm(judge.network, pruned & bit_widths(posterior, c=c, within=pruned), data)
+    for how, rounded in roundings(
+        posterior,
+        pruned,
+        settings.quantizer,
+        c=settings.c,
+        levels=settings.levels,
+        level_start=settings.level_start,
+        seed=seed,
+    ):
+        decision = with_batch_norm(judge.network, rounded, data)
         rise, standard_error = judge.rise(decision, reference)
+        said = f"rounding {how} changes the error by {rise:+.2f} ± {standard_error:.2f} points"
         if within(rise, settings.tolerance_points):
             break
-    too_much = "" if within(rise, settings.tolerance_points) else ", more than the tolerance: no finer grid was tried"
-    say(f"rounding with c = {c:g} changes the error by {rise:+.2f} ± {standard_error:.2f} points{too_much}")
+        said += ", more than the tolerance: no finer grid was tried"
+    say(said)
     return decision.with_sites({}, rounding_rise_points=rise)
 
 

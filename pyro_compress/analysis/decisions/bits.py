@@ -11,6 +11,7 @@ from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
 GRIDS = ("power_of_two", "uniform", "per_channel")
 FINEST_STEP, COARSEST_STEP = 2.0**-20, 2.0**4
+BIAS_BITS = 8
 
 
 def fixed_point_step(variance: float, c: float, *, power_of_two: bool = True) -> float:
@@ -90,6 +91,23 @@ def on_grid(site: ParameterPosterior, quantizer: Quantizer | None, kept: np.ndar
     if site.off is not None:
         each[site.off] = 0
     return SiteDecision.of(site, each, quantizer)
+
+
+def with_biases_on_grids(decision: Decision) -> Decision:
+    """Biases of layers whose weights have a quantizer as integers of 8 bits, on a power-of-two step of their own.
+
+    For quantizers of the weights that are no grid for a bias too: a codebook, or one of four bits.
+    """
+    found = {}
+    for name, site in decision.sites.items():
+        layer, _, kind = name.rpartition(".")
+        weight = decision.sites.get(f"{layer}.weight")
+        largest = float(np.abs(site.value * site.kept()).max(initial=0))
+        on_grid_too = weight is not None and weight.value.ndim > 1 and weight.quantizer is not None
+        if kind == "bias" and on_grid_too and site.quantizer is None and largest > 0:
+            exponent = math.ceil(math.log2(largest / (2 ** (BIAS_BITS - 1) - 1)))
+            found[name] = site.on(Uniform(max(2.0**exponent, FINEST_STEP)))
+    return decision.with_sites(found)
 
 
 def significand_bits(site: ParameterPosterior, kept: np.ndarray) -> int:

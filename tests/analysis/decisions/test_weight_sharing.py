@@ -4,9 +4,10 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
 
 from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
-from pyro_compress.analysis.decisions.weight_sharing import lloyd_max, weight_sharing
+from pyro_compress.analysis.decisions.weight_sharing import STARTS, lloyd_max, weight_sharing
 from pyro_compress.errors import DecisionError
 from pyro_compress.network.quantizers import Codebook
 
@@ -93,3 +94,56 @@ def test_real_levels_are_those_of_lloyd(levels: int) -> None:
 def test_two_real_levels_make_ternary_weights() -> None:
     quantizer = weight_sharing(decision(0.01), 2, real=True).sites["a.weight"].quantizer
     assert isinstance(quantizer, Codebook) and quantizer.sides == (1, 1)
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_levels_are_those_of_scikit_learn_from_the_same_start(start: str, weighted: bool) -> None:
+    random = np.random.default_rng(3)
+    values = random.normal(size=400) + np.sign(random.normal(size=400))
+    precisions = random.uniform(0.5, 2, 400) if weighted else np.ones(400)
+    found = lloyd_max(values, precisions, 7, start, seed=5)
+    first = {
+        "density": np.quantile(values, (np.arange(7) + 0.5) / 7),
+        "linear": np.linspace(values.min(), values.max(), 7),
+        "random": np.sort(np.random.default_rng(5).choice(np.unique(values), 7, replace=False)),
+    }[start]
+    means = KMeans(7, init=first[:, None], n_init=1, tol=0).fit(values[:, None], sample_weight=precisions)
+    np.testing.assert_allclose(found, means.cluster_centers_[means.labels_, 0], rtol=1e-9)
+
+
+def test_levels_that_start_without_values_take_those_that_are_far() -> None:
+    """Two clumps far apart: a linear start has most of its levels between them."""
+    random = np.random.default_rng(0)
+    values = np.concatenate([random.normal(-1, 0.05, 300), random.normal(1, 0.05, 100)])
+    found = lloyd_max(values, np.ones(400), 12, "linear")
+    first = np.linspace(values.min(), values.max(), 12)[:, None]
+    means = KMeans(12, init=first, n_init=1, tol=0).fit(values[:, None])
+    assert len(np.unique(found)) == 12
+    assert cost(values, np.ones(400), found) <= 1.1 * means.inertia_
+    assert len(np.unique(lloyd_max(np.repeat([1.0, 2.0], 5), np.ones(10), 6, "linear"))) == 2
+
+
+def test_a_start_that_is_none() -> None:
+    with pytest.raises(DecisionError, match="unknown start of k-means 'middle'"):
+        lloyd_max(np.arange(9.0), np.ones(9), 3, "middle")
+
+
+def test_levels_by_patterns() -> None:
+    sites = {f"{name}.weight": decision(0.01).sites["a.weight"] for name in ("conv1", "conv2", "fc")}
+    shared = weight_sharing(Decision(sites), {"conv*": 8, "fc.*": 3}, real=True)
+    counts = [len(site.quantizer.levels) for site in shared.sites.values() if isinstance(site.quantizer, Codebook)]
+    assert counts == [8, 8, 3]
+    with pytest.raises(DecisionError, match=r"'dense\*' matches no weight: the network has conv1\.weight, conv2"):
+        weight_sharing(Decision(sites), {"dense*": 8})
+    with pytest.raises(DecisionError, match=r"two patterns match conv1\.weight: make the patterns disjoint"):
+        weight_sharing(Decision(sites), {"conv1*": 8, "*1.weight": 3})
+
+
+def test_a_layer_of_few_values_has_a_codebook_of_them_if_levels_are_real() -> None:
+    site = decision(0.01).sites["a.weight"]
+    few = SiteDecision(np.sign(site.value), site.variance, site.bits)
+    assert weight_sharing(Decision({"w": few}), 4).sites["w"] is few
+    shared = weight_sharing(Decision({"w": few}), 4, real=True).sites["w"]
+    assert shared.quantizer == Codebook((-1.0, 1.0))
+    np.testing.assert_array_equal(shared.stored(), few.stored())

@@ -1,0 +1,65 @@
+"""Which grids the weights that are left are rounded to: a family by name, and the candidates of it, coarsest first.
+
+    power_of_two, uniform, per_channel   a step per layer or channel, Δ²/12 ≤ c · posterior variance: `bits.bit_widths`
+    codebook                             shared values, by k-means weighted with 1/σ²: `weight_sharing`
+    float32                              no grid
+
+The first three say c, which validation chooses; the others do not look at the variance and have one candidate.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from pyro_compress.analysis.decisions.bits import GRIDS, bit_widths, with_biases_on_grids
+from pyro_compress.analysis.decisions.decision import Decision
+from pyro_compress.analysis.decisions.weight_sharing import STARTS, weight_sharing
+from pyro_compress.errors import DecisionError
+from pyro_compress.posterior.posterior import Posterior
+
+C_LADDER = (1024.0, 256.0, 64.0, 16.0, 4.0, 1.0, 0.25, 1 / 16)
+BY_VARIANCE = GRIDS
+QUANTIZERS = (*BY_VARIANCE, "codebook", "float32")
+LEVELS = 16
+
+
+def roundings(
+    posterior: Posterior,
+    pruned: Decision,
+    quantizer: str = GRIDS[0],
+    *,
+    c: float | None = None,
+    levels: int | Mapping[str, int] | None = None,
+    level_start: str | None = None,
+    seed: int = 0,
+) -> Iterator[tuple[str, Decision]]:
+    """The pruned decision on grids, each with words for how.
+
+    Args:
+        posterior: moments.
+        pruned: which weights are left.
+        quantizer: one of `QUANTIZERS`.
+        c, levels, level_start: see `pipeline.decision_settings.DecisionSettings`.
+        seed: of a random start of k-means.
+    """
+    if quantizer in BY_VARIANCE:
+        for share in C_LADDER if c is None else (c,):
+            yield f"with c = {share:g}", pruned & bit_widths(posterior, c=share, within=pruned, grid=quantizer)
+    elif quantizer == "codebook":
+        levels, start = levels or LEVELS, level_start or STARTS[0]
+        shared = weight_sharing(pruned, levels, real=True, start=start, seed=seed)
+        yield "to a codebook", _noted(with_biases_on_grids(shared), quantizer, level_start=start)
+    else:
+        yield "to float32", _noted(pruned, quantizer)
+
+
+def refuse_beside_own(posterior: Posterior, quantizer: str) -> None:
+    """What a method says may be stored stands in every decision, so no other quantizer can be asked for."""
+    own = [name for name, site in posterior.parameters.items() if site.quantizer is not None]
+    if own and quantizer != GRIDS[0]:
+        raise DecisionError(
+            f"the method itself says which values {', '.join(own)} may take, so quantizer='{quantizer}' cannot: leave "
+            "the quantizer out, or take another method"
+        )
+
+
+def _noted(decision: Decision, quantizer: str, **settings: object) -> Decision:
+    return decision.with_sites({}, quantizer=quantizer, **settings)

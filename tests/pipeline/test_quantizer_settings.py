@@ -1,0 +1,137 @@
+"""`decision.quantizer` on the digits: each family of grids through the search to the decoded file."""
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import pyro_compress as pc
+from pyro_compress.analysis.decisions.pruning import prune
+from pyro_compress.analysis.decisions.weight_sharing import lloyd_max
+from pyro_compress.errors import DecisionError
+from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform
+from pyro_compress.pipeline.quantizing import QUANTIZERS, roundings
+from pyro_compress.pipeline.settings import settings_from_entry
+
+ROUNDED: dict[str, Any] = {"fine_tune_epochs": 0, "refine": False}
+
+
+@cache
+def fitted() -> tuple[nn.Module, pc.DataSet, pc.Posterior]:
+    """A small network, the digits, and its normal posterior; made once."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10))
+        data = pc.data.load("digits")
+        model = pc.BayesianNetwork(network, pc.models.Normal(scale=0.5), pc.models.Categorical())
+        method = pc.inference.SVI(epochs=12, batch_size=64, learning_rate=0.01, kl_weight=0.1, compile="never")
+        return network, data, pc.fit(model, data, method, seed=0)
+
+
+def decided(**settings: Any) -> tuple[pc.analysis.Decision, list[str]]:
+    network, data, posterior = fitted()
+    lines: list[str] = []
+    how = pc.DecisionSettings(snr=0.5, **ROUNDED | settings)
+    return pc.decide(posterior, network, data, how, say=lines.append), lines
+
+
+def test_every_family_ends_in_a_file_that_predicts() -> None:
+    network, data, _ = fitted()
+    kinds = {"power_of_two": Uniform, "uniform": Uniform, "per_channel": PerChannel, "codebook": Codebook}
+    sizes = {}
+    for quantizer in QUANTIZERS:
+        decision, _ = decided(quantizer=quantizer)
+        for name in ("1.weight", "3.weight"):
+            assert type(decision.sites[name].quantizer) is kinds.get(quantizer, type(None))
+        file = pc.compress(network, decision, data=data)
+        found = pc.evaluate(file, data)
+        assert found["error_after_percent"] < 9, (quantizer, found)
+        sizes[quantizer] = found["file_bytes"]
+    # weights and inputs of the digits that are always blank are gone from all files: 4 bytes against few bits
+    assert max(size for name, size in sizes.items() if name != "float32") < sizes["float32"] / 3
+    power = decided()[0].sites["1.weight"].quantizer
+    assert isinstance(power, Uniform) and power.exponent is not None
+    free = decided(quantizer="uniform", c=1.0)[0].sites["1.weight"].quantizer
+    assert isinstance(free, Uniform) and free.exponent is None
+
+
+def test_the_default_is_the_grid_by_variance_and_says_nothing_new() -> None:
+    default, lines = decided()
+    named, _ = decided(quantizer="power_of_two")
+    for name, site in default.sites.items():
+        np.testing.assert_array_equal(site.stored(), named.sites[name].stored())
+    assert "quantizer" not in default.made_by and any(line.startswith("rounding with c = ") for line in lines)
+
+
+def test_a_codebook_is_that_of_k_means_and_its_biases_stand_on_a_grid() -> None:
+    _, _, posterior = fitted()
+    decision, lines = decided(quantizer="codebook", levels={"1.*": 4, "3.weight": 8}, level_start="linear")
+    pruned = prune(posterior, snr=0.5)
+    for name, levels in {"1.weight": 4, "3.weight": 8}.items():
+        site = pruned.sites[name]
+        kept = site.kept()
+        expected = lloyd_max(site.value[kept], 1 / site.variance[kept].astype(np.float64), levels, "linear")
+        np.testing.assert_array_equal(decision.sites[name].stored()[kept], expected.astype(np.float32))
+        assert not decision.sites[name].stored()[~kept].any()
+    bias = decision.sites["1.bias"]
+    assert isinstance(bias.quantizer, Uniform) and 64 <= np.abs(bias.integers()).max() <= 127
+    assert any(line.startswith("rounding to a codebook changes") for line in lines)
+    assert decision.made_by["codebook_levels"] == {"1.*": 4, "3.weight": 8}
+
+
+def test_float32_keeps_the_means() -> None:
+    _, _, posterior = fitted()
+    decision, _ = decided(quantizer="float32", refine=True)
+    for name, site in decision.sites.items():
+        kept = site.kept()
+        np.testing.assert_array_equal(site.stored()[kept], posterior.parameters[name].mean[kept])
+
+
+def test_a_random_start_follows_the_seed() -> None:
+    _, _, posterior = fitted()
+    pruned = prune(posterior)
+
+    def books(seed: int) -> list[Any]:
+        how: dict[str, Any] = {"levels": 6, "level_start": "random", "seed": seed}
+        ((_, decision),) = roundings(posterior, pruned, "codebook", **how)
+        return [site.quantizer for site in decision.sites.values()]
+
+    assert books(1) == books(1) != books(2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"quantizer": "int3"}, "quantizer is one of power_of_two, uniform, per_channel, codebook"),
+        ({"quantizer": "codebook", "levels": 1}, "2 to 256 levels beside zero, found levels=1: with one there is"),
+        ({"quantizer": "codebook", "levels": {"fc*": 300}}, "2 to 256 levels"),
+        ({"quantizer": "codebook", "c": 0.5}, r"c=0\.5 says nothing of quantizer='codebook': leave it out, or take"),
+        ({"quantizer": "float32", "c": 0.5}, "'power_of_two' or 'uniform' or 'per_channel'"),
+        ({"levels": 16}, "levels=16 says nothing of quantizer='power_of_two': leave it out, or take quantizer='cod"),
+        ({"level_start": "linear"}, "level_start='linear' says nothing of quantizer='power_of_two'"),
+        ({"quantizer": "codebook", "level_start": "kmeans"}, "level_start is one of density, linear, random, found"),
+    ],
+)
+def test_contradictions_are_refused(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(DecisionError, match=sentence):
+        pc.DecisionSettings(**settings)
+
+
+def test_what_the_method_says_may_be_stored_stands_beside_no_other_quantizer() -> None:
+    network, data, posterior = fitted()
+    own = replace(posterior.parameters["3.weight"], quantizer=Codebook((-0.5, 0.5)))
+    posterior = replace(posterior, parameters={**posterior.parameters, "3.weight": own})
+    with pytest.raises(DecisionError, match=r"says which values 3\.weight may take, so quantizer='uniform' cannot"):
+        pc.decide(posterior, network, data, pc.DecisionSettings(quantizer="uniform"))
+    kept = pc.decide(posterior, network, data, pc.DecisionSettings(snr=0.5, **ROUNDED), say=lambda line: None)
+    assert kept.sites["3.weight"].quantizer == own.quantizer
+
+
+def test_the_command_line_takes_the_words() -> None:
+    options = {"quantizer": "codebook", "levels": {"conv*": 64, "fc*": 16}}
+    settings = settings_from_entry("lenet-5/log-uniform", decision_options=options).build_decision()
+    assert settings.quantizer == "codebook" and settings.levels == {"conv*": 64, "fc*": 16}
