@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pyro_compress.models.priors.normal import Normal
     from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
     from pyro_compress.models.priors.scale_mixture import ScaleMixture
+    from pyro_compress.models.rewrites.base import Rewrite
+    from pyro_compress.models.rewrites.low_rank import LowRank
     from pyro_compress.models.tracing import trace
 
 _LIKELIHOODS = ("Bernoulli", "Categorical", "Gaussian", "Likelihood", "Poisson")
@@ -58,6 +60,8 @@ _NAMES = {
     "Normal": "pyro_compress.models.priors.normal",
     "GroupNormalJeffreys": "pyro_compress.models.priors.normal_jeffreys",
     "ScaleMixture": "pyro_compress.models.priors.scale_mixture",
+    "Rewrite": "pyro_compress.models.rewrites.base",
+    "LowRank": "pyro_compress.models.rewrites.low_rank",
     "trace": "pyro_compress.models.tracing",
 }
 __all__ = [
@@ -69,9 +73,11 @@ __all__ = [
     "GroupNormalJeffreys",
     "Likelihood",
     "LogUniform",
+    "LowRank",
     "Normal",
     "Poisson",
     "Prior",
+    "Rewrite",
     "ScaleMixture",
     "build",
     "digits_cnn",

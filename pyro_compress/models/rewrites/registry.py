@@ -1,0 +1,8 @@
+"""Rewrites by the names that zoo entries and the command line use."""
+
+from pyro_compress.config.registry import Registry
+from pyro_compress.errors import NetworkError
+from pyro_compress.models.rewrites.base import Rewrite
+from pyro_compress.models.rewrites.low_rank import LowRank
+
+REWRITES: Registry[Rewrite] = Registry("rewrite", NetworkError, "pyro_compress.rewrites", {"low-rank": LowRank})
