@@ -10,7 +10,7 @@ NetworkOption = Annotated[str | None, typer.Option("--network", help="Registered
 WeightsOption = Annotated[
     Path | None, typer.Option("--weights", help="Parameters to start from: .safetensors or a torch state dict.")
 ]
-PriorOption = Annotated[str | None, typer.Option("--prior", help="Registered prior.")]
+PriorOption = Annotated[str | None, typer.Option("--prior", help="Registered prior, or none.")]
 MethodOption = Annotated[
     str | None, typer.Option("--inference", help="Inference method: svi, map, sgld, nuts, ...; a wrong one lists all.")
 ]

@@ -176,7 +176,7 @@ def _detail(
     rates = asdict(published_rates(architecture, decision))
     # a point estimate, or a draw, has a density at its value and no KL, so no description length either
     complexity = posterior.statistics.get("complexity_nats", float("nan"))
-    known = settings.build_prior().is_proper and posterior.kind != "point" and math.isfinite(complexity)
+    known = settings.prior_is_proper and posterior.kind != "point" and math.isfinite(complexity)
     shrinkage = {
         name: [round(float(q), 6) for q in np.quantile(site.groups.shrinkage(), (0.0, 0.5, 1.0))]
         for name, site in posterior.parameters.items()

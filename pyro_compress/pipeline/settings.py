@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from pyro_compress.config.keyword_options import build, check_options
-from pyro_compress.errors import NetworkError, RunError, unknown_name
+from pyro_compress.errors import NetworkError, PriorError, RunError, unknown_name
 from pyro_compress.files import write_atomically
 from pyro_compress.inference.contract import Method
 from pyro_compress.inference.loop.devices import DEVICES
@@ -21,6 +21,8 @@ from pyro_compress.models.priors.registry import PRIORS
 from pyro_compress.pipeline.decision_settings import DecisionSettings
 from pyro_compress.posterior.posterior import Posterior
 
+NO_PRIOR = "none"
+
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -30,7 +32,8 @@ class RunSettings:
         entry: zoo entry that it came from, or None.
         network: registered name or 'module:factory'.
         weights: file that the network's parameters were read from, or None.
-        prior, method, likelihood, data: registered names ('module:factory' for data).
+        prior, method, likelihood, data: registered names ('module:factory' for data); prior 'none' has every parameter
+            estimated by maximum likelihood.
         prior_options, method_options, likelihood_options, decision_options: keywords of each.
         pretrain_epochs: epochs of plain maximum likelihood before the posterior is fitted.
         examples: training examples that are taken, each class its share; None for all of them.
@@ -71,9 +74,25 @@ class RunSettings:
         if self.examples is not None and self.examples < 1:
             raise RunError(f"examples must be at least 1, found {self.examples}")
 
-    def build_prior(self) -> Prior:
-        """The prior object."""
-        return PRIORS.build(self.prior, self.prior_options)
+    def build_prior(self) -> Prior | Mapping[str, Prior]:
+        """The prior object; of 'none' an empty rule set, which covers nothing.
+
+        Raises:
+            PriorError: an unknown name, or options that it doesn't have.
+        """
+        if self.prior != NO_PRIOR:
+            if self.prior not in PRIORS:
+                raise PriorError(unknown_name("prior", self.prior, [*PRIORS, NO_PRIOR]))
+            return PRIORS.build(self.prior, self.prior_options)
+        if self.prior_options:
+            raise PriorError(f"prior '{NO_PRIOR}' has no options, found {', '.join(self.prior_options)}")
+        return {}
+
+    @property
+    def prior_is_proper(self) -> bool:
+        """Whether the prior gives parameters a description length."""
+        prior = self.build_prior()
+        return isinstance(prior, Prior) and prior.is_proper
 
     def build_method(self) -> Method:
         """The inference method; a `proposal` among its options is the run directory whose posterior proposes."""

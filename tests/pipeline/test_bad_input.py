@@ -55,6 +55,11 @@ UNKNOWN = {
         "unknown section of --set 'desicion': known are decision, likelihood, method, prior.",
         "Did you mean 'decision'?",
     ),
+    "option of no prior": (
+        ["--prior", "none", *MINE, "--set", "prior.scale=1"],
+        "prior 'none' has no options, found scale",
+        "",
+    ),
     "prior option": (
         ["--prior", "group-horseshoe", *MINE, "--set", "prior.tao=1"],
         "unknown option of prior 'group-horseshoe': 'tao': known are initial_log_variance, ",

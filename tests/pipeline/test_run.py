@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pyro_compress.artifact.writing.artifact import load
-from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.dataset import DataSet, batches
 from pyro_compress.pipeline import steps
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.posterior.posterior import Posterior
@@ -219,3 +219,26 @@ def test_a_collapsed_fit_does_not_finish_silently(cli: Cli) -> None:
     assert "the fit ended" in results(Path("run"))["worse_than_start"]
     assert results(Path("run"))["decision"]["reference"] == "pretrained network"
     assert "warning" in found.out
+
+
+def test_without_a_prior_a_run_is_maximum_likelihood(cli: Cli, tmp_path: Path) -> None:
+    fitted = cli(
+        "fit", "--network", "digits-softmax", "--prior", "none", "--inference", "map", "--epochs", "2",
+        "--threads", "1", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert fitted.code == 0, fitted.err
+    posterior = Posterior.load(tmp_path / "run" / "posterior.safetensors")
+    settings = RunSettings.load(tmp_path / "run" / "settings.json")
+    data = steps.load_data(settings, None)
+    network = steps.build_network(settings, data)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
+    order = [part for epoch in range(2) for part in batches(*data.part("train"), 128, 0, epoch)]
+    for step, (xs, ys) in enumerate(order):
+        progress = step / len(order)
+        optimizer.param_groups[0]["lr"] = 1e-3 * min(1.0, 2.0 * (1.0 - progress))
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(xs), ys).backward()
+        optimizer.step()
+    for name, value in network.named_parameters():
+        np.testing.assert_allclose(posterior.parameters[name].mean, value.detach().numpy(), atol=2e-6)
+        assert posterior.parameters[name].is_point

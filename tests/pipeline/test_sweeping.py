@@ -124,7 +124,7 @@ def test_a_sweep_runs_and_prints_its_table(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_a_sweep_that_fails_ends_with_status_1(cli: Cli, tmp_path: Path) -> None:
-    found = cli("sweep", ENTRY, "--out", tmp_path, "--threads", "1", "--through", "processes", "--set", "prior.tua=1")
+    found = cli("sweep", ENTRY, "--out", tmp_path, "--threads", "1", "--jobs", "1", "--set", "prior.tua=1")
     assert found.code == 1
     assert "1 of 1 runs failed" in found.err and "tua" in found.err
 
