@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pyro_compress.analysis.decisions.pruning import NETWORK, check_ranking
 from pyro_compress.analysis.decisions.weight_sharing import MOST_LEVELS, STARTS
 from pyro_compress.analysis.modes.moments import ALIGN_BY, MOMENTS
 from pyro_compress.config.keyword_options import check_options
@@ -19,6 +20,8 @@ class DecisionSettings:
     Args:
         group_threshold, log_alpha, snr, remove_percent: cuts, see `analysis.decisions.pruning.prune`.  Where none of
             the last three is given, the largest SNR cut of a ladder that validation allows is taken.
+        remove_by, remove_over: which weights `remove_percent` takes, 'snr' or 'magnitude', of the 'network' or of every
+            'layer': `by` and `over` of `prune`.
         multiply_adds: share of the multiply-adds of a forward pass that may stay: before all else, units go that cost
             the least evidence for what they save, see `analysis.decisions.units.prune_units`.  None removes no units
             for speed.
@@ -27,7 +30,8 @@ class DecisionSettings:
         quantizer: which family of grids weights are rounded to, see `pipeline.quantizing`: `power_of_two`, `uniform` or
             `per_channel`, whose steps follow from the posterior variance and c; `codebook`, shared values found by
             k-means; `float32`, no grid.  The default leaves tensors alone of which the method says what may be stored.
-        c: share of the posterior variance that rounding may add; found on validation if None.
+        c: share of the posterior variance that rounding may add, and what takes its place for point estimates, see
+            `analysis.decisions.bits.bit_widths`; found on validation if None.
         levels: of a codebook, how many values the weights of a layer share (16 if None), or by patterns of parameter
             names, for example {"conv*": 256, "fc*": 32}.
         level_start: of a codebook, where k-means starts: 'density' (if None), 'linear' or 'random', see
@@ -48,6 +52,8 @@ class DecisionSettings:
     log_alpha: float | None = None
     snr: float | None = None
     remove_percent: float | None = None
+    remove_by: str | None = None
+    remove_over: str = NETWORK
     multiply_adds: float | None = None
     moments: str = "auto"
     align_by: str = "auto"
@@ -72,6 +78,7 @@ class DecisionSettings:
         for name, known in words.items():
             if getattr(self, name) not in known:
                 raise DecisionError(f"{name} is one of {', '.join(known)}, found '{getattr(self, name)}'")
+        check_ranking(self.remove_percent, self.remove_by, self.remove_over, names=("remove_by", "remove_over"))
         if self.fine_tune_epochs < 0 or self.tolerance_points < 0 or self.stage_tolerance_points < 0:
             raise DecisionError("fine_tune_epochs and tolerances must not be negative")
         if self.teacher_draws < 0 or self.fine_tune_noise < 0:

@@ -1,6 +1,6 @@
 """Which grids the weights that are left are rounded to: a family by name, and the candidates of it, coarsest first.
 
-    power_of_two, uniform, per_channel   a step per layer or channel, Δ²/12 ≤ c · posterior variance: `bits.bit_widths`
+    power_of_two, uniform, per_channel   a step per layer or channel, Δ²/12 ≤ c · variance: `bits.bit_widths`
     codebook                             shared values, by k-means weighted with 1/σ²: `weight_sharing`
     float32                              no grid
 

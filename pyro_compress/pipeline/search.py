@@ -223,6 +223,8 @@ def _choose_cut(
             log_alpha=settings.log_alpha,
             snr=snr,
             remove_percent=settings.remove_percent,
+            by=settings.remove_by,
+            over=settings.remove_over,
         )
         pruned = with_batch_norm(judge.network, pruned if units is None else units & pruned, data)
         if judge.accepts(pruned, reference, settings.tolerance_points):
@@ -298,6 +300,9 @@ def _refined(decision: Decision, judge: Judge, data: DataSet, reference: np.ndar
 
     What is left of the tolerance is not spent: the largest of many prices that pass passes by luck, too.
     """
+    if not any(site.variance.any() for site in decision.sites.values()):
+        say("not refined: no weight has a variance within which it may move")
+        return decision
     allowed = judge.rise(decision, reference)[0]
     decision = smallest_accepted(
         trace(judge.network, data.input_shape),

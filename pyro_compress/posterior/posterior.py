@@ -21,6 +21,8 @@ from pyro_compress.posterior.criterion import Criterion, log_alpha
 from pyro_compress.posterior.draws import Draws
 
 KINDS = ("chains", "iid", "guide", "point")
+# what stands in place of a prior's name where there is no variance: learned as one value, or never moved
+POINT, FROZEN = "point", "frozen"
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class ParameterPosterior:
     Attributes:
         mean: float32, or float64 where draws are, S.
         variance: likewise, S; zero for a point estimate.
-        prior: name of the prior's class, or 'point'.
+        prior: name of the prior's class; 'point' for one value, 'frozen' for one that is not to change.
         groups: for group priors.
         value: likewise, S; what to store where that is not the mean, such as the best draw.
         criterion: by what the prior says that weights or groups are off; None for priors that don't.
@@ -66,6 +68,8 @@ class ParameterPosterior:
         off: boolean, S: weights that the method itself has taken out, whatever a criterion says; None for none.
         quantizer: the values that may be stored, such as a codebook that the method learned; None leaves that to the
             decision.
+        ratio_ranks: whether |mean| / sd tells weights apart; not so where the method's noise is the same multiple of
+            every weight.
     """
 
     mean: np.ndarray
@@ -77,6 +81,12 @@ class ParameterPosterior:
     statistic: np.ndarray | None = None
     off: np.ndarray | None = None
     quantizer: Quantizer | None = None
+    ratio_ranks: bool = True
+
+    @staticmethod
+    def point(value: np.ndarray, *, frozen: bool = False) -> "ParameterPosterior":
+        """One value without a variance."""
+        return ParameterPosterior(value, 0 * value, FROZEN if frozen else POINT)
 
     @property
     def to_store(self) -> np.ndarray:
@@ -86,7 +96,17 @@ class ParameterPosterior:
     @property
     def is_point(self) -> bool:
         """Whether the method gave no uncertainty for it."""
-        return self.prior == "point"
+        return self.prior in (POINT, FROZEN)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether it stays as it is, so that nothing prunes or rounds it unless told to."""
+        return self.prior == FROZEN
+
+    @property
+    def has_ratio(self) -> bool:
+        """Whether |mean| / sd says which of its weights matter less."""
+        return self.ratio_ranks and not self.is_point
 
     @property
     def judges_weights(self) -> bool:
@@ -218,6 +238,8 @@ class Posterior:
         for name, parameter in self.parameters.items():
             tensors[f"mean/{name}"], tensors[f"variance/{name}"] = parameter.mean, parameter.variance
             entry: dict[str, object] = {"prior": parameter.prior}
+            if not parameter.ratio_ranks:
+                entry["ratio_ranks"] = False
             if parameter.value is not None:
                 tensors[f"value/{name}"] = parameter.value
             if parameter.quantizer is not None:
@@ -294,4 +316,7 @@ def _parameter(name: str, entry: dict, tensors: Mapping[str, np.ndarray]) -> Par
     value, statistic = tensors.get(f"value/{name}"), tensors.get(f"statistic/{name}")
     off = tensors[f"off/{name}"].astype(bool) if f"off/{name}" in tensors else None
     quantizer = from_described(entry.get("quantizer"))
-    return ParameterPosterior(mean, variance, entry["prior"], groups, value, criterion, statistic, off, quantizer)
+    ranks = entry.get("ratio_ranks", True)
+    return ParameterPosterior(
+        mean, variance, entry["prior"], groups, value, criterion, statistic, off, quantizer, ranks
+    )

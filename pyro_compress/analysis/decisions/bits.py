@@ -12,6 +12,8 @@ from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 GRIDS = ("power_of_two", "uniform", "per_channel")
 FINEST_STEP, COARSEST_STEP = 2.0**-20, 2.0**4
 BIAS_BITS = 8
+# of a point estimate, as a share of its mean square
+POINT_VARIANCE = 2.0**-10
 
 
 def fixed_point_step(variance: float, c: float, *, power_of_two: bool = True) -> float:
@@ -32,12 +34,14 @@ def bit_widths(
 
     Each layer's step obeys Δ²/12 ≤ c · v with v the mean posterior variance of the weights that are KEPT: dead
     weights have the prior's variance and would rule a mean over the whole layer.  A point-estimated bias takes
-    the step of its layer's weight: their rounding errors enter the same sum.  What a method says may be stored
-    (`ParameterPosterior.quantizer`) stands.
+    the step of its layer's weight: their rounding errors enter the same sum.  A weight tensor that is a point estimate
+    has no variance; there v is 2⁻¹⁰ times the mean square of the weights that are kept, so that c = 1/16 gives steps of
+    at most 0.03 root mean squares and c = 1,024 of 3.5.  What a method says may be stored
+    (`ParameterPosterior.quantizer`) stands, and frozen weights stay float32.
 
     Args:
         posterior: moments.
-        c: share of the posterior variance that rounding may add; at 1 the sum of many small errors shows in the
+        c: share of the variance v that rounding may add; at 1 the sum of many small errors shows in the
             predictions, so the default is the value that the search most often ends at.
         within: which weights count as kept; the prior's default cut if not given.
         grid: `power_of_two`; `uniform`, the coarsest step that the rule allows; or `per_channel`, such a step for each
@@ -52,7 +56,7 @@ def bit_widths(
         raise DecisionError(unknown_name("grid", grid, GRIDS))
     grids: dict[str, Quantizer] = {}
     for name, site in posterior.parameters.items():
-        if site.quantizer is None and not site.is_point and site.mean.ndim > 1:
+        if site.quantizer is None and not site.is_frozen and site.mean.ndim > 1:
             kept = within.sites[name].kept() if within is not None else site.kept()
             grids[name] = _grid(site, kept, c, grid)
     sites = {}
@@ -65,10 +69,11 @@ def bit_widths(
 
 def _grid(site: ParameterPosterior, kept: np.ndarray, c: float, grid: str) -> Quantizer:
     """The grid of one layer; a channel of which nothing is kept has the step of the layer."""
-    layer = fixed_point_step(_variance(site.variance, kept), c, power_of_two=grid == "power_of_two")
+    variance = POINT_VARIANCE * np.square(site.to_store.astype(np.float64)) if site.is_point else site.variance
+    layer = fixed_point_step(_variance(variance, kept), c, power_of_two=grid == "power_of_two")
     if grid != "per_channel":
         return Uniform(layer)
-    channels = zip(site.variance, kept, strict=True)
+    channels = zip(variance, kept, strict=True)
     return PerChannel(
         tuple(
             fixed_point_step(_variance(each, held), c, power_of_two=False) if held.any() else layer

@@ -243,8 +243,16 @@ def _parameter(name: str, site: ParameterPosterior, found: OneMode, values: Arra
     off = None if site.off is None else (mean == 0) & (variance == 0)
     # steps of single channels would have to be renamed with them
     quantizer = None if isinstance(site.quantizer, PerChannel) else site.quantizer
-    made = ParameterPosterior(
-        mean, 0 * variance if site.is_point else variance, site.prior, value=value, off=off, quantizer=quantizer
+    made = replace(
+        site,
+        mean=mean,
+        variance=0 * variance if site.is_point else variance,
+        value=value,
+        groups=None,
+        criterion=None,
+        statistic=None,
+        off=off,
+        quantizer=quantizer,
     )
     criterion = site.criterion
     if criterion is None or not criterion.follows_from_moments:

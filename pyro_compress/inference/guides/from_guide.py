@@ -52,9 +52,9 @@ def parameter_moments(model: BayesianNetwork, sites: Mapping[str, Moments]) -> d
         mean, variance = prior.weight_moments(parameter, sites)
         moments = ParameterPosterior(as_array(mean), as_array(variance), type(prior).__name__)
         parameters[parameter.name] = with_criterion(moments, parameter, prior, sites)
-    for name, value in (model.free_values() | model.frozen_values()).items():
-        value_array = as_array(value)
-        parameters[name] = ParameterPosterior(value_array, 0 * value_array, "point")
+    frozen = model.frozen_values()
+    for name, value in (model.free_values() | frozen).items():
+        parameters[name] = ParameterPosterior.point(as_array(value), frozen=name in frozen)
     return {name: parameters[name] for name, _ in model.network.named_parameters()}
 
 

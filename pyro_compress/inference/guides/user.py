@@ -232,7 +232,7 @@ class UserGuide(nn.Module):
         drawn = posterior_from_draws(program, self.draws(program, count, seed), "guide")
         sites = dict(drawn.parameters)
         for name in self.sites.points & sites.keys():
-            sites[name] = ParameterPosterior(sites[name].mean, 0 * sites[name].variance, "point")
+            sites[name] = ParameterPosterior.point(sites[name].mean)
         if self.sites.points.issuperset(names):
             return Posterior(sites | points, kind="point", provenance=said, guide=trained)
         return Posterior(sites | points, {}, {}, "guide", {**drawn.provenance, **said}, {}, drawn.draws, trained)

@@ -121,21 +121,22 @@ class MCDropout(Dropout):
         draws = independent_draws(values | latents, count, derived=tuple(state.model.free_values()))
         provenance = {"moments": "exact, over masks"}
         return Posterior(
-            self._parameters(weights, rates), {}, buffer_arrays(state.model), "iid", provenance, draws=draws
+            self._parameters(state, weights), {}, buffer_arrays(state.model), "iid", provenance, draws=draws
         )
 
     def draw_for_validation(self, state: PointState) -> Posterior:
         weights = {name: weight.detach() for name, weight in state.points.weights().items()}
-        return Posterior(self._parameters(weights, self.rates(state.model.network)), kind="iid")
+        return Posterior(self._parameters(state, weights), kind="iid")
 
-    def _parameters(
-        self, weights: Mapping[str, torch.Tensor], rates: Mapping[str, float]
-    ) -> dict[str, ParameterPosterior]:
-        found = {}
+    def _parameters(self, state: PointState, weights: Mapping[str, torch.Tensor]) -> dict[str, ParameterPosterior]:
+        found, rates = {}, self.rates(state.model.network)
         for name, weight in weights.items():
-            rate = rates.get(name, 0.0)
-            variance = weight.square() * (rate / (1 - rate))
-            found[name] = ParameterPosterior(as_array(weight), as_array(variance), "dropout" if rate else "point")
+            mean, rate = as_array(weight), rates.get(name, 0.0)
+            if rate:
+                variance = as_array(weight.square() * (rate / (1 - rate)))
+                found[name] = ParameterPosterior(mean, variance, "dropout", ratio_ranks=False)
+            else:
+                found[name] = ParameterPosterior.point(mean, frozen=name in state.points.frozen)
         return found
 
 

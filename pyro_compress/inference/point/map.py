@@ -110,7 +110,9 @@ class MAP(GradientMethod):
 
     def draw(self, state: "PointState") -> Posterior:
         found = state.points.weights() if isinstance(state.model, BayesianNetwork) else state.points.latents()
-        parameters = {name: _point(value) for name, value in found.items()} | point_estimates(state.model)
+        frozen = state.points.frozen
+        parameters = {n: ParameterPosterior.point(as_array(value), frozen=n in frozen) for n, value in found.items()}
+        parameters |= point_estimates(state.model)
         return Posterior(parameters, {}, buffer_arrays(state.model), kind="point", provenance=self.said(state))
 
     def said(self, state: "PointState") -> dict[str, Any]:
@@ -206,8 +208,3 @@ class PointState(GradientState):
 
 def _trained(value: torch.Tensor) -> nn.Parameter:
     return nn.Parameter(value.detach().clone())
-
-
-def _point(value: torch.Tensor) -> ParameterPosterior:
-    mean = as_array(value)
-    return ParameterPosterior(mean, 0 * mean, "point")

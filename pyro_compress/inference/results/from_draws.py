@@ -80,11 +80,11 @@ def _network_parameters(
     found, frozen = {}, model.frozen_values()
     for name, _ in model.network.named_parameters():
         if name in frozen:
-            found[name] = ParameterPosterior(as_array(frozen[name]), 0 * as_array(frozen[name]), "point")
+            found[name] = ParameterPosterior.point(as_array(frozen[name]), frozen=True)
             continue
         mean, variance = (part.astype(draws.flat.dtype) for part in moments[name])
         if name not in priors:
-            found[name] = ParameterPosterior(mean, 0 * variance, "point")
+            found[name] = ParameterPosterior.point(mean)
             continue
         parameter, prior = priors[name]
         # draws lie in memory, whatever device surrounds this
@@ -126,15 +126,15 @@ def point_estimates(model: Model) -> dict[str, ParameterPosterior]:
     if isinstance(model, BayesianNetwork):
         return {}
     arrays = {name: as_array(value) for name, value in model.free_values().items()}
-    return {name: ParameterPosterior(value, 0 * value, "point") for name, value in arrays.items()}
+    return {name: ParameterPosterior.point(value) for name, value in arrays.items()}
 
 
 def point_posterior(model: Model, values: Mapping[str, torch.Tensor]) -> Posterior:
     """One value of every site as a point estimate of the parameters."""
+    names, frozen = list(values), {}
     if isinstance(model, BayesianNetwork):
-        values = dict(values) | derived_values(model, values) | model.frozen_values()
+        frozen = model.frozen_values()
+        values = dict(values) | derived_values(model, values) | frozen
         names = [name for name, _ in model.network.named_parameters()]
-    else:
-        names = list(values)
-    arrays = {name: as_array(values[name]) for name in names}
-    return Posterior({name: ParameterPosterior(v, 0 * v, "point") for name, v in arrays.items()}, kind="point")
+    found = {name: ParameterPosterior.point(as_array(values[name]), frozen=name in frozen) for name in names}
+    return Posterior(found, kind="point")

@@ -177,3 +177,26 @@ def test_what_a_method_says_may_be_stored_stands() -> None:
         kept = decision.sites[name].kept()
         np.testing.assert_array_equal(stored[kept], nearest[kept])
     assert decision.sites["c.weight"].quantizer != book
+
+
+def test_steps_of_point_estimates_follow_their_size() -> None:
+    generator = np.random.default_rng(2)
+    weight = 0.3 * generator.normal(size=(60, 50))
+    sites = {"a.weight": parameter(weight, 0.0, "point"), "a.bias": parameter(np.ones(60), 0.0, "point")}
+    size = math.sqrt(float(np.square(weight).mean()))
+    for c in (1 / 16, 1.0, 64.0):
+        found = bit_widths(Posterior(sites), c=c, grid="uniform").sites
+        assert found["a.weight"].quantizer.step == pytest.approx(math.sqrt(12 * c / 1024) * size, rel=1e-5)  # type: ignore[union-attr]
+        assert found["a.bias"].quantizer == found["a.weight"].quantizer
+        error = np.square(found["a.weight"].stored() - weight).mean()
+        assert float(error) == pytest.approx(c / 1024 * size**2, rel=0.1)
+    # weights that are gone have no say
+    pruned = prune(Posterior(sites), remove_percent=90.0)
+    large = math.sqrt(float(np.square(weight[pruned.sites["a.weight"].kept()]).mean()))
+    step = bit_widths(Posterior(sites), c=1.0, within=pruned, grid="uniform").sites["a.weight"].quantizer
+    assert step == Uniform(math.sqrt(12 / 1024) * large)
+    channels = bit_widths(Posterior(sites), c=1.0, grid="per_channel").sites["a.weight"].quantizer
+    expected = [math.sqrt(12 / 1024 * float(np.square(row).mean())) for row in weight]
+    assert isinstance(channels, PerChannel) and channels.steps == pytest.approx(expected, rel=1e-5)
+    frozen = ParameterPosterior.point(weight.astype(np.float32), frozen=True)
+    assert bit_widths(Posterior({"a.weight": frozen})).sites["a.weight"].quantizer is None

@@ -10,6 +10,7 @@ from pyro_compress.analysis.decisions.bits import bit_widths
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS
 from pyro_compress.analysis.decisions.pruning import prune, signal_to_noise
 from pyro_compress.errors import DecisionError, PriorError
+from pyro_compress.pipeline.decision_settings import DecisionSettings
 from pyro_compress.pipeline.validation import nothing_pruned
 from pyro_compress.posterior.criterion import Criterion
 from pyro_compress.posterior.posterior import Groups, ParameterPosterior, Posterior
@@ -147,9 +148,74 @@ def test_remove_percent_has_its_range(percent: float) -> None:
         prune(Posterior({"w": parameter([[1.0]], 1.0)}), remove_percent=percent)
 
 
-def test_a_point_estimate_has_nothing_to_cut_by() -> None:
-    with pytest.raises(DecisionError, match="a point estimate has no signal-to-noise ratio to prune by"):
-        prune(Posterior({"w": point([[1.0]])}, kind="point"), remove_percent=50.0)
+def test_point_estimates_go_by_magnitude() -> None:
+    sites = {
+        "a.weight": point([[-4.0, 1.0, 0.5, -0.1]]),
+        "a.bias": point([0.0]),
+        "b.weight": point([[-0.4, 0.3], [0.2, -0.1]]),
+    }
+    posterior = Posterior(sites, kind="point")
+    found = prune(posterior, remove_percent=50.0)
+    assert found.sites["a.weight"].kept().tolist() == [[True, True, True, False]]
+    assert found.sites["b.weight"].kept().tolist() == [[True, False], [False, False]]
+    assert found.sites["a.bias"].kept().all()
+    assert found.made_by == {"remove_percent": 50.0, "removed_by": "magnitude"}
+    of_each = prune(posterior, remove_percent=50.0, over="layer")
+    assert of_each.sites["a.weight"].kept().tolist() == [[True, True, False, False]]
+    assert of_each.sites["b.weight"].kept().tolist() == [[True, True], [False, False]]
+    assert of_each.made_by == {"remove_percent": 50.0, "removed_by": "magnitude", "removed_over": "layer"}
+    with pytest.raises(DecisionError, match="no weight has a signal-to-noise ratio that tells it from others"):
+        prune(posterior, remove_percent=50.0, by="snr")
+
+
+def test_magnitude_is_that_of_the_value_to_store_and_zeros_are_gone_already() -> None:
+    mean = np.array([[3.0, 2.0, 1.0, 0.0]], np.float32)
+    drawn = replace(point(mean), value=mean[:, ::-1].copy())
+    assert prune(Posterior({"w": drawn}), remove_percent=50.0).sites["w"].kept().tolist() == [
+        [False, False, True, True]
+    ]
+    zeros = point([[0.0, 0.0, 0.0, 1.0]])
+    assert prune(Posterior({"w": zeros}), remove_percent=25.0).sites["w"].kept().tolist() == [[False] * 3 + [True]]
+
+
+def test_weights_with_a_variance_go_by_magnitude_where_that_is_said_or_no_ratio_tells_them_apart() -> None:
+    mean, variance = np.array([[1.0, -2.0, 3.0, -4.0]], np.float32), np.array([[1.0, 1.0, 9.0, 64.0]], np.float32)
+    sites = {"w": parameter(mean, variance), "v": point([[0.5, 5.0]])}
+    by_ratio = prune(Posterior(sites), remove_percent=50.0)  # 1, 2, 1, ½
+    assert by_ratio.sites["w"].kept().tolist() == [[True, True, True, False]]
+    assert by_ratio.sites["v"].kept().all() and by_ratio.made_by == {"snr": 1.0, "remove_percent": 50.0}
+    by_size = prune(Posterior(sites), remove_percent=50.0, by="magnitude")
+    assert by_size.sites["w"].kept().tolist() == [[False, False, True, True]]
+    assert by_size.sites["v"].kept().tolist() == [[False, True]]
+    dropped = Posterior({"w": replace(parameter(mean, mean**2, "dropout"), ratio_ranks=False)})
+    assert prune(dropped, remove_percent=50.0).made_by == {"remove_percent": 50.0, "removed_by": "magnitude"}
+    with pytest.raises(DecisionError, match=r"those of\s+dropout all the same"):
+        prune(dropped, remove_percent=50.0, by="snr")
+
+
+def test_frozen_weights_are_not_ranked() -> None:
+    frozen = ParameterPosterior.point(np.array([[0.1, 0.2]], np.float32), frozen=True)
+    found = prune(Posterior({"w": frozen, "v": point([[1.0, 2.0]])}), remove_percent=50.0)
+    assert found.sites["w"].kept().all() and found.sites["v"].kept().tolist() == [[False, True]]
+    with pytest.raises(DecisionError, match="here is none that may go"):
+        prune(Posterior({"w": frozen}), remove_percent=50.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"remove_percent": 1.0, "by": "sn"}, "unknown word for by 'sn': known are magnitude, snr"),
+        ({"remove_percent": 1.0, "over": "layers"}, "unknown word for over 'layers': .* Did you mean 'layer'"),
+        ({"by": "magnitude"}, "over say which weights remove_percent takes: give remove_percent too"),
+        ({"over": "layer", "snr": 1.0}, "give remove_percent too"),
+    ],
+)
+def test_a_ranking_that_cannot_be_honoured_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DecisionError, match=message):
+        prune(Posterior({"w": parameter([[1.0]], 1.0)}), **options)
+    settings = {name if name in ("snr", "remove_percent") else f"remove_{name}": v for name, v in options.items()}
+    with pytest.raises(DecisionError, match=message.replace("for ", "for remove_")):
+        DecisionSettings(**settings)
 
 
 def test_buffers_are_carried() -> None:
