@@ -10,7 +10,8 @@ from pyro_compress.analysis.modes.moments import ALIGN_BY, MOMENTS
 from pyro_compress.config.keyword_options import check_options
 from pyro_compress.errors import DecisionError
 from pyro_compress.pipeline.draw_moments import STORED
-from pyro_compress.pipeline.quantizing import BY_VARIANCE, QUANTIZERS
+from pyro_compress.pipeline.fine_tuning import MOVES
+from pyro_compress.pipeline.quantizing import BY_VARIANCE, FIXED, QUANTIZERS
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class DecisionSettings:
         stage_tolerance_points: rise of validation error over the reference that a stage may cost.
         fine_tune_batch_size, fine_tune_learning_rate: of the fine-tuning.
         teacher_draws: fine-tuning learns the posterior predictive mean of that many draws; 0 takes the labels.
+        fine_tune_moves: what fine-tuning trains of weights that have a quantizer: `weights`, the numbers that are
+            rounded; `quantizer`, the levels or steps, while each weight keeps its place; or `both`.
         fine_tune_noise: sd of the noise on the weights in fine-tuning, in posterior sds.
         refine: whether weights move, at the end, to integers that cost fewer bits, as far as that adds no error on
             validation data: see `artifact.writing.rate_distortion`.
@@ -69,12 +72,19 @@ class DecisionSettings:
     fine_tune_batch_size: int = 128
     fine_tune_learning_rate: float = 1e-3
     teacher_draws: int = 0
+    fine_tune_moves: str = "weights"
     fine_tune_noise: float = 0.0
     refine: bool = True
 
     def __post_init__(self) -> None:
         check_options(self, DecisionError)
-        words = {"moments": MOMENTS, "align_by": ALIGN_BY, "stored": STORED, "quantizer": QUANTIZERS}
+        words = {
+            "moments": MOMENTS,
+            "align_by": ALIGN_BY,
+            "stored": STORED,
+            "quantizer": QUANTIZERS,
+            "fine_tune_moves": MOVES,
+        }
         for name, known in words.items():
             if getattr(self, name) not in known:
                 raise DecisionError(f"{name} is one of {', '.join(known)}, found '{getattr(self, name)}'")
@@ -98,6 +108,22 @@ class DecisionSettings:
         if list(self.rate_weights) != sorted(self.rate_weights):
             raise DecisionError(f"rate_weights must rise from stage to stage, found {self.rate_weights}")
         self._check_quantizer()
+        if self.fine_tune_moves != MOVES[0]:
+            self._check_moves()
+
+    def _check_moves(self) -> None:
+        """A quantizer that is trained must be one that can move, in training that takes place."""
+        asked = f"fine_tune_moves='{self.fine_tune_moves}'"
+        if self.quantizer in FIXED:
+            can = ", ".join(each for each in QUANTIZERS if each not in FIXED)
+            raise DecisionError(f"{asked} moves levels or steps, and quantizer='{self.quantizer}' has none: take {can}")
+        if self.fine_tune_epochs == 0:
+            raise DecisionError(f"{asked} asks for training, and fine_tune_epochs=0 for none: leave one of them out")
+        if self.fine_tune_moves == "quantizer" and any(self.rate_weights):
+            raise DecisionError(
+                f"{asked} leaves every weight its place, so that no rate weight can make the code shorter: give "
+                f"rate_weights=(0.0,), found {self.rate_weights}"
+            )
 
     def _check_quantizer(self) -> None:
         """Options of another quantizer than the one that is taken would be ignored, so they are refused."""

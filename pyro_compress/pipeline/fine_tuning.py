@@ -9,11 +9,15 @@ from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
+from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.tracing import trace
 from pyro_compress.network.architecture import Architecture, Conv2d, Linear
-from pyro_compress.network.quantizers import bits_for
+from pyro_compress.network.quantizers import PerChannel, Quantizer, bits_for
 from pyro_compress.pipeline.validation import place, with_batch_norm
+
+# θ; the levels or steps, weights keeping their places; or θ and these
+MOVES = ("weights", "quantizer", "both")
 
 
 def fine_tuned(
@@ -29,11 +33,13 @@ def fine_tuned(
     noise: float,
     teacher: torch.Tensor | None,
     seed: int,
+    moves: str = MOVES[0],
 ) -> Decision:
     """One stage of `inference.finetuning.grid.fine_tune`, from decision to decision.
 
     Where the architecture allows, the units that are still read are trained as a smaller network.  `noise` is in
     posterior sds; the other arguments are those of `fine_tune`.  Frozen parameters stay as the decision has them.
+    `moves` says what is trained of weights that have a quantizer, see `MOVES`.
     """
     architecture, device = trace(network, data.input_shape), data.train_x.device
     place(network, decision)
@@ -44,9 +50,10 @@ def fine_tuned(
         names = _names_in(compaction.network.architecture)
     frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
     moving = {name: decision.sites[name] for name in names if name not in frozen}
+    sites = {name: _grid_site(name, site, compaction, noise, moves, device) for name, site in moving.items()}
     found = fine_tune(
         trained,
-        {names[name]: _grid_site(name, site, compaction, noise, device) for name, site in moving.items()},
+        {names[name]: site for name, site in sites.items()},
         data,
         likelihood,
         epochs=epochs,
@@ -61,13 +68,13 @@ def fine_tuned(
         value = found[names[name]].cpu().numpy()
         if compaction is not None:
             value = compaction.put_back(name, value, site.value.shape)
-        replaced[name] = _refitted(site, value)
+        replaced[name] = _refitted(site, value, _learned(name, site, sites[name], compaction))
     tuned = decision.with_sites(replaced, rate_weight=rate_weight, fine_tune_epochs=epochs)
     return with_batch_norm(network, tuned, data)
 
 
 def _grid_site(
-    name: str, site: SiteDecision, compaction: Compaction | None, noise: float, device: torch.device
+    name: str, site: SiteDecision, compaction: Compaction | None, noise: float, moves: str, device: torch.device
 ) -> GridSite:
     """Where a tensor starts, what of it is kept, and its noise; of the smaller network, if there is one."""
 
@@ -78,7 +85,23 @@ def _grid_site(
     quantizer = site.quantizer
     if quantizer is not None and compaction is not None:
         quantizer = quantizer.rows(compaction.rows(name))
-    return GridSite(taken(site.value), taken(site.kept()), quantizer, taken(spread) if noise > 0 else None)
+    value, learned = taken(site.value), None
+    if quantizer is not None and value.ndim > 1 and moves != "weights":
+        learned = LearnedQuantizer.of(quantizer, value, assigned=moves == "quantizer")
+    return GridSite(value, taken(site.kept()), quantizer, taken(spread) if noise > 0 else None, learned)
+
+
+def _learned(name: str, site: SiteDecision, trained: GridSite, compaction: Compaction | None) -> Quantizer | None:
+    """The quantizer after training; channels that are not in the smaller network keep their steps."""
+    if trained.learned is None:
+        return site.quantizer
+    found = trained.learned.quantizer()
+    if compaction is None or not isinstance(found, PerChannel):
+        return found
+    assert isinstance(site.quantizer, PerChannel)
+    steps = np.array(site.quantizer.steps)
+    steps[compaction.rows(name)] = found.steps
+    return PerChannel(tuple(steps.tolist()))
 
 
 def _names_in(architecture: Architecture) -> dict[str, str]:
@@ -92,10 +115,10 @@ def _names_in(architecture: Architecture) -> dict[str, str]:
     }
 
 
-def _refitted(site: SiteDecision, value: np.ndarray) -> SiteDecision:
+def _refitted(site: SiteDecision, value: np.ndarray, quantizer: Quantizer | None) -> SiteDecision:
     """The site with new values: what rounds to zero is pruned, and bits are what the largest integer needs."""
-    if site.quantizer is None:
+    if quantizer is None:
         return site.moved_to(value)
-    integers = site.quantizer.index(value)
+    integers = quantizer.index(value)
     bits = np.where(site.kept() & (integers != 0), bits_for(integers), 0).astype(np.uint8)
-    return site.moved_to(value, bits=bits)
+    return site.moved_to(value, bits=bits, quantizer=quantizer)

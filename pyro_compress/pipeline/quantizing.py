@@ -18,6 +18,8 @@ from pyro_compress.posterior.posterior import Posterior
 C_LADDER = (1024.0, 256.0, 64.0, 16.0, 4.0, 1.0, 0.25, 1 / 16)
 BY_VARIANCE = GRIDS
 QUANTIZERS = (*BY_VARIANCE, "codebook", "float32")
+# no step of theirs can be trained
+FIXED = ("power_of_two", "float32")
 LEVELS = 16
 
 

@@ -123,6 +123,7 @@ def _tuning(
         noise=settings.fine_tune_noise,
         teacher=teacher,
         seed=seed,
+        moves=settings.fine_tune_moves,
     )
 
 

@@ -22,14 +22,19 @@ ROUNDED: dict[str, Any] = {"fine_tune_epochs": 0, "refine": False}
 
 @cache
 def fitted() -> tuple[nn.Module, pc.DataSet, pc.Posterior]:
-    """A small network, the digits, and its normal posterior; made once."""
+    """A small network, the digits, and normals about the mode of its weights; made once."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10))
         data = pc.data.load("digits")
         model = pc.BayesianNetwork(network, pc.models.Normal(scale=0.5), pc.models.Categorical())
-        method = pc.inference.SVI(epochs=12, batch_size=64, learning_rate=0.01, kl_weight=0.1, compile="never")
-        return network, data, pc.fit(model, data, method, seed=0)
+        posterior = pc.fit(model, data, pc.inference.MAP(epochs=12, batch_size=64, learning_rate=0.01), seed=0)
+    sites = dict(posterior.parameters)
+    for name in ("1.weight", "3.weight"):
+        spread = np.random.default_rng(0).uniform(0.03, 0.12, (len(sites[name].mean), 1))
+        variance = np.broadcast_to(spread**2, sites[name].mean.shape).astype(np.float32)
+        sites[name] = replace(sites[name], variance=variance, prior="Normal")
+    return network, data, replace(posterior, parameters=sites)
 
 
 def decided(**settings: Any) -> tuple[pc.analysis.Decision, list[str]]:
@@ -135,3 +140,49 @@ def test_the_command_line_takes_the_words() -> None:
     options = {"quantizer": "codebook", "levels": {"conv*": 64, "fc*": 16}}
     settings = settings_from_entry("lenet-5/log-uniform", decision_options=options).build_decision()
     assert settings.quantizer == "codebook" and settings.levels == {"conv*": 64, "fc*": 16}
+
+
+def test_trained_levels_of_a_codebook_keep_the_places_and_predict_better() -> None:
+    """Trained quantisation (Han et al. 2016): three levels per layer, of which only the values move."""
+    network, data, _ = fitted()
+    how: dict[str, Any] = {"quantizer": "codebook", "levels": 3, "level_start": "linear"}
+    rounded, _ = decided(**how)
+    tuned, _ = decided(
+        **how, fine_tune_moves="quantizer", fine_tune_epochs=4, rate_weights=(0.0,), fine_tune_learning_rate=0.01
+    )
+    errors = {}
+    for name, decision in (("rounded", rounded), ("tuned", tuned)):
+        errors[name] = pc.evaluate(pc.compress(network, decision, data=data), data)["nll_nats_per_example"]
+    assert errors["tuned"] < 0.8 * errors["rounded"], errors
+    for name in ("1.weight", "3.weight"):
+        before, after = rounded.sites[name].integers(), tuned.sites[name].integers()
+        alive = after != 0  # units that nobody reads are not trained, and go
+        for level in np.unique(before[alive]):
+            assert len(np.unique(after[alive & (before == level)])) == 1
+        assert tuned.sites[name].quantizer != rounded.sites[name].quantizer
+
+
+@pytest.mark.parametrize("quantizer", ["uniform", "per_channel", "codebook"])
+def test_numbers_of_a_quantizer_learned_with_the_weights_reach_the_file(quantizer: str) -> None:
+    network, data, _ = fitted()
+    how: dict[str, Any] = {"quantizer": quantizer, "fine_tune_epochs": 2, "rate_weights": (0.5,)}
+    start = decided(**how | {"fine_tune_epochs": 0})[0].sites["1.weight"].quantizer
+    decision, _ = decided(**how, fine_tune_moves="both", stage_tolerance_points=5.0)
+    found = decision.sites["1.weight"].quantizer
+    assert type(found) is type(start) and found != start
+    file = pc.compress(network, decision, data=data)
+    assert type(file.network.tensors["1.weight"].quantizer) is type(found)
+    assert pc.evaluate(file, data)["error_after_percent"] < 9
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({}, "moves levels or steps, and quantizer='power_of_two' has none: take uniform, per_channel, codebook"),
+        ({"quantizer": "uniform", "fine_tune_epochs": 0}, "asks for training, and fine_tune_epochs=0 for none"),
+        ({"quantizer": "codebook"}, r"leaves every weight its place, .* give rate_weights=\(0\.0,\), found \(0\.5, 1"),
+    ],
+)
+def test_quantizers_that_cannot_be_trained_are_refused(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(DecisionError, match=f"fine_tune_moves='quantizer' {sentence}"):
+        pc.DecisionSettings(fine_tune_moves="quantizer", **settings)

@@ -12,6 +12,9 @@ through Q (Bengio et al. 2013).  Weights that the decision pruned stay zero.
 With a teacher, y_i is replaced by E[y | x_i, D] of the posterior predictive: the one network that is stored then learns
 what the whole posterior says, and not the training labels by heart (Korattikara et al. 2015).  With noise, the network
 is run at Q(θ) + σ ε, so that weights stay where the data leave them room.
+
+The numbers of Q itself, its levels or steps, can be trained beside θ or instead of it (`learned_quantizers.py`).  The
+penalty keeps the Δ that Q had at the start.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,6 +28,7 @@ from pyro_compress.data import dataset as data_module
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.errors import NetworkError
 from pyro_compress.inference.finetuning.batch_norm import refuse_batches_of_one
+from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer
 from pyro_compress.inference.finetuning.rounding import Rounding
 from pyro_compress.inference.gradient.gradient_method import linear, refuse_non_finite
 from pyro_compress.inference.loop.alone import alone
@@ -44,16 +48,28 @@ class GridSite:
         kept: bool, S: False stays zero for ever.
         quantizer: Q, or None for a tensor that is stored as float32.
         noise: float, S: σ of the noise that training adds to what is kept, or None.
+        learned: takes the place of `quantizer`, at which it starts, where Q is trained: `fine_tune` moves its numbers.
     """
 
     value: torch.Tensor
     kept: torch.Tensor
     quantizer: Quantizer | None
     noise: torch.Tensor | None = None
+    learned: LearnedQuantizer | None = None
 
     def quantised(self, value: torch.Tensor) -> torch.Tensor:
         """Q(value), zero where not kept."""
-        return (value if self._rounding is None else self._rounding(value)) * self.kept
+        rounding = self.learned or self._rounding
+        return (value if rounding is None else rounding(value)) * self.kept
+
+    @property
+    def moves(self) -> bool:
+        """Whether θ is trained: not where weights keep their places in a quantizer that is learned."""
+        return self.learned is None or self.learned.assigned is None
+
+    def tuned(self, value: torch.Tensor) -> torch.Tensor:
+        """The values to return for θ, zero where not kept."""
+        return value * self.kept if self.moves else self.quantised(value)
 
     @cached_property
     def _rounding(self) -> Rounding | None:
@@ -89,7 +105,8 @@ def fine_tune(
 
     Args:
         network: module whose parameters are overwritten during the call; give a copy.
-        sites: by dotted parameter name; parameters not named stay as they are, and so do frozen ones.
+        sites: by dotted parameter name; parameters not named stay as they are, and so do frozen ones.  Quantizers that
+            are learned are overwritten too.
         data: training part only is used.
         likelihood: p(y | output).
         epochs: passes over the training data; the learning rate falls linearly to zero.
@@ -105,24 +122,25 @@ def fine_tune(
         NetworkError: parameters that were made in inference mode, which torch lets nobody overwrite.
 
     Returns:
-        The fine-tuned values before rounding, by name; round them with the site's grid.
+        The fine-tuned values before rounding, by name; round them with the site's grid, or with what has been learned
+        in its place.
     """
     training = _Training.started(network, sites, likelihood, rate_weight / data.N, taught=teacher is not None)
-    hidden = training.hidden
-    optimizer = torch.optim.Adam(hidden.values(), lr=learning_rate, fused=True)
+    hidden, trained = training.hidden, training.trained()
+    optimizer = torch.optim.Adam(trained, lr=learning_rate, fused=True)
     steps = epochs * data_module.number_of_batches(len(data.train_x), batch_size)
     done, ranks, device = 0, Ranks.here(), data.train_x.device
     refuse_batches_of_one(network, data.train_x, batch_size, ranks.count)
-    ranks.send_from_first(hidden.values())
+    ranks.send_from_first(trained)
     network.train()
     with on_device(device):
         seed_generators(ranks.stream(seed), device)  # the network may have dropout
         targets = data.train_y if teacher is None else teacher.to(device)
         for epoch in range(epochs):
             for x, y in data_module.batches(data.train_x, targets, batch_size, seed + 7919, epoch):
-                with ranks.together(hidden.values(), network.buffers()):
+                with ranks.together(trained, network.buffers()):
                     training.backward(ranks.share_of(x), ranks.share_of(y), epoch)
-                    ranks.average(hidden.values(), network.buffers())
+                    ranks.average(trained, network.buffers())
                 optimizer.param_groups[0]["lr"] = learning_rate * linear(done / steps)
                 optimizer.step()
                 done += 1
@@ -130,7 +148,7 @@ def fine_tune(
                 progress(epoch + 1)
     training.place({name: site.quantised(hidden[name]) for name, site in sites.items()})
     network.eval()
-    return {name: value * sites[name].kept for name, value in hidden.items()}
+    return {name: sites[name].tuned(value) for name, value in hidden.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +186,11 @@ class _Training:
             hidden[name].copy_(site.value.detach() * site.kept)
         return _Training(network, sites, likelihood, parameters, hidden, penalty, taught)
 
+    def trained(self) -> list[torch.Tensor]:
+        """What the optimizer moves: θ, and the numbers of quantizers that are learned."""
+        moving = [value for name, value in self.hidden.items() if self.sites[name].moves]
+        return moving + [site.learned.numbers for site in self.sites.values() if site.learned is not None]
+
     def backward(self, x: torch.Tensor, y: torch.Tensor, epoch: int) -> None:
         """Gradients of θ on a batch: straight through Q, plus that of the code length, where it is kept."""
         self.place({name: site.noisy(self.hidden[name]) for name, site in self.sites.items()})
@@ -178,6 +201,8 @@ class _Training:
         for name, site in self.sites.items():
             gradient, value = self.parameters[name].grad, self.hidden[name]
             assert gradient is not None
+            if site.learned is not None:
+                gradient = site.learned.backward(value, gradient * site.kept)
             rate = site.rate_gradient(value) if self.penalty > 0 else None
             if rate is not None:
                 gradient.add_(rate, alpha=self.penalty)
