@@ -13,6 +13,7 @@ from torch import nn
 
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.analysis.decisions.rates import description_length_bits, published_rates, two_part_code_bits
+from pyro_compress.analysis.decisions.relative_index import deep_compression_bytes
 from pyro_compress.analysis.decisions.structure import architecture_left, format_architecture
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.artifact import load as load_artifact
@@ -187,6 +188,7 @@ def _detail(
         "bits_per_layer": bits,
         "steps_per_tensor": {name: described(site.quantizer) for name, site in decision.sites.items()},
         "rates": rates,
+        "deep_compression_bytes": asdict(deep_compression_bytes(decision)),
         "description_length_bits": description_length_bits(complexity, proper_prior=known),
         "nll_nats_per_example": measured.nll_nats_per_example,
         "calibration_error": measured.calibration_error,

@@ -61,6 +61,8 @@ def _run_table(results: Mapping[str, Any]) -> Table:
         ("maximum_compression", "maximum compression"),
     ):
         table.add_row(f"formula, no file: {name}", _number(rates, key, "{:,.1f}×"))
+    coded = _number(results.get("deep_compression_bytes") or {}, "huffman", "{:,} bytes")
+    table.add_row("formula, no file: relative index and Huffman codes", coded)
     length = "undefined" if "description_length_bits" in results else MISSING
     if isinstance(results.get("description_length_bits"), int | float):
         length = f"{results['description_length_bits']:,.0f} bits"

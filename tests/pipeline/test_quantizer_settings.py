@@ -11,6 +11,7 @@ from torch import nn
 
 import pyro_compress as pc
 from pyro_compress.analysis.decisions.pruning import prune
+from pyro_compress.analysis.decisions.relative_index import deep_compression_bytes
 from pyro_compress.analysis.decisions.weight_sharing import lloyd_max
 from pyro_compress.errors import DecisionError
 from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform
@@ -186,3 +187,11 @@ def test_numbers_of_a_quantizer_learned_with_the_weights_reach_the_file(quantize
 def test_quantizers_that_cannot_be_trained_are_refused(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(DecisionError, match=f"fine_tune_moves='quantizer' {sentence}"):
         pc.DecisionSettings(fine_tune_moves="quantizer", **settings)
+
+
+def test_the_paper_s_size_lies_above_the_file_s() -> None:
+    """A relative index and Huffman codes of the same numbers, without headers, against the whole file."""
+    network, data, _ = fitted()
+    decision, _ = decided(quantizer="codebook", levels=8)
+    sizes = deep_compression_bytes(decision)
+    assert sizes.pruned > sizes.quantised > sizes.huffman > len(pc.compress(network, decision, data=data).data)

@@ -20,7 +20,6 @@ out as printed, and so does pruning of Sparse VD with its weights in CSC format.
   81 and 235, printed are 84 and 228.
 """
 
-import heapq
 import math
 from dataclasses import dataclass
 
@@ -28,13 +27,17 @@ import numpy as np
 
 from pyro_compress.analysis.decisions.bits import published_bits, significand_bits
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
+from pyro_compress.analysis.decisions.relative_index import (
+    CONVOLUTION_INDEX_BITS,
+    DENSE_INDEX_BITS,
+    huffman_bits,
+    with_fillers,
+)
 from pyro_compress.analysis.decisions.structure import numbers_of
 from pyro_compress.errors import DecisionError
 from pyro_compress.network.architecture import Architecture, Conv2d, Linear
 from pyro_compress.network.liveness import Signal, Weighted, groups_of, is_depthwise, outputs_of, signals
 from pyro_compress.posterior.posterior import ParameterPosterior
-
-CONVOLUTION_INDEX_BITS, DENSE_INDEX_BITS = 8, 5
 
 
 @dataclass(frozen=True)
@@ -137,31 +140,9 @@ def coded_bits(clusters: np.ndarray, index_bits: int) -> int:
         index_bits: 8 for convolutions and 5 for dense layers in Han et al. (2016).
     """
     dense = huffman_bits(clusters) + FLOAT_BITS * np.unique(clusters).size
-    places = np.flatnonzero(clusters)
-    gaps = np.diff(places, prepend=-1)
-    fillers = (gaps - 1) >> index_bits
-    total_fillers = int(fillers.sum())
-    stored = np.concatenate([clusters[places], np.zeros(total_fillers, dtype=clusters.dtype)])
-    steps = np.concatenate([gaps - (fillers << index_bits), np.full(total_fillers, 1 << index_bits)])
-    sparse = huffman_bits(stored) + huffman_bits(steps) + FLOAT_BITS * np.unique(stored).size
+    stored, distances = with_fillers(clusters, index_bits)
+    sparse = huffman_bits(stored) + huffman_bits(distances) + FLOAT_BITS * np.unique(stored).size
     return min(dense, sparse)
-
-
-def huffman_bits(symbols: np.ndarray) -> int:
-    """Total length of `symbols` (any shape) in their own Huffman code, without its table.
-
-    The sum of the weights of all inner nodes of the code's tree; one distinct symbol takes one bit each time.
-    """
-    counts = np.unique(symbols, return_counts=True)[1].tolist()
-    if len(counts) == 1:
-        return int(counts[0])
-    heapq.heapify(counts)
-    total = 0
-    while len(counts) > 1:
-        merged = heapq.heappop(counts) + heapq.heappop(counts)
-        total += merged
-        heapq.heappush(counts, merged)
-    return int(total)
 
 
 def description_length_bits(complexity_nats: float, *, proper_prior: bool) -> float | None:

@@ -12,11 +12,11 @@ from pyro_compress.analysis.decisions.rates import (
     coded_bits,
     description_length_bits,
     fast_prediction_rate,
-    huffman_bits,
     pruning_rate,
     published_rates,
     two_part_code_bits,
 )
+from pyro_compress.analysis.decisions.relative_index import huffman_bits
 from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.errors import DecisionError
 from pyro_compress.network.architecture import Activation, Architecture, Conv2d, Flatten, Linear
