@@ -48,7 +48,7 @@ def roundings(
     elif quantizer == "codebook":
         levels, start = levels or LEVELS, level_start or STARTS[0]
         shared = weight_sharing(pruned, levels, real=True, start=start, seed=seed)
-        yield "to a codebook", _noted(with_biases_on_grids(shared), quantizer, level_start=start)
+        yield "to a codebook", _noted(_of_all_but_frozen(posterior, pruned, shared), quantizer, level_start=start)
     else:
         yield "to float32", _noted(pruned, quantizer)
 
@@ -61,6 +61,12 @@ def refuse_beside_own(posterior: Posterior, quantizer: str) -> None:
             f"the method itself says which values {', '.join(own)} may take, so quantizer='{quantizer}' cannot: leave "
             "the quantizer out, or take another method"
         )
+
+
+def _of_all_but_frozen(posterior: Posterior, pruned: Decision, rounded: Decision) -> Decision:
+    """With biases on grids of their own, and frozen parameters as they were."""
+    frozen = {name: pruned.sites[name] for name, site in posterior.parameters.items() if site.is_frozen}
+    return with_biases_on_grids(rounded.with_sites(frozen)).with_sites(frozen)
 
 
 def _noted(decision: Decision, quantizer: str, **settings: object) -> Decision:

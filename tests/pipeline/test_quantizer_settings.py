@@ -97,6 +97,16 @@ def test_float32_keeps_the_means() -> None:
         np.testing.assert_array_equal(site.stored()[kept], posterior.parameters[name].mean[kept])
 
 
+def test_frozen_weights_stay_float32_beside_a_codebook() -> None:
+    _, _, posterior = fitted()
+    frozen = {name: replace(posterior.parameters[name], prior="frozen") for name in ("3.weight", "3.bias")}
+    posterior = replace(posterior, parameters={**posterior.parameters, **frozen})
+    assert frozen["3.weight"].is_frozen
+    ((_, decision),) = roundings(posterior, prune(posterior), "codebook")
+    kinds = {name: type(site.quantizer) for name, site in decision.sites.items()}
+    assert kinds == {"1.weight": Codebook, "1.bias": Uniform, "3.weight": type(None), "3.bias": type(None)}
+
+
 def test_a_random_start_follows_the_seed() -> None:
     _, _, posterior = fitted()
     pruned = prune(posterior)
