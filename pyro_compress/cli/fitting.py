@@ -26,6 +26,8 @@ from pyro_compress.cli.options import (
     PretrainOption,
     PriorOption,
     ResumeOption,
+    RetrainOption,
+    RewriteOption,
     SeedOption,
     SetOption,
     ThreadsOption,
@@ -53,6 +55,8 @@ def run(
     examples: ExamplesOption = None,
     epochs: EpochsOption = None,
     pretrain_epochs: PretrainOption = None,
+    rewrite: RewriteOption = None,
+    retrain_epochs: RetrainOption = None,
     kl_weight: KlWeightOption = None,
     chains: ChainsOption = None,
     draws: DrawsOption = None,
@@ -72,8 +76,8 @@ def run(
         settings, directory = _settings(
             here, entry, resume, out_dir, network=network, weights=weights, prior=prior, inference=inference,
             likelihood=likelihood, data=data, examples=examples, epochs=epochs, pretrain_epochs=pretrain_epochs,
-            kl_weight=kl_weight, chains=chains, draws=draws, seed=seed, threads=threads, device=device,
-            options=options,
+            rewrite=rewrite or None, retrain_epochs=retrain_epochs, kl_weight=kl_weight, chains=chains, draws=draws,
+            seed=seed, threads=threads, device=device, options=options,
         )  # fmt: skip
         run_directory = steps.RunDirectory(directory)
         with _resumable(run_directory, "run"):
@@ -101,6 +105,8 @@ def fit(
     examples: ExamplesOption = None,
     epochs: EpochsOption = None,
     pretrain_epochs: PretrainOption = None,
+    rewrite: RewriteOption = None,
+    retrain_epochs: RetrainOption = None,
     kl_weight: KlWeightOption = None,
     chains: ChainsOption = None,
     draws: DrawsOption = None,
@@ -119,8 +125,8 @@ def fit(
         settings, directory = _settings(
             here, entry, resume, out_dir, network=network, weights=weights, prior=prior, inference=inference,
             likelihood=likelihood, data=data, examples=examples, epochs=epochs, pretrain_epochs=pretrain_epochs,
-            kl_weight=kl_weight, chains=chains, draws=draws, seed=seed, threads=threads, device=device,
-            options=options,
+            rewrite=rewrite or None, retrain_epochs=retrain_epochs, kl_weight=kl_weight, chains=chains, draws=draws,
+            seed=seed, threads=threads, device=device, options=options,
         )  # fmt: skip
         run_directory = steps.RunDirectory(directory)
         with _resumable(run_directory, "fit"):
@@ -216,12 +222,14 @@ def _fit(
     method = settings.build_method()
     with progress.epoch_bars(err, quiet=quiet or not here.first) as bars:
         pretrains = settings.pretrain_epochs and not run.initial.exists()
+        retrains = settings.retrain_epochs and not run.rewritten.exists()
         steps.fit_step(
             run,
             settings,
             data,
             resume=resume,
             pretrain_callbacks=[bars.phase("pretraining epoch", settings.pretrain_epochs)] if pretrains else [],
+            retrain_callbacks=[bars.phase("retraining epoch", settings.retrain_epochs)] if retrains else [],
             callbacks=[bars.phase(method.round_name, method.rounds)],
             watcher=bars.watcher,
             say=say(quiet),

@@ -36,6 +36,18 @@ EpochsOption = Annotated[int | None, typer.Option("--epochs", min=1, help="Passe
 PretrainOption = Annotated[
     int | None, typer.Option("--pretrain-epochs", min=0, help="Passes of plain maximum likelihood before that.")
 ]
+RewriteOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rewrite",
+        metavar="NAME:KEY=VALUE",
+        help="Makes another network of it first: low-rank:energy=0.9, low-rank:rank={'fc1': 30}. May be given again; "
+        "takes the place of an entry's own.",
+    ),
+]
+RetrainOption = Annotated[
+    int | None, typer.Option("--retrain-epochs", min=0, help="Passes of maximum likelihood after the rewrites.")
+]
 KlWeightOption = Annotated[float | None, typer.Option("--kl-weight", min=0, help="β, weight of the KL term.")]
 ChainsOption = Annotated[int | None, typer.Option("--chains", help="Chains of a sampler, moved side by side.")]
 DrawsOption = Annotated[int | None, typer.Option("--draws", help="Draws of a sampler that are kept per chain.")]

@@ -23,7 +23,8 @@ from pyro_compress.inference.results.iid_draws import MOST_BYTES
 from pyro_compress.inference.results.pointwise import draws_of_guide, log_joints, log_likelihoods, predictions
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.pipeline.settings import RunSettings
-from pyro_compress.pipeline.steps import RunDirectory, build_network, prepare
+from pyro_compress.pipeline.starting import fitted_network
+from pyro_compress.pipeline.steps import RunDirectory, prepare
 from pyro_compress.posterior.draws import GUIDE_DENSITY
 from pyro_compress.posterior.posterior import Posterior
 from pyro_compress.report.diagnostic_figures import figures_of_diagnosis
@@ -81,16 +82,21 @@ def diagnose_run(
     if posterior.kind == "point":
         diagnosis = Diagnosis("point", 0, 0, (), (), (NOTHING,))
     else:
-        diagnosis, drawn = _diagnosed(posterior, settings, data, asked, say)
+        diagnosis, drawn = _diagnosed(run, settings, posterior, data, asked, say)
         save_all(folder, drawn)
     write_atomically(run.diagnosis, json.dumps(diagnosis.as_dict(), indent=2, allow_nan=False) + "\n")
     return diagnosis
 
 
 def _diagnosed(
-    posterior: Posterior, settings: RunSettings, data: DataSet, asked: DiagnosisOptions, say: Callable[[str], None]
+    run: RunDirectory,
+    settings: RunSettings,
+    posterior: Posterior,
+    data: DataSet,
+    asked: DiagnosisOptions,
+    say: Callable[[str], None],
 ) -> tuple[Diagnosis, dict[str, Any]]:
-    model = BayesianNetwork(build_network(settings, data), settings.build_prior(), settings.build_likelihood())
+    model = BayesianNetwork(fitted_network(run, settings, data), settings.build_prior(), settings.build_likelihood())
     found, given = _Found(), posterior.draws
     if given is None:
         posterior = _drawn_from_guide(model, posterior, asked.guide_draws, settings.seed)

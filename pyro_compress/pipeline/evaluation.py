@@ -30,7 +30,8 @@ from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.quantizers import described
 from pyro_compress.network.stored import StoredNetwork
 from pyro_compress.pipeline.settings import RunSettings
-from pyro_compress.pipeline.steps import RunDirectory, build_network, prepare
+from pyro_compress.pipeline.starting import build_network, fitted_network
+from pyro_compress.pipeline.steps import RunDirectory, prepare
 from pyro_compress.pipeline.validation import nothing_pruned, place
 from pyro_compress.posterior.posterior import Posterior
 from pyro_compress.report.figures import RatePoint, save_all
@@ -49,25 +50,29 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     posterior, decision = Posterior.load(rests_on), Decision.load(run.stored_decision)
     if not run.file.exists():
         raise RunError(f"{run.path} has no {run.file.name} yet: run `pyro-compress compress {run.path}`")
-    network, likelihood = build_network(settings, data), settings.build_likelihood()
+    original, network = build_network(settings, data), fitted_network(run, settings, data)
+    likelihood = settings.build_likelihood()
     architecture = trace(network, data.input_shape)
+    weights = sum(parameter.numel() for parameter in original.parameters() if parameter.ndim > 1)
     device = device_named(settings.device)
     x, y = (part.to(device) for part in data.part("test"))
-    given = predict(network, x, y, likelihood) if settings.weights is not None else None
+    given = predict(original, x, y, likelihood) if settings.weights is not None else None
     place(network, nothing_pruned(posterior))
     before = predict(network, x, y, likelihood)
-    measured = measure(run.file, x, y, likelihood, float32_bytes(network))
+    measured = measure(run.file, x, y, likelihood, float32_bytes(original))
     artifact = load_artifact(run.file)
     decoded, left = artifact.to_torch(), artifact.network
     after = predict(decoded, x, y, likelihood)
     results = {
-        **_headline(before.errors, measured, decision, left),
+        **_headline(before.errors, measured, weights, left),
         **_context(run, settings, posterior, data),
-        **_detail(measured, posterior, decision, architecture, settings),
+        **_detail(measured, posterior, decision, architecture, weights, settings),
         "two_part_code_bits": two_part_code_bits(measured.file_bytes, _training_label_nats(decoded, data, likelihood)),
     }
     if "worse_than_start" in decision.made_by:
         results["worse_than_start"] = decision.made_by["worse_than_start"]
+    if settings.rewrites:
+        results["rewrites"] = [dict(rewrite) for rewrite in settings.rewrites]
     if given is not None:
         results["error_given_percent"] = 100 * float(given.errors.mean())
     if data.classes is not None:
@@ -127,19 +132,16 @@ def evaluate(
     }
 
 
-def _headline(
-    before_errors: np.ndarray, measured: Measurement, decision: Decision, left: StoredNetwork
-) -> dict[str, Any]:
+def _headline(before_errors: np.ndarray, measured: Measurement, weights: int, left: StoredNetwork) -> dict[str, Any]:
     """What others rely on at the top level of results.json, except where it comes from."""
     kept = sum(np.count_nonzero(held.dense()) for name, held in left.tensors.items() if name.endswith(".weight"))
-    _, total = decision.weights_left()
     return {
         "error_before_percent": 100 * float(before_errors.mean()),
         "error_after_percent": measured.error_percent,
         "error_standard_error_percent": measured.error_standard_error_percent,
         "file_bytes": measured.file_bytes,
         "file_rate": measured.file_rate,
-        "weights_left_percent": 100 * kept / total,
+        "weights_left_percent": 100 * kept / weights,
         "architecture_left": format_architecture(architecture_left(left)),
     }
 
@@ -171,10 +173,11 @@ def _detail(
     posterior: Posterior,
     decision: Decision,
     architecture: Architecture,
+    weights: int,
     settings: RunSettings,
 ) -> dict[str, Any]:
     bits = {name: int(site.bits.max(initial=0)) for name, site in decision.sites.items() if site.value.ndim > 1}
-    rates = asdict(published_rates(architecture, decision))
+    rates = asdict(published_rates(architecture, decision, weights))
     # a point estimate, or a draw, has a density at its value and no KL, so no description length either
     complexity = posterior.statistics.get("complexity_nats", float("nan"))
     known = settings.prior_is_proper and posterior.kind != "point" and math.isfinite(complexity)

@@ -18,7 +18,8 @@ from pyro_compress.inference.results.predictive import PosteriorPredictive, post
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.pipeline.settings import RunSettings
-from pyro_compress.pipeline.steps import RunDirectory, build_network
+from pyro_compress.pipeline.starting import fitted_network
+from pyro_compress.pipeline.steps import RunDirectory
 from pyro_compress.pipeline.validation import nothing_pruned, place
 from pyro_compress.posterior.posterior import Posterior
 from pyro_compress.report.measure import predict
@@ -83,8 +84,8 @@ class Predictors:
 def predictors_of(run: RunDirectory, settings: RunSettings, data: DataSet, draws: int) -> Predictors:
     """The decoded file, the posterior mean and the predictive; samples of the file where it keeps deviations."""
     posterior, likelihood, seed = Posterior.load(run.posterior), settings.build_likelihood(), settings.seed
-    model = BayesianNetwork(build_network(settings, data), settings.build_prior(), likelihood)
-    networks = {"posterior mean": build_network(settings, data)}
+    model = BayesianNetwork(fitted_network(run, settings, data), settings.build_prior(), likelihood)
+    networks = {"posterior mean": fitted_network(run, settings, data)}
     place(networks["posterior mean"], nothing_pruned(posterior))
     averaged: dict[str, Averaged] = {
         PREDICTIVE: partial(posterior_predictive, model, posterior, draws=draws, seed=seed)

@@ -1,6 +1,6 @@
 """The files of one run.
 
-settings.json  initial.safetensors  checkpoint.pt  posterior.safetensors
+settings.json  initial.safetensors  rewritten.safetensors  checkpoint.pt  posterior.safetensors
 moments.safetensors  decision.safetensors  refined.safetensors  network.pyrc  results.json  timings.json  figures/
 """
 
@@ -31,6 +31,10 @@ class RunDirectory:
     @property
     def initial(self) -> Path:
         return self.path / "initial.safetensors"
+
+    @property
+    def rewritten(self) -> Path:
+        return self.path / "rewritten.safetensors"
 
     @property
     def posterior(self) -> Path:

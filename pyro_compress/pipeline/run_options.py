@@ -15,7 +15,13 @@ USUAL_DATA: Mapping[tuple[int, ...], str] = {(1, 8, 8): "digits", (1, 28, 28): "
 # options of the command line that are settings of the method
 METHOD_OPTIONS = ("epochs", "kl_weight", "chains", "draws")
 # files of a run that cost time, the last step's first
-PRODUCTS = ("results.json", "posterior.safetensors", "checkpoint.pt", "initial.safetensors")
+PRODUCTS = (
+    "results.json",
+    "posterior.safetensors",
+    "checkpoint.pt",
+    "rewritten.safetensors",
+    "initial.safetensors",
+)
 
 
 def choose_settings(
@@ -60,6 +66,8 @@ def _new_settings(entry: str | None, sections: dict[str, dict[str, Any]], given:
         method["proposal"] = str(Path(method["proposal"]).resolve())
     if "inference" in given:
         given["method"] = given.pop("inference")
+    if "rewrite" in given:
+        given["rewrites"] = tuple(parse_rewrite(word) for word in given.pop("rewrite"))
     if "weights" in given:
         given["weights"] = str(Path(given["weights"]).resolve())
         given.setdefault("pretrain_epochs", 0)  # they are trained already
@@ -124,6 +132,24 @@ def parse_decision_options(options: Iterable[str]) -> dict[str, Any]:
             "start another run to change the rest"
         )
     return dict(found["decision_options"])
+
+
+def parse_rewrite(word: str) -> dict[str, Any]:
+    """'name' or 'name:key=value, key=value' as a run's settings hold a rewrite; values as in `parse_options`.
+
+    Raises:
+        RunError: another form.
+    """
+    name, colon, text = word.partition(":")
+    try:
+        call = ast.parse(f"dict({text})", mode="eval").body
+        assert isinstance(call, ast.Call) and not call.args
+        options = {str(keyword.arg): _literal(ast.unparse(keyword.value)) for keyword in call.keywords}
+    except (SyntaxError, AssertionError):
+        options = {}
+    if not name or (colon and not options) or "None" in options or "name" in options:
+        raise RunError(f"--rewrite takes name:key=value, for example low-rank:energy=0.9; found '{word}'")
+    return {"name": name, **options}
 
 
 def _literal(text: str) -> Any:

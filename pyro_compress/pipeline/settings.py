@@ -18,6 +18,8 @@ from pyro_compress.models import networks, zoo
 from pyro_compress.models.likelihoods import LIKELIHOODS, Likelihood
 from pyro_compress.models.priors.base import Prior
 from pyro_compress.models.priors.registry import PRIORS
+from pyro_compress.models.rewrites.base import Rewrite
+from pyro_compress.models.rewrites.registry import REWRITES
 from pyro_compress.pipeline.decision_settings import DecisionSettings
 from pyro_compress.posterior.posterior import Posterior
 
@@ -36,6 +38,8 @@ class RunSettings:
             estimated by maximum likelihood.
         prior_options, method_options, likelihood_options, decision_options: keywords of each.
         pretrain_epochs: epochs of plain maximum likelihood before the posterior is fitted.
+        rewrites: what makes another network of it after that, in order: the 'name' of each, and its options.
+        retrain_epochs: epochs of plain maximum likelihood of the network that the rewrites made.
         examples: training examples that are taken, each class its share; None for all of them.
         seed: of initialisation, batches and noise.
         threads: torch threads, which ranks on one machine divide; sums of floats depend on them, so a run keeps its
@@ -55,6 +59,8 @@ class RunSettings:
     likelihood_options: Mapping[str, Any] = field(default_factory=dict)
     decision_options: Mapping[str, Any] = field(default_factory=dict)
     pretrain_epochs: int = 0
+    rewrites: tuple[Mapping[str, Any], ...] = ()
+    retrain_epochs: int = 0
     examples: int | None = None
     seed: int = 0
     threads: int = 2
@@ -64,11 +70,16 @@ class RunSettings:
         check_options(self, RunError)
         # build once: a misspelt name or option is said before hours of fitting, not after
         self.build_prior(), self.build_method(), self.build_decision(), self.build_likelihood()
+        self.build_rewrites()
         if ":" not in self.network and self.network not in networks.NETWORKS:
             raise NetworkError(unknown_name("network", self.network, networks.NETWORKS))
-        for name, least in (("pretrain_epochs", 0), ("seed", 0), ("threads", 1)):
+        for name, least in (("pretrain_epochs", 0), ("retrain_epochs", 0), ("seed", 0), ("threads", 1)):
             if getattr(self, name) < least:
                 raise RunError(f"{name} must be at least {least}, found {getattr(self, name)}")
+        if self.retrain_epochs and not self.rewrites:
+            raise RunError(
+                "retrain_epochs train what rewrites have made, and there are none: give --rewrite, or leave it out"
+            )
         if self.device.partition(":")[0] not in DEVICES:
             raise RunError(unknown_name("device", self.device, DEVICES))
         if self.examples is not None and self.examples < 1:
@@ -100,6 +111,16 @@ class RunSettings:
         if isinstance(run := options.get("proposal"), str):
             options["proposal"] = Posterior.load(Path(run) / "posterior.safetensors")
         return METHODS.build(self.method, options)
+
+    def build_rewrites(self) -> tuple[Rewrite, ...]:
+        """The rewrites, in order."""
+        for options in self.rewrites:
+            if "name" not in options:
+                raise RunError(f"a rewrite has a 'name' among its options, found {dict(options)}")
+        return tuple(
+            REWRITES.build(options["name"], {key: value for key, value in options.items() if key != "name"})
+            for options in self.rewrites
+        )
 
     def build_likelihood(self) -> Likelihood:
         """The likelihood."""
@@ -166,6 +187,8 @@ def settings_from_entry(name: str, **changes: Any) -> RunSettings:
         "method_options": dict(entry.method_options) if same_method else {},
         "decision_options": dict(entry.decision_options),
         "pretrain_epochs": entry.pretrain_epochs,
+        "rewrites": entry.rewrites,
+        "retrain_epochs": entry.retrain_epochs,
         "examples": entry.examples,
     }
     for key, value in changes.items():

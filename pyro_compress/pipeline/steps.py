@@ -1,36 +1,29 @@
 """The steps on a run directory: fit, analyse, compress, evaluate.  Each reads what the one before it wrote."""
 
-import copy
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.numpy import save
 from torch import nn
 
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.data.dataset import SPLIT_SEED, DataSet, load, stratified_split
 from pyro_compress.errors import DataError
-from pyro_compress.files import write_atomically
 from pyro_compress.inference.fit import Callback, fit, refuse_unscaled
 from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.loop.processes import Ranks, threads_here
-from pyro_compress.inference.loop.suitability import check_classes
 from pyro_compress.inference.loop.watching import Watcher
-from pyro_compress.inference.point.map import MAP
 from pyro_compress.models.bayesian import BayesianNetwork
-from pyro_compress.models.networks import load_weights
-from pyro_compress.models.tracing import trace
 from pyro_compress.pipeline.compressing import at_target, compress
 from pyro_compress.pipeline.flagging import flags_to_say, with_flags
 from pyro_compress.pipeline.run_directory import RunDirectory as RunDirectory
 from pyro_compress.pipeline.search import decide, teacher_of, without_draws
 from pyro_compress.pipeline.settings import RunSettings
+from pyro_compress.pipeline.starting import build_network, fitted_network, rewritten, starts_of, timed, train_first
 from pyro_compress.posterior.posterior import Posterior
 
 
@@ -68,17 +61,6 @@ def with_examples(data: DataSet, count: int) -> DataSet:
     return replace(data, train_x=data.train_x[chosen], train_y=data.train_y[chosen], size=None)
 
 
-def build_network(settings: RunSettings, data: DataSet) -> nn.Module:
-    """The run's network with its initial parameters, checked against the shapes of the data."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(settings.seed)
-        network = settings.build_network()
-    architecture = trace(network, data.input_shape)
-    if settings.likelihood == "categorical":
-        check_classes(data, architecture.shapes()[-1], f"network {settings.network}")
-    return network
-
-
 def fit_step(
     run: RunDirectory,
     settings: RunSettings,
@@ -87,6 +69,7 @@ def fit_step(
     resume: bool,
     callbacks: Iterable[Callback] = (),
     pretrain_callbacks: Iterable[Callback] = (),
+    retrain_callbacks: Iterable[Callback] = (),
     watcher: Watcher | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Posterior:
@@ -102,17 +85,22 @@ def fit_step(
     method = settings.build_method()
     refuse_unscaled(method, ranks.count, device_named(settings.device))
     network = build_network(settings, data)
-    model = _model_of(settings, network)  # what it refuses is refused before anything is written
+    # what is refused is refused before anything is written
+    model = _model_of(settings, rewritten(settings, network, data))
     if ranks.first:
         run.path.mkdir(parents=True, exist_ok=True)
         settings.save(run.settings)
         if not resume:
             run.timings.unlink(missing_ok=True)
     if settings.pretrain_epochs:
-        pretrain(run, network, settings, data, pretrain_callbacks)
+        train_first(run, run.initial, network, settings, data, settings.pretrain_epochs, pretrain_callbacks)
+    if settings.rewrites:
+        network = rewritten(settings, network, data)
+        train_first(run, run.rewritten, network, settings, data, settings.retrain_epochs, retrain_callbacks)
+    if settings.pretrain_epochs or settings.rewrites:
         model = _model_of(settings, network)
     how: dict[str, Any] = {"checkpoint": run.checkpoint, "resume": resume, "callbacks": callbacks, "watcher": watcher}
-    with _timed(run, "fit"):
+    with timed(run, "fit"):
         posterior = fit(model, data, method, seed=settings.seed, device=settings.device, **how)
     if ranks.first:
         _finish_fit(run, with_flags(posterior, model, data), model, say)
@@ -124,11 +112,6 @@ def _model_of(settings: RunSettings, network: nn.Module) -> BayesianNetwork:
     return BayesianNetwork(network, settings.build_prior(), settings.build_likelihood())
 
 
-def _timed(run: RunDirectory, step: str) -> AbstractContextManager[None]:
-    """Notes the time of a step; of several ranks the first alone does."""
-    return run.timed(step) if Ranks.here().first else nullcontext()
-
-
 def _finish_fit(run: RunDirectory, posterior: Posterior, model: BayesianNetwork, say: Callable[[str], None]) -> None:
     """Write the posterior in the place of its checkpoint, and say its flags."""
     posterior.save(run.posterior)
@@ -137,27 +120,6 @@ def _finish_fit(run: RunDirectory, posterior: Posterior, model: BayesianNetwork,
     shutil.rmtree(run.checkpoint.with_suffix(".draws"), ignore_errors=True)
     for flag in flags_to_say(posterior, model):
         say(f"FLAG {flag.name}: {flag.sentence}")
-
-
-def pretrain(
-    run: RunDirectory, network: nn.Module, settings: RunSettings, data: DataSet, callbacks: Iterable[Callback] = ()
-) -> None:
-    """Plain maximum likelihood first: a deterministic epoch costs a fraction of a Bayesian one.
-
-    Writes the trained parameters to initial.safetensors; where that file is there already it is read instead.
-    """
-    ranks = Ranks.here()
-    if not ranks.from_first(run.initial.exists):
-        # an empty rule set covers nothing: every parameter is a point estimate under a flat prior
-        model = BayesianNetwork(network, {}, settings.build_likelihood())
-        method = MAP(epochs=settings.pretrain_epochs, schedule="linear")
-        with _timed(run, "pretrain"):
-            posterior = fit(model, data, method, seed=settings.seed, device=settings.device, callbacks=callbacks)
-        if ranks.first:
-            held = {name: site.mean for name, site in posterior.parameters.items()} | dict(posterior.buffers)
-            write_atomically(run.initial, save(held))
-        ranks.wait()
-    load_weights(network, run.initial)
 
 
 def analyse_step(
@@ -182,9 +144,9 @@ def analyse_step(
     """
     settings = settings.deciding_by(decision_options or {})
     prepare(settings)
-    with _timed(run, "analyse"):
+    with timed(run, "analyse"):
         posterior, how = Posterior.load(run.posterior), settings.build_decision()
-        model, data = _model_of(settings, build_network(settings, data)), data.on(device_named(settings.device))
+        model, data = _model_of(settings, fitted_network(run, settings, data)), data.on(device_named(settings.device))
         teacher = teacher_of(posterior, model, data, how, settings.seed)
         moments = without_draws(posterior, model.network, data, model.likelihood, how, say=say)
         decision = decide(
@@ -193,7 +155,7 @@ def analyse_step(
             data,
             how,
             teacher=teacher,
-            starts=_starts(run, settings, model.network),
+            starts=starts_of(run, settings, data, model.network),
             seed=settings.seed,
             device=settings.device,
             say=say,
@@ -208,18 +170,6 @@ def analyse_step(
             moments.save(run.moments)
         decision.save(run.decision)
     return decision
-
-
-def _starts(run: RunDirectory, settings: RunSettings, network: nn.Module) -> dict[str, nn.Module]:
-    """What the fit began with, where that was more than random numbers."""
-    found = {} if settings.weights is None else {"weights given": network}
-    if run.initial.exists():
-        pretrained = copy.deepcopy(network)
-        load_weights(pretrained, run.initial)
-        found["pretrained network"] = pretrained
-    if not found and ":" in settings.network:
-        found["network given"] = network
-    return found
 
 
 def compress_step(
@@ -247,7 +197,7 @@ def compress_step(
     """
     prepare(settings)
     with run.timed("compress"):
-        decision, network = Decision.load(run.decision), build_network(settings, data)
+        decision, network = Decision.load(run.decision), fitted_network(run, settings, data)
         stored = at_target(
             network,
             decision,

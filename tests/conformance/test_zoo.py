@@ -64,6 +64,8 @@ def test_an_entry_builds_everything(entry: Entry) -> None:
     for option, value in entry.prior_options.items():
         assert getattr(settings.build_prior(), option) == value
     network, registered = settings.build_network(), NETWORKS[entry.network]
+    for rewrite in settings.build_rewrites():
+        network = rewrite(network)
     assert trace(network, registered.input_shape).shapes()[-1] == (registered.classes,)
     model = BayesianNetwork(network, settings.build_prior(), settings.build_likelihood())
     weights = {name for name, parameter in network.named_parameters() if parameter.ndim > 1}
@@ -89,6 +91,7 @@ def test_entries_are_held_against_the_figures_of_the_papers() -> None:
         "lenet-300-100/group-horseshoe": 59,
         "lenet-300-100/group-normal-jeffreys": 58,
         "lenet-300-100/log-uniform": 113,
+        "lenet-300-100/low-rank": None,
         "lenet-5/group-horseshoe": 771,
         "lenet-5/group-horseshoe-narrow": 771,
         "lenet-5/group-normal-jeffreys": 573,

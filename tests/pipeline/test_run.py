@@ -15,7 +15,7 @@ import torch
 
 from pyro_compress.artifact.writing.artifact import load
 from pyro_compress.data.dataset import DataSet, batches
-from pyro_compress.pipeline import steps
+from pyro_compress.pipeline import starting, steps
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.posterior.posterior import Posterior
 from pyro_compress.report.measure import predict
@@ -198,7 +198,7 @@ def test_before_is_the_posterior_mean(digits_run: Path) -> None:
     settings = RunSettings.load(digits_run / "settings.json")
     data = steps.load_data(settings, None)
     posterior = Posterior.load(digits_run / "posterior.safetensors")
-    network = steps.build_network(settings, data)
+    network = starting.build_network(settings, data)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             parameter.copy_(torch.from_numpy(posterior.parameters[name].mean))
@@ -230,7 +230,7 @@ def test_without_a_prior_a_run_is_maximum_likelihood(cli: Cli, tmp_path: Path) -
     posterior = Posterior.load(tmp_path / "run" / "posterior.safetensors")
     settings = RunSettings.load(tmp_path / "run" / "settings.json")
     data = steps.load_data(settings, None)
-    network = steps.build_network(settings, data)
+    network = starting.build_network(settings, data)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     order = [part for epoch in range(2) for part in batches(*data.part("train"), 128, 0, epoch)]
     for step, (xs, ys) in enumerate(order):

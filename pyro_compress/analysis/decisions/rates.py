@@ -86,7 +86,9 @@ def fast_prediction_rate(original_weights: int, layers: list[LayerCount]) -> flo
     return FLOAT_BITS * original_weights / sum(layer.bits * layer.numbers for layer in layers)
 
 
-def published_rates(architecture: Architecture, decision: Decision) -> PublishedRates:
+def published_rates(
+    architecture: Architecture, decision: Decision, original_weights: int | None = None
+) -> PublishedRates:
     """The rates of what `decision` leaves of a network.
 
     Dead units, filters and inputs are removed first (`analysis/decisions/structure.py`); bits and clusters come from
@@ -97,6 +99,7 @@ def published_rates(architecture: Architecture, decision: Decision) -> Published
     Args:
         architecture: the ORIGINAL network, as traced.
         decision: one site per parameter of it, and buffers.
+        original_weights: of what the rates are relative to, where that is another network; `architecture` if not given.
 
     Raises:
         DecisionError: the architecture has no dense or convolution layer.
@@ -118,7 +121,9 @@ def published_rates(architecture: Architecture, decision: Decision) -> Published
         index_bits = CONVOLUTION_INDEX_BITS if isinstance(layer, Conv2d) else DENSE_INDEX_BITS
         smallest = min(count.bits * count.numbers, coded_bits(clusters.astype(np.int64).ravel(), index_bits))
         coded += max(1, smallest)
-    original = sum(decision.sites[f"{layer.name}.weight"].value.size for layer in architecture.weighted())
+    if original_weights is None:
+        original_weights = sum(decision.sites[f"{layer.name}.weight"].value.size for layer in architecture.weighted())
+    original = original_weights
     return PublishedRates(
         pruning_rate(original, counts), fast_prediction_rate(original, counts), FLOAT_BITS * original / coded, bits
     )

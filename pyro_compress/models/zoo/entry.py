@@ -31,10 +31,13 @@ class Entry:
     """Network × prior × method × decision, as pure data.
 
     Attributes:
-        name: 'network/prior', as `pyro-compress run` takes it; 'network/prior-variant' for other decisions.
+        name: 'network/prior', as `pyro-compress run` takes it; 'network/prior-variant' for other decisions, and
+            'network/rewrite' where a rewrite is what it shows.
         network, prior, method, data: registered names.
         prior_options, method_options, decision_options: keywords of each.
         pretrain_epochs: epochs of plain maximum likelihood before the posterior is fitted.
+        rewrites: what makes another network of it after that, each by its 'name' and options.
+        retrain_epochs: epochs of plain maximum likelihood of the network that they made.
         examples: training examples that are taken, stratified; None for all of them.
         published: what it is held against.
         chosen_on: what its β, epochs and stages were chosen on: examples, seed and rule, or that they are defaults.
@@ -49,6 +52,8 @@ class Entry:
     method_options: Mapping[str, Any] = field(default_factory=dict)
     decision_options: Mapping[str, Any] = field(default_factory=dict)
     pretrain_epochs: int = 0
+    rewrites: tuple[Mapping[str, Any], ...] = ()
+    retrain_epochs: int = 0
     examples: int | None = None
     published: tuple[Published, ...] = ()
     chosen_on: str = DEFAULTS

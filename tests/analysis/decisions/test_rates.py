@@ -179,6 +179,12 @@ def test_rates_of_a_small_network_by_hand() -> None:
     assert rates.maximum_compression == pytest.approx(32 * 32 / ((12 + 32) + (6 + 32)))
 
 
+def test_rates_may_be_relative_to_another_network() -> None:
+    own, other = published_rates(MLP, mlp_decision()), published_rates(MLP, mlp_decision(), original_weights=320)
+    for rate in ("pruning", "fast_prediction", "maximum_compression"):
+        assert getattr(other, rate) == pytest.approx(10 * getattr(own, rate))
+
+
 def test_weights_that_nobody_reads_do_not_rule_the_bits() -> None:
     assert published_rates(MLP, mlp_decision(1.0)) == published_rates(MLP, mlp_decision(1e-6))
 

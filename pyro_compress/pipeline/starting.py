@@ -1,0 +1,112 @@
+"""The network that a run begins with: as it is given, trained by maximum likelihood, rewritten, trained again.
+
+Each of these is on disk or follows from the settings and what is on disk, so every later step makes the same network.
+"""
+
+import copy
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from safetensors.numpy import save
+from torch import nn
+
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.files import write_atomically
+from pyro_compress.inference.fit import Callback, fit
+from pyro_compress.inference.loop.processes import Ranks
+from pyro_compress.inference.loop.suitability import check_classes
+from pyro_compress.inference.point.map import MAP
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.networks import load_weights
+from pyro_compress.models.tracing import trace
+from pyro_compress.pipeline.run_directory import RunDirectory
+from pyro_compress.pipeline.settings import RunSettings
+
+
+def build_network(settings: RunSettings, data: DataSet) -> nn.Module:
+    """The network that is compressed, with its initial parameters, checked against the shapes of the data."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(settings.seed)
+        network = settings.build_network()
+    architecture = trace(network, data.input_shape)
+    if settings.likelihood == "categorical":
+        check_classes(data, architecture.shapes()[-1], f"network {settings.network}")
+    return network
+
+
+def rewritten(settings: RunSettings, network: nn.Module, data: DataSet) -> nn.Module:
+    """What the run's rewrites make of a network, one after the other; the network itself where there are none."""
+    for rewrite in settings.build_rewrites():
+        network = rewrite(network)
+        trace(network, data.input_shape)
+    return network
+
+
+def fitted_network(run: RunDirectory, settings: RunSettings, data: DataSet) -> nn.Module:
+    """The network whose posterior the run holds, as the fit began with it where there are rewrites.
+
+    Raises:
+        NetworkError: what is on disk is not what the rewrites make.
+    """
+    network = build_network(settings, data)
+    if settings.rewrites:
+        if run.initial.exists():
+            load_weights(network, run.initial)
+        network = rewritten(settings, network, data)
+        load_weights(network, run.rewritten)
+    return network
+
+
+def train_first(
+    run: RunDirectory,
+    path: Path,
+    network: nn.Module,
+    settings: RunSettings,
+    data: DataSet,
+    epochs: int,
+    callbacks: Iterable[Callback] = (),
+) -> None:
+    """Plain maximum likelihood first: a deterministic epoch costs a fraction of a Bayesian one.
+
+    Writes the trained parameters to `path`; where that file is there already it is read instead.
+    """
+    ranks = Ranks.here()
+    if not ranks.from_first(path.exists):
+        held = {name: t.numpy() for name, t in network.state_dict().items() if t.is_floating_point()}
+        if epochs:
+            # an empty rule set covers nothing: every parameter is a point estimate under a flat prior
+            model = BayesianNetwork(network, {}, settings.build_likelihood())
+            method = MAP(epochs=epochs, schedule="linear")
+            with timed(run, "pretrain"):
+                posterior = fit(model, data, method, seed=settings.seed, device=settings.device, callbacks=callbacks)
+            held = {name: site.mean for name, site in posterior.parameters.items()} | dict(posterior.buffers)
+        if ranks.first:
+            write_atomically(path, save(held))
+        ranks.wait()
+    load_weights(network, path)
+
+
+def timed(run: RunDirectory, step: str) -> AbstractContextManager[None]:
+    """Notes the time of a step; of several ranks the first alone does."""
+    return run.timed(step) if Ranks.here().first else nullcontext()
+
+
+def starts_of(run: RunDirectory, settings: RunSettings, data: DataSet, network: nn.Module) -> dict[str, nn.Module]:
+    """What the fit began with, where that was more than random numbers.
+
+    Args:
+        run, settings, data: of the run.
+        network: that whose posterior it holds, with its initial parameters.
+    """
+    given = build_network(settings, data)
+    found = {} if settings.weights is None else {"weights given": given}
+    if run.initial.exists():
+        found["pretrained network"] = copy.deepcopy(given)
+        load_weights(found["pretrained network"], run.initial)
+    if settings.rewrites:
+        found["rewritten network"] = network
+    elif not found and ":" in settings.network:
+        found["network given"] = network
+    return found
