@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pyro_compress.models.priors.base import Prior
     from pyro_compress.models.priors.horseshoe import GroupHorseshoe
     from pyro_compress.models.priors.log_uniform import LogUniform
+    from pyro_compress.models.priors.multi_spike import MultiSpike
     from pyro_compress.models.priors.normal import Normal
     from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
     from pyro_compress.models.priors.scale_mixture import ScaleMixture
@@ -57,6 +58,7 @@ _NAMES = {
     "Prior": "pyro_compress.models.priors.base",
     "GroupHorseshoe": "pyro_compress.models.priors.horseshoe",
     "LogUniform": "pyro_compress.models.priors.log_uniform",
+    "MultiSpike": "pyro_compress.models.priors.multi_spike",
     "Normal": "pyro_compress.models.priors.normal",
     "GroupNormalJeffreys": "pyro_compress.models.priors.normal_jeffreys",
     "ScaleMixture": "pyro_compress.models.priors.scale_mixture",
@@ -74,6 +76,7 @@ __all__ = [
     "Likelihood",
     "LogUniform",
     "LowRank",
+    "MultiSpike",
     "Normal",
     "Poisson",
     "Prior",

@@ -4,7 +4,8 @@
     codebook                             shared values, by k-means weighted with 1/σ²: `weight_sharing`
     float32                              no grid
 
-The first three say c, which validation chooses; the others do not look at the variance and have one candidate.
+The first three say c, which validation chooses; the others do not look at the variance and have one candidate.  What a
+method says may be stored stands, with biases beside it on grids of 8 bits.
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,9 +43,12 @@ def roundings(
         c, levels, level_start: see `pipeline.decision_settings.DecisionSettings`.
         seed: of a random start of k-means.
     """
-    if quantizer in BY_VARIANCE:
+    if all(site.quantizer is not None for site in posterior.parameters.values() if site.mean.ndim > 1):
+        yield "to the method's own values", with_biases_on_grids(pruned & bit_widths(posterior, within=pruned))
+    elif quantizer in BY_VARIANCE:
         for share in C_LADDER if c is None else (c,):
-            yield f"with c = {share:g}", pruned & bit_widths(posterior, c=share, within=pruned, grid=quantizer)
+            rounded = pruned & bit_widths(posterior, c=share, within=pruned, grid=quantizer)
+            yield f"with c = {share:g}", with_biases_on_grids(rounded)
     elif quantizer == "codebook":
         levels, start = levels or LEVELS, level_start or STARTS[0]
         shared = weight_sharing(pruned, levels, real=True, start=start, seed=seed)

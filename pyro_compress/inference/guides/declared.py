@@ -74,8 +74,9 @@ class DeclaredGuide(PyroModule):
             start = torch.empty_like(start, memory_format=torch.channels_last).copy_(start)
         setattr(self.loc, attribute, nn.Parameter(start))
         shape = site.shape if site.tied is None else site.tied
-        log_variance = min(float(site.log_variance), math.inf if (upper := site.max_log_variance) is None else upper)
+        log_variance = float(site.log_variance)
         spread = torch.full_like(start, log_variance) if shape == site.shape else torch.full(shape, log_variance)
+        spread = site.bounded(spread)
         if site.learned:
             setattr(self.log_variance, attribute, nn.Parameter(spread))
         else:
@@ -99,10 +100,22 @@ class DeclaredGuide(PyroModule):
         loc, spread = getattr(self.loc, attribute), getattr(self.log_variance, attribute)
         if site.family == "dropout":
             return loc, torch.exp(0.5 * spread) * loc.abs() + 1e-12
-        if site.max_log_variance is not None:
+        if site.bounds_log_variance:
             # bounded for every optimizer, with a gradient that never ends: ours come back to the bound by themselves
-            spread = spread + (spread.clamp(max=site.max_log_variance) - spread).detach()
+            spread = spread + (site.bounded(spread) - spread).detach()
         return loc, torch.exp(0.5 * spread)
+
+    def project(self) -> None:
+        """Take what a step has carried beyond its bound back to it: there a gradient still says which way to go."""
+        with torch.no_grad():
+            for name, site in self.sites.items():
+                if site.learned and site.bounds_log_variance:
+                    spread = getattr(self.log_variance, attribute_name(name))
+                    spread.copy_(site.bounded(spread))
+                if site.loc_bound is not None:
+                    loc, scale = self.location_and_scale(name)
+                    bound = site.loc_bound(scale)
+                    loc.copy_(loc.clamp(-bound, bound))
 
     def moments(self) -> dict[str, Moments]:
         """Mean and variance of every site, of x or, for log-normals, of ln x."""
@@ -132,7 +145,7 @@ class DeclaredGuide(PyroModule):
         return draws_through(model, self.sites, values, density)
 
     def parameter_groups(self, rates: dict[str, float]) -> Iterator[dict[str, Any]]:
-        """Optimizer groups: every site's loc and log-variance with its rate multiplier and its bound.
+        """Optimizer groups: every site's loc and log-variance with its rate multiplier.
 
         Args:
             rates: multipliers by role ('weight', 'scale', 'other') and for 'log_variance'.
@@ -144,4 +157,4 @@ class DeclaredGuide(PyroModule):
             if site.learned:
                 spread = getattr(self.log_variance, attribute)
                 multiplier *= rates.get("log_variance", 1.0)
-                yield {"params": [spread], "multiplier": multiplier, "upper": site.max_log_variance}
+                yield {"params": [spread], "multiplier": multiplier}

@@ -8,7 +8,7 @@ from pyro_compress.inference.contract import Model
 from pyro_compress.inference.gradient.gradient_method import as_array, buffer_arrays
 from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.guide import Guide
-from pyro_compress.inference.results.judged import with_criterion
+from pyro_compress.inference.results.judged import with_criterion, with_stored
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.priors.base import Moments
 from pyro_compress.posterior.posterior import Latent, ParameterPosterior, Posterior
@@ -51,6 +51,7 @@ def parameter_moments(model: BayesianNetwork, sites: Mapping[str, Moments]) -> d
     for parameter, prior in model.parameters_covered:
         mean, variance = prior.weight_moments(parameter, sites)
         moments = ParameterPosterior(as_array(mean), as_array(variance), type(prior).__name__)
+        moments = with_stored(moments, parameter, prior, mean)
         parameters[parameter.name] = with_criterion(moments, parameter, prior, sites)
     frozen = model.frozen_values()
     for name, value in (model.free_values() | frozen).items():

@@ -21,7 +21,7 @@ class Guide(Protocol):
         """The sample statements; called with a batch and size=N, as the model is."""
 
     def parameter_groups(self, rates: dict[str, float]) -> Iterator[dict[str, Any]]:
-        """Optimizer groups: 'params', the 'multiplier' that `rates` has for their role, and an 'upper' bound if any."""
+        """Optimizer groups: 'params', and the 'multiplier' that `rates` has for their role."""
 
     def moments(self) -> Mapping[str, Moments]:
         """Of every site's marginal that has a closed form."""

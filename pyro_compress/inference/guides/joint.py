@@ -78,11 +78,11 @@ class JointGuide(PyroModule):
             self.places[name] = slice(start, end)
             start = end
         self.width = start
-        bounded = next((name for name, site in self.sites.items() if site.max_log_variance is not None), None)
-        if bounded is not None:
+        has_bounds = (name for name, site in self.sites.items() if site.bounds_log_variance or site.loc_bound)
+        if (bounded := next(has_bounds, None)) is not None:
             raise InferenceError(
-                f"the prior bounds the log-variance of site '{bounded}' (max_log_variance), which guide '{self.name}' "
-                "cannot keep: leave the bound out, or use guide='declared'"
+                f"the prior bounds the mean or log-variance of site '{bounded}', which guide '{self.name}' cannot "
+                "keep: leave the bound out where the prior has an option for it, or use guide='declared'"
             )
         self.check()
         with torch.no_grad():

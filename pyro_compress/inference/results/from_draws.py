@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro_compress.errors import PriorError
 from pyro_compress.inference.contract import Model
 from pyro_compress.inference.gradient.gradient_method import as_array, buffer_arrays
-from pyro_compress.inference.results.judged import unscaled_site, with_criterion
+from pyro_compress.inference.results.judged import unscaled_site, with_criterion, with_stored
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.parameters import Parameter
 from pyro_compress.models.priors.base import Moments, Prior
@@ -90,6 +90,7 @@ def _network_parameters(
         # draws lie in memory, whatever device surrounds this
         with torch.device("cpu"):
             made = ParameterPosterior(mean, variance, type(prior).__name__)
+            made = with_stored(made, parameter, prior, torch.from_numpy(mean))
             found[name] = _judged(made, parameter, prior, draws, moments)
     return found
 

@@ -20,6 +20,18 @@ def unscaled_site(parameter: Parameter, prior: Prior) -> str | None:
     return next((site.name for site in sites if site.role == "weight" and site.name != parameter.name), None)
 
 
+def with_stored(
+    moments: ParameterPosterior, parameter: Parameter, prior: Prior, mean: torch.Tensor
+) -> ParameterPosterior:
+    """The values that may be stored under a prior and those that are, added to the moments of a parameter."""
+    with torch.no_grad():
+        found = prior.stored(parameter, mean)
+    if found is None:
+        return moments
+    quantizer, value = found
+    return replace(moments, quantizer=quantizer, value=None if value is mean else as_array(value))
+
+
 def with_criterion(
     moments: ParameterPosterior,
     parameter: Parameter,

@@ -7,7 +7,7 @@ once more.
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,22 +54,20 @@ class VectorSlice:
 
 @dataclass(frozen=True, eq=False)
 class Vector:
-    """Parameters of one learning rate and one bound.
+    """Parameters of one learning rate.
 
     Attributes:
         multiplier: of the base learning rate.
-        upper: none of the numbers is larger, after a step; None is no bound.
         whole: their numbers.
         places: of the parameters, end to end.
     """
 
     multiplier: float
-    upper: float | None
     whole: nn.Parameter
     places: tuple[VectorSlice, ...]
 
     @staticmethod
-    def of(multiplier: float, upper: float | None, parameters: list[nn.Parameter]) -> "Vector":
+    def of(multiplier: float, parameters: list[nn.Parameter]) -> "Vector":
         """Move the parameters into a new vector; they keep values and strides."""
         first = parameters[0]
         whole = torch.empty(sum(p.numel() for p in parameters), dtype=first.dtype, device=first.device)
@@ -81,7 +79,7 @@ class Vector:
             parameter.data = view
             places.append(place)
             start += parameter.numel()
-        return Vector(multiplier, upper, nn.Parameter(whole), tuple(places))
+        return Vector(multiplier, nn.Parameter(whole), tuple(places))
 
     def joined(self, values: Iterable[Tensor | None]) -> Tensor:
         """One value per parameter, end to end; None is zero.  A view where there is one."""
@@ -94,17 +92,16 @@ class FlatParameters:
     """Vectors of trained tensors, and gradients of both kinds.
 
     Args:
-        groups: mappings with 'params', 'multiplier' and, where there is a bound, 'upper', as guides list them.
+        groups: mappings with 'params' and 'multiplier', as guides list them.
         by_element: whether the optimizer may see the vectors; else it sees the parameters.
     """
 
     def __init__(self, groups: Iterable[Mapping[str, Any]], by_element: bool) -> None:
         # rate by rate, which is the order of the optimizer's groups
-        by_rate: dict[float, dict[float | None, list[nn.Parameter]]] = {}
+        by_rate: dict[float, list[nn.Parameter]] = {}
         for group in groups:
-            by_rate.setdefault(group["multiplier"], {}).setdefault(group.get("upper"), []).extend(group["params"])
-        alike = ((rate, upper, held) for rate, bounds in by_rate.items() for upper, held in bounds.items())
-        self.vectors = tuple(Vector.of(rate, upper, part) for rate, upper, held in alike for part in _parts(held))
+            by_rate.setdefault(group["multiplier"], []).extend(group["params"])
+        self.vectors = tuple(Vector.of(rate, part) for rate, held in by_rate.items() for part in _parts(held))
         self._by_element = by_element
 
     @property
@@ -121,17 +118,6 @@ class FlatParameters:
             }
             for vector in self.vectors
         ]
-
-    def project(self, wholes: Sequence[Tensor] | None = None) -> None:
-        """Take what a step has carried beyond its bound back to it: there a gradient still says which way to go.
-
-        Args:
-            wholes: what stands for the vectors, such as the inputs of a recorded step; themselves if not given.
-        """
-        with torch.no_grad():
-            for place, vector in enumerate(self.vectors):
-                if vector.upper is not None:
-                    (vector.whole if wholes is None else wholes[place]).clamp_(max=vector.upper)
 
     def add_gradients(self, found: Iterable[Tensor]) -> None:
         """Add a gradient to every vector's."""

@@ -194,7 +194,11 @@ class VariationalMethod(GradientMethod):
         """The recorded step; decides whether to compile it."""
         if state.traced is None:
             state.traced = TracedTerms(
-                state.modules.values(), state.flat, lambda batch: self.terms(state, batch), (state.model, state.guide)
+                state.modules.values(),
+                state.flat,
+                lambda batch: self.terms(state, batch),
+                (state.model, state.guide),
+                state.project,
             )
         if self.compile == "auto" and not state.compiled:
             state.compiled = state.traced.is_worth_compiling(state.steps_planned - state.steps_done)

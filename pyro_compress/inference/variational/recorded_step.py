@@ -13,7 +13,7 @@ the same noise; it may move the vectors as well, in place of an optimizer that w
 import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,15 +87,21 @@ class TracedTerms:
         flat: the vectors that these are parts of.
         terms: (batch) to terms.  What does not do the same at every call but for the noise runs as a program.
         model: that `terms` runs, or None where nothing it reads can move.
+        project: takes what has moved back into its bounds.
 
     Attributes:
         compiling_seconds: estimate for what has been recorded last.
     """
 
     def __init__(
-        self, modules: Iterable[nn.Module], flat: FlatParameters, terms: Callable[[Batch], ElboTerms], model: Any = None
+        self,
+        modules: Iterable[nn.Module],
+        flat: FlatParameters,
+        terms: Callable[[Batch], ElboTerms],
+        model: Any = None,
+        project: Callable[[], None] = lambda: None,
     ) -> None:
-        self._terms, self._flat, self._model = terms, flat, model
+        self._terms, self._flat, self._model, self._project = terms, flat, model, project
         # before the program ran here for the first time
         self._marks: Marks = marks_of(model)
         self._runs_as_program = False
@@ -227,7 +233,8 @@ class TracedTerms:
             found = traced.graph(*inputs[:count])
             moments, numbers = inputs[count : count + 2 * vectors], inputs[count + 2 * vectors :]
             adam.move(inputs[:vectors], found[-vectors:], moments, numbers)
-            self._flat.project(inputs[:vectors])
+            with self._placed(self._parts_of(inputs[:vectors])):
+                self._project()
             return [*found[:-vectors]]
 
         return function
@@ -235,14 +242,17 @@ class TracedTerms:
     def _vectors(self) -> list[Tensor]:
         return [vector.whole.detach() for vector in self._flat.vectors]
 
+    def _parts_of(self, wholes: Sequence[Tensor]) -> list[Tensor]:
+        """Every parameter's part of what stands for the vectors."""
+        vectors = zip(self._flat.vectors, wholes, strict=True)
+        return [place.view(whole) for vector, whole in vectors for place in vector.places]
+
     def _traced(self, batch: Batch, exact: bool) -> Traced | None:
         sites: list[str] = []
         count = len(self._flat.vectors)
 
         def function(*inputs: Tensor) -> list[Tensor]:
-            vectors = zip(self._flat.vectors, inputs[:count], strict=True)
-            parts = [[place.view(whole).detach().requires_grad_() for place in v.places] for v, whole in vectors]
-            leaves = [leaf for part in parts for leaf in part]
+            leaves = [part.detach().requires_grad_() for part in self._parts_of(inputs[:count])]
             data_weight, complexity_weight, total, *batch = inputs[count:]
             with torch.enable_grad(), self._placed(leaves):
                 terms = self._terms(tuple(batch))

@@ -98,7 +98,8 @@ class VariationalState(GradientState):
         self.flat.collect_gradients()
 
     def project(self) -> None:
-        self.flat.project()
+        if isinstance(self.guide, DeclaredGuide):
+            self.guide.project()
 
     def whole_pair(self) -> tuple[Model, Any]:
         """Model and guide of the whole network, up to date."""

@@ -4,7 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from pyro_compress.config.keyword_options import check_options
 from pyro_compress.errors import PriorError
 from pyro_compress.models.hyperparameters import Hyperparameter
 from pyro_compress.models.parameters import Parameter
+from pyro_compress.network.quantizers import Quantizer
 from pyro_compress.posterior.criterion import Criterion
 
 
@@ -30,6 +31,9 @@ class LatentSite:
         log_variance: initial log σ² (for 'dropout': initial log α).
         role: 'weight', 'scale' or 'other'; learning rates are given per role.
         max_log_variance: bound of log σ² (for 'dropout': of log α), or None.
+        min_log_variance: its lower bound, or None.
+        loc_bound: for 'normal', from σ to the largest |loc|, of a shape that broadcasts to `shape`, or None; it may
+            read hyper-parameters.
         tied: for 'dropout', the shape of α, broadcastable to `shape`; None ties nothing.
         learned: for 'dropout', whether α is learned.
         transform: for 'transformed', from the unconstrained space that `shape` and `loc` belong to into the site's own.
@@ -49,6 +53,19 @@ class LatentSite:
     learned: bool = True
     transform: Any = None
     axes: tuple[int | None, ...] | None = None
+    min_log_variance: float | None = None
+    loc_bound: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    @property
+    def bounds_log_variance(self) -> bool:
+        """Whether log σ² has a bound on either side."""
+        return self.min_log_variance is not None or self.max_log_variance is not None
+
+    def bounded(self, log_variance: torch.Tensor) -> torch.Tensor:
+        """log σ² (for 'dropout': log α) within its bounds."""
+        if not self.bounds_log_variance:
+            return log_variance
+        return log_variance.clamp(self.min_log_variance, self.max_log_variance)
 
     @property
     def to_support(self) -> Any:
@@ -141,6 +158,20 @@ class Prior(ABC):
     def shared_hyperparameters(self, covered: Sequence[tuple[Parameter, torch.Tensor]]) -> tuple[Hyperparameter, ...]:
         """The same, for all parameters together that this prior covers, with their values: one for a network."""
         return ()
+
+    def stored(self, parameter: Parameter, mean: torch.Tensor) -> tuple[Quantizer, torch.Tensor] | None:
+        """The values that may be stored under this prior, such as levels that were learned, and those for a mean.
+
+        Args:
+            parameter: with its hyper-parameters as they were learned.
+            mean: of the weight, of the parameter's shape.
+
+        Returns:
+            A quantizer, which decision, training on the grid and file keep to, and numbers of the shape of the mean,
+            each of which is stored as the quantizer's nearest: the mean itself, or what the prior takes in its place.
+            None leaves both to the decision.
+        """
+        return None
 
     @property
     def criterion(self) -> Criterion | None:

@@ -5,6 +5,7 @@ from pyro_compress.errors import PriorError
 from pyro_compress.models.priors.base import Prior
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.log_uniform import LogUniform
+from pyro_compress.models.priors.multi_spike import MultiSpike
 from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
 from pyro_compress.models.priors.scale_mixture import ScaleMixture
@@ -19,5 +20,6 @@ PRIORS: Registry[Prior] = Registry(
         "log-uniform": LogUniform,
         "group-normal-jeffreys": GroupNormalJeffreys,
         "group-horseshoe": GroupHorseshoe,
+        "multi-spike": MultiSpike,
     },
 )
