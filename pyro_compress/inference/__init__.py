@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyro_compress.inference.mcmc.metropolis import Metropolis
     from pyro_compress.inference.mcmc.nuts import NUTS
     from pyro_compress.inference.point.dropout import Dropout, MCDropout
+    from pyro_compress.inference.point.magnitude_pruning import MagnitudePruning
     from pyro_compress.inference.point.map import MAP
     from pyro_compress.inference.results.predictive import predictive_mean
     from pyro_compress.inference.stochastic_gradient.cyclical import CyclicalSGHMC, CyclicalSGLD
@@ -43,6 +44,7 @@ _NAMES = {
     "ImportanceSampling": "pyro_compress.inference.independent.importance",
     "LocalReparameterization": "pyro_compress.inference.guides.local_reparameterization",
     "LogJoint": "pyro_compress.inference.log_joint.log_joint",
+    "MagnitudePruning": "pyro_compress.inference.point.magnitude_pruning",
     "Metropolis": "pyro_compress.inference.mcmc.metropolis",
     "NUTS": "pyro_compress.inference.mcmc.nuts",
     "MAP": "pyro_compress.inference.point.map",
@@ -73,6 +75,7 @@ __all__ = [
     "LocalReparameterization",
     "LogJoint",
     "MCDropout",
+    "MagnitudePruning",
     "Method",
     "Metropolis",
     "PreconditionedSGLD",

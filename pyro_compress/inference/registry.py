@@ -10,6 +10,7 @@ from pyro_compress.inference.mcmc.hmc import HMC
 from pyro_compress.inference.mcmc.metropolis import Metropolis
 from pyro_compress.inference.mcmc.nuts import NUTS
 from pyro_compress.inference.point.dropout import Dropout, MCDropout
+from pyro_compress.inference.point.magnitude_pruning import MagnitudePruning
 from pyro_compress.inference.point.map import MAP
 from pyro_compress.inference.stochastic_gradient.cyclical import CyclicalSGHMC, CyclicalSGLD
 from pyro_compress.inference.stochastic_gradient.psgld import PreconditionedSGLD
@@ -28,6 +29,7 @@ METHODS: Registry[Method] = Registry(
         "map": MAP,
         "dropout": Dropout,
         "mc-dropout": MCDropout,
+        "magnitude-pruning": MagnitudePruning,
         "sgld": SGLD,
         "psgld": PreconditionedSGLD,
         "sghmc": SGHMC,

@@ -21,12 +21,12 @@ from tests.conformance.programs import CASES, Case
 
 SHIFT, SPREAD = 0.35, 0.3
 WHOLE: dict[str, Any] = {"batch_size": 1000}
+# what has layers to work on, and so takes no program
+ON_NETWORKS = ("dropout", "mc-dropout", "magnitude-pruning")
 SETTINGS: dict[str, dict[str, Any]] = {
     "svi": {"epochs": 800, "learning_rate": 0.03, "kl_warmup": 0.0, **WHOLE},
     "bbb": {"epochs": 1000, "learning_rate": 0.03, "averaging": 0.5, **WHOLE},
     "map": {"epochs": 600, "learning_rate": 0.05, **WHOLE},
-    "dropout": {"epochs": 1},
-    "mc-dropout": {"epochs": 1},
     "sgld": {"epochs": 3000, **WHOLE},
     "psgld": {"epochs": 3000, "a": 0.4, **WHOLE},
     "sghmc": {"epochs": 1500, **WHOLE},
@@ -38,6 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "nuts": {"warmup": 200, "draws": 300, "chains": 2},
     "importance": {"draws": 20_000},
     "rejection": {"draws": 300},
+    **{name: {"epochs": 1} for name in ON_NETWORKS},
 }
 # proposals that torch cannot draw side by side are drawn one by one
 SHORTER: dict[tuple[str, str], dict[str, Any]] = {("importance", "discrete sites"): {"draws": 3000}}
@@ -65,7 +66,7 @@ TOGETHER = frozenset(
     }
 )
 REFUSED: dict[str, frozenset[str]] = {name: frozenset({"discrete sites", "sites that come and go"}) for name in METHODS}
-REFUSED |= {name: frozenset(CASES) for name in ("dropout", "mc-dropout")}
+REFUSED |= {name: frozenset(CASES) for name in ON_NETWORKS}
 REFUSED["importance"] = frozenset({"sites that come and go"})
 REFUSED["approximate-metropolis"] |= TOGETHER
 # another log joint at every evaluation
@@ -161,7 +162,7 @@ CELLS = [(method, name) for method in METHODS for name in CASES if name not in R
 
 def test_the_table_is_complete() -> None:
     assert set(SETTINGS) == set(REFUSED) == set(METHODS)
-    assert set(ALWAYS) == set(METHODS) - {"dropout", "mc-dropout"}
+    assert set(ALWAYS) == set(METHODS) - set(ON_NETWORKS)
     assert all(name in CASES for names in (*ALWAYS.values(), *MAY_BE_FLAGGED.values()) for name in names)
 
 

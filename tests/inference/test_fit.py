@@ -17,6 +17,7 @@ from pyro_compress.inference.chains.chains import MinibatchChains
 from pyro_compress.inference.contract import Method, State
 from pyro_compress.inference.fit import EpochRecord, fit
 from pyro_compress.inference.point.dropout import Dropout, MCDropout
+from pyro_compress.inference.point.magnitude_pruning import MagnitudePruning
 from pyro_compress.inference.point.map import MAP
 from pyro_compress.inference.stochastic_gradient.cyclical import CyclicalSGHMC, CyclicalSGLD
 from pyro_compress.inference.stochastic_gradient.psgld import PreconditionedSGLD
@@ -55,6 +56,7 @@ METHODS = [
     pytest.param(MAP(epochs=6, batch_size=20), id="map"),
     pytest.param(Dropout(epochs=6, batch_size=20), id="dropout"),
     pytest.param(MCDropout(epochs=6, batch_size=20, draws=5), id="mc-dropout"),
+    pytest.param(MagnitudePruning(epochs=6, batch_size=20, cuts=3, first=0.2, rate=0.2), id="magnitude-pruning"),
     pytest.param(SGLD(epochs=6, batch_size=20, chains=2, a=0.002, warmup=0.1), id="sgld"),
     pytest.param(PreconditionedSGLD(epochs=6, batch_size=20, a=0.002, warmup=0.1), id="psgld"),
     pytest.param(SGHMC(epochs=6, batch_size=20, a=0.0001, warmup=0.1, temperature=0.5), id="sghmc"),
