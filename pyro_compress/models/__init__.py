@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyro_compress.models.priors.normal import Normal
     from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
     from pyro_compress.models.priors.scale_mixture import ScaleMixture
+    from pyro_compress.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
     from pyro_compress.models.rewrites.base import Rewrite
     from pyro_compress.models.rewrites.low_rank import LowRank
     from pyro_compress.models.tracing import trace
@@ -64,6 +65,7 @@ _NAMES = {
     "ScaleMixture": "pyro_compress.models.priors.scale_mixture",
     "Rewrite": "pyro_compress.models.rewrites.base",
     "LowRank": "pyro_compress.models.rewrites.low_rank",
+    "StructuredBayesianPruning": "pyro_compress.models.priors.structured_bayesian_pruning",
     "trace": "pyro_compress.models.tracing",
 }
 __all__ = [
@@ -82,6 +84,7 @@ __all__ = [
     "Prior",
     "Rewrite",
     "ScaleMixture",
+    "StructuredBayesianPruning",
     "build",
     "digits_cnn",
     "digits_mlp",

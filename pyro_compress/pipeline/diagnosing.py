@@ -100,7 +100,10 @@ def _diagnosed(
     found, given = _Found(), posterior.draws
     if given is None:
         posterior = _drawn_from_guide(model, posterior, asked.guide_draws, settings.seed)
-        posterior = _weighed(model, posterior, data, found, say)
+        if posterior.has_density:
+            posterior = _weighed(model, posterior, data, found, say)
+        else:
+            found.notes.append("sites of the guide are gates or point estimates, so there is no Pareto k-hat")
     elif GUIDE_DENSITY in given.statistics:
         posterior = replace(posterior, draws=given.select(0, asked.guide_draws))
         posterior = _weighed(model, posterior, data, found, say)
@@ -121,11 +124,13 @@ def _diagnosed(
 
 
 def _drawn_from_guide(model: BayesianNetwork, posterior: Posterior, count: int, seed: int) -> Posterior:
-    """The posterior with draws of its closed-form guide and their log density."""
+    """The posterior with draws of its closed-form guide, and their log density where it has one."""
     width = sum(latent.loc.size for latent in posterior.latents.values())
     width += sum(site.mean.size for site in posterior.parameters.values())
     count = max(LEAST_RATIOS, min(count, MOST_BYTES // (4 * width)))
     draws = draws_of_guide(model, posterior, count, seed)
+    if not posterior.has_density:
+        return replace(posterior, draws=draws)
     density = guide_log_density(posterior.latents, {name: draws.site(name)[0] for name in posterior.latents})
     return replace(posterior, draws=replace(draws, statistics={GUIDE_DENSITY: density[None]}))
 

@@ -178,9 +178,11 @@ def _detail(
 ) -> dict[str, Any]:
     bits = {name: int(site.bits.max(initial=0)) for name, site in decision.sites.items() if site.value.ndim > 1}
     rates = asdict(published_rates(architecture, decision, weights))
-    # a point estimate, or a draw, has a density at its value and no KL, so no description length either
+    # a point estimate, or a draw, has a density at its value and no KL, so no description length either; so has a guide
+    # with points among its sites
     complexity = posterior.statistics.get("complexity_nats", float("nan"))
-    known = settings.prior_is_proper and posterior.kind != "point" and math.isfinite(complexity)
+    proper = settings.prior_is_proper and posterior.kind != "point" and posterior.has_density
+    known = proper and math.isfinite(complexity)
     shrinkage = {
         name: [round(float(q), 6) for q in np.quantile(site.groups.shrinkage(), (0.0, 0.5, 1.0))]
         for name, site in posterior.parameters.items()

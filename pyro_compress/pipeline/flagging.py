@@ -125,6 +125,8 @@ def _by_log_joint(posterior: Posterior, model: Any, data: Any, found: dict[str, 
         yield from _step_flags(posterior, whole, feed, steps, found)
     elif posterior.kind == "guide" and guide is not None and guide.get("local"):
         found["not_judged"] = "latent sites of single rows are not summed out, so the guide's density is not known"
+    elif posterior.kind == "guide" and not posterior.is_normal:
+        found["not_judged"] = "sites of the guide are gates or point estimates, not normal in unconstrained space"
     elif posterior.kind == "guide" and (guide is not None or posterior.latents):
         yield from _guide_flags(posterior, whole, feed, guide, found, budget)
 

@@ -105,5 +105,5 @@ def description_length(directory: Path) -> dict[str, float | None]:
         return {}
     posterior, settings = Posterior.load(run.posterior), RunSettings.load(run.settings)
     nats = posterior.statistics.get("complexity_nats", math.nan)
-    known = settings.prior_is_proper and posterior.kind != "point" and math.isfinite(nats)
-    return {"description_length_bits": description_length_bits(nats, proper_prior=known)}
+    proper = settings.prior_is_proper and posterior.kind != "point" and posterior.has_density
+    return {"description_length_bits": description_length_bits(nats, proper_prior=proper and math.isfinite(nats))}

@@ -19,6 +19,7 @@ from pyro_compress.files import write_atomically
 from pyro_compress.network.quantizers import Quantizer, described, from_described
 from pyro_compress.posterior.criterion import Criterion, log_alpha
 from pyro_compress.posterior.draws import Draws
+from pyro_compress.posterior.families import FAMILIES
 
 KINDS = ("chains", "iid", "guide", "point")
 # what stands in place of a prior's name where there is no variance: learned as one value, or never moved
@@ -154,7 +155,7 @@ class ParameterPosterior:
 
 @dataclass(frozen=True, eq=False)
 class Latent:
-    """Closed-form guide of one latent site: N(loc, scale²), of x or ('lognormal') of ln x."""
+    """Closed-form guide of one latent site, of a family of `posterior.families`: N(loc, scale²) of x for 'normal'."""
 
     family: str
     loc: np.ndarray
@@ -162,8 +163,7 @@ class Latent:
 
     def sample(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """float32, (count, *site shape)."""
-        draw = self.loc + self.scale * generator.standard_normal((count, *self.loc.shape))
-        return (np.exp(draw) if self.family == "lognormal" else draw).astype(np.float32)
+        return FAMILIES[self.family].sample(self.loc, self.scale, count, generator).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +198,16 @@ class Posterior:
             raise InferenceError(f"a posterior is one of {', '.join(KINDS)}, found '{self.kind}'")
         if (self.kind == "chains") and self.draws is None:
             raise InferenceError("a posterior of kind 'chains' needs its draws")
+
+    @property
+    def has_density(self) -> bool:
+        """Whether its closed-form guide, if it has one, has a density: no site is a point estimate or has atoms."""
+        return all(FAMILIES[latent.family].log_density is not None for latent in self.latents.values())
+
+    @property
+    def is_normal(self) -> bool:
+        """Whether every site of its closed-form guide, if it has one, is normal or log-normal."""
+        return all(FAMILIES[latent.family].is_normal for latent in self.latents.values())
 
     @property
     def flags(self) -> tuple[Flag, ...]:

@@ -33,6 +33,7 @@ from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
 from pyro_compress.models.priors.registry import PRIORS
 from pyro_compress.models.priors.scale_mixture import ScaleMixture
+from pyro_compress.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
 from pyro_compress.pipeline.decision_settings import DecisionSettings
 from pyro_compress.pipeline.search import decide
 from pyro_compress.posterior.posterior import Posterior
@@ -51,6 +52,7 @@ TABLE: dict[str, Prior] = {
     "group-horseshoe, wide": GroupHorseshoe(tau=0.5),
     "multi-spike": MultiSpike(level=0.3),
     "multi-spike, five": MultiSpike(levels=5, level=0.3, max_log_variance=2.0),
+    "structured-bayesian-pruning": StructuredBayesianPruning(),
 }
 LAYERS = {"linear": lambda: nn.Linear(3, 4, bias=False), "conv": lambda: nn.Conv2d(2, 3, (2, 1), bias=False)}
 

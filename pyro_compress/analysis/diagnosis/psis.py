@@ -11,6 +11,7 @@ import xarray as xr
 
 from pyro_compress.analysis.diagnosis.arviz_versions import arviz, group, has_data_trees, has_group, pareto_smoothed
 from pyro_compress.errors import InferenceError
+from pyro_compress.posterior.families import FAMILIES
 from pyro_compress.posterior.posterior import Latent
 
 K_HAT_LIMIT = 0.7
@@ -46,19 +47,13 @@ def psis_k_hat(log_ratios: np.ndarray) -> float:
 
 
 def guide_log_density(latents: Mapping[str, Latent], values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """log q(θ), (draws,) float64, of draws by site, each (draws, *shape).
-
-    N(loc, scale²) of x, or of ln x for 'lognormal', whose density has 1/x besides.
-    """
+    """log q(θ), (draws,) float64, of draws by site, each (draws, *shape), under a guide that has a density."""
     total = np.zeros(())
     for name, latent in latents.items():
-        loc, scale = latent.loc.astype(np.float64), latent.scale.astype(np.float64)
-        x = values[name].astype(np.float64)
-        u = np.log(x) if latent.family == "lognormal" else x
-        density = -0.5 * np.square((u - loc) / scale) - np.log(scale) - 0.5 * np.log(2 * np.pi)
-        if latent.family == "lognormal":
-            density -= u
-        total = total + density.reshape(len(x), -1).sum(1)
+        log_density = FAMILIES[latent.family].log_density
+        assert log_density is not None
+        loc, scale, x = (part.astype(np.float64) for part in (latent.loc, latent.scale, values[name]))
+        total = total + log_density(loc, scale, x).reshape(len(x), -1).sum(1)
     return total
 
 

@@ -11,7 +11,7 @@ from pyro_compress.inference.guides.guide import Guide
 from pyro_compress.inference.results.judged import with_criterion, with_stored
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.priors.base import Moments
-from pyro_compress.posterior.posterior import Latent, ParameterPosterior, Posterior
+from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
 
 def exact_moments(model: Model, guide: Guide) -> dict[str, ParameterPosterior]:
@@ -41,8 +41,7 @@ def posterior_from_guide(model: BayesianNetwork, guide: DeclaredGuide) -> Poster
         sites = guide.moments()
         parameters = parameter_moments(model, sites)
     assert guide.is_closed_form
-    latents = {name: _latent(site) for name, site in sites.items()}
-    return Posterior(parameters, latents, buffer_arrays(model), kind="guide")
+    return Posterior(parameters, guide.closed_forms(), buffer_arrays(model), kind="guide")
 
 
 def parameter_moments(model: BayesianNetwork, sites: Mapping[str, Moments]) -> dict[str, ParameterPosterior]:
@@ -57,8 +56,3 @@ def parameter_moments(model: BayesianNetwork, sites: Mapping[str, Moments]) -> d
     for name, value in (model.free_values() | frozen).items():
         parameters[name] = ParameterPosterior.point(as_array(value), frozen=name in frozen)
     return {name: parameters[name] for name, _ in model.network.named_parameters()}
-
-
-def _latent(site: Moments) -> Latent:
-    family = "lognormal" if site.family == "lognormal" else "normal"
-    return Latent(family, as_array(site.mean), as_array(site.variance.sqrt()))

@@ -21,8 +21,9 @@ from torch import nn
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Model
 from pyro_compress.inference.gradient.elbo import sampled
-from pyro_compress.inference.guides.declared import DeclaredGuide, sample_through
-from pyro_compress.inference.guides.through_transforms import moments_of
+from pyro_compress.inference.guides.declared import DeclaredGuide
+from pyro_compress.inference.guides.families.registry import FAMILIES
+from pyro_compress.inference.guides.through_transforms import moments_of, sample_through
 from pyro_compress.inference.loop.devices import seed_generators
 from pyro_compress.inference.results.iid_draws import draws_through
 from pyro_compress.models.priors.base import LatentSite, Moments
@@ -62,7 +63,8 @@ class JointGuide(PyroModule):
         model: whose latent sites it covers.
 
     Raises:
-        InferenceError: the model has more latent numbers than the family can hold, or bounds their variances.
+        InferenceError: the model has more latent numbers than the family can hold, bounds their variances, or declares
+            sites that are not normal in an unconstrained space.
     """
 
     name: ClassVar[str]
@@ -78,6 +80,12 @@ class JointGuide(PyroModule):
             self.places[name] = slice(start, end)
             start = end
         self.width = start
+        other = next((site for site in self.sites.values() if not FAMILIES[site.family].is_normal), None)
+        if other is not None:
+            raise InferenceError(
+                f"the prior declares guide family '{other.family}' for site '{other.name}', and guide '{self.name}' is "
+                "one normal over all sites: use guide='declared'"
+            )
         has_bounds = (name for name, site in self.sites.items() if site.bounds_log_variance or site.loc_bound)
         if (bounded := next(has_bounds, None)) is not None:
             raise InferenceError(

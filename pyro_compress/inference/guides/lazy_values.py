@@ -63,8 +63,8 @@ class Lazy:
             return _convolution(function, *args, **kwargs)
         if (
             function is scale_groups
-            and isinstance(args[0], LazyNormal)
-            and isinstance(args[1], LazyNormal | LazyLogNormal)
+            and (isinstance(args[0], LazyNormal) or not isinstance(args[0], Lazy))
+            and isinstance(args[1], LazyNormal | LazyLogNormal | LazyGate)
         ):
             return LazyScaled(*args, **kwargs)
         if function in (torch.add, torch.Tensor.add) and not kwargs and isinstance(args[1], LazyNormal):
@@ -226,19 +226,51 @@ class LazyLogNormal(Lazy):
     __rmul__ = __mul__
 
 
-class LazyScaled(Lazy):
-    """w = z·w̃ with z along `axis`: kept apart until a layer asks, so that z can be drawn per example."""
+class LazyGate(Lazy):
+    """x of any distribution that is drawn through its parameters: once for all, or per example.
 
-    def __init__(self, weight: LazyNormal, scale: LazyNormal | LazyLogNormal, axis: int) -> None:
+    Args:
+        distribution: elementwise independent.
+    """
+
+    def __init__(self, distribution: Any) -> None:
+        self.distribution, self.source = distribution, _Source()
+
+    def materialise(self) -> torch.Tensor:
+        self.source.refuse_spent()
+        if self.source.sample is None:
+            self.source.sample = self.distribution.rsample()
+        return self.source.sample
+
+    def draw(self, examples: int) -> torch.Tensor:
+        """Independent samples per example, (examples, *shape); the fixed one for all where there is one."""
+        if self.source.sample is not None:
+            return self.source.sample.expand(examples, *self.source.sample.shape)
+        self.source.refuse_spent()
+        self.source.spent = True
+        drawn: torch.Tensor = self.distribution.rsample((examples,))
+        return drawn
+
+
+class LazyScaled(Lazy):
+    """w = z·w̃ with z along `axis`: kept apart until a layer asks, so that z can be drawn per example.
+
+    w̃ is lazy, or a tensor where it is a point estimate.
+    """
+
+    def __init__(
+        self, weight: LazyNormal | torch.Tensor, scale: LazyNormal | LazyLogNormal | LazyGate, axis: int
+    ) -> None:
         self.weight, self.scale, self.axis = weight, scale, axis
 
     @property
     def like(self) -> torch.Tensor:
-        return self.weight.like
+        return self.weight.like if isinstance(self.weight, Lazy) else self.weight
 
     def materialise(self) -> torch.Tensor:
         scale = along_axis(self.scale.materialise(), self.weight.ndim, self.axis)
-        return self.weight.materialise() * scale
+        whole: torch.Tensor = _plain(self.weight) * scale
+        return whole
 
 
 def _refuse_shared(left: LazyNormal, right: LazyNormal) -> None:
@@ -280,7 +312,7 @@ def _convolution(
     x = _plain(input)
     scaled = isinstance(weight, LazyScaled) and weight.axis == 0
     inner = weight.weight if scaled else weight
-    if not is_open(inner):
+    if not is_open(inner) and (not scaled or isinstance(inner, Lazy)):
         return function(x, _plain(weight), _plain(bias), *args, **kwargs)
 
     def layer(values: torch.Tensor, filters: torch.Tensor, offset: Any) -> torch.Tensor:
@@ -289,7 +321,7 @@ def _convolution(
     if not scaled:
         return inner.outputs(layer, x, bias)
     # z multiplies what comes before the bias
-    output = inner.outputs(layer, x, None)
+    output = inner.outputs(layer, x, None) if isinstance(inner, Lazy) else function(x, inner, None, *args, **kwargs)
     scale = weight.scale.draw(len(x))
     output = output * scale.reshape(*scale.shape, *([1] * (output.ndim - 2)))
     if is_open(bias):

@@ -3,8 +3,9 @@
     with LocalReparameterization():
         guide_trace = poutine.trace(guide).get_trace(...)
 
-Every sample site whose guide is a normal or a log-normal then holds a lazy value instead of a sample.  Scalars
-(a layer's global scale) are drawn once as usual.  Nothing is patched; outside the context nothing changes.
+Every sample site whose guide is a normal or a log-normal, or says `infer={"per_example": True}` of another distribution
+that is sampled through its parameters, then holds a lazy value instead of a sample.  Scalars (a layer's global scale)
+are drawn once as usual.  Nothing is patched; outside the context nothing changes.
 """
 
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 from pyro.poutine.messenger import Messenger
 from torch.distributions import Independent, LogNormal, Normal
 
-from pyro_compress.inference.guides.lazy_values import LazyLogNormal, LazyNormal
+from pyro_compress.inference.guides.lazy_values import LazyGate, LazyLogNormal, LazyNormal
 
 
 class LocalReparameterization(Messenger):
@@ -33,6 +34,8 @@ class LocalReparameterization(Messenger):
             message["value"] = LazyLogNormal(self.lazy_normal(base.loc, base.scale))
         elif isinstance(base, Normal):
             message["value"] = self.lazy_normal(base.loc, base.scale)
+        elif message["infer"].get("per_example"):
+            message["value"] = LazyGate(base)
         else:
             return
         message["done"] = True

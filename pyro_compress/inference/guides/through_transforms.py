@@ -3,6 +3,8 @@
 from typing import Any
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import torch
 from torch.distributions.transforms import IndependentTransform
 
@@ -31,6 +33,15 @@ def moments_of(site: LatentSite, loc: torch.Tensor, scale: torch.Tensor) -> Mome
     mean = sum((weight * value for value, weight in values), torch.zeros((), device=loc.device))
     variance = sum((weight * (value - mean).square() for value, weight in values), torch.zeros((), device=loc.device))
     return Moments(site.family, mean, variance)
+
+
+def sample_through(name: str, site: LatentSite, u: torch.Tensor) -> None:
+    """The site at the value that u has in its own space, with the density that the change of variables gives it."""
+    value, jacobian = u, torch.zeros(())
+    if (transform := site.to_support) is not None:
+        value = transform(u)
+        jacobian = transform.log_abs_det_jacobian(u, value).sum()
+    pyro.sample(name, dist.Delta(value, log_density=-jacobian, event_dim=value.ndim, validate_args=False))
 
 
 def _is_elementwise(transform: Any) -> bool:

@@ -277,6 +277,11 @@ def _guide_of(posterior: Posterior, sites: tuple[str, ...]) -> Guide:
             f"the posterior that is to propose has the sites {', '.join(posterior.latents)}, and the model "
             f"{', '.join(sites)}: fit it to this model"
         )
+    if not posterior.is_normal:
+        raise InferenceError(
+            "the posterior that is to propose has gates or point estimates among its sites, which have no density that "
+            "covers what the model can draw: propose from one under another prior, or give a Pyro guide"
+        )
     families = {name: _family(latent) for name, latent in posterior.latents.items()}
 
     def guide(*arguments: Any, **keywords: Any) -> None:

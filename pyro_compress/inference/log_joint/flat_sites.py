@@ -38,6 +38,10 @@ class Site:
     transform: Any
 
 
+# guide families of sites that lie in an unconstrained space, or say how to come to one (`LatentSite.to_support`)
+UNCONSTRAINED = ("normal", "dropout", "lognormal", "transformed", "point")
+
+
 def sites_of(model: BayesianNetwork | Program) -> tuple[tuple[Site, ...], slice]:
     """Every site in flat order, latent ones first, and the slice of the point-estimated ones."""
     if isinstance(model, BayesianNetwork):
@@ -45,6 +49,12 @@ def sites_of(model: BayesianNetwork | Program) -> tuple[tuple[Site, ...], slice]
             names = ", ".join(p.name for p, prior in model.parameters_covered if not prior.is_proper)
             raise InferenceError(
                 f"the prior of {names} is improper, and sampling needs a proper one: give its bounds `low` and `high`"
+            )
+        gate = next((site for site in model.latents() if site.family not in UNCONSTRAINED), None)
+        if gate is not None:
+            raise InferenceError(
+                f"site '{gate.name}' declares guide family '{gate.family}' and no way to an unconstrained space, which "
+                "samplers and gradients of the log joint need: use SVI(...)"
             )
         declared = {site.name: (site.declared_shape, site.to_support) for site in model.latents()}
         free = {name: value.shape for name, value in model.free_values().items()}

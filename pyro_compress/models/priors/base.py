@@ -18,6 +18,9 @@ from pyro_compress.models.parameters import Parameter
 from pyro_compress.network.quantizers import Quantizer
 from pyro_compress.posterior.criterion import Criterion
 
+# guide families whose `loc` is the mean of the site
+_MEANS = ("normal", "dropout", "point")
+
 
 @dataclass(frozen=True)
 class LatentSite:
@@ -25,7 +28,8 @@ class LatentSite:
 
     Attributes:
         name: the Pyro site's name.
-        family: 'normal', 'dropout', 'lognormal' or 'transformed'.
+        family: a name of `inference.guides.families.registry.FAMILIES`, such as 'normal'; what `loc` and `log_variance`
+            mean is said there.
         shape: event shape of the site, for 'transformed' in unconstrained space.
         loc: initial location (for 'lognormal': of the logarithm), broadcast to `shape`.
         log_variance: initial log σ² (for 'dropout': initial log α).
@@ -105,12 +109,12 @@ class LatentSite:
     def vanishes(self, parameter: Parameter) -> bool:
         """Whether a weight is zero wherever the mean of this site is: it is the weight, or a factor of its shape."""
         every = tuple(range(len(parameter.shape)))
-        return self.role == "weight" and self.family in ("normal", "dropout") and self.axes_of(parameter) == every
+        return self.role == "weight" and self.family in _MEANS and self.axes_of(parameter) == every
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and variance of one site under the guide: of x itself, for log-normals of ln x."""
+    """Mean and variance of one site under the guide: of x itself, for the family 'lognormal' of ln x."""
 
     family: str
     mean: torch.Tensor

@@ -9,6 +9,7 @@ from pyro_compress.models.priors.multi_spike import MultiSpike
 from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
 from pyro_compress.models.priors.scale_mixture import ScaleMixture
+from pyro_compress.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
 
 PRIORS: Registry[Prior] = Registry(
     "prior",
@@ -21,5 +22,6 @@ PRIORS: Registry[Prior] = Registry(
         "group-normal-jeffreys": GroupNormalJeffreys,
         "group-horseshoe": GroupHorseshoe,
         "multi-spike": MultiSpike,
+        "structured-bayesian-pruning": StructuredBayesianPruning,
     },
 )

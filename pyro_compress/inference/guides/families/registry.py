@@ -1,0 +1,17 @@
+"""Guide families by the names that priors declare (`LatentSite.family`)."""
+
+from collections.abc import Mapping
+
+from pyro_compress.inference.guides.families.family import Family
+from pyro_compress.inference.guides.families.normal import Dropout, LogNormal, Normal, Transformed
+from pyro_compress.inference.guides.families.point import Point
+from pyro_compress.inference.guides.families.truncated_log_normal import TruncatedLogNormal
+
+FAMILIES: Mapping[str, Family] = {
+    "normal": Normal(),
+    "dropout": Dropout(),
+    "lognormal": LogNormal(),
+    "transformed": Transformed(),
+    "point": Point(),
+    "truncated-lognormal": TruncatedLogNormal(),
+}

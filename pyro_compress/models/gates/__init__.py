@@ -1,0 +1,1 @@
+"""Distributions of multiplicative gates and scales, each with the prior that it goes with and their KL."""

@@ -1,0 +1,12 @@
+"""LeNet-300-100 under structured Bayesian pruning."""
+
+from pyro_compress.models.zoo.entry import Entry
+
+ENTRY = Entry(
+    name="lenet-300-100/structured-bayesian-pruning",
+    network="lenet-300-100",
+    prior="structured-bayesian-pruning",
+    data="mnist",
+    method_options={"epochs": 30},
+    pretrain_epochs=5,
+)
