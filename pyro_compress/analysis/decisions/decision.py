@@ -2,7 +2,8 @@
 
 A decision speaks of the ORIGINAL network's parameter names and shapes; structured removal happens when it is
 compressed.  Decisions compose: `prune(posterior) & bit_widths(posterior)` keeps the smaller number of bits of
-every weight and the coarser grid of every tensor.
+every weight and the coarser grid of every tensor.  What is pruned in one is pruned.  Two that contradict one another,
+so that a weight would be stored as neither says, are refused.
 """
 
 import json
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file, save
 from pyro_compress.errors import DecisionError
 from pyro_compress.files import write_atomically
 from pyro_compress.network.quantizers import (
+    Codebook,
     Described,
     PerChannel,
     Quantizer,
@@ -63,6 +65,11 @@ class SiteDecision:
                 "value, variance and bits must share one shape, found "
                 f"{self.value.shape}, {self.variance.shape}, {self.bits.shape}"
             )
+        if not isinstance(self.quantizer, Quantizer | None):
+            raise DecisionError(
+                "files store a grid of one step, a step per channel, or the levels of a codebook, all with zero at "
+                f"integer 0, and cannot say {self.quantizer!r}: round the values yourself and give the codebook of them"
+            )
         if isinstance(self.quantizer, PerChannel) and self.value.shape[:1] != (len(self.quantizer.steps),):
             raise DecisionError(f"{len(self.quantizer.steps)} steps were given for values of shape {self.value.shape}")
 
@@ -74,7 +81,7 @@ class SiteDecision:
         """int32, S: the quantizer's index of the value, zero where pruned, clipped to what `bits` can hold."""
         if self.quantizer is None:
             raise DecisionError("this site has no grid: combine the decision with bit_widths(...)")
-        limit = np.ldexp(1.0, np.maximum(self.bits.astype(np.int64), 1) - 1) - 1
+        limit = _largest(self.bits)
         rounded = np.clip(self.quantizer.index(self.value), -limit, limit)
         return np.where(self.kept(), rounded, 0).astype(np.int32)
 
@@ -123,7 +130,10 @@ class Decision:
     def __and__(self, other: "Decision") -> "Decision":
         if set(self.sites) != set(other.sites):
             odd = sorted(set(self.sites) ^ set(other.sites))
-            raise DecisionError(f"decisions on different sites cannot be combined: {', '.join(odd)} is in one only")
+            raise DecisionError(
+                f"decisions on different sites cannot be combined: {', '.join(odd)} is in one only; make both of one "
+                "posterior, of the network as it was or as it was rewritten"
+            )
         sites = {name: _both(name, site, other.sites[name]) for name, site in self.sites.items()}
         return Decision(sites, {**self.buffers, **other.buffers}, {**self.made_by, **other.made_by})
 
@@ -183,6 +193,11 @@ class Decision:
         return Decision(sites, buffers, made_by)
 
 
+def _largest(bits: np.ndarray) -> np.ndarray:
+    """float64: the largest integer that so many bits hold beside its sign."""
+    return np.asarray(np.ldexp(1.0, np.maximum(bits.astype(np.int64), 1) - 1) - 1)
+
+
 def _both(name: str, left: SiteDecision, right: SiteDecision) -> SiteDecision:
     if left.value.shape != right.value.shape:
         raise DecisionError(
@@ -190,7 +205,37 @@ def _both(name: str, left: SiteDecision, right: SiteDecision) -> SiteDecision:
         )
     if not np.array_equal(left.value, right.value):
         raise DecisionError(f"{name}: the two decisions store different values; take both from one posterior")
-    return replace(left, bits=np.minimum(left.bits, right.bits), quantizer=_coarser(name, left, right))
+    if not np.array_equal(left.variance, right.variance):
+        raise DecisionError(f"{name}: the two decisions have different variances; take both from one posterior")
+    both = replace(left, bits=np.minimum(left.bits, right.bits), quantizer=_coarser(name, left, right))
+    _refuse_contradiction(name, both)
+    return both
+
+
+def _refuse_contradiction(name: str, site: SiteDecision) -> None:
+    """Refuse bits that no grid goes with, that hold less than the grid needs, and a codebook that holds nothing."""
+    kept, quantizer = site.kept() & (site.value != 0), site.quantizer
+    if not kept.any():
+        return
+    bits = site.bits[kept]
+    if quantizer is None:
+        if bits.min() < FLOAT_BITS:
+            raise DecisionError(
+                f"{name}: {bits.min()} bits, and neither decision says of which grid: combine with bit_widths(...)"
+            )
+        return
+    if isinstance(quantizer, Codebook) and not quantizer.levels:
+        raise DecisionError(
+            f"{name}: {kept.sum():,} weights are kept, and the only value of the codebook is zero: give it levels, or "
+            "prune them"
+        )
+    indices = quantizer.index(site.value)[kept]
+    short = np.abs(indices) > _largest(bits)
+    if short.any():
+        raise DecisionError(
+            f"{name}: {bits[short].min()} bits of one decision cut off {short.sum():,} weights on the grid of the "
+            f"other, which needs {bits_for(indices)}: take a coarser grid, or more bits"
+        )
 
 
 def _coarser(name: str, left: SiteDecision, right: SiteDecision) -> Quantizer | None:

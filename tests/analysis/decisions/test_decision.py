@@ -1,7 +1,8 @@
 """Decisions: rounding, composition, and the file that holds one."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,6 +94,60 @@ def test_what_does_not_fit_together_is_refused() -> None:
         decision(a=site([1.0])) & decision(a=site([1.0, 2.0]))
     with pytest.raises(DecisionError, match=r"a: the two decisions store different values; take both from one"):
         decision(a=site([1.0])) & decision(a=site([2.0]))
+
+
+def test_what_one_prunes_is_pruned_whatever_bits_the_other_gives_it() -> None:
+    pruned, rounded_ = site([1.0, 2.0, 40.0], [0, 32, 0]), site([1.0, 2.0, 40.0], 3, step=1.0)
+    for both in (decision(w=pruned) & decision(w=rounded_), decision(w=rounded_) & decision(w=pruned)):
+        assert both.sites["w"].bits.tolist() == [0, 3, 0] and both.sites["w"].stored().tolist() == [0.0, 2.0, 0.0]
+    nothing = decision(w=site([1.0, 2.0, 40.0], 0)) & decision(w=replace(rounded_, quantizer=Codebook(())))
+    assert not nothing.sites["w"].stored().any()
+
+
+def test_bits_that_cut_weights_off_the_others_grid_are_refused() -> None:
+    few, grid = site([1.0, -2.0, 9.0], 4), site([1.0, -2.0, 9.0], 7, step=0.25)
+    # 9 / 0.25 = 36 needs 7 bits, 2 / 0.25 = 8 needs 5, and 4 hold up to 7
+    with pytest.raises(
+        DecisionError,
+        match=r"w: 4 bits of one decision cut off 2 weights on the grid of the other, which needs 7: take",
+    ):
+        decision(w=few) & decision(w=grid)
+    coarse = replace(grid, quantizer=Uniform(2.0))
+    assert (decision(w=few) & decision(w=coarse)).sites["w"].stored().tolist() == [0.0, -2.0, 8.0]
+    # an index of a codebook that is cut off would be another level
+    levels = replace(site([1.0, -2.0, 9.0], 3), quantizer=Codebook((-2.0, 1.0, 9.0)))
+    with pytest.raises(DecisionError, match=r"w: 2 bits of one decision cut off 1 weights on the grid of the other"):
+        decision(w=levels) & decision(w=site([1.0, -2.0, 9.0], 2))
+
+
+def test_bits_without_a_grid_and_codebooks_without_levels_are_refused() -> None:
+    with pytest.raises(DecisionError, match=r"w: 5 bits, and neither decision says of which grid: combine with bit_w"):
+        decision(w=site([1.0, 2.0], [0, 5])) & decision(w=site([1.0, 2.0]))
+    with pytest.raises(DecisionError, match=r"w: 1 weights are kept, and the only value of the codebook is zero"):
+        decision(w=site([0.0, 2.0])) & decision(w=replace(site([0.0, 2.0], 2), quantizer=Codebook(())))
+
+
+def test_decisions_of_two_posteriors_or_of_two_networks_are_refused() -> None:
+    with pytest.raises(DecisionError, match=r"a: the two decisions have different variances; take both from one"):
+        decision(a=site([1.0])) & decision(a=replace(site([1.0]), variance=np.ones(1, np.float32)))
+    plain, factors = {"fc1.weight": site([1.0])}, {"fc1.first.weight": site([1.0]), "fc1.second.weight": site([1.0])}
+    with pytest.raises(
+        DecisionError, match=r"fc1.first.weight, .* make both of one posterior, of the network as it was"
+    ):
+        Decision(plain) & Decision(factors)
+
+
+def test_a_grid_that_no_file_can_say_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Affine:
+        """Integers from 0 to 255 whose zero point is 3."""
+
+        step: float
+        zero_point: int
+
+    affine: Any = Affine(0.5, 3)
+    with pytest.raises(DecisionError, match=r"all with zero at integer 0, and cannot say .*zero_point=3"):
+        replace(site([1.0], 8), quantizer=affine)
 
 
 def test_weights_left_counts_tensors_of_more_than_one_axis_only() -> None:
