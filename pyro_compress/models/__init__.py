@@ -24,12 +24,15 @@ if TYPE_CHECKING:
         vgg_16,
     )
     from pyro_compress.models.priors.base import Prior
+    from pyro_compress.models.priors.generalized_dropout import GeneralizedDropout
     from pyro_compress.models.priors.horseshoe import GroupHorseshoe
+    from pyro_compress.models.priors.l0 import L0
     from pyro_compress.models.priors.log_uniform import LogUniform
     from pyro_compress.models.priors.multi_spike import MultiSpike
     from pyro_compress.models.priors.normal import Normal
     from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
     from pyro_compress.models.priors.scale_mixture import ScaleMixture
+    from pyro_compress.models.priors.spike_and_slab import SpikeAndSlab
     from pyro_compress.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
     from pyro_compress.models.rewrites.base import Rewrite
     from pyro_compress.models.rewrites.low_rank import LowRank
@@ -65,14 +68,19 @@ _NAMES = {
     "ScaleMixture": "pyro_compress.models.priors.scale_mixture",
     "Rewrite": "pyro_compress.models.rewrites.base",
     "LowRank": "pyro_compress.models.rewrites.low_rank",
+    "GeneralizedDropout": "pyro_compress.models.priors.generalized_dropout",
+    "L0": "pyro_compress.models.priors.l0",
+    "SpikeAndSlab": "pyro_compress.models.priors.spike_and_slab",
     "StructuredBayesianPruning": "pyro_compress.models.priors.structured_bayesian_pruning",
     "trace": "pyro_compress.models.tracing",
 }
 __all__ = [
+    "L0",
     "BayesianNetwork",
     "Bernoulli",
     "Categorical",
     "Gaussian",
+    "GeneralizedDropout",
     "GroupHorseshoe",
     "GroupNormalJeffreys",
     "Likelihood",
@@ -84,6 +92,7 @@ __all__ = [
     "Prior",
     "Rewrite",
     "ScaleMixture",
+    "SpikeAndSlab",
     "StructuredBayesianPruning",
     "build",
     "digits_cnn",

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy.special import log_ndtr, ndtr, ndtri
+from scipy.special import expit, log_ndtr, ndtr, ndtri
 
 # ln of the interval on which truncated log-normal scales lie (Neklyudov et al. 2017)
 LOW, HIGH = -20.0, 0.0
+# temperature and stretch of hard-concrete gates (Louizos et al. 2018)
+BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 
 
 class Sampler(Protocol):
@@ -72,6 +74,15 @@ def _truncated_lognormal_density(loc: np.ndarray, scale: np.ndarray, x: np.ndarr
     return _lognormal_density(loc, scale, x) - high - np.log1p(-np.exp(low - high))
 
 
+def _bernoulli(loc: np.ndarray, scale: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    return (generator.random((count, *loc.shape)) < expit(loc)).astype(np.float64)
+
+
+def _hard_concrete(loc: np.ndarray, scale: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    soft = expit((generator.logistic(size=(count, *loc.shape)) + loc) / BETA)
+    return np.clip(soft * (ZETA - GAMMA) + GAMMA, 0, 1)
+
+
 def _point(loc: np.ndarray, scale: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
     return np.broadcast_to(loc, (count, *loc.shape))
 
@@ -81,4 +92,6 @@ FAMILIES: Mapping[str, LatentFamily] = {
     "lognormal": LatentFamily(_lognormal, _lognormal_density, is_normal=True),
     "truncated-lognormal": LatentFamily(_truncated_lognormal, _truncated_lognormal_density),
     "point": LatentFamily(_point),
+    "bernoulli": LatentFamily(_bernoulli),
+    "hard-concrete": LatentFamily(_hard_concrete),
 }

@@ -14,12 +14,16 @@ from pyro_compress.errors import InferenceError
 from pyro_compress.inference.results.predictive import posterior_predictive
 from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.priors.base import Prior
+from pyro_compress.models.priors.generalized_dropout import GeneralizedDropout
+from pyro_compress.models.priors.l0 import L0
 from pyro_compress.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
 
 FEW = pc.DecisionSettings(fine_tune_epochs=2, rate_weights=(0.5,))
 # prior, and the settings under which it prunes and still predicts
 RUNS: dict[str, tuple[Prior, dict[str, Any]]] = {
     "structured Bayesian pruning": (StructuredBayesianPruning(), {"epochs": 12, "learning_rate": 5e-3}),
+    "L0": (L0(cost=0.4), {"epochs": 12, "learning_rate": 5e-3}),
+    "generalized dropout": (GeneralizedDropout(), {"epochs": 12, "learning_rate": 5e-3}),
 }
 
 

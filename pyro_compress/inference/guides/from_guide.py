@@ -1,6 +1,7 @@
 """The posterior that a guide stands for, in closed form."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -50,6 +51,8 @@ def parameter_moments(model: BayesianNetwork, sites: Mapping[str, Moments]) -> d
     for parameter, prior in model.parameters_covered:
         mean, variance = prior.weight_moments(parameter, sites)
         moments = ParameterPosterior(as_array(mean), as_array(variance), type(prior).__name__)
+        if (value := prior.at_prediction(parameter, sites)) is not None:
+            moments = replace(moments, value=as_array(value))
         moments = with_stored(moments, parameter, prior, mean)
         parameters[parameter.name] = with_criterion(moments, parameter, prior, sites)
     frozen = model.frozen_values()

@@ -117,6 +117,16 @@ class LazyNormal(Lazy):
     def like(self) -> torch.Tensor:
         return self.loc
 
+    def gated(self, gate: "LazyGate") -> Any:
+        """w = g·x elementwise, as the normal of its mean and variance; outputs are sums over many of these."""
+        if self.is_drawn or gate.source.sample is not None:
+            return self.materialise() * gate.materialise()
+        mean, square = gate.distribution.mean, gate.distribution.mean.square() + gate.distribution.variance
+        variance = square * (self.scale.square() + self.loc.square()) - (mean * self.loc).square()
+        sources = self.sources | {gate.source}
+        scale = torch.sqrt(variance.clamp(min=0) + FLOOR**2)
+        return type(self)(mean * self.loc, scale, sources, lambda: self.materialise() * gate.materialise())
+
     @property
     def is_drawn(self) -> bool:
         """Whether a sample of it, or of a part of it, is already fixed."""
@@ -185,6 +195,8 @@ class LazyNormal(Lazy):
         if isinstance(other, float | int):
             loc, scale = self.loc * other, self.scale * abs(other)
             return type(self)(loc, scale, self.sources, lambda: self.materialise() * other)
+        if isinstance(other, LazyGate) and other.shape == self.shape:
+            return self.gated(other)
         return self.materialise() * _plain(other)
 
     __rmul__ = __mul__
@@ -235,6 +247,10 @@ class LazyGate(Lazy):
 
     def __init__(self, distribution: Any) -> None:
         self.distribution, self.source = distribution, _Source()
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size(self.distribution.batch_shape)
 
     def materialise(self) -> torch.Tensor:
         self.source.refuse_spent()

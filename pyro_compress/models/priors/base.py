@@ -114,11 +114,15 @@ class LatentSite:
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and variance of one site under the guide: of x itself, for the family 'lognormal' of ln x."""
+    """Mean and variance of one site under the guide: of x itself, for the family 'lognormal' of ln x.
+
+    `loc` is the guide's own, where its family is not normal.
+    """
 
     family: str
     mean: torch.Tensor
     variance: torch.Tensor
+    loc: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,10 @@ class Prior(ABC):
             each of which is stored as the quantizer's nearest: the mean itself, or what the prior takes in its place.
             None leaves both to the decision.
         """
+        return None
+
+    def at_prediction(self, parameter: Parameter, sites: Mapping[str, Moments]) -> torch.Tensor | None:
+        """The weight that predicts and is stored where that is not its mean, of its shape; None for the mean."""
         return None
 
     @property

@@ -3,12 +3,15 @@
 from pyro_compress.config.registry import Registry
 from pyro_compress.errors import PriorError
 from pyro_compress.models.priors.base import Prior
+from pyro_compress.models.priors.generalized_dropout import GeneralizedDropout
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
+from pyro_compress.models.priors.l0 import L0
 from pyro_compress.models.priors.log_uniform import LogUniform
 from pyro_compress.models.priors.multi_spike import MultiSpike
 from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
 from pyro_compress.models.priors.scale_mixture import ScaleMixture
+from pyro_compress.models.priors.spike_and_slab import SpikeAndSlab
 from pyro_compress.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
 
 PRIORS: Registry[Prior] = Registry(
@@ -23,5 +26,8 @@ PRIORS: Registry[Prior] = Registry(
         "group-horseshoe": GroupHorseshoe,
         "multi-spike": MultiSpike,
         "structured-bayesian-pruning": StructuredBayesianPruning,
+        "l0": L0,
+        "generalized-dropout": GeneralizedDropout,
+        "spike-and-slab": SpikeAndSlab,
     },
 )

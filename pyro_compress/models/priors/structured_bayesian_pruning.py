@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import pyro
 import torch
 
 from pyro_compress.models.gates.truncated_log_normal import LogUniformBetween, TruncatedLogNormal
-from pyro_compress.models.parameters import Parameter, along_axis, scale_groups
-from pyro_compress.models.priors.base import LatentSite, Moments, Prior, product_moments
-from pyro_compress.models.priors.normal_jeffreys import standard_normal
+from pyro_compress.models.parameters import Parameter
+from pyro_compress.models.priors.base import LatentSite, Moments, Prior
+from pyro_compress.models.priors.gated import gated_moments, gated_sites, gated_weight
 from pyro_compress.posterior.criterion import Criterion
 
 
@@ -46,44 +45,19 @@ class StructuredBayesianPruning(Prior):
         )
 
     def sample(self, parameter: Parameter) -> Any:
-        assert parameter.group_axis is not None
-        scale = pyro.sample(f"{parameter.name}.theta", LogUniformBetween((parameter.groups,)).to_event(1))
-        unscaled = pyro.sample(f"{parameter.name}.unscaled", standard_normal(parameter.shape))
-        return scale_groups(unscaled, scale, parameter.group_axis)
+        return gated_weight(parameter, "theta", LogUniformBetween((parameter.groups,)))
 
     def latents(self, parameter: Parameter, value: torch.Tensor) -> tuple[LatentSite, ...]:
         zero, spread = torch.zeros(()), torch.tensor(0.5 * self.initial_scale_log_variance).exp()
         # so that E w starts at the network's own value
         start = value / TruncatedLogNormal(zero, spread).mean
-        return (
-            LatentSite(
-                f"{parameter.name}.theta",
-                "truncated-lognormal",
-                torch.Size((parameter.groups,)),
-                zero,
-                self.initial_scale_log_variance,
-                "scale",
-                axes=(parameter.group_axis,),
-                # as in the code of the paper
-                min_log_variance=-40.0,
-                max_log_variance=10.0,
-            ),
-            LatentSite(
-                f"{parameter.name}.unscaled",
-                "point",
-                parameter.shape,
-                start,
-                0.0,
-                "weight",
-                axes=tuple(range(len(parameter.shape))),
-            ),
-        )
+        # bounds as in the code of the paper
+        bounds = {"min_log_variance": -40.0, "max_log_variance": 10.0}
+        family, initial = "truncated-lognormal", self.initial_scale_log_variance
+        return gated_sites(parameter, "theta", family, zero, start, log_variance=initial, **bounds)
 
     def weight_moments(self, parameter: Parameter, sites: Mapping[str, Moments]) -> tuple[torch.Tensor, torch.Tensor]:
-        assert parameter.group_axis is not None
-        place = (len(parameter.shape), parameter.group_axis)
-        mean, variance = (along_axis(part, *place) for part in self.scale_moments(parameter, sites))
-        return product_moments(sites[f"{parameter.name}.unscaled"], mean, variance)
+        return gated_moments(parameter, "theta", sites)
 
     def scale_moments(self, parameter: Parameter, sites: Mapping[str, Moments]) -> tuple[torch.Tensor, torch.Tensor]:
         scale = sites[f"{parameter.name}.theta"]

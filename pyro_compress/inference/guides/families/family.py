@@ -50,7 +50,7 @@ class Family(ABC):
     def moments(self, site: LatentSite, loc: torch.Tensor, scale: torch.Tensor) -> Moments:
         """Mean and variance of x, for log-normals of ln x."""
         distribution = self.distribution(site, loc, scale)
-        return Moments(site.family, distribution.mean, distribution.variance)
+        return Moments(site.family, distribution.mean, distribution.variance, loc)
 
     def latent(self, site: LatentSite, loc: torch.Tensor, scale: torch.Tensor) -> Latent:
         """What a posterior keeps."""

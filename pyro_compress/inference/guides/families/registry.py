@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
+from pyro_compress.inference.guides.families.bernoulli import Bernoulli
 from pyro_compress.inference.guides.families.family import Family
+from pyro_compress.inference.guides.families.hard_concrete import HardConcrete
 from pyro_compress.inference.guides.families.normal import Dropout, LogNormal, Normal, Transformed
 from pyro_compress.inference.guides.families.point import Point
 from pyro_compress.inference.guides.families.truncated_log_normal import TruncatedLogNormal
@@ -13,5 +15,7 @@ FAMILIES: Mapping[str, Family] = {
     "lognormal": LogNormal(),
     "transformed": Transformed(),
     "point": Point(),
+    "bernoulli": Bernoulli(),
+    "hard-concrete": HardConcrete(),
     "truncated-lognormal": TruncatedLogNormal(),
 }
