@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_compress.inference.speed.graphs import graph_of
 
 _aten = torch.ops.aten
 Pair = list[int]
@@ -111,7 +112,7 @@ def _tiles(node: fx.Node) -> bool:
 def _insert(graph: fx.GraphModule, before: fx.Node, function: Any, *arguments: Any) -> tuple[fx.Node, ...]:
     """Operations of a function, ahead of a node; returns the nodes of what it returns."""
     examples = (one.meta["val"] for one in arguments)
-    traced = make_fx(function)(*(torch.empty_strided(one.shape, one.stride(), dtype=one.dtype) for one in examples))
+    traced = graph_of(function, *(torch.empty_strided(one.shape, one.stride(), dtype=one.dtype) for one in examples))
     known = dict(zip(traced.graph.find_nodes(op="placeholder"), arguments, strict=True))
     with graph.graph.inserting_before(before):
         found = graph.graph.graph_copy(traced.graph, known)

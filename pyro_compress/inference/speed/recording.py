@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_compress.inference.speed.graphs import graph_of
 from pyro_compress.inference.speed.moving import moved, reachable
 from pyro_compress.models.bayesian import BayesianNetwork
 
@@ -61,7 +61,7 @@ def record(function: Callable[..., Any], examples: tuple[Tensor, ...], model: An
     before = marks_of(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        graph = make_fx(function)(*examples)
+        graph = graph_of(function, *examples)
     reason = moved(before, marks_of(model))
     if reason is not None:
         raise MovingError(reason)

@@ -1,7 +1,7 @@
 """The terms of an ELBO and their gradient as a graph of tensor operations, traced once per batch shape and replayed.
 
 Running guide and model under Pyro's handlers costs several times what their arithmetic costs.  What they do is the same
-at every step, so it is recorded once (`make_fx`) together with its gradient, and replayed from then on:
+at every step, so it is recorded once (`graph_of`) together with its gradient, and replayed from then on:
 
     (trained vectors, weights of the two terms, batch, noise) → (objective, data, complexity by site, gradients)
 
@@ -20,7 +20,6 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.gradient.elbo import ElboTerms
@@ -29,6 +28,7 @@ from pyro_compress.inference.speed.compiled_adam import Adam
 from pyro_compress.inference.speed.compiling import Function, compiled
 from pyro_compress.inference.speed.flat_parameters import FlatParameters
 from pyro_compress.inference.speed.graph_passes import simplify
+from pyro_compress.inference.speed.graphs import graph_of
 from pyro_compress.inference.speed.moving import moved
 from pyro_compress.inference.speed.normal_stream import DrawnFrom, GivenNoise, Noise, is_standard_normal
 from pyro_compress.inference.speed.recording import (
@@ -222,7 +222,7 @@ class TracedTerms:
             if adam is not None:
                 count = len(examples)
                 examples = (*examples, *(one.clone() for one in adam.moments()), *torch.ones(adam.count))
-                graph = make_fx(self._moving(traced, adam, count))(*examples)
+                graph = graph_of(self._moving(traced, adam, count), *examples)
             return replace(traced, graph=compiled(graph, examples), moves=adam is not None)
 
     def _moving(self, traced: Traced, adam: Adam, count: int) -> Callable[..., list[Tensor]]:

@@ -235,13 +235,13 @@ def test_what_callbacks_change_between_epochs_is_not_frozen(monkeypatch: pytest.
 def test_nothing_is_needed_of_recordings(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
     """With recording switched off nothing is traced, and the fit is the same."""
     traced: list[Any] = []
-    original = vars(recording)["make_fx"]
+    original = vars(recording)["graph_of"]
 
-    def counted(function: Any) -> Any:
+    def counted(function: Any, *examples: Any) -> Any:
         traced.append(function)
-        return original(function)
+        return original(function, *examples)
 
-    monkeypatch.setattr(recording, "make_fx", counted)
+    monkeypatch.setattr(recording, "graph_of", counted)
     monkeypatch.setattr(recorded_step, "TRACE_AFTER", 1)
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(40, 3, generator=generator)
