@@ -76,7 +76,8 @@ ALLOWED: dict[str, set[str]] = {
     "artifact": set(),
     "report": PLAIN | ANALYSIS | ARTIFACT,
     "pipeline": BELOW_PIPELINE | {""},
-    "cli": BELOW_PIPELINE | {"", "pipeline"},
+    "tables": BELOW_PIPELINE | {"pipeline"},
+    "cli": BELOW_PIPELINE | {"", "pipeline", "tables"},
     "__main__": {"cli"},
 }
 # Single imports beside the table, each where it is used: `posterior.to_arviz()` is what ArviZ's users expect to find.

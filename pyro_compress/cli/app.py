@@ -9,7 +9,8 @@ import typer
 from rich.table import Table
 
 from pyro_compress import __version__
-from pyro_compress.cli.fitting import fit, report, run, sweep
+from pyro_compress.cli.fitting import fit, report, run
+from pyro_compress.cli.many_runs import sweep, table
 from pyro_compress.cli.options import (
     DataDirOption,
     DecisionSetOption,
@@ -79,6 +80,7 @@ def zoo() -> None:
 app.command()(run)
 app.command()(fit)
 app.command()(sweep)
+app.command()(table)
 
 
 @app.command()

@@ -1,10 +1,10 @@
-"""The commands that fit: `run`, `fit` and `sweep`."""
+"""The commands that fit: `run` and `fit`."""
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -133,50 +133,6 @@ def fit(
             loaded = _load(here, settings, data_dir)
             _fit(here, run_directory, settings, loaded, resume=resume is not None, quiet=False)
         show(f"posterior in {directory}; next: pyro-compress analyse {directory}")
-
-
-def sweep(
-    entries: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="ENTRY...", help="Zoo entries; none prints the table of what is there."),
-    ] = None,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the run directories.")] = Path("runs/sweep"),
-    seeds: Annotated[str, typer.Option("--seeds", metavar="SEED...", help="One or more: --seeds 0 1 2.")] = "0",
-    processes: Annotated[
-        int | None,
-        typer.Option(
-            "--processes", "--jobs", min=1, help="Runs at a time; as many as there are cores for if not given."
-        ),
-    ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Torch threads of each run.")] = 2,
-    through: Annotated[
-        str, typer.Option("--through", help="ray, processes, or auto: Ray where it is installed.")
-    ] = "auto",
-    data_dir: DataDirOption = None,
-    epochs: EpochsOption = None,
-    pretrain_epochs: PretrainOption = None,
-    kl_weight: KlWeightOption = None,
-    device: DeviceOption = None,
-    options: SetOption = None,
-) -> None:
-    """Run zoo entries with several seeds, some at a time, and print the median and the worst over seeds.
-
-    Given again it goes on: finished runs are not repeated, interrupted ones are resumed.
-    """
-    from pyro_compress.pipeline import running, sweeping
-
-    names, numbers = sweeping.entries_and_seeds(entries or [], seeds)
-    given = {
-        "--data-dir": data_dir and data_dir.resolve(), "--epochs": epochs, "--pretrain-epochs": pretrain_epochs,
-        "--kl-weight": kl_weight, "--device": device,
-    }  # fmt: skip
-    run_arguments = [str(word) for name, value in given.items() if value is not None for word in (name, value)]
-    run_arguments += [word for option in options or [] for word in ("--set", option)]
-    tasks = sweeping.tasks_of(names, numbers, out_dir, threads, run_arguments)
-    failed = running.run_all(tasks, processes=processes, through=through, say=say(False))
-    for row in sweeping.table(sweeping.collect(out_dir)):
-        show(row)
-    running.refuse_failures(failed, len(tasks))
 
 
 def report(run: "RunDirectory", settings: "RunSettings", data: "DataSet", as_json: bool, *, again: bool = True) -> None:

@@ -37,7 +37,7 @@ class Work(ABC):
     @property
     @abstractmethod
     def log(self) -> Path:
-        """The file that what it prints is appended to; its folder is there or can be made."""
+        """Where people look for what it printed."""
 
     @property
     @abstractmethod
@@ -45,8 +45,11 @@ class Work(ABC):
         """Whether nothing is left to do."""
 
     @abstractmethod
-    def commands(self) -> Iterator[list[str]]:
-        """Command lines, one after the other: each is asked for when the one before has ended, well or not."""
+    def commands(self) -> Iterator[tuple[list[str], Path]]:
+        """Command lines, and the file that what each prints is appended to.
+
+        Each is asked for when the one before has ended, well or not.
+        """
 
 
 AnyWork = TypeVar("AnyWork", bound=Work)
@@ -145,12 +148,12 @@ def run_one(task: Work, environment: Mapping[str, str]) -> str | None:
     """All commands of one, each in a process of its own; what the first that failed ended with, if any did."""
     everything = {**os.environ, **environment, "OMP_NUM_THREADS": str(task.threads)}
     trouble = None
-    task.log.parent.mkdir(parents=True, exist_ok=True)
-    for command in task.commands():
-        with task.log.open("a") as log:
-            done = subprocess.run(command, check=False, stdout=log, stderr=subprocess.STDOUT, env=everything)
+    for command, log in task.commands():
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as file:
+            done = subprocess.run(command, check=False, stdout=file, stderr=subprocess.STDOUT, env=everything)
         if done.returncode and trouble is None:
-            trouble = last_line(task.log) or f"exit status {done.returncode}"
+            trouble = last_line(log) or f"exit status {done.returncode}"
     return trouble
 
 

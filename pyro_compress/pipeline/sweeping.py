@@ -49,8 +49,8 @@ class Task(Work):
     def finished(self) -> bool:
         return (Path(self.directory) / "results.json").exists()
 
-    def commands(self) -> Iterator[list[str]]:
-        yield self.command()
+    def commands(self) -> Iterator[tuple[list[str], Path]]:
+        yield self.command(), self.log
 
     def command(self) -> list[str]:
         """Starts the run, or goes on with it."""

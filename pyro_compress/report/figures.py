@@ -83,12 +83,12 @@ def learning_curve(history: Sequence[Mapping[str, Any]], error_unit: str = "%") 
         below = axes in panels[2:]
         label(axes, title, history[-1].get("round_name", "epoch") if below else "", unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+        axes.yaxis.set_major_formatter(FuncFormatter(plain_number))
         finite = values[np.isfinite(values)]
         if not finite.size:
             axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", fontsize=11, color="0.4")
         elif "log scale" in unit and finite.min() > 0:
-            _log_axis(axes, "y")
+            log_axis(axes, "y")
     if samples:
         figure.suptitle("Learning curve of the chains", fontsize=14)
     else:
@@ -232,23 +232,23 @@ def error_against_rate(points: Sequence[RatePoint]) -> Figure:
                 published += 1
             name = f"{point.label}: {point.rate:,.4g}×, {point.error_percent:.2f} %"
             axes.plot([point.rate], [point.error_percent], linestyle="none", label=name, zorder=3, **style)
-        _log_axis(axes, "x")
+        log_axis(axes, "x")
         axes.margins(0.15)
         label(axes, title, f"{unit} (log scale)", "test error (%)" if axes is panels[0] else "")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=9.5, frameon=False)
     return figure
 
 
-def _log_axis(axes: Axes, which: str) -> None:
+def log_axis(axes: Axes, which: str) -> None:
     """A log axis with a few plain numbers in each decade."""
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
-    axis.set_major_formatter(FuncFormatter(_plain))
+    axis.set_major_formatter(FuncFormatter(plain_number))
     axis.set_minor_formatter(NullFormatter())
 
 
-def _plain(value: float, _: object) -> str:
+def plain_number(value: float, _: object) -> str:
     return f"{value:,.10g}"
 
 

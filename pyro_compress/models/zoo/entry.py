@@ -14,7 +14,11 @@ UNRECORDED = (
 
 @dataclass(frozen=True)
 class Published:
-    """One row of a published table; rates are formulas, not file sizes, unless `file_bytes` is given."""
+    """One row of a published table; rates are formulas, not file sizes, unless `file_bytes` is given.
+
+    Attributes:
+        bits: per weight of each layer, as '8-9-14'.
+    """
 
     method: str
     source: str
@@ -24,6 +28,7 @@ class Published:
     maximum_compression: float | None = None
     architecture: str | None = None
     file_bytes: int | None = None
+    bits: str | None = None
 
 
 @dataclass(frozen=True)

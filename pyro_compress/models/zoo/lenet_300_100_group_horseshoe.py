@@ -14,6 +14,8 @@ ENTRY = Entry(
         "tolerance_points": 0.2,
         "fine_tune_noise": 0.5,
     },
-    published=(Published("BC-GHS", "Louizos et al. 2017 (errors 1.8 to 2.0 %)", 1.9, 9, 23, 59, "311-86-14"),),
+    published=(
+        Published("BC-GHS", "Louizos et al. 2017 (errors 1.8 to 2.0 %)", 1.9, 9, 23, 59, "311-86-14", bits="13-11-10"),
+    ),
     chosen_on=UNRECORDED,
 )

@@ -16,6 +16,6 @@ ENTRY = Entry(
         "teacher_draws": 20,
         "fine_tune_noise": 0.5,
     },
-    published=(Published("BC-GNJ", "Louizos et al. 2017", 1.8, 9, 36, 58, "278-98-13"),),
+    published=(Published("BC-GNJ", "Louizos et al. 2017", 1.8, 9, 36, 58, "278-98-13", bits="8-9-14"),),
     chosen_on=UNRECORDED,
 )

@@ -16,7 +16,16 @@ ENTRY = Entry(
         "fine_tune_noise": 0.5,
     },
     published=(
-        Published("Sparse VD", "Molchanov et al. 2017, as in Louizos et al. 2017", 1.8, 21, 84, 113, "512-114-72"),
+        Published(
+            "Sparse VD",
+            "Molchanov et al. 2017, as in Louizos et al. 2017",
+            1.8,
+            21,
+            84,
+            113,
+            "512-114-72",
+            bits="8-11-14",
+        ),
         Published("Deep Compression", "Han et al. 2016", 1.6, 6, None, 40),
         Published("SWS", "Ullrich et al. 2017", 1.9, 12, None, 64),
         Published("Entropy-penalised", "Oktay et al. 2020", 1.9, file_bytes=8560),

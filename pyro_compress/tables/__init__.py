@@ -1,0 +1,1 @@
+"""Reference tables: published figures beside what runs here measure, on decoded files."""

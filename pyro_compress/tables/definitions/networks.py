@@ -1,0 +1,78 @@
+"""All zoo entries of one network, side by side: by method, by what is left of the network, ranked by bytes."""
+
+from collections.abc import Iterable, Mapping
+
+from pyro_compress.models import zoo
+from pyro_compress.models.zoo.entry import Entry, Published
+from pyro_compress.tables.spec import Column, Fit, Row, Table
+
+ERROR = Column("error %", "error_after_percent")
+KEPT = Column("weights kept %", "weights_left_percent")
+BYTES = Column("file bytes", "file_bytes", form="{:,.0f}")
+RATE = Column("file rate", "file_rate", form="{:,.0f}×", better="high")
+PRUNING = Column("formula: pruning", "rates.pruning", form="{:,.0f}×", better="high")
+FAST = Column("formula: fast", "rates.fast_prediction", form="{:,.0f}×", better="high")
+MOST = Column("formula: maximum", "rates.maximum_compression", form="{:,.0f}×", better="high")
+LAYERS = Column("layers left", "architecture_left", better="")
+BITS = Column("bits", "bits_per_layer", better="")
+LIMITS = {"lenet-5": 1.0, "lenet-300-100": 1.8}
+NOTE = (
+    "A file rate counts bytes of the whole file; the formulas are those of the published tables, count no file, and "
+    "stand here to be compared with the published figures alone."
+)
+
+
+def entries_of(network: str) -> Iterable[Entry]:
+    """Those on MNIST, in order of their names."""
+    return (entry for entry in zoo.entries().values() if entry.network == network and entry.data == "mnist")
+
+
+def published_figures(published: Published) -> Mapping[str, float | str]:
+    """By heading."""
+    kept = None if published.pruning is None else 100.0 / published.pruning
+    found = {
+        ERROR: published.error_percent,
+        KEPT: kept,
+        BYTES: published.file_bytes,
+        PRUNING: published.pruning,
+        FAST: published.fast_prediction,
+        MOST: published.maximum_compression,
+        LAYERS: published.architecture,
+        BITS: published.bits,
+    }
+    return {column.heading: value for column, value in found.items() if value is not None}
+
+
+def rows_of(network: str, *arguments: str) -> tuple[Row, ...]:
+    """One row per entry; what is published stands below where it is of the same data."""
+    found = []
+    for entry in entries_of(network):
+        name, fit = entry.name.partition("/")[2], Fit(entry.name, arguments)
+        first = entry.published[0] if entry.published and not arguments else None
+        figures = {} if first is None else published_figures(first)
+        found.append(Row(name, fit, figures, "" if first is None else f"{first.method}, {first.source}"))
+    return tuple(found)
+
+
+def by_method(network: str, title: str) -> Table:
+    """Every method of one network beside its published figures."""
+    columns = (ERROR, KEPT, BYTES, RATE, PRUNING, FAST, MOST)
+    return Table(network, title, rows_of(network), columns, notes=(NOTE,), figures=("error_against_bytes",))
+
+
+def left(network: str, title: str) -> Table:
+    """What is left of the layers, and their bits."""
+    return Table("architectures", title, rows_of(network), (ERROR, LAYERS, BITS, BYTES))
+
+
+def ranked(network: str, title: str) -> Table:
+    """By bytes of the decoded file among those within the error."""
+    rows = tuple(Row(row.name, row.fit) for row in rows_of(network))
+    columns, most = (ERROR, BYTES, RATE, LAYERS), LIMITS[network]
+    return Table("compare", title, rows, columns, most_error_percent=most, figures=("error_against_bytes",))
+
+
+def on_fashion(network: str, title: str) -> Table:
+    """Every method with its settings for MNIST on Fashion-MNIST."""
+    rows = rows_of(network, "--data", "fashion-mnist")
+    return Table("fashion", title, rows, (ERROR, KEPT, BYTES, RATE, LAYERS), figures=("error_against_bytes",))
