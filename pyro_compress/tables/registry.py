@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pyro_compress.errors import RunError, unknown_name
-from pyro_compress.tables.definitions import bayes_by_backprop, networks
+from pyro_compress.tables.definitions import bayes_by_backprop, networks, vnq
 from pyro_compress.tables.spec import Table
 
 
@@ -27,6 +27,7 @@ TABLES: Mapping[str, Named] = {
     "bbb-fashion-mnist": Named("Bayes by Backprop on Fashion-MNIST", lambda: (bayes_by_backprop.FASHION,)),
     "lenet-300-100": Named("LeNet-300-100", lambda: (networks.by_method("lenet-300-100", "LeNet-300-100 on MNIST"),)),
     "lenet-5": Named("LeNet-5", lambda: (networks.by_method("lenet-5", "LeNet-5 on MNIST"),)),
+    "vnq-mnist": Named("Variational network quantization", lambda: (vnq.TABLE,)),
     "architectures": Named(
         "Learned architectures and bits",
         lambda: tuple(networks.left(network, f"{title} on MNIST") for network, title in LENETS.items()),
