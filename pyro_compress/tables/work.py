@@ -21,7 +21,7 @@ from pyro_compress.tables.spec import Fit, Table, fits_of
 HANDED_ON = ("posterior.safetensors", "initial.safetensors", "posterior.draws")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FitWork(Work):
     """A fit with one seed, and the decisions that a table wants of it.
 

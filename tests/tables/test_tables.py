@@ -20,7 +20,6 @@ from pyro_compress.tables.figures import FIGURES, save_figures
 from pyro_compress.tables.registry import TABLES, tables_named
 from pyro_compress.tables.spec import Column, Fit, Row, Table
 from pyro_compress.tables.work import FitWork, directory_of, prepare, variant_directory, work_of
-from tests.pipeline.conftest import Cli
 
 ERROR = Column("error %", "error_after_percent")
 BYTES = Column("bytes", "file_bytes", form="{:,.0f}")
@@ -155,6 +154,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Table, list[F
     """A table of the digits that has been run: one row that works with two decisions, and one that fails."""
     folder = tmp_path_factory.mktemp("tables")
     options = ("--inference", "map", "--epochs", "2", "--set", "decision.fine_tune_epochs=0")
+    options += ("--set", "decision.quantizer=float32")
     rows = (Row("map", Fit(SMALL, options)), Row("wrong", Fit(SMALL, ("--set", "prior.no=1"))))
     columns = (Column("kept %", "weights_left_percent"), Column("kept %, half", "weights_left_percent", "half"))
     table = Table("small", "Small", rows, columns, {"": None, "half": {"remove_percent": 50.0}})
@@ -197,25 +197,3 @@ def test_the_scale_mixture_integrates_to_one_and_is_the_sum_of_its_parts() -> No
     (w, slab), (_, spike), (_, both) = parts
     np.testing.assert_allclose(np.asarray(slab) + np.asarray(spike), both)
     assert np.trapezoid(np.asarray(both), np.asarray(w)) == pytest.approx(1.0, abs=2e-3)
-
-
-def test_the_command_lists_runs_and_shows(cli: Cli, tmp_path: Path) -> None:
-    listed = cli("table")
-    assert listed.code == 0 and "bbb-mnist: Bayes by Backprop on MNIST" in listed.out
-    assert cli("table", "bbb-mnst").err.endswith("Did you mean 'bbb-mnist'?\n")
-    assert "a table at a time: found lenet-5 and compare" in cli("table", "lenet-5", "compare").err
-    write_results(
-        tmp_path, Fit("lenet-5/log-uniform"), 1, error_after_percent=0.9, file_bytes=2000, file_rate=862.0,
-        architecture_left="1-2-3-4",
-    )  # fmt: skip
-    shown = cli("table", "compare", "--ready", "--seeds", "1", "--out", tmp_path, "--threads", "1")
-    assert shown.code == 0, shown.err
-    page = (tmp_path / "compare.md").read_text()
-    assert page.startswith("# Every method by bytes of the decoded file")
-    assert "| log-uniform | 0.90 | 2,000 | 862× | 1-2-3-4 | 1 |" in page
-    assert "`pyro-compress table compare --seeds 1`" in page
-    assert {path.name for path in tmp_path.iterdir()} >= {
-        "compare.csv",
-        "compare.json",
-        "compare-error_against_bytes.png",
-    }

@@ -1,6 +1,6 @@
 """All zoo entries of one network, side by side: by method, by what is left of the network, ranked by bytes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pyro_compress.models import zoo
 from pyro_compress.models.zoo.entry import Entry, Published
@@ -27,10 +27,10 @@ def entries_of(network: str) -> Iterable[Entry]:
     return (entry for entry in zoo.entries().values() if entry.network == network and entry.data == "mnist")
 
 
-def published_figures(published: Published) -> Mapping[str, float | str]:
-    """By heading."""
+def published_figures(published: Published, columns: Iterable[Column]) -> Mapping[str, float | str]:
+    """By heading, what of those columns is published."""
     kept = None if published.pruning is None else 100.0 / published.pruning
-    found = {
+    found: dict[Column, float | str | None] = {
         ERROR: published.error_percent,
         KEPT: kept,
         BYTES: published.file_bytes,
@@ -40,16 +40,16 @@ def published_figures(published: Published) -> Mapping[str, float | str]:
         LAYERS: published.architecture,
         BITS: published.bits,
     }
-    return {column.heading: value for column, value in found.items() if value is not None}
+    return {column.heading: value for column in columns if (value := found.get(column)) is not None}
 
 
-def rows_of(network: str, *arguments: str) -> tuple[Row, ...]:
+def rows_of(network: str, columns: Sequence[Column], *arguments: str) -> tuple[Row, ...]:
     """One row per entry; what is published stands below where it is of the same data."""
     found = []
     for entry in entries_of(network):
         name, fit = entry.name.partition("/")[2], Fit(entry.name, arguments)
         first = entry.published[0] if entry.published and not arguments else None
-        figures = {} if first is None else published_figures(first)
+        figures = {} if first is None else published_figures(first, columns)
         found.append(Row(name, fit, figures, "" if first is None else f"{first.method}, {first.source}"))
     return tuple(found)
 
@@ -57,22 +57,24 @@ def rows_of(network: str, *arguments: str) -> tuple[Row, ...]:
 def by_method(network: str, title: str) -> Table:
     """Every method of one network beside its published figures."""
     columns = (ERROR, KEPT, BYTES, RATE, PRUNING, FAST, MOST)
-    return Table(network, title, rows_of(network), columns, notes=(NOTE,), figures=("error_against_bytes",))
+    return Table(network, title, rows_of(network, columns), columns, notes=(NOTE,), figures=("error_against_bytes",))
 
 
 def left(network: str, title: str) -> Table:
     """What is left of the layers, and their bits."""
-    return Table("architectures", title, rows_of(network), (ERROR, LAYERS, BITS, BYTES))
+    columns = (ERROR, LAYERS, BITS, BYTES)
+    return Table("architectures", title, rows_of(network, columns), columns)
 
 
 def ranked(network: str, title: str) -> Table:
     """By bytes of the decoded file among those within the error."""
-    rows = tuple(Row(row.name, row.fit) for row in rows_of(network))
     columns, most = (ERROR, BYTES, RATE, LAYERS), LIMITS[network]
+    rows = tuple(Row(row.name, row.fit) for row in rows_of(network, columns))
     return Table("compare", title, rows, columns, most_error_percent=most, figures=("error_against_bytes",))
 
 
 def on_fashion(network: str, title: str) -> Table:
     """Every method with its settings for MNIST on Fashion-MNIST."""
-    rows = rows_of(network, "--data", "fashion-mnist")
-    return Table("fashion", title, rows, (ERROR, KEPT, BYTES, RATE, LAYERS), figures=("error_against_bytes",))
+    columns = (ERROR, KEPT, BYTES, RATE, LAYERS)
+    rows = rows_of(network, columns, "--data", "fashion-mnist")
+    return Table("fashion", title, rows, columns, figures=("error_against_bytes",))

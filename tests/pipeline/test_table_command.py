@@ -1,0 +1,59 @@
+"""The command `table`: what it lists, refuses, shows and writes; the runs themselves are in tests/tables."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from pyro_compress.pipeline import running
+from pyro_compress.pipeline.running import Work
+from pyro_compress.tables.spec import Fit
+from pyro_compress.tables.work import directory_of
+from tests.pipeline.conftest import Cli
+
+
+def test_tables_are_listed_and_one_that_is_not_there_is_a_sentence(cli: Cli) -> None:
+    listed = cli("table")
+    assert listed.code == 0 and "bbb-mnist: Bayes by Backprop on MNIST" in listed.out
+    wrong = cli("table", "bbb-mnst")
+    assert wrong.code == 1 and wrong.err.endswith("Did you mean 'bbb-mnist'?\n")
+    assert "a table at a time: found lenet-5 and compare" in cli("table", "lenet-5", "compare").err
+
+
+def test_what_is_there_is_shown_and_written(cli: Cli, tmp_path: Path) -> None:
+    directory = directory_of(tmp_path, Fit("lenet-5/log-uniform"), 1)
+    directory.mkdir()
+    results = {"error_after_percent": 0.9, "file_bytes": 2000, "file_rate": 862.0, "architecture_left": "1-2-3-4"}
+    (directory / "results.json").write_text(json.dumps(results))
+    shown = cli("table", "compare", "--ready", "--seeds", "1", "--out", tmp_path)
+    assert shown.code == 0, shown.err
+    page = (tmp_path / "compare.md").read_text()
+    assert page.startswith("# Every method by bytes of the decoded file")
+    assert "| log-uniform | 0.90 | 2,000 | 862× | 1-2-3-4 | 1 |" in page
+    assert "`pyro-compress table compare --seeds 1`" in page
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written >= {"compare.csv", "compare.json", "compare-error_against_bytes.png"}
+
+
+def test_runs_that_fail_end_the_command_with_status_1(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(task: Work, environment: Mapping[str, str]) -> str:
+        command, log = next(iter(task.commands()))
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"{' '.join(command)}\nerror: no disk is left\n")
+        return "error: no disk is left"
+
+    monkeypatch.setattr(running, "run_one", fail)
+    found = cli(
+        "table", "vnq-mnist", "--quick", "--out", tmp_path, "--data-dir", tmp_path, "--threads", "3", "--jobs", "2",
+        "--through", "processes",
+    )  # fmt: skip
+    assert found.code == 1 and "4 of 4 runs failed" in found.err
+    page = (tmp_path / "vnq-mnist-quick.md").read_text()
+    assert page.count("quick: 2,000 examples, 2 epochs) | failed") == 4
+    assert page.count("seed 0: no disk is left") == 4
+    log = next((tmp_path / "changed").glob("*.log")).read_text()
+    assert "--threads 3" in log and f"--data-dir {tmp_path}" in log and "--examples 2000" in log
+    assert cli("table", "vnq-mnist", "--processes", "0").code == 2
