@@ -16,9 +16,10 @@ from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.priors.base import Prior
 from pyro_compress.models.priors.generalized_dropout import GeneralizedDropout
 from pyro_compress.models.priors.l0 import L0
+from pyro_compress.models.priors.spike_and_slab import SpikeAndSlab
 from pyro_compress.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
 
-FEW = pc.DecisionSettings(fine_tune_epochs=2, rate_weights=(0.5,))
+FEW = pc.DecisionSettings(fine_tune_epochs=1, rate_weights=(0.5,))
 # prior, and the settings under which it prunes and still predicts
 RUNS: dict[str, tuple[Prior, dict[str, Any]]] = {
     "structured Bayesian pruning": (StructuredBayesianPruning(), {"epochs": 12, "learning_rate": 5e-3}),
@@ -97,3 +98,14 @@ def test_what_needs_a_density_says_so(fitted: tuple[Prior, pc.Posterior]) -> Non
         pc.fit(model, data, SVI(epochs=1, guide="low-rank"))
     with pytest.raises(InferenceError, match=r"SVI\(\.\.\.\)|improper"):
         pc.fit(model, data, pc.inference.SGLD(epochs=1))
+
+
+def test_weights_under_a_spike_and_slab_are_few_in_the_file() -> None:
+    data = pc.data.load("digits")
+    model = pc.BayesianNetwork(network(), SpikeAndSlab(inclusion=0.2))
+    posterior = pc.fit(model, data, SVI(epochs=12, batch_size=32, learning_rate=5e-3), seed=0)
+    decoded = pc.compress(network(), pc.analysis.prune(posterior), data=data).to_torch()
+    left = sum(int(weight.count_nonzero()) for weight in decoded.parameters() if weight.ndim == 2)
+    assert left == sum(posterior.parameters[f"{name}.weight"].kept().sum() for name in (1, 3))
+    assert 50 < left < 0.25 * (64 * 40 + 40 * 10)
+    assert error_percent(decoded, data.validation_x, data.validation_y) < 9

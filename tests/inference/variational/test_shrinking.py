@@ -29,14 +29,16 @@ from pyro_compress.models.names import attribute_name
 from pyro_compress.models.parameters import Parameter
 from pyro_compress.models.priors.base import LatentSite, Moments, Prior, product_moments
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
+from pyro_compress.models.priors.l0 import L0
 from pyro_compress.models.priors.log_uniform import LogUniform
 from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys, standard_normal
+from pyro_compress.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
 from pyro_compress.posterior.criterion import Criterion
 from pyro_compress.posterior.posterior import Posterior
 
 EXAMPLES = 60
-PRIORS = [GroupHorseshoe(), GroupNormalJeffreys(), LogUniform()]
+PRIORS = [GroupHorseshoe(), GroupNormalJeffreys(), LogUniform(), StructuredBayesianPruning(), L0()]
 
 
 def network() -> nn.Module:
@@ -70,8 +72,12 @@ def switch_off(state: VariationalState) -> None:
     off = {"0__weight": (0, [0]), "4__weight": (1, [1, 5, 9, 20]), "6__weight": (1, [2, 3])}
     with torch.no_grad():
         for name, (axis, entries) in off.items():
-            spread = state.guide.log_variance
-            if hasattr(spread, f"{name}__z_a"):
+            spread, loc = state.guide.log_variance, state.guide.loc
+            if hasattr(spread, f"{name}__theta"):
+                getattr(spread, f"{name}__theta")[entries] = 8.0
+            elif hasattr(loc, f"{name}__z") and not isinstance(getattr(spread, f"{name}__z"), nn.Parameter):
+                getattr(loc, f"{name}__z")[entries] = -4.6
+            elif hasattr(spread, f"{name}__z_a"):
                 getattr(spread, f"{name}__z_a")[entries] = 3.0
             elif hasattr(spread, f"{name}__z"):
                 getattr(spread, f"{name}__z")[entries] = 3.0
@@ -201,7 +207,8 @@ def test_what_does_not_pay_stays() -> None:
     assert state.whole.left is not None
 
 
-def test_a_run_that_shrank_resumes_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prior", [GroupHorseshoe(), L0()], ids=lambda prior: type(prior).__name__)
+def test_a_run_that_shrank_resumes_bit_for_bit(prior: Prior, tmp_path: Path) -> None:
     class InterruptedByTestError(Exception):
         pass
 
@@ -211,7 +218,7 @@ def test_a_run_that_shrank_resumes_bit_for_bit(tmp_path: Path) -> None:
             assert state.whole.left is not None
             raise InterruptedByTestError
 
-    method, path, prior = SVI(epochs=9, batch_size=16), tmp_path / "checkpoint.pt", GroupHorseshoe()
+    method, path = SVI(epochs=9, batch_size=16), tmp_path / "checkpoint.pt"
     straight = fitted(method, prior, callbacks=[switched_off])
     with pytest.raises(InterruptedByTestError):
         fitted(method, prior, checkpoint=path, callbacks=[stop])
