@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from pyro_compress._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from pyro_compress.analysis.decisions.affine import affine_quantization
     from pyro_compress.analysis.decisions.bits import bit_widths
     from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
     from pyro_compress.analysis.decisions.pruning import prune, signal_to_noise
@@ -14,12 +15,14 @@ if TYPE_CHECKING:
     from pyro_compress.analysis.diagnosis.arviz_export import to_arviz
     from pyro_compress.analysis.diagnosis.diagnostics import diagnose
     from pyro_compress.analysis.diagnosis.psis import loo, psis_k_hat
-    from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform
+    from pyro_compress.network.quantizers import Affine, Codebook, PerChannel, Uniform
 
 _NAMES = {
+    "Affine": "pyro_compress.network.quantizers",
     "Codebook": "pyro_compress.network.quantizers",
     "PerChannel": "pyro_compress.network.quantizers",
     "Uniform": "pyro_compress.network.quantizers",
+    "affine_quantization": "pyro_compress.analysis.decisions.affine",
     "bit_widths": "pyro_compress.analysis.decisions.bits",
     "Decision": "pyro_compress.analysis.decisions.decision",
     "SiteDecision": "pyro_compress.analysis.decisions.decision",
@@ -36,11 +39,13 @@ _NAMES = {
     "weight_sharing": "pyro_compress.analysis.decisions.weight_sharing",
 }
 __all__ = [
+    "Affine",
     "Codebook",
     "Decision",
     "PerChannel",
     "SiteDecision",
     "Uniform",
+    "affine_quantization",
     "architecture_left",
     "bit_widths",
     "description_length_bits",

@@ -1,4 +1,4 @@
-"""What weights are rounded to: grids of one step, of a step per output unit, and codebooks of any values.
+"""What weights are rounded to: grids of one step, of a step per output unit, either within b bits, and codebooks.
 
 A number is stored as its index, an integer of which 0 always stands for zero, since pruned weights are zero:
 
@@ -6,6 +6,7 @@ A number is stored as its index, an integer of which 0 always stands for zero, s
 
     Uniform      value(q) = Δ q                     q any integer
     PerChannel   value(q) = Δ_c q                   c the index along axis 0: output unit, filter
+    Affine       value(q) = Δ q or Δ_c q         −z ≤ q ≤ 2^b − 1 − z, z the zero point
     Codebook     value(q) = the |q|-th level above (q > 0) or below (q < 0) zero; ternary weights have two levels
 
 Steps and levels are float32 numbers, and a value is their float32 product, so that every program that reads a file
@@ -21,6 +22,7 @@ from pyro_compress.errors import DecisionError
 
 STEP_EXPONENTS = range(-64, 64)
 MOST_LEVELS = 255
+MOST_BITS = 16
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,65 @@ class PerChannel:
 
 
 @dataclass(frozen=True)
+class Affine:
+    """Integers of b bits with a zero point: w = Δ (p − z) with p = 0 … 2^b − 1 (Jacob et al. 2018).
+
+    As z is a whole number, zero is a value, and q = p − z a multiple of Δ: files hold the grid, and q.
+
+    Attributes:
+        grid: Δ, or Δ_c of every channel.
+        bits: b, 1 to 16.
+        zero_points: z, 0 … 2^b − 1; as many as the grid has steps.
+
+    Raises:
+        DecisionError: bits or zero points are out of range.
+    """
+
+    grid: Uniform | PerChannel
+    bits: int
+    zero_points: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        steps = 1 if isinstance(self.grid, Uniform) else len(self.grid.steps)
+        if not 1 <= self.bits <= MOST_BITS:
+            raise DecisionError(f"an affine quantizer has 1 to {MOST_BITS} bits, found {self.bits}")
+        if len(self.zero_points) != steps or not all(0 <= zero < 1 << self.bits for zero in self.zero_points):
+            raise DecisionError(
+                f"an affine quantizer of {self.bits} bits and {steps} steps has as many zero points from 0 to "
+                f"{(1 << self.bits) - 1}, found {self.zero_points}"
+            )
+
+    def limits(self, ndim: int) -> tuple[np.ndarray, np.ndarray]:
+        """float64: the least and the largest index, of a shape that goes with tensors of `ndim` axes."""
+        least = -np.array(self.zero_points, np.float64).reshape(-1, *(1,) * (ndim - 1))
+        return least, least + (1 << self.bits) - 1
+
+    def index(self, values: np.ndarray) -> np.ndarray:
+        """As that of the grid, clipped."""
+        return np.asarray(np.clip(self.grid.index(values), *self.limits(values.ndim)).astype(values.dtype))
+
+    def value(self, indices: np.ndarray) -> np.ndarray:
+        """float32, the shape of the indices."""
+        return self.grid.value(indices)
+
+    def spacing(self, ndim: int) -> np.ndarray:
+        """As that of the grid."""
+        return self.grid.spacing(ndim)
+
+    def rows(self, kept: np.ndarray) -> "Affine":
+        """The quantizer of some of the entries along axis 0, given as bool or by their numbers."""
+        if isinstance(self.grid, Uniform):
+            return self
+        return Affine(self.grid.rows(kept), self.bits, tuple(np.array(self.zero_points)[kept].tolist()))
+
+    def coarser(self, octaves: int) -> "Affine":
+        """With steps 2^octaves times as large, in so many bits fewer, though at least one."""
+        bits = max(self.bits - octaves, 1)
+        zero_points = tuple(min(zero >> octaves, (1 << bits) - 1) for zero in self.zero_points)
+        return Affine(self.grid.coarser(octaves), bits, zero_points)
+
+
+@dataclass(frozen=True)
 class Codebook:
     """Zero and a few other values.
 
@@ -168,8 +229,14 @@ class Codebook:
         return replace(self, levels=tuple(self.value(seen).tolist())), place.astype(np.int32)
 
 
-Quantizer = Uniform | PerChannel | Codebook
+Stored = Uniform | PerChannel | Codebook
+Quantizer = Stored | Affine
 Described = float | dict[str, list[float]] | None
+
+
+def stored_as(quantizer: Quantizer) -> Stored:
+    """What a file holds of a quantizer: of an affine one the grid."""
+    return quantizer.grid if isinstance(quantizer, Affine) else quantizer
 
 
 def rounded(quantizer: Quantizer, values: np.ndarray) -> np.ndarray:
@@ -184,6 +251,9 @@ def described(quantizer: Quantizer | None) -> Described:
             return step
         case PerChannel(steps):
             return {"steps": list(steps)}
+        case Affine(grid, bits, zero_points):
+            of_grid = {"step": [grid.step]} if isinstance(grid, Uniform) else {"steps": list(grid.steps)}
+            return {**of_grid, "bits": [bits], "zero_points": list(zero_points)}
         case Codebook(levels):
             return {"levels": list(levels)}
     return None
@@ -191,9 +261,14 @@ def described(quantizer: Quantizer | None) -> Described:
 
 def from_described(said: Described) -> Quantizer | None:
     """The quantizer that `described` gave this for."""
-    if isinstance(said, dict):
-        return PerChannel(tuple(said["steps"])) if "steps" in said else Codebook(tuple(said["levels"]))
-    return None if said is None else Uniform(said)
+    if said is None:
+        return None
+    if not isinstance(said, dict):
+        return Uniform(said)
+    if "levels" in said:
+        return Codebook(tuple(said["levels"]))
+    grid = PerChannel(tuple(said["steps"])) if "steps" in said else Uniform(said["step"][0])
+    return Affine(grid, int(said["bits"][0]), tuple(map(int, said["zero_points"]))) if "bits" in said else grid
 
 
 def power_of_two(exponent: int) -> Uniform:
@@ -205,6 +280,11 @@ def bits_for(integers: np.ndarray) -> int:
     """Bits of the fewest that hold every integer with its sign: 1 + ⌈log₂(max|q| + 1)⌉, at least 2."""
     largest = int(np.abs(integers).max(initial=0))
     return max(2, 1 + math.ceil(math.log2(largest + 1)))
+
+
+def bits_on(quantizer: Quantizer, indices: np.ndarray) -> int:
+    """Bits of a tensor of indices: those that an affine quantizer has, else what the largest needs."""
+    return quantizer.bits if isinstance(quantizer, Affine) else bits_for(indices)
 
 
 def _checked(step: float) -> float:

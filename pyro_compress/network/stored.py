@@ -9,7 +9,7 @@ from dataclasses import InitVar, dataclass, field
 import numpy as np
 
 from pyro_compress.network.architecture import Architecture, BatchNorm, ChannelAffine, Conv2d, Linear
-from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, power_of_two
+from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform, power_of_two
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class StoredTensor:
     """
 
     integers: np.ndarray | None = None
-    quantizer: Quantizer | None = None
+    quantizer: Stored | None = None
     floats: np.ndarray | None = None
     step_exponent: InitVar[int | None] = None
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pyro_compress.analysis.decisions.affine import RANGES
 from pyro_compress.analysis.decisions.pruning import NETWORK, check_ranking
 from pyro_compress.analysis.decisions.weight_sharing import MOST_LEVELS, STARTS
 from pyro_compress.analysis.modes.moments import ALIGN_BY, MOMENTS
@@ -11,7 +12,7 @@ from pyro_compress.config.keyword_options import check_options
 from pyro_compress.errors import DecisionError
 from pyro_compress.pipeline.draw_moments import STORED
 from pyro_compress.pipeline.fine_tuning import MOVES
-from pyro_compress.pipeline.quantizing import BY_VARIANCE, FIXED, QUANTIZERS
+from pyro_compress.pipeline.quantizing import AFFINE, BY_VARIANCE, FIXED, QUANTIZERS
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,17 @@ class DecisionSettings:
         moments, align_by: of draws, see `analysis.modes.moments.one_mode`; without draws they are not looked at.
         stored: 'mean' or 'best-draw' of draws, or 'auto', the one with fewer validation errors.
         quantizer: which family of grids weights are rounded to, see `pipeline.quantizing`: `power_of_two`, `uniform` or
-            `per_channel`, whose steps follow from the posterior variance and c; `codebook`, shared values found by
-            k-means; `float32`, no grid.  The default leaves tensors alone of which the method says what may be stored.
+            `per_channel`, whose steps follow from the posterior variance and c; `int8`, `int8_per_channel`, `int4` or
+            `int4_per_channel`, integers with a zero point; `codebook`, shared values found by k-means; `float32`, no
+            grid.  The default leaves tensors alone of which the method says what may be stored.
         c: share of the posterior variance that rounding may add, and what takes its place for point estimates, see
             `analysis.decisions.bits.bit_widths`; found on validation if None.
         levels: of a codebook, how many values the weights of a layer share (16 if None), or by patterns of parameter
             names, for example {"conv*": 256, "fc*": 32}.
         level_start: of a codebook, where k-means starts: 'density' (if None), 'linear' or 'random', see
             `analysis.decisions.weight_sharing.lloyd_max`.
+        range_by: of integers with a zero point, which range they span: 'min_max' (if None) or 'least_squares', see
+            `analysis.decisions.affine`.
         tolerance_points: rise of validation error, in percentage points, that the SNR cut, and then rounding,
             may cost (the rule of `pipeline.acceptance`); fine-tuning wins most of it back.
         fine_tune_epochs: epochs on the grid per stage; 0 stores rounded posterior means.
@@ -65,6 +69,7 @@ class DecisionSettings:
     c: float | None = None
     levels: int | Mapping[str, int] | None = None
     level_start: str | None = None
+    range_by: str | None = None
     tolerance_points: float = 0.2
     fine_tune_epochs: int = 10
     rate_weights: tuple[float, ...] = (0.5, 1.0, 2.0)
@@ -131,6 +136,7 @@ class DecisionSettings:
             "c": (self.c, BY_VARIANCE),
             "levels": (self.levels, ("codebook",)),
             "level_start": (self.level_start, ("codebook",)),
+            "range_by": (self.range_by, tuple(AFFINE)),
         }
         for name, (value, quantizers) in only.items():
             if value is not None and self.quantizer not in quantizers:
@@ -140,6 +146,8 @@ class DecisionSettings:
                 )
         if self.level_start not in (None, *STARTS):
             raise DecisionError(f"level_start is one of {', '.join(STARTS)}, found '{self.level_start}'")
+        if self.range_by not in (None, *RANGES):
+            raise DecisionError(f"range_by is one of {', '.join(RANGES)}, found '{self.range_by}'")
         counts = self.levels.values() if isinstance(self.levels, Mapping) else (self.levels,)
         for count in counts:
             if count is not None and not 2 <= count <= MOST_LEVELS:

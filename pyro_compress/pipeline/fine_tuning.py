@@ -1,5 +1,7 @@
 """One stage of fine-tuning on the grid, from decision to decision."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantiz
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.tracing import trace
 from pyro_compress.network.architecture import Architecture, Conv2d, Linear
-from pyro_compress.network.quantizers import PerChannel, Quantizer, bits_for
+from pyro_compress.network.quantizers import Affine, PerChannel, Quantizer, bits_on, stored_as
 from pyro_compress.pipeline.validation import place, with_batch_norm
 
 # θ; the levels or steps, weights keeping their places; or θ and these
@@ -96,12 +98,14 @@ def _learned(name: str, site: SiteDecision, trained: GridSite, compaction: Compa
     if trained.learned is None:
         return site.quantizer
     found = trained.learned.quantizer()
-    if compaction is None or not isinstance(found, PerChannel):
+    assert site.quantizer is not None
+    before, grid = stored_as(site.quantizer), stored_as(found)
+    if compaction is None or not (isinstance(before, PerChannel) and isinstance(grid, PerChannel)):
         return found
-    assert isinstance(site.quantizer, PerChannel)
-    steps = np.array(site.quantizer.steps)
-    steps[compaction.rows(name)] = found.steps
-    return PerChannel(tuple(steps.tolist()))
+    steps = np.array(before.steps)
+    steps[compaction.rows(name)] = grid.steps
+    grid = PerChannel(tuple(steps.tolist()))
+    return replace(site.quantizer, grid=grid) if isinstance(site.quantizer, Affine) else grid
 
 
 def _names_in(architecture: Architecture) -> dict[str, str]:
@@ -120,5 +124,5 @@ def _refitted(site: SiteDecision, value: np.ndarray, quantizer: Quantizer | None
     if quantizer is None:
         return site.moved_to(value)
     integers = quantizer.index(value)
-    bits = np.where(site.kept() & (integers != 0), bits_for(integers), 0).astype(np.uint8)
+    bits = np.where(site.kept() & (integers != 0), bits_on(quantizer, integers), 0).astype(np.uint8)
     return site.moved_to(value, bits=bits, quantizer=quantizer)

@@ -1,6 +1,7 @@
 """Which grids the weights that are left are rounded to: a family by name, and the candidates of it, coarsest first.
 
     power_of_two, uniform, per_channel   a step per layer or channel, Δ²/12 ≤ c · variance: `bits.bit_widths`
+    int8, int8_per_channel, int4, …      integers with a zero point, from the range of the values: `affine`
     codebook                             shared values, by k-means weighted with 1/σ²: `weight_sharing`
     float32                              no grid
 
@@ -10,6 +11,7 @@ method says may be stored stands, with biases beside it on grids of 8 bits.
 
 from collections.abc import Iterator, Mapping
 
+from pyro_compress.analysis.decisions.affine import MIN_MAX, affine_quantization
 from pyro_compress.analysis.decisions.bits import GRIDS, bit_widths, with_biases_on_grids
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.analysis.decisions.weight_sharing import STARTS, weight_sharing
@@ -18,7 +20,8 @@ from pyro_compress.posterior.posterior import Posterior
 
 C_LADDER = (1024.0, 256.0, 64.0, 16.0, 4.0, 1.0, 0.25, 1 / 16)
 BY_VARIANCE = GRIDS
-QUANTIZERS = (*BY_VARIANCE, "codebook", "float32")
+AFFINE = {"int8": 8, "int4": 4, "int8_per_channel": 8, "int4_per_channel": 4}
+QUANTIZERS = (*BY_VARIANCE, *AFFINE, "codebook", "float32")
 # no step of theirs can be trained
 FIXED = ("power_of_two", "float32")
 LEVELS = 16
@@ -32,6 +35,7 @@ def roundings(
     c: float | None = None,
     levels: int | Mapping[str, int] | None = None,
     level_start: str | None = None,
+    range_by: str | None = None,
     seed: int = 0,
 ) -> Iterator[tuple[str, Decision]]:
     """The pruned decision on grids, each with words for how.
@@ -40,7 +44,7 @@ def roundings(
         posterior: moments.
         pruned: which weights are left.
         quantizer: one of `QUANTIZERS`.
-        c, levels, level_start: see `pipeline.decision_settings.DecisionSettings`.
+        c, levels, level_start, range_by: see `pipeline.decision_settings.DecisionSettings`.
         seed: of a random start of k-means.
     """
     if all(site.quantizer is not None for site in posterior.parameters.values() if site.mean.ndim > 1):
@@ -53,6 +57,10 @@ def roundings(
         levels, start = levels or LEVELS, level_start or STARTS[0]
         shared = weight_sharing(pruned, levels, real=True, start=start, seed=seed)
         yield "to a codebook", _noted(_of_all_but_frozen(posterior, pruned, shared), quantizer, level_start=start)
+    elif quantizer in AFFINE:
+        per_channel, rule = quantizer.endswith("per_channel"), range_by or MIN_MAX
+        rounded = affine_quantization(pruned, AFFINE[quantizer], per_channel=per_channel, range_by=rule)
+        yield f"to {quantizer}", _noted(_of_all_but_frozen(posterior, pruned, rounded), quantizer, range_by=rule)
     else:
         yield "to float32", _noted(pruned, quantizer)
 

@@ -251,6 +251,7 @@ def _rounded(
         c=settings.c,
         levels=settings.levels,
         level_start=settings.level_start,
+        range_by=settings.range_by,
         seed=seed,
     ):
         decision = with_batch_norm(judge.network, rounded, data)

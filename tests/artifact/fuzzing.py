@@ -35,7 +35,7 @@ from pyro_compress.network.architecture import (
     Recall,
     Select,
 )
-from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform
+from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact import networks
 
@@ -185,7 +185,7 @@ def small_files() -> tuple[bytes, ...]:
     assert integers is not None
     integers[:] = np.reshape([0, 300, 300, -77, 0, -77, 300, 12] * 4, (8, 4))
     others = [networks.filled((4,), (Linear("fc1", 4, 3, True),)) for _ in range(3)]
-    quantizers: tuple[Quantizer, ...] = Uniform(0.3), PerChannel((0.5, 0.3, 2.0)), Codebook((-0.25, 0.1, 7.0))
+    quantizers: tuple[Stored, ...] = Uniform(0.3), PerChannel((0.5, 0.3, 2.0)), Codebook((-0.25, 0.1, 7.0))
     for network, quantizer in zip(others, quantizers, strict=True):
         integers = np.resize(np.array([0, 2, -1, 0, 1], np.int32), (3, 4))
         network.tensors["fc1.weight"] = StoredTensor(integers, quantizer)

@@ -17,7 +17,7 @@ from pyro_compress.network.architecture import (
     Recall,
     Select,
 )
-from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, power_of_two
+from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform, power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 
 
@@ -154,7 +154,7 @@ def image() -> StoredNetwork:
     return network
 
 
-def _quantized(quantizer: Quantizer, **others: Quantizer) -> StoredNetwork:
+def _quantized(quantizer: Stored, **others: Stored) -> StoredNetwork:
     """A convolution and a dense layer whose weights are of this quantizer; `others` by layer, their biases."""
     layers = (
         Conv2d("conv1", 2, 5, (3, 3), (2, 2), (1, 1), (1, 1), 1, True),

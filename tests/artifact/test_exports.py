@@ -18,7 +18,7 @@ from pyro_compress.artifact.runtimes.safetensors_export import to_safetensors
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network import architecture as arch
 from pyro_compress.network.architecture import Activation, Architecture, Linear, Recall
-from pyro_compress.network.quantizers import power_of_two
+from pyro_compress.network.quantizers import PerChannel, Uniform, power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact import networks
 from tests.artifact.runnable import RUNNABLE, assert_close, examples, in_torch, normal, residual, runnable
@@ -59,8 +59,11 @@ def test_integers_are_stored_in_as_few_bytes_as_hold_them(name: str) -> None:
             continue
         behind_integers.add(tensor_name)
         integers, step = constants[f"{tensor_name}.integers"], constants[f"{tensor_name}.step"]
-        assert integers.dtype == (np.int8 if largest < 2**7 else np.int16)
-        assert (integers.astype(np.float32) * step).tobytes() == tensor.dense().tobytes()
+        assert tensor.integers is not None
+        spread = largest if largest < 2**7 else int(np.ptp(np.append(tensor.integers, 0)))
+        assert integers.dtype == (np.int8 if largest < 2**7 else np.uint8 if spread < 2**8 else np.int16)
+        zero = constants.get(f"{tensor_name}.zero_point", np.int8(0)).astype(np.int32)
+        assert ((integers - zero).astype(np.float32) * step).tobytes() == tensor.dense().tobytes()
     assert {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"} == behind_integers
     assert len(behind_integers) >= len(network.architecture.weighted())
 
@@ -88,6 +91,22 @@ def test_every_quantizer_is_exact_and_small(name: str) -> None:
     assert ("Gather" in kinds) == (name in ("ternary", "shared"))
     floats = {name: StoredTensor(floats=tensor.dense()) for name, tensor in network.tensors.items()}
     assert len(model) < 0.75 * len(to_onnx(StoredNetwork(network.architecture, floats)))
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_integers_about_a_zero_point_are_bytes(per_channel: bool) -> None:
+    """−200 … 55 in one tensor, or other 256 integers in every channel."""
+    random = np.random.default_rng(0)
+    least = np.array([[-200], [-10], [-255]] if per_channel else [[-200]])
+    integers = (least + random.integers(0, 256, (3, 20))).astype(np.int32)
+    quantizer = PerChannel((0.01, 0.3, 0.02)) if per_channel else Uniform(0.01)
+    held = StoredTensor(integers, quantizer)
+    network = StoredNetwork(Architecture((20,), (Linear("fc", 20, 3, False),)), {"fc.weight": held})
+    model = to_onnx(network)
+    constants = {each.name: numpy_helper.to_array(each) for each in onnx.load_from_string(model).graph.initializer}
+    assert constants["fc.weight.integers"].dtype == constants["fc.weight.zero_point"].dtype == np.uint8
+    assert constants["fc.weight.zero_point"].shape == constants["fc.weight.step"].shape
+    assert_close(in_onnxruntime(model, examples(network, 3)), in_torch(network, examples(network, 3)))
 
 
 def test_an_int8_model_is_about_a_quarter_of_a_float32_one() -> None:

@@ -6,13 +6,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyro_compress.errors import DecisionError
-from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, bits_for, power_of_two, rounded
+from pyro_compress.network.quantizers import (
+    Affine,
+    Codebook,
+    PerChannel,
+    Quantizer,
+    Uniform,
+    bits_for,
+    bits_on,
+    described,
+    from_described,
+    power_of_two,
+    rounded,
+    stored_as,
+)
 from pyro_compress.network.stored import StoredTensor
 
 KINDS: dict[str, Quantizer] = {
     "power of two": power_of_two(-3),
     "step": Uniform(0.3),
     "steps": PerChannel((0.3, 0.125, 0.07)),
+    "affine": Affine(Uniform(0.3), 3, (2,)),
+    "affine steps": Affine(PerChannel((0.3, 0.125, 0.07)), 4, (0, 15, 6)),
     "ternary": Codebook((-0.3, 0.2)),
     "positive": Codebook((0.1, 0.2, 0.9)),
     "empty": Codebook(()),
@@ -24,6 +39,11 @@ def all_values(quantizer: Quantizer, channel: int) -> np.ndarray:
     match quantizer:
         case Codebook():
             return np.array([0, *quantizer.levels], np.float64)
+        case Affine():
+            least, largest = (limit.ravel() for limit in quantizer.limits(1))
+            place = channel if len(least) > 1 else 0
+            every = np.arange(least[place], largest[place] + 1)
+            return every * quantizer.spacing(1).astype(np.float32).astype(np.float64).ravel()[place]
         case PerChannel(steps):
             return np.arange(-40, 41) * np.float64(np.float32(steps[channel]))
         case Uniform(step):
@@ -51,7 +71,7 @@ def test_values_have_themselves_and_zero_has_index_zero(kind: str) -> None:
     np.testing.assert_array_equal(rounded(quantizer, once), once)
     assert not quantizer.index(np.zeros((3, 1), np.float32)).any()
     assert not quantizer.value(np.zeros((3, 1), np.int32)).any()
-    held = StoredTensor(quantizer.index(once).astype(np.int32), quantizer)
+    held = StoredTensor(quantizer.index(once).astype(np.int32), stored_as(quantizer))
     np.testing.assert_array_equal(held.dense(), once, strict=True)
     assert np.array_equal(held.integers != 0, once != 0)
 
@@ -129,3 +149,46 @@ def test_a_stored_tensor_takes_the_exponent_of_its_step() -> None:
     np.testing.assert_array_equal(held.dense(), integers / np.float32(4))
     with pytest.raises(ValueError, match="a quantizer or the exponent of a step, not both"):
         StoredTensor(integers, Uniform(0.25), step_exponent=-2)
+
+
+def test_an_affine_quantizer_holds_its_bits_around_the_zero_point() -> None:
+    affine = Affine(Uniform(0.5), 3, (2,))
+    assert affine.index(np.array([-9.0, -1.0, 0.2, 2.5, 9.0])).tolist() == [-2, -2, 0, 5, 5]
+    assert bits_on(affine, np.array([1])) == 3 and bits_on(Uniform(0.5), np.array([5])) == 4
+    steps = Affine(PerChannel((0.5, 1.0)), 8, (0, 255))
+    assert steps.index(np.array([[-1.0, 200.0], [3.0, -300.0]])).tolist() == [[0, 255], [0, -255]]
+    assert steps.rows(np.array([False, True])) == Affine(PerChannel((1.0,)), 8, (255,))
+
+
+@pytest.mark.parametrize("zero", [0, 1, 5, 7, 8, 14, 15])
+@pytest.mark.parametrize("octaves", [1, 2, 3, 4])
+def test_a_coarser_affine_quantizer_has_the_values_that_are_left(zero: int, octaves: int) -> None:
+    affine = Affine(Uniform(1.0), 4, (zero,))
+    every = np.arange(-zero, 16 - zero)
+    coarser = affine.coarser(octaves)
+    held = [q for q in every.tolist() if q % 2**octaves == 0]
+    if octaves < 4:  # one bit is the fewest
+        assert (
+            coarser.value(np.arange(-coarser.zero_points[0], 2**coarser.bits - coarser.zero_points[0])).tolist() == held
+        )
+    assert coarser.bits == max(4 - octaves, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_description_says_all(kind: str) -> None:
+    assert from_described(described(KINDS[kind])) == KINDS[kind]
+    assert from_described(None) is None
+
+
+@pytest.mark.parametrize(
+    ("bits", "zero_points", "sentence"),
+    [
+        (0, (0,), "has 1 to 16 bits, found 0"),
+        (17, (0,), "has 1 to 16 bits, found 17"),
+        (4, (16,), r"as many zero points from 0 to 15, found \(16,\)"),
+        (4, (1, 2), r"of 4 bits and 1 steps has as many zero points from 0 to 15, found \(1, 2\)"),
+    ],
+)
+def test_affine_quantizers_that_are_none(bits: int, zero_points: tuple[int, ...], sentence: str) -> None:
+    with pytest.raises(DecisionError, match=sentence):
+        Affine(Uniform(0.5), bits, zero_points)

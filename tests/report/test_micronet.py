@@ -13,7 +13,7 @@ import pyro_compress as pc
 from pyro_compress.errors import NetworkError, RunError
 from pyro_compress.network.architecture import Activation, Architecture, Conv2d, Flatten, Linear, Select
 from pyro_compress.network.liveness import products_per_link
-from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform
+from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from pyro_compress.pipeline.scoring import as_it_is
 from pyro_compress.report.micronet import Reference, micronet_score, products
@@ -22,7 +22,7 @@ from tests.artifact import networks
 UNIT = Reference("one of each", 1, 1)
 
 
-def one_layer(integers: np.ndarray, quantizer: Quantizer, bias: StoredTensor | None = None) -> StoredNetwork:
+def one_layer(integers: np.ndarray, quantizer: Stored, bias: StoredTensor | None = None) -> StoredNetwork:
     layer = Linear("fc", integers.shape[1], integers.shape[0], bias is not None)
     tensors = {"fc.weight": StoredTensor(integers.astype(np.int32), quantizer)}
     return StoredNetwork(

@@ -6,7 +6,7 @@ import numpy as np
 
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.errors import DecisionError, unknown_name
-from pyro_compress.network.quantizers import PerChannel, Quantizer, Uniform, bits_for
+from pyro_compress.network.quantizers import PerChannel, Quantizer, Uniform, bits_on
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
 GRIDS = ("power_of_two", "uniform", "per_channel")
@@ -91,7 +91,7 @@ def on_grid(site: ParameterPosterior, quantizer: Quantizer | None, kept: np.ndar
     bits = FLOAT_BITS
     if quantizer is not None:
         held = site.to_store if kept is None else site.to_store * kept
-        bits = bits_for(quantizer.index(held))
+        bits = bits_on(quantizer, quantizer.index(held))
     each = np.full(site.mean.shape, bits, np.uint8)
     if site.off is not None:
         each[site.off] = 0

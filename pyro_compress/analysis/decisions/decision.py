@@ -19,14 +19,16 @@ from safetensors.numpy import load_file, save
 from pyro_compress.errors import DecisionError
 from pyro_compress.files import write_atomically
 from pyro_compress.network.quantizers import (
+    Affine,
     Codebook,
     Described,
     PerChannel,
     Quantizer,
     Uniform,
-    bits_for,
+    bits_on,
     described,
     from_described,
+    stored_as,
 )
 from pyro_compress.posterior.posterior import ParameterPosterior
 
@@ -70,19 +72,30 @@ class SiteDecision:
                 "files store a grid of one step, a step per channel, or the levels of a codebook, all with zero at "
                 f"integer 0, and cannot say {self.quantizer!r}: round the values yourself and give the codebook of them"
             )
-        if isinstance(self.quantizer, PerChannel) and self.value.shape[:1] != (len(self.quantizer.steps),):
-            raise DecisionError(f"{len(self.quantizer.steps)} steps were given for values of shape {self.value.shape}")
+        grid = None if self.quantizer is None else stored_as(self.quantizer)
+        if isinstance(grid, PerChannel) and self.value.shape[:1] != (len(grid.steps),):
+            raise DecisionError(f"{len(grid.steps)} steps were given for values of shape {self.value.shape}")
+        if isinstance(self.quantizer, Affine) and ((self.bits > 0) & (self.bits < self.quantizer.bits)).any():
+            raise DecisionError(
+                f"an affine quantizer of {self.quantizer.bits} bits is not held by {self.bits[self.bits > 0].min()}: "
+                "take one of so many bits"
+            )
 
     def kept(self) -> np.ndarray:
         """Boolean, S: which weights are not pruned."""
         return self.bits > 0
 
     def integers(self) -> np.ndarray:
-        """int32, S: the quantizer's index of the value, zero where pruned, clipped to what `bits` can hold."""
+        """int32, S: the quantizer's index of the value, zero where pruned, clipped to what `bits` can hold.
+
+        Those are integers with a sign, |q| < 2^(bits − 1), and of an affine quantizer its own.
+        """
         if self.quantizer is None:
             raise DecisionError("this site has no grid: combine the decision with bit_widths(...)")
-        limit = _largest(self.bits)
-        rounded = np.clip(self.quantizer.index(self.value), -limit, limit)
+        rounded = self.quantizer.index(self.value)
+        if not isinstance(self.quantizer, Affine):
+            limit = _largest(self.bits)
+            rounded = np.clip(rounded, -limit, limit)
         return np.where(self.kept(), rounded, 0).astype(np.int32)
 
     def stored(self) -> np.ndarray:
@@ -93,7 +106,7 @@ class SiteDecision:
 
     def on(self, quantizer: Quantizer) -> "SiteDecision":
         """The same values on another quantizer, with as many bits as the largest kept one needs."""
-        bits = bits_for(quantizer.index(self.value)[self.kept()])
+        bits = bits_on(quantizer, quantizer.index(self.value)[self.kept()])
         return replace(self, quantizer=quantizer, bits=np.where(self.kept(), bits, 0).astype(np.uint8))
 
     def moved_to(self, value: np.ndarray, **changed: Any) -> "SiteDecision":
@@ -229,12 +242,14 @@ def _refuse_contradiction(name: str, site: SiteDecision) -> None:
             f"{name}: {kept.sum():,} weights are kept, and the only value of the codebook is zero: give it levels, or "
             "prune them"
         )
+    if isinstance(quantizer, Affine):
+        return
     indices = quantizer.index(site.value)[kept]
     short = np.abs(indices) > _largest(bits)
     if short.any():
         raise DecisionError(
             f"{name}: {bits[short].min()} bits of one decision cut off {short.sum():,} weights on the grid of the "
-            f"other, which needs {bits_for(indices)}: take a coarser grid, or more bits"
+            f"other, which needs {bits_on(quantizer, indices)}: take a coarser grid, or more bits"
         )
 
 

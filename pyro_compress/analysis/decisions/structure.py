@@ -44,7 +44,7 @@ from pyro_compress.network.architecture import (
     last_references,
 )
 from pyro_compress.network.liveness import Numbers, Signal, Weighted, groups_of, is_depthwise, outputs_of, signals
-from pyro_compress.network.quantizers import Codebook, Quantizer
+from pyro_compress.network.quantizers import Codebook, Quantizer, stored_as
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
 # From here on float32 cannot tell neighbouring integers apart.
@@ -258,9 +258,10 @@ def _resized(layer: Weighted, outputs: int, inputs: int, bias: bool) -> Weighted
 
 def _stored(integers: np.ndarray, quantizer: Quantizer) -> StoredTensor:
     """What a file holds of int32 indices; of a codebook only the levels that some number has."""
-    if isinstance(quantizer, Codebook):
-        quantizer, integers = quantizer.used(integers)
-    return StoredTensor(integers, quantizer)
+    held = stored_as(quantizer)
+    if isinstance(held, Codebook):
+        held, integers = held.used(integers)
+    return StoredTensor(integers, held)
 
 
 def _stored_bias(bias: np.ndarray, site: SiteDecision | None, rows: np.ndarray) -> StoredTensor | None:
@@ -269,7 +270,8 @@ def _stored_bias(bias: np.ndarray, site: SiteDecision | None, rows: np.ndarray) 
     A codebook has no levels near what a fold has moved, so then it is float32 too.
     """
     stored = StoredTensor(floats=bias.astype(np.float32))
-    quantizer = None if site is None or site.quantizer is None else site.quantizer.rows(rows)
+    # what a fold has moved need not fit the bits of an affine one
+    quantizer = None if site is None or site.quantizer is None else stored_as(site.quantizer.rows(rows))
     if quantizer is not None:
         indices = quantizer.index(bias)
         moved = isinstance(quantizer, Codebook) and not np.array_equal(quantizer.value(indices), stored.dense())

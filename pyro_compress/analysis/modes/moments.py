@@ -15,7 +15,7 @@ from pyro_compress.analysis.modes.symmetries import Arrays, HiddenSpace, hidden_
 from pyro_compress.analysis.modes.weight_draws import SCALE, ChainRenamings, WeightDraws
 from pyro_compress.errors import InferenceError
 from pyro_compress.network.architecture import Architecture
-from pyro_compress.network.quantizers import PerChannel
+from pyro_compress.network.quantizers import PerChannel, stored_as
 from pyro_compress.posterior.draws import Draws
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
@@ -242,7 +242,8 @@ def _parameter(name: str, site: ParameterPosterior, found: OneMode, values: Arra
     # units may have been renamed: what is off is zero in every draw
     off = None if site.off is None else (mean == 0) & (variance == 0)
     # steps of single channels would have to be renamed with them
-    quantizer = None if isinstance(site.quantizer, PerChannel) else site.quantizer
+    by_channel = site.quantizer is not None and isinstance(stored_as(site.quantizer), PerChannel)
+    quantizer = None if by_channel else site.quantizer
     made = replace(
         site,
         mean=mean,

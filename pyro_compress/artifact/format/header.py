@@ -30,7 +30,7 @@ from pyro_compress.network.architecture import (
     last_references,
     output_shape,
 )
-from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, power_of_two
+from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform, power_of_two
 from pyro_compress.network.stored import tensor_shapes
 
 MAGIC = b"PYR"
@@ -115,7 +115,7 @@ class TensorCode:
         return (1, shape[0], sum(self.sides))[self.form]
 
 
-def code_of(quantizer: Quantizer | None) -> TensorCode:
+def code_of(quantizer: Stored | None) -> TensorCode:
     """The code of a tensor that is all zero, float32 if there is no quantizer."""
     match quantizer:
         case None:
@@ -129,7 +129,7 @@ def code_of(quantizer: Quantizer | None) -> TensorCode:
             return TensorCode(form=LEVELS, sides=quantizer.sides)
 
 
-def numbers_of(quantizer: Quantizer | None) -> tuple[float, ...]:
+def numbers_of(quantizer: Stored | None) -> tuple[float, ...]:
     """What stands among the float32 numbers for a quantizer."""
     match quantizer:
         case Uniform() if quantizer.exponent is None:
@@ -141,7 +141,7 @@ def numbers_of(quantizer: Quantizer | None) -> tuple[float, ...]:
     return ()
 
 
-def quantizer_of(code: TensorCode, numbers: np.ndarray) -> Quantizer:
+def quantizer_of(code: TensorCode, numbers: np.ndarray) -> Stored:
     """The quantizer of a tensor that is not float32, given its float32 numbers.
 
     Raises:

@@ -1,9 +1,10 @@
 """Stored network → ONNX: the same layers, with weights as small integers and their steps as scales.
 
-A tensor whose integers fit 8 bits is an int8 initializer behind a `DequantizeLinear`, 16 bits likewise; others are
-float32.  Scales are one step or one per output channel; levels of a codebook are gathered at places held as bytes.
-Nothing is rounded that `StoredTensor.dense` does not round, and sums are taken in float32.  4-bit integers would halve
-some files again, but the common runtime unpacks them at every call, six times slower than int8.
+A tensor whose integers fit 8 bits is an int8 initializer behind a `DequantizeLinear`, or uint8 with a zero point where
+they lie unevenly about zero, 16 bits likewise; others are float32.  Scales are one step or one per output channel;
+levels of a codebook are gathered at places held as bytes.  Nothing is rounded that `StoredTensor.dense` does not round,
+and sums are taken in float32.  4-bit integers would halve some files again, but the common runtime unpacks them at
+every call, six times slower than int8.
 
 Writing needs the package onnx (`pip install 'pyro-compress[onnx]'`), running any runtime for operator set 21.
 """
@@ -144,14 +145,22 @@ class _Graph:
             return self._initializer(name, tensor.dense().reshape(shape or tensor.shape))
         if isinstance(tensor.quantizer, Codebook):
             return self._from_codebook(name, tensor.integers.reshape(shape or tensor.shape), tensor.quantizer)
-        integers = tensor.integers.astype(kind).reshape(shape or tensor.shape)
         steps: Any = np.float32(1)
         match tensor.quantizer:
             case Uniform(step):
                 steps = np.float32(step)
             case PerChannel(each):
                 steps = np.array(each, np.float32)
+        zero, integers = np.zeros(np.shape(steps), kind), tensor.integers
+        if kind is np.uint8:
+            # bytes without a sign count from what is least, in every channel that has a step
+            least, _ = _extremes(tensor)
+            zero = (-least).reshape(zero.shape).astype(kind)
+            integers = integers + zero.astype(np.int32).reshape(-1, *(1,) * (integers.ndim - 1))
+        integers = integers.astype(kind).reshape(shape or tensor.shape)
         parts = [self._initializer(f"{name}.integers", integers), self._initializer(f"{name}.step", steps)]
+        if zero.any():
+            parts.append(self._initializer(f"{name}.zero_point", zero))
         self.nodes.append(helper.make_node("DequantizeLinear", parts, [name], name=name, axis=0))
         return name
 
@@ -171,10 +180,21 @@ def _window(layer: arch.MaxPool2d | arch.AvgPool2d) -> dict[str, Any]:
     return {"kernel_shape": layer.kernel_size, "strides": layer.stride, "pads": layer.padding * 2}
 
 
-def _smallest_kind(tensor: StoredTensor) -> type[np.int8] | type[np.int16] | None:
-    """int8 or int16 if the integers fit, and if that is worth a node and a scale; None for float32."""
+def _smallest_kind(tensor: StoredTensor) -> type[np.int8] | type[np.uint8] | type[np.int16] | None:
+    """int8, uint8 with a zero point or int16 if the integers fit, and that is worth a node and a scale; else None."""
     if tensor.integers is None or tensor.integers.size == 0:
         return None
-    least, most = int(tensor.integers.min()), int(tensor.integers.max())
-    kinds = (np.int8, np.int16)
-    return next((kind for kind in kinds if np.iinfo(kind).min <= least and most <= np.iinfo(kind).max), None)
+    least, most = _extremes(tensor)
+    for kind in (np.int8, np.int16):
+        if np.iinfo(kind).min <= least.min() and most.max() <= np.iinfo(kind).max:
+            fits_bytes = (most - least).max() <= np.iinfo(np.uint8).max and not isinstance(tensor.quantizer, Codebook)
+            return np.uint8 if kind is np.int16 and fits_bytes else kind
+    return None
+
+
+def _extremes(tensor: StoredTensor) -> tuple[np.ndarray, np.ndarray]:
+    """The least integer, at most 0, and the largest, at least 0: of the tensor, or of every channel that has a step."""
+    assert tensor.integers is not None
+    channels = len(tensor.integers) if isinstance(tensor.quantizer, PerChannel) else 1
+    rows = tensor.integers.reshape(channels, -1)
+    return rows.min(1, initial=0), rows.max(1, initial=0)

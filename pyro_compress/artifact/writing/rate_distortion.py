@@ -28,8 +28,9 @@ from pyro_compress.artifact.format.stream import RangeWriter, tensor_models
 from pyro_compress.artifact.writing.encode import choose_code, first_code
 from pyro_compress.errors import DecisionError
 from pyro_compress.network.architecture import Architecture
-from pyro_compress.network.quantizers import STEP_EXPONENTS, PerChannel, Uniform, bits_for
+from pyro_compress.network.quantizers import STEP_EXPONENTS, Affine, PerChannel, Uniform, bits_on, stored_as
 
+Grid = Uniform | PerChannel | Affine
 COARSER = (0, 1, 2)
 SMALLER = 3
 PASSES = 2
@@ -55,8 +56,9 @@ def refinement(architecture: Architecture, decision: Decision) -> Callable[[floa
     columns = tensor_columns(stored.architecture, 0)
     weights = {}
     for name, where in index.items():
-        quantizer, tensor = stored.tensors[name].quantizer, stored.tensors[name]
-        if isinstance(quantizer, Uniform | PerChannel) and tensor.integers is not None and tensor.integers.any():
+        whole, tensor = decision.sites[name].quantizer, stored.tensors[name]
+        if isinstance(whole, Grid) and tensor.integers is not None and tensor.integers.any():
+            quantizer = whole.rows(where[0].ravel())
             numbers = _Numbers.of(decision.sites[name], where, quantizer, tensor.integers)
             weights[name] = numbers, choose_code(tensor, columns[name])
 
@@ -84,15 +86,13 @@ class _Numbers:
         precision: float64, 1 / (2σ²) in the same unit.
     """
 
-    quantizer: Uniform | PerChannel
+    quantizer: Grid
     start: np.ndarray
     mean: np.ndarray
     precision: np.ndarray
 
     @staticmethod
-    def of(
-        site: SiteDecision, where: tuple[np.ndarray, ...], quantizer: Uniform | PerChannel, start: np.ndarray
-    ) -> "_Numbers":
+    def of(site: SiteDecision, where: tuple[np.ndarray, ...], quantizer: Grid, start: np.ndarray) -> "_Numbers":
         """What the decision says of the weights that are left, `start` being the integers that it stores."""
         step = quantizer.spacing(start.ndim)
         mean = _aim(site)[where].astype(np.float64) / step
@@ -105,7 +105,10 @@ class _Numbers:
         if not coarser:
             return self
         mean = np.ldexp(self.mean, -coarser)
-        start = (np.rint(mean) * (self.start != 0)).astype(np.int32)
+        start = np.rint(mean) * (self.start != 0)
+        if isinstance(self.quantizer, Affine):
+            start = np.clip(start, *self.quantizer.coarser(coarser).limits(start.ndim))
+        start = start.astype(np.int32)
         return replace(self, start=start, mean=mean, precision=np.ldexp(self.precision, 2 * coarser))
 
     def distortion_nats(self, integers: np.ndarray) -> float:
@@ -116,15 +119,15 @@ class _Numbers:
 def _with_integers(
     site: SiteDecision,
     where: tuple[np.ndarray, ...],
-    quantizer: Uniform | PerChannel,
+    quantizer: Grid,
     integers: np.ndarray,
     coarser: int,
 ) -> SiteDecision:
     """The site with these integers where they belong, `quantizer` being theirs; the rest stays, zeros are pruned."""
-    assert isinstance(site.quantizer, Uniform | PerChannel)
+    assert isinstance(site.quantizer, Grid)
     value, bits = site.value.copy(), site.bits.copy()
     value[where] = quantizer.coarser(coarser).value(integers)
-    bits[where] = np.where(integers != 0, bits_for(integers), 0)
+    bits[where] = np.where(integers != 0, bits_on(quantizer.coarser(coarser), integers), 0)
     return site.moved_to(value, bits=bits, quantizer=site.quantizer.coarser(coarser), aim=_aim(site))
 
 
@@ -153,7 +156,7 @@ def _chosen(numbers: _Numbers, strength: int, columns: Columns, price: float) ->
     """
     given, bits = numbers.start, 0
     for _ in range(PASSES if price else 0):
-        code = first_code(given, code_of(numbers.quantizer), strength)
+        code = first_code(given, code_of(stored_as(numbers.quantizer)), strength)
         if code.density == ALL_ZERO:
             return given, 0
         # the largest number may be asked for again

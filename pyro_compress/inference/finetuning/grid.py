@@ -3,7 +3,7 @@
     minimise over θ   −Σ_i log p(y_i | x_i, Q(θ)) + γ Σ_j ln(|θ_j| + Δ/2),    Q(θ) = Δ · round(θ / Δ)
 
 Q may also have a step for each output channel, or take the nearest level of a codebook, Δ then being the smallest
-distance between its levels (`network/quantizers.py`).
+distance between its levels (`network/quantizers.py`).  An affine one also clips, and what it clips has no gradient.
 
 The second term is −ln p of the truncated log-uniform prior on a grid of step Δ, so this is the MAP estimate under
 that prior restricted to what the file can hold; γ trades nats of fit against code length.  Gradients pass straight
@@ -61,6 +61,12 @@ class GridSite:
         """Q(value), zero where not kept."""
         rounding = self.learned or self._rounding
         return (value if rounding is None else rounding(value)) * self.kept
+
+    def straight(self, value: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """∂L/∂θ of ∂L/∂Q(θ); where Q is learned its numbers get their gradient too."""
+        if self.learned is not None:
+            return self.learned.backward(value, gradient * self.kept)
+        return gradient if self._rounding is None else self._rounding.straight(value, gradient)
 
     @property
     def moves(self) -> bool:
@@ -201,8 +207,7 @@ class _Training:
         for name, site in self.sites.items():
             gradient, value = self.parameters[name].grad, self.hidden[name]
             assert gradient is not None
-            if site.learned is not None:
-                gradient = site.learned.backward(value, gradient * site.kept)
+            gradient = site.straight(value, gradient)
             rate = site.rate_gradient(value) if self.penalty > 0 else None
             if rate is not None:
                 gradient.add_(rate, alpha=self.penalty)

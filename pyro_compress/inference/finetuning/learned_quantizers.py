@@ -3,7 +3,8 @@
 With w = Q(θ), of which weight i has index q_i, and L the loss,
 
     levels   ∂L/∂c_k = Σ_{i: q_i = k} ∂L/∂w_i              all weights that share a level move it (Han et al. 2016)
-    steps    ∂L/∂Δ   = Σ_i ∂L/∂w_i · (q_i − θ_i / Δ)       learned step size quantisation (LSQ, Esser et al. 2020)
+    steps    ∂L/∂Δ   = Σ_i ∂L/∂w_i · (q_i − θ_i / Δ)       learned step size quantisation (LSQ, Esser et al. 2020);
+                                                           q_i alone where an affine quantizer clips
 
 Each weight takes the index that is nearest to θ_i, which is trained too, or keeps the one that it starts with: then θ
 stays, and the derivative by Δ is Σ_i ∂L/∂w_i q_i.  A codebook's zero stays zero.  Levels are trained in units of their
@@ -12,12 +13,13 @@ mean magnitude and steps by their logarithm, so that one rate of Adam suits all;
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform
+from pyro_compress.network.quantizers import Affine, Codebook, PerChannel, Quantizer, Uniform
 
 
 class LearnedQuantizer(ABC):
@@ -85,28 +87,43 @@ class LearnedLevels(LearnedQuantizer):
 
 
 class LearnedSteps(LearnedQuantizer):
-    """The step of a grid, or those of its channels."""
+    """The step of a grid, or those of its channels; bits and zero points of an affine one stay."""
 
-    def __init__(self, grid: Uniform | PerChannel, value: Tensor, *, assigned: bool) -> None:
-        self._grid = grid
-        self._start = torch.from_numpy(grid.spacing(value.ndim)).to(value)
+    def __init__(self, quantizer: Uniform | PerChannel | Affine, value: Tensor, *, assigned: bool) -> None:
+        self._quantizer = quantizer
+        self._start = torch.from_numpy(quantizer.spacing(value.ndim)).to(value)
+        self._limits: tuple[Tensor | float, ...] = (-torch.inf, torch.inf)
+        if isinstance(quantizer, Affine):
+            self._limits = tuple(torch.from_numpy(limit).to(value) for limit in quantizer.limits(value.ndim))
         self.numbers = torch.zeros_like(self._start).flatten()
-        self.assigned = torch.round(value / self._start) if assigned else None
+        self.assigned = None
+        self.assigned = self._indices(value, self._start) if assigned else None
 
     def _step(self) -> Tensor:
         """Of a shape that goes with the tensor's."""
         return self._start * self.numbers.exp().view_as(self._start)
 
+    def _indices(self, value: Tensor, step: Tensor) -> Tensor:
+        if self.assigned is not None:
+            return self.assigned
+        return torch.round(value / step).clamp(*self._limits)  # type: ignore[arg-type]
+
     def __call__(self, value: Tensor) -> Tensor:
         step = self._step()
-        return (torch.round(value / step) if self.assigned is None else self.assigned) * step
+        return self._indices(value, step) * step
 
     def backward(self, value: Tensor, gradient: Tensor) -> Tensor:
         step = self._step()
-        by_step = torch.round(value / step) - value / step if self.assigned is None else self.assigned
+        by_step = indices = self._indices(value, step)
+        of_value = torch.zeros_like(gradient)
+        if self.assigned is None:
+            inside = torch.round(value / step) == indices
+            by_step, of_value = indices - inside * value / step, gradient * inside
         self.numbers.grad = (gradient * by_step * step).sum_to_size(step.shape).flatten()
-        return gradient if self.assigned is None else torch.zeros_like(gradient)
+        return of_value
 
-    def quantizer(self) -> Uniform | PerChannel:
+    def quantizer(self) -> Uniform | PerChannel | Affine:
         steps = tuple(self._step().flatten().tolist())
-        return Uniform(steps[0]) if isinstance(self._grid, Uniform) else PerChannel(steps)
+        held = self._quantizer.grid if isinstance(self._quantizer, Affine) else self._quantizer
+        grid = Uniform(steps[0]) if isinstance(held, Uniform) else PerChannel(steps)
+        return replace(self._quantizer, grid=grid) if isinstance(self._quantizer, Affine) else grid

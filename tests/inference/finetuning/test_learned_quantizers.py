@@ -11,12 +11,14 @@ from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
 from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer
 from pyro_compress.inference.finetuning.rounding import Rounding
 from pyro_compress.models.likelihoods import Categorical
-from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, rounded
+from pyro_compress.network.quantizers import Affine, Codebook, PerChannel, Quantizer, Uniform, rounded
 from tests.inference.finetuning.test_grid import log_likelihood, problem
 
 KINDS: dict[str, Quantizer] = {
     "step": Uniform(0.3),
     "steps": PerChannel((0.3, 0.125, 0.07)),
+    "affine": Affine(Uniform(0.3), 3, (2,)),
+    "affine steps": Affine(PerChannel((0.3, 0.125, 0.07)), 4, (0, 15, 6)),
     "levels": Codebook((-0.9, -0.31, 0.2, 0.7)),
     "positive": Codebook((0.2, 0.7)),
 }
@@ -74,6 +76,17 @@ def test_the_derivative_by_a_step_is_that_of_learned_step_size_quantisation() ->
     channels = LearnedQuantizer.of(PerChannel((0.4, 0.4)), value, assigned=False)
     channels.backward(value, upstream)
     torch.testing.assert_close(channels.numbers.grad, each.sum(1))
+
+
+def test_what_an_affine_quantizer_clips_moves_the_step_alone() -> None:
+    """−Q_N and Q_P beyond the range (Esser et al. 2020, equation 3), and no gradient of θ there, learned or not."""
+    value, upstream = torch.tensor([[-3.0, -0.5, 0.45, 7.0]]), torch.tensor([[2.0, 3.0, 5.0, 7.0]])
+    affine = Affine(Uniform(0.4), 3, (2,))  # −2 … 5
+    learned = LearnedQuantizer.of(affine, value, assigned=False)
+    of_theta = learned.backward(value, upstream)
+    assert of_theta.tolist() == Rounding.of(affine, value).straight(value, upstream).tolist() == [[0.0, 3.0, 5.0, 0.0]]
+    expected = 2 * -2 + 3 * (-1 + 0.5 / 0.4) + 5 * (1 - 0.45 / 0.4) + 7 * 5
+    torch.testing.assert_close(learned.numbers.grad, torch.tensor([0.4 * expected]))
 
 
 @pytest.mark.parametrize("crossed", [False, True])
