@@ -10,6 +10,7 @@ from scipy.integrate import quad
 from scipy.stats import kstest, norm
 from torch.distributions import kl_divergence
 
+from pyro_compress.analysis.diagnosis.psis import guide_log_density
 from pyro_compress.models.gates.truncated_log_normal import LogUniformBetween, TruncatedLogNormal
 from pyro_compress.posterior.posterior import Latent
 
@@ -79,6 +80,14 @@ def test_draws_have_its_distribution(loc: float, scale: float) -> None:
         assert u.min() >= -20.001 and u.max() <= 0
         # float32 leaves some hundred values next to 1
         assert kstest(u, lambda v: (norm.cdf(v, loc, scale) - low) / (high - low)).pvalue > 1e-3
+
+
+@cases
+def test_numpy_has_the_same_density(loc: float, scale: float) -> None:
+    x = np.exp(np.linspace(-19.9, -0.01, 50))[:, None]
+    expected = distribution(loc, scale).log_prob(torch.from_numpy(x)).numpy()
+    latents = {"x": Latent("truncated-lognormal", np.array([loc]), np.array([scale]))}
+    np.testing.assert_allclose(guide_log_density(latents, {"x": x}), expected[:, 0], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("loc", "scale"), [(-3.0, 2.0), (0.3, 1.0), (3.0, 0.2), (-20.0, 4.0)])
