@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyro_compress.inference.point.dropout import Dropout, MCDropout
     from pyro_compress.inference.point.magnitude_pruning import MagnitudePruning
     from pyro_compress.inference.point.map import MAP
+    from pyro_compress.inference.point.network_surgery import NetworkSurgery
     from pyro_compress.inference.results.predictive import predictive_mean
     from pyro_compress.inference.stochastic_gradient.cyclical import CyclicalSGHMC, CyclicalSGLD
     from pyro_compress.inference.stochastic_gradient.psgld import PreconditionedSGLD
@@ -47,6 +48,7 @@ _NAMES = {
     "MagnitudePruning": "pyro_compress.inference.point.magnitude_pruning",
     "Metropolis": "pyro_compress.inference.mcmc.metropolis",
     "NUTS": "pyro_compress.inference.mcmc.nuts",
+    "NetworkSurgery": "pyro_compress.inference.point.network_surgery",
     "MAP": "pyro_compress.inference.point.map",
     "predictive_mean": "pyro_compress.inference.results.predictive",
     "PreconditionedSGLD": "pyro_compress.inference.stochastic_gradient.psgld",
@@ -78,6 +80,7 @@ __all__ = [
     "MagnitudePruning",
     "Method",
     "Metropolis",
+    "NetworkSurgery",
     "PreconditionedSGLD",
     "RejectionSampling",
     "ScoreFunction",

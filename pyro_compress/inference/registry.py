@@ -12,6 +12,7 @@ from pyro_compress.inference.mcmc.nuts import NUTS
 from pyro_compress.inference.point.dropout import Dropout, MCDropout
 from pyro_compress.inference.point.magnitude_pruning import MagnitudePruning
 from pyro_compress.inference.point.map import MAP
+from pyro_compress.inference.point.network_surgery import NetworkSurgery
 from pyro_compress.inference.stochastic_gradient.cyclical import CyclicalSGHMC, CyclicalSGLD
 from pyro_compress.inference.stochastic_gradient.psgld import PreconditionedSGLD
 from pyro_compress.inference.stochastic_gradient.sghmc import SGHMC
@@ -30,6 +31,7 @@ METHODS: Registry[Method] = Registry(
         "dropout": Dropout,
         "mc-dropout": MCDropout,
         "magnitude-pruning": MagnitudePruning,
+        "network-surgery": NetworkSurgery,
         "sgld": SGLD,
         "psgld": PreconditionedSGLD,
         "sghmc": SGHMC,

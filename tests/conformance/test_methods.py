@@ -29,6 +29,7 @@ SMALL: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     "map": (EPOCHS, None),  # no variance: test_any_model.py
     "dropout": (EPOCHS, None),
     "mc-dropout": (EPOCHS, None),
+    "network-surgery": (EPOCHS | {"c": 0.0}, None),
     "magnitude-pruning": (EPOCHS | {"sparsity": 0.5}, None),
     "sgld": (EPOCHS, {"epochs": 400, "batch_size": 40}),
     "psgld": (EPOCHS, {"epochs": 2000, "batch_size": 40, "a": 0.4}),

@@ -72,6 +72,7 @@ class MagnitudePruning(MaskedTraining):
     def step(self, state: PointState, batch: Batch) -> Info:
         assert isinstance(state, PruningState)
         info = super().step(state, batch)
+        state.apply()
         if (due := self.due(state.progress)) > state.cuts_done:
             self.take_out(state, due)
         return info

@@ -83,7 +83,7 @@ class MAP(GradientMethod):
 
     def terms(self, state: "PointState", batch: Batch) -> ElboTerms:
         """Log-likelihood and −log prior at the present values, total nats; by site."""
-        model, weights, latents = state.model, state.points.unmade_weights(), state.points.latents()
+        model, weights, latents = state.model, self.weights(state), state.points.latents()
 
         def program() -> None:
             if not isinstance(model, BayesianNetwork):
@@ -107,6 +107,10 @@ class MAP(GradientMethod):
             else:
                 data = data + log_prob
         return ElboTerms(data, sum(by_site.values(), torch.zeros(())), by_site)
+
+    def weights(self, state: "PointState") -> dict[str, torch.Tensor]:
+        """What the network runs at and the prior counts at, by name: all but what priors make of several sites."""
+        return state.points.unmade_weights()
 
     def draw(self, state: "PointState") -> Posterior:
         found = state.points.weights() if isinstance(state.model, BayesianNetwork) else state.points.latents()

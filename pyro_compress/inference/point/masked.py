@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pyro_compress.errors import InferenceError
-from pyro_compress.inference.contract import Info, Model
+from pyro_compress.inference.contract import Model
 from pyro_compress.inference.gradient.elbo import ElboTerms
 from pyro_compress.inference.gradient.gradient_method import as_array
 from pyro_compress.inference.loop.feed import Batch
@@ -76,12 +76,6 @@ class MaskedTraining(Dropout):
             for name in rates.keys() & state.masks.keys():
                 rates[name] *= float(state.masks[name].float().mean()) ** 0.5
         return rates
-
-    def step(self, state: PointState, batch: Batch) -> Info:
-        assert isinstance(state, MaskedState)
-        info = super().step(state, batch)
-        state.apply()
-        return info
 
     def draw(self, state: PointState) -> Posterior:
         """What is off is zero, and no decision gives it bits."""
