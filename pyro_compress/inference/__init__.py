@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pyro_compress.inference.mcmc.metropolis import Metropolis
     from pyro_compress.inference.mcmc.nuts import NUTS
     from pyro_compress.inference.point.dropout import Dropout, MCDropout
+    from pyro_compress.inference.point.group_lasso import GroupLasso
+    from pyro_compress.inference.point.learning_compression import LearningCompression
     from pyro_compress.inference.point.magnitude_pruning import MagnitudePruning
     from pyro_compress.inference.point.map import MAP
     from pyro_compress.inference.point.network_surgery import NetworkSurgery
@@ -48,6 +50,8 @@ _NAMES = {
     "MagnitudePruning": "pyro_compress.inference.point.magnitude_pruning",
     "Metropolis": "pyro_compress.inference.mcmc.metropolis",
     "NUTS": "pyro_compress.inference.mcmc.nuts",
+    "GroupLasso": "pyro_compress.inference.point.group_lasso",
+    "LearningCompression": "pyro_compress.inference.point.learning_compression",
     "NetworkSurgery": "pyro_compress.inference.point.network_surgery",
     "MAP": "pyro_compress.inference.point.map",
     "predictive_mean": "pyro_compress.inference.results.predictive",
@@ -72,8 +76,10 @@ __all__ = [
     "Dropout",
     "EpochRecord",
     "Flipout",
+    "GroupLasso",
     "ImportanceSampling",
     "Info",
+    "LearningCompression",
     "LocalReparameterization",
     "LogJoint",
     "MCDropout",

@@ -10,6 +10,8 @@ from pyro_compress.inference.mcmc.hmc import HMC
 from pyro_compress.inference.mcmc.metropolis import Metropolis
 from pyro_compress.inference.mcmc.nuts import NUTS
 from pyro_compress.inference.point.dropout import Dropout, MCDropout
+from pyro_compress.inference.point.group_lasso import GroupLasso
+from pyro_compress.inference.point.learning_compression import LearningCompression
 from pyro_compress.inference.point.magnitude_pruning import MagnitudePruning
 from pyro_compress.inference.point.map import MAP
 from pyro_compress.inference.point.network_surgery import NetworkSurgery
@@ -32,6 +34,8 @@ METHODS: Registry[Method] = Registry(
         "mc-dropout": MCDropout,
         "magnitude-pruning": MagnitudePruning,
         "network-surgery": NetworkSurgery,
+        "group-lasso": GroupLasso,
+        "learning-compression": LearningCompression,
         "sgld": SGLD,
         "psgld": PreconditionedSGLD,
         "sghmc": SGHMC,

@@ -29,6 +29,8 @@ SMALL: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     "map": (EPOCHS, None),  # no variance: test_any_model.py
     "dropout": (EPOCHS, None),
     "mc-dropout": (EPOCHS, None),
+    "group-lasso": (EPOCHS, None),
+    "learning-compression": (EPOCHS | {"ternary": True, "projections": 3}, None),
     "network-surgery": (EPOCHS | {"c": 0.0}, None),
     "magnitude-pruning": (EPOCHS | {"sparsity": 0.5}, None),
     "sgld": (EPOCHS, {"epochs": 400, "batch_size": 40}),

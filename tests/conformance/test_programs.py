@@ -22,7 +22,7 @@ from tests.conformance.programs import CASES, Case
 SHIFT, SPREAD = 0.35, 0.3
 WHOLE: dict[str, Any] = {"batch_size": 1000}
 # what has layers to work on, and so takes no program
-ON_NETWORKS = ("dropout", "mc-dropout", "magnitude-pruning", "network-surgery")
+ON_NETWORKS = ("dropout", "mc-dropout", "magnitude-pruning", "network-surgery", "group-lasso", "learning-compression")
 SETTINGS: dict[str, dict[str, Any]] = {
     "svi": {"epochs": 800, "learning_rate": 0.03, "kl_warmup": 0.0, **WHOLE},
     "bbb": {"epochs": 1000, "learning_rate": 0.03, "averaging": 0.5, **WHOLE},
@@ -39,6 +39,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "importance": {"draws": 20_000},
     "rejection": {"draws": 300},
     **{name: {"epochs": 1} for name in ON_NETWORKS},
+    "learning-compression": {"epochs": 1, "ternary": True},
 }
 # proposals that torch cannot draw side by side are drawn one by one
 SHORTER: dict[tuple[str, str], dict[str, Any]] = {("importance", "discrete sites"): {"draws": 3000}}

@@ -53,7 +53,7 @@ def test_a_weight_that_is_off_is_moved_by_the_gradient_at_the_masked_network_and
     # of the nats per example, at w ⊙ T: the prior pulls what is on, what is off stands at 0 there
     gradient = (masked @ x.T - y.T) @ x / 50 + masked / 50
     torch.testing.assert_close(state.present()["weight"].detach(), before - 0.1 * gradient)
-    for _ in range(60):
+    for _ in range(100):
         method.step(state, (x, y))
     assert state.masks["weight"].tolist() == [[True, True, False]]
     found = method.draw(state).parameters["weight"]
