@@ -10,7 +10,7 @@ early layer costs more to run than a thousand weights of a late one.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +48,35 @@ def prune_units(posterior: Posterior, architecture: Architecture, *, multiply_ad
     weighted = zip(architecture.weighted(), products_per_link(architecture), strict=True)
     chain = _Chain([_Links(layer, products, posterior) for layer, products in weighted])
     chain.shrink(multiply_adds)
-    kept = chain.kept()
+    return _without(posterior, architecture, chain.kept(), {"multiply_adds": multiply_adds})
+
+
+def without_units(
+    posterior: Posterior, architecture: Architecture, kept: Mapping[str, np.ndarray], made_by: Mapping[str, object]
+) -> Decision:
+    """Zero bits for all that belongs to units, or reads them: weights, biases and batch norms.
+
+    Args:
+        posterior: moments of the network's parameters.
+        architecture: as traced; a chain of layers without grouped convolutions.
+        kept: boolean (outputs,) by name of the layer that has them; layers that are not named keep theirs.
+        made_by: of the decision.
+    """
+    found: dict[str, np.ndarray] = {}
+    before = np.ones(1, bool)
+    for layer in architecture.weighted():
+        outputs, inputs = posterior.parameters[f"{layer.name}.weight"].mean.shape[:2]
+        stays = kept.get(layer.name, np.ones(outputs, bool))
+        # behind a flattening every unit is several inputs
+        found[f"{layer.name}.weight"] = stays[:, None] & np.repeat(before, inputs // len(before))
+        found[f"{layer.name}.bias"] = before = stays
+    return _without(posterior, architecture, found, made_by)
+
+
+def _without(
+    posterior: Posterior, architecture: Architecture, kept: dict[str, np.ndarray], made_by: Mapping[str, object]
+) -> Decision:
+    """The decision of weights (outputs, inputs) and biases (outputs,) that stay; batch norms go with their channels."""
     last = ""
     for layer in architecture.layers:
         if isinstance(layer, Linear | Conv2d):
@@ -59,7 +87,7 @@ def prune_units(posterior: Posterior, architecture: Architecture, *, multiply_ad
             stays = np.repeat(made, layer.channels // made.size)
             kept |= dict.fromkeys((f"{layer.name}.weight", f"{layer.name}.bias"), stays)
     sites = {name: _site(site, kept.get(name)) for name, site in posterior.parameters.items()}
-    return Decision(sites, dict(posterior.buffers), {"multiply_adds": multiply_adds})
+    return Decision(sites, dict(posterior.buffers), dict(made_by))
 
 
 def _site(site: ParameterPosterior, kept: np.ndarray | None) -> SiteDecision:

@@ -173,11 +173,16 @@ def _module(layer: arch.Layer) -> nn.Module:
         case arch.Recall():
             return Recall()
         case arch.Activation():
-            return _activation(layer)
+            return activation_module(layer)
     raise ArtifactError(f"there is no module for {arch.describe(layer)}")
 
 
-def _activation(layer: arch.Activation) -> nn.Module:
+def activation_module(layer: arch.Activation) -> nn.Module:
+    """The elementwise function of an activation.
+
+    Raises:
+        ArtifactError: there is no module for it.
+    """
     if layer.kind == "leaky_relu":
         return nn.LeakyReLU(layer.slope)
     if layer.kind == "elu":
