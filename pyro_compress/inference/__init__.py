@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from pyro_compress.inference.mcmc.metropolis import Metropolis
     from pyro_compress.inference.mcmc.nuts import NUTS
     from pyro_compress.inference.point.dropout import Dropout, MCDropout
+    from pyro_compress.inference.point.dynamic_network_surgery import DynamicNetworkSurgery
     from pyro_compress.inference.point.group_lasso import GroupLasso
     from pyro_compress.inference.point.learning_compression import LearningCompression
     from pyro_compress.inference.point.magnitude_pruning import MagnitudePruning
     from pyro_compress.inference.point.map import MAP
-    from pyro_compress.inference.point.network_surgery import NetworkSurgery
     from pyro_compress.inference.results.predictive import predictive_mean
     from pyro_compress.inference.stochastic_gradient.cyclical import CyclicalSGHMC, CyclicalSGLD
     from pyro_compress.inference.stochastic_gradient.psgld import PreconditionedSGLD
@@ -52,7 +52,7 @@ _NAMES = {
     "NUTS": "pyro_compress.inference.mcmc.nuts",
     "GroupLasso": "pyro_compress.inference.point.group_lasso",
     "LearningCompression": "pyro_compress.inference.point.learning_compression",
-    "NetworkSurgery": "pyro_compress.inference.point.network_surgery",
+    "DynamicNetworkSurgery": "pyro_compress.inference.point.dynamic_network_surgery",
     "MAP": "pyro_compress.inference.point.map",
     "predictive_mean": "pyro_compress.inference.results.predictive",
     "PreconditionedSGLD": "pyro_compress.inference.stochastic_gradient.psgld",
@@ -74,6 +74,7 @@ __all__ = [
     "CyclicalSGHMC",
     "CyclicalSGLD",
     "Dropout",
+    "DynamicNetworkSurgery",
     "EpochRecord",
     "Flipout",
     "GroupLasso",
@@ -86,7 +87,6 @@ __all__ = [
     "MagnitudePruning",
     "Method",
     "Metropolis",
-    "NetworkSurgery",
     "PreconditionedSGLD",
     "RejectionSampling",
     "ScoreFunction",

@@ -10,11 +10,11 @@ from pyro_compress.inference.mcmc.hmc import HMC
 from pyro_compress.inference.mcmc.metropolis import Metropolis
 from pyro_compress.inference.mcmc.nuts import NUTS
 from pyro_compress.inference.point.dropout import Dropout, MCDropout
+from pyro_compress.inference.point.dynamic_network_surgery import DynamicNetworkSurgery
 from pyro_compress.inference.point.group_lasso import GroupLasso
 from pyro_compress.inference.point.learning_compression import LearningCompression
 from pyro_compress.inference.point.magnitude_pruning import MagnitudePruning
 from pyro_compress.inference.point.map import MAP
-from pyro_compress.inference.point.network_surgery import NetworkSurgery
 from pyro_compress.inference.stochastic_gradient.cyclical import CyclicalSGHMC, CyclicalSGLD
 from pyro_compress.inference.stochastic_gradient.psgld import PreconditionedSGLD
 from pyro_compress.inference.stochastic_gradient.sghmc import SGHMC
@@ -33,7 +33,7 @@ METHODS: Registry[Method] = Registry(
         "dropout": Dropout,
         "mc-dropout": MCDropout,
         "magnitude-pruning": MagnitudePruning,
-        "network-surgery": NetworkSurgery,
+        "dynamic-network-surgery": DynamicNetworkSurgery,
         "group-lasso": GroupLasso,
         "learning-compression": LearningCompression,
         "sgld": SGLD,

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from pyro_compress.analysis.decisions.affine import RANGES
 from pyro_compress.analysis.decisions.pruning import NETWORK, check_ranking
+from pyro_compress.analysis.decisions.unit_ranking import UNIT_RANKINGS
 from pyro_compress.analysis.decisions.weight_sharing import MOST_LEVELS, STARTS
 from pyro_compress.analysis.modes.moments import ALIGN_BY, MOMENTS
 from pyro_compress.config.keyword_options import check_options
-from pyro_compress.errors import DecisionError
+from pyro_compress.errors import DecisionError, unknown_name
 from pyro_compress.pipeline.draw_moments import STORED
 from pyro_compress.pipeline.fine_tuning import MOVES
 from pyro_compress.pipeline.quantizing import AFFINE, BY_VARIANCE, FIXED, QUANTIZERS
@@ -27,6 +28,9 @@ class DecisionSettings:
         multiply_adds: share of the multiply-adds of a forward pass that may stay: before all else, units go that cost
             the least evidence for what they save, see `analysis.decisions.units.prune_units`.  None removes no units
             for speed.
+        remove_units_percent: share of the units of every hidden layer, or by patterns of names of layers, that goes
+            before all else, in place of `multiply_adds`: see `analysis.decisions.unit_ranking`.
+        rank_units_by: which go first: 'l1' (if None), 'l2', 'mean-activation' or 'activation-frequency'.
         moments, align_by: of draws, see `analysis.modes.moments.one_mode`; without draws they are not looked at.
         stored: 'mean' or 'best-draw' of draws, or 'auto', the one with fewer validation errors.
         quantizer: which family of grids weights are rounded to, see `pipeline.quantizing`: `power_of_two`, `uniform` or
@@ -62,6 +66,8 @@ class DecisionSettings:
     remove_by: str | None = None
     remove_over: str = NETWORK
     multiply_adds: float | None = None
+    remove_units_percent: float | Mapping[str, float] | None = None
+    rank_units_by: str | None = None
     moments: str = "auto"
     align_by: str = "auto"
     stored: str = "auto"
@@ -103,6 +109,12 @@ class DecisionSettings:
             )
         if self.multiply_adds is not None and not 0 < self.multiply_adds <= 1:
             raise DecisionError(f"multiply_adds is a share above 0 and at most 1, found {self.multiply_adds}")
+        if self.rank_units_by is not None and self.rank_units_by not in UNIT_RANKINGS:
+            raise DecisionError(unknown_name("ranking of units", self.rank_units_by, UNIT_RANKINGS))
+        if self.remove_units_percent is None and self.rank_units_by is not None:
+            raise DecisionError("rank_units_by says which units remove_units_percent takes: give it too")
+        if self.remove_units_percent is not None and self.multiply_adds is not None:
+            raise DecisionError("remove_units_percent and multiply_adds both say which units go: give one of them")
         if self.fine_tune_batch_size < 1 or not 0 < self.fine_tune_learning_rate < math.inf:
             raise DecisionError(
                 "fine_tune_batch_size is at least 1 and fine_tune_learning_rate above 0, found "

@@ -15,6 +15,7 @@ from torch import nn
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.analysis.decisions.pruning import prune
 from pyro_compress.analysis.decisions.structure import architecture_left, format_architecture, remove_dead
+from pyro_compress.analysis.decisions.unit_ranking import UNIT_RANKINGS, prune_lowest_units
 from pyro_compress.analysis.decisions.units import prune_units
 from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.data.sources import Examples
@@ -30,6 +31,7 @@ from pyro_compress.pipeline.draw_moments import how_of, stored_of, within_one_mo
 from pyro_compress.pipeline.fine_tuning import fine_tuned
 from pyro_compress.pipeline.quantizing import refuse_beside_own, roundings
 from pyro_compress.pipeline.size_targets import smallest_accepted
+from pyro_compress.pipeline.unit_sensitivity import unit_scores
 from pyro_compress.pipeline.validation import Judge, network_and_likelihood, nothing_pruned, with_batch_norm
 from pyro_compress.posterior.posterior import Posterior
 
@@ -194,15 +196,25 @@ def without_draws(
 def _choose_units(
     posterior: Posterior, judge: Judge, data: DataSet, settings: DecisionSettings, reference: np.ndarray, say: Say
 ) -> tuple[Decision | None, np.ndarray]:
-    """Which units stay for their share of the multiply-adds, None for all; and the errors of their posterior mean."""
-    if settings.multiply_adds is None:
-        return None, reference
+    """Which units stay, for their share of the multiply-adds or their rank; and the errors of their posterior mean.
+
+    None for all units.
+    """
     architecture = trace(judge.network, data.input_shape)
-    units = prune_units(posterior, architecture, multiply_adds=settings.multiply_adds)
+    if settings.multiply_adds is not None:
+        units = prune_units(posterior, architecture, multiply_adds=settings.multiply_adds)
+        why = f"for {100 * settings.multiply_adds:g} % of the multiply-adds"
+    elif settings.remove_units_percent is not None:
+        by = settings.rank_units_by or UNIT_RANKINGS[0]
+        scores = unit_scores(posterior, judge.network, data, by=by)
+        units = prune_lowest_units(posterior, architecture, scores, remove_percent=settings.remove_units_percent)
+        units, why = units.with_sites({}, units_ranked_by=by), f"of the units that rank highest by {by}"
+    else:
+        return None, reference
     narrow = with_batch_norm(judge.network, nothing_pruned(posterior) & units, data)
     errors = judge.errors(narrow)
     sizes = format_architecture(architecture_left(remove_dead(architecture, narrow)))
-    say(f"{sizes} for {100 * settings.multiply_adds:g} % of the multiply-adds: {100 * errors.mean():.2f} %")
+    say(f"{sizes} {why}: {100 * errors.mean():.2f} %")
     return units, errors
 
 

@@ -31,7 +31,7 @@ SMALL: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     "mc-dropout": (EPOCHS, None),
     "group-lasso": (EPOCHS, None),
     "learning-compression": (EPOCHS | {"ternary": True, "projections": 3}, None),
-    "network-surgery": (EPOCHS | {"c": 0.0}, None),
+    "dynamic-network-surgery": (EPOCHS | {"c": 0.0}, None),
     "magnitude-pruning": (EPOCHS | {"sparsity": 0.5}, None),
     "sgld": (EPOCHS, {"epochs": 400, "batch_size": 40}),
     "psgld": (EPOCHS, {"epochs": 2000, "batch_size": 40, "a": 0.4}),

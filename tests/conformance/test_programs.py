@@ -22,7 +22,14 @@ from tests.conformance.programs import CASES, Case
 SHIFT, SPREAD = 0.35, 0.3
 WHOLE: dict[str, Any] = {"batch_size": 1000}
 # what has layers to work on, and so takes no program
-ON_NETWORKS = ("dropout", "mc-dropout", "magnitude-pruning", "network-surgery", "group-lasso", "learning-compression")
+ON_NETWORKS = (
+    "dropout",
+    "mc-dropout",
+    "magnitude-pruning",
+    "dynamic-network-surgery",
+    "group-lasso",
+    "learning-compression",
+)
 SETTINGS: dict[str, dict[str, Any]] = {
     "svi": {"epochs": 800, "learning_rate": 0.03, "kl_warmup": 0.0, **WHOLE},
     "bbb": {"epochs": 1000, "learning_rate": 0.03, "averaging": 0.5, **WHOLE},

@@ -17,11 +17,11 @@ from pyro_compress.inference.chains.chains import MinibatchChains
 from pyro_compress.inference.contract import Method, State
 from pyro_compress.inference.fit import EpochRecord, fit
 from pyro_compress.inference.point.dropout import Dropout, MCDropout
+from pyro_compress.inference.point.dynamic_network_surgery import DynamicNetworkSurgery
 from pyro_compress.inference.point.group_lasso import GroupLasso
 from pyro_compress.inference.point.learning_compression import LearningCompression
 from pyro_compress.inference.point.magnitude_pruning import MagnitudePruning
 from pyro_compress.inference.point.map import MAP
-from pyro_compress.inference.point.network_surgery import NetworkSurgery
 from pyro_compress.inference.stochastic_gradient.cyclical import CyclicalSGHMC, CyclicalSGLD
 from pyro_compress.inference.stochastic_gradient.psgld import PreconditionedSGLD
 from pyro_compress.inference.stochastic_gradient.sghmc import SGHMC
@@ -61,7 +61,7 @@ METHODS = [
     pytest.param(MCDropout(epochs=6, batch_size=20, draws=5), id="mc-dropout"),
     pytest.param(GroupLasso(epochs=6, batch_size=20, strength=1.0), id="group-lasso"),
     pytest.param(LearningCompression(epochs=6, batch_size=20, levels=3, projections=4), id="learning-compression"),
-    pytest.param(NetworkSurgery(epochs=6, batch_size=20, gamma=0.1, rate=0.2), id="network-surgery"),
+    pytest.param(DynamicNetworkSurgery(epochs=6, batch_size=20, gamma=0.1, rate=0.2), id="dynamic-network-surgery"),
     pytest.param(MagnitudePruning(epochs=6, batch_size=20, cuts=3, first=0.2, rate=0.2), id="magnitude-pruning"),
     pytest.param(SGLD(epochs=6, batch_size=20, chains=2, a=0.002, warmup=0.1), id="sgld"),
     pytest.param(PreconditionedSGLD(epochs=6, batch_size=20, a=0.002, warmup=0.1), id="psgld"),

@@ -1,6 +1,7 @@
 """Units by rank: scores by hand, what goes with a unit, and the sensitivity of layers."""
 
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,3 +131,29 @@ def test_what_does_not_go_with_the_network_is_refused(
         prune_lowest_units(posterior_of(network), trace(network, (1, 8, 8)), scores, remove_percent=percent)
     with pytest.raises(DecisionError, match=r"unknown ranking of units 'l3': .* Did you mean"):
         unit_scores(posterior_of(network), network, as_data((torch.randn(5, 1, 8, 8), torch.arange(5))), by="l3")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank_units_by": "l3", "remove_units_percent": 5.0}, "unknown ranking of units 'l3'"),
+        ({"rank_units_by": "l1"}, "give it too"),
+        ({"remove_units_percent": 5.0, "multiply_adds": 0.5}, "both say which units go"),
+    ],
+)
+def test_settings_that_cannot_be_honoured_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DecisionError, match=message):
+        pc.DecisionSettings(**options)
+
+
+def test_the_whole_road(network: nn.Module, data: DataSet) -> None:
+    settings = pc.DecisionSettings(
+        remove_units_percent={"conv": 50.0}, rank_units_by="mean-activation", fine_tune_epochs=1, rate_weights=(0.0,)
+    )
+    decision = pc.decide(posterior_of(network), network, data, settings)
+    assert decision.made_by["units_ranked_by"] == "mean-activation"
+    scores = unit_scores(posterior_of(network), network, data, by="mean-activation")["conv"]
+    gone = np.argsort(scores)[:2]
+    assert not decision.sites["conv.weight"].kept()[gone].any()
+    shapes = [tuple(w.shape) for w in pc.compress(network, decision, data=data).to_torch().parameters() if w.ndim > 1]
+    assert shapes[0][0] == 2 and shapes[1][1] <= 18

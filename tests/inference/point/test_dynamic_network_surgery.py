@@ -11,7 +11,7 @@ import pyro_compress as pc
 from pyro_compress.data.dataset import as_data
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.fit import fit
-from pyro_compress.inference.point.network_surgery import NetworkSurgery, spliced, threshold
+from pyro_compress.inference.point.dynamic_network_surgery import DynamicNetworkSurgery, spliced, threshold
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Gaussian
 from pyro_compress.models.priors.normal import Normal
@@ -36,7 +36,7 @@ def line(weight: list[float], **how: Any) -> tuple[Any, Any, tuple[torch.Tensor,
     network = nn.Linear(3, 1, bias=False)
     with torch.no_grad():
         network.weight.copy_(torch.tensor([weight]))
-    method = NetworkSurgery(epochs=20, batch_size=50, optimizer="sgd", schedule="constant", gamma=0.0, **how)
+    method = DynamicNetworkSurgery(epochs=20, batch_size=50, optimizer="sgd", schedule="constant", gamma=0.0, **how)
     model = BayesianNetwork(network, Normal(), Gaussian(noise=1.0))
     return method, model, (x, x @ torch.tensor([[1.0], [0.7], [0.02]]))
 
@@ -67,7 +67,7 @@ def test_a_weight_that_is_off_is_moved_by_the_gradient_at_the_masked_network_and
 
 def test_masks_change_less_and_less_often_and_then_not_at_all() -> None:
     method, model, data = line([0.9, 0.05, 0.1], c=-0.5, until=0.5)
-    rare = NetworkSurgery(epochs=20, batch_size=50, gamma=0.25, power=2.0)
+    rare = DynamicNetworkSurgery(epochs=20, batch_size=50, gamma=0.25, power=2.0)
     assert [rare.chance(t) for t in (0, 4, 12)] == pytest.approx([1.0, 0.25, 1 / 16])
     states = [rare.init(model, 50, seed) for seed in range(400)]
     for state in states:
@@ -84,12 +84,12 @@ def test_masks_change_less_and_less_often_and_then_not_at_all() -> None:
 def test_layers_by_name_and_settings_without_meaning() -> None:
     torch.manual_seed(0)
     model = BayesianNetwork(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), Normal())
-    state = NetworkSurgery(c={"0.*": 0.5}).init(model, 10, 0)
+    state = DynamicNetworkSurgery(c={"0.*": 0.5}).init(model, 10, 0)
     assert list(state.thresholds) == ["0.weight"]
     with pytest.raises(InferenceError, match=r"c: 'fc\*' matches no weight"):
-        NetworkSurgery(c={"fc*": 0.5}).init(model, 10, 0)
+        DynamicNetworkSurgery(c={"fc*": 0.5}).init(model, 10, 0)
     with pytest.raises(InferenceError, match="until above 0 and at most 1; found gamma="):
-        NetworkSurgery(until=0.0)
+        DynamicNetworkSurgery(until=0.0)
 
 
 def test_the_whole_road_on_the_digits() -> None:
@@ -101,7 +101,7 @@ def test_the_whole_road_on_the_digits() -> None:
     with torch.no_grad():
         for name, value in network.named_parameters():
             value.copy_(torch.from_numpy(trained.parameters[name].mean))
-    method = NetworkSurgery(epochs=8, batch_size=32, learning_rate=3e-3, c=1.2, gamma=0.01)
+    method = DynamicNetworkSurgery(epochs=8, batch_size=32, learning_rate=3e-3, c=1.2, gamma=0.01)
     posterior = fit(BayesianNetwork(network, prior), as_data(data), method, seed=0)
     off = np.concatenate([site.off.ravel() for site in posterior.parameters.values() if site.off is not None])
     assert 0.6 < off.mean() < 0.95

@@ -29,7 +29,7 @@ LOW, HIGH = 0.9, 1.1
 
 
 @dataclass(frozen=True)
-class NetworkSurgery(MaskedTraining):
+class DynamicNetworkSurgery(MaskedTraining):
     """MAP, or dropout, with masks that follow the weights both ways.
 
     Thresholds are of the weights that it starts from: give it a trained network (`pretrain_epochs`, `weights`).
@@ -81,7 +81,7 @@ class SurgeryState(MaskedState):
     """Adds θ by name, and the seed of the chances."""
 
     def __init__(self, base: PointState, c: float | Mapping[str, float], seed: int) -> None:
-        super().__init__(base, NetworkSurgery.__name__)
+        super().__init__(base, DynamicNetworkSurgery.__name__)
         self.seed, present = seed, self.present()
         self.thresholds = {name: threshold(present[name], one) for name, one in by_name("c", c, present).items()}
 
