@@ -63,11 +63,12 @@ METHODS = [
     pytest.param(LearningCompression(epochs=6, batch_size=20, levels=3, projections=4), id="learning-compression"),
     pytest.param(DynamicNetworkSurgery(epochs=6, batch_size=20, gamma=0.1, rate=0.2), id="dynamic-network-surgery"),
     pytest.param(MagnitudePruning(epochs=6, batch_size=20, cuts=3, first=0.2, rate=0.2), id="magnitude-pruning"),
-    pytest.param(SGLD(epochs=6, batch_size=20, chains=2, a=0.002, warmup=0.1), id="sgld"),
-    pytest.param(PreconditionedSGLD(epochs=6, batch_size=20, a=0.002, warmup=0.1), id="psgld"),
-    pytest.param(SGHMC(epochs=6, batch_size=20, a=0.0001, warmup=0.1, temperature=0.5), id="sghmc"),
-    pytest.param(CyclicalSGLD(epochs=6, batch_size=20, a=0.0004, cycles=2, exploration=0.3), id="csgld"),
-    pytest.param(CyclicalSGHMC(epochs=6, batch_size=20, chains=2, a=2e-5, cycles=2, exploration=0.3), id="csghmc"),
+    # batches of one size, since samplers record the model for every size
+    pytest.param(SGLD(epochs=6, batch_size=16, chains=2, a=0.002, warmup=0.1), id="sgld"),
+    pytest.param(PreconditionedSGLD(epochs=6, batch_size=16, a=0.002, warmup=0.1), id="psgld"),
+    pytest.param(SGHMC(epochs=6, batch_size=16, a=0.0001, warmup=0.1, temperature=0.5), id="sghmc"),
+    pytest.param(CyclicalSGLD(epochs=6, batch_size=16, a=0.0004, cycles=2, exploration=0.3), id="csgld"),
+    pytest.param(CyclicalSGHMC(epochs=6, batch_size=16, chains=2, a=2e-5, cycles=2, exploration=0.3), id="csghmc"),
 ]
 
 
