@@ -27,7 +27,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
+from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.errors import DecisionError
 from pyro_compress.network.architecture import (
     Add,
@@ -289,6 +289,12 @@ def _check(architecture: Architecture, decision: Decision) -> None:
     for name, site in decision.sites.items():
         if not np.isfinite(site.stored()).all():
             raise DecisionError(f"the decision on {name} stores NaN or infinite values")
+        fewest = site.bits[site.kept()].min(initial=FLOAT_BITS)
+        if site.quantizer is None and fewest < FLOAT_BITS:
+            raise DecisionError(
+                f"the decision on {name} says {fewest} bits and no grid: combine it with bit_widths(...), or give it "
+                f"{FLOAT_BITS}, which is float32"
+            )
         if site.quantizer is not None and np.abs(site.integers().astype(np.int64)).max(initial=0) >= INTEGER_LIMIT:
             raise DecisionError(f"the grid of {name} is too fine: its integers exceed 24 bits")
     for name in buffers:

@@ -8,12 +8,12 @@ ENTRY = Entry(
     prior="log-uniform",
     data="mnist",
     pretrain_epochs=10,
-    rewrites=({"name": "low-rank", "rank": {"fc1": 40, "fc2": 30}},),
+    rewrites=({"name": "low-rank", "rank": {"fc1": 30, "fc2": 20}},),
     retrain_epochs=5,
-    method_options={"epochs": 30, "kl_weight": 0.3},
+    method_options={"epochs": 20, "kl_weight": 0.3},
     decision_options={
         "rate_weights": (0.15,),
-        "fine_tune_epochs": 10,
+        "fine_tune_epochs": 6,
         "tolerance_points": 0.2,
         "stage_tolerance_points": 0.2,
         "fine_tune_noise": 0.5,
@@ -23,7 +23,8 @@ ENTRY = Entry(
         Published("Sparse VD", "Molchanov et al. 2017, as in Louizos et al. 2017", 1.8, 21, 84, 113, "512-114-72"),
     ),
     chosen_on=(
-        "ranks: the smallest of four pairs whose factors err at most 0.3 points more on the validation examples than "
-        "the trained network, seed 0, before they are trained on; β and rate weight: of lenet-300-100/log-uniform"
+        "ranks: one of four pairs held against the trained network on the validation examples, seed 0: its factors err "
+        "2.84 % where that errs 1.90 %, and 1.90 % after the epochs that follow; β, rate weight: of "
+        "lenet-300-100/log-uniform; epochs: not compared"
     ),
 )

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
+from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.network.architecture import (
     Activation,
     AdaptiveAvgPool2d,
@@ -94,10 +95,15 @@ def decide(network: nn.Module, masks: dict[str, np.ndarray] | None = None, step:
     for name, parameter in network.named_parameters():
         value = parameter.detach().numpy().copy()
         mask = (masks or {}).get(name, np.ones(value.shape, dtype=bool))
-        bits = np.where(mask, 16, 0).astype(np.uint8)
+        bits = np.where(mask, FLOAT_BITS if step is None else 16, 0).astype(np.uint8)
         sites[name] = SiteDecision(value, np.zeros_like(value), bits, None if step is None else Uniform(step))
     buffers = {name: b.numpy().copy() for name, b in network.named_buffers() if "running" in name}
     return Decision(sites, buffers)
+
+
+def in_float32(site: SiteDecision) -> SiteDecision:
+    """The same numbers on no grid."""
+    return replace(site, quantizer=None, bits=np.where(site.kept(), FLOAT_BITS, 0).astype(np.uint8))
 
 
 def randomise(network: nn.Module, generator: np.random.Generator) -> None:

@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +17,16 @@ from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.models.tracing import trace
 from pyro_compress.network.architecture import Activation, Add, Conv2d, Flatten, Linear, Recall, Select
 from pyro_compress.network.liveness import signals
-from tests.analysis.decisions.masked_networks import clear, decide, masked, put, random_masks, randomise, run
+from tests.analysis.decisions.masked_networks import (
+    clear,
+    decide,
+    in_float32,
+    masked,
+    put,
+    random_masks,
+    randomise,
+    run,
+)
 
 Maker = Callable[[int], nn.Module]
 
@@ -83,7 +91,7 @@ def test_reduced_equals_masked_on_random_decisions(seed: int, make: Maker, step:
     randomise(network, generator)
     masks = random_masks(network, generator)
     decision = decide(network, masks, step)
-    floats = {n: replace(s, quantizer=None) for n, s in decision.sites.items() if s.value.ndim == 1}
+    floats = {n: in_float32(s) for n, s in decision.sites.items() if s.value.ndim == 1}
     decision = decision.with_sites(floats)
     reduced = remove_dead(trace(network, shape), decision)
     expected, found = masked(network, decision, x), run(reduced, x)

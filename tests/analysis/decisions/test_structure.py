@@ -23,6 +23,7 @@ from tests.analysis.decisions.masked_networks import (
     ACTIVATIONS,
     clear,
     decide,
+    in_float32,
     masked,
     put,
     random_masks,
@@ -71,7 +72,7 @@ def test_reduced_equals_masked_on_random_decisions(
     masks = random_masks(network, generator)
     decision = decide(network, masks, step)
     # Biases keep float32, so that rounding a folded one cannot hide a mistake; a test of its own covers it.
-    floats = {n: SiteDecision(s.value, s.variance, s.bits) for n, s in decision.sites.items() if s.value.ndim == 1}
+    floats = {n: in_float32(s) for n, s in decision.sites.items() if s.value.ndim == 1}
     decision = decision.with_sites(floats)
     reduced = remove_dead(trace(network, shape), decision)
     expected = masked(network, decision, x)
@@ -181,7 +182,7 @@ def test_a_folded_bias_stays_on_a_grid_and_leaves_a_codebook(kind: str, grid: bo
 
 def test_folded_bias_is_rounded_to_its_own_grid() -> None:
     decision = decide(small_mlp(), step=0.25)
-    decision = decision.with_sites({"a.bias": replace(decision.sites["a.bias"], quantizer=None)})
+    decision = decision.with_sites({"a.bias": in_float32(decision.sites["a.bias"])})
     reduced = remove_dead(trace(small_mlp(), (2,)), decision)
     bias, weight = reduced.tensors["b.bias"], reduced.tensors["b.weight"]
     assert bias.integers is not None and weight.integers is not None
@@ -346,6 +347,7 @@ class TestRefusals:
         ("weight", "sentence"),
         [
             ({"value": np.nan}, "decision on a.weight stores NaN or infinite"),
+            ({"bits": 8}, "decision on a.weight says 8 bits and no grid: combine it with bit_widths"),
             ({"step": 2.0**-40, "bits": 32}, "of a.weight is too fine: its integers exceed 24 bits"),
         ],
     )
