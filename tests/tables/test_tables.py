@@ -153,8 +153,10 @@ def test_a_decision_of_its_own_starts_from_the_posterior_that_is_there(tmp_path:
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Table, list[FitWork]]:
     """A table of the digits that has been run: one row that works with two decisions, and one that fails."""
     folder = tmp_path_factory.mktemp("tables")
-    options = ("--inference", "map", "--epochs", "2", "--set", "decision.fine_tune_epochs=0")
-    options += ("--set", "decision.quantizer=float32")
+    options = (
+        *("--inference", "map", "--epochs", "2"),
+        *("--set", "decision.fine_tune_epochs=0", "--set", "decision.quantizer=float32"),
+    )
     rows = (Row("map", Fit(SMALL, options)), Row("wrong", Fit(SMALL, ("--set", "prior.no=1"))))
     columns = (Column("kept %", "weights_left_percent"), Column("kept %, half", "weights_left_percent", "half"))
     table = Table("small", "Small", rows, columns, {"": None, "half": {"remove_percent": 50.0}})
@@ -183,7 +185,7 @@ def test_figures_show_what_the_runs_hold(small: tuple[Path, Table, list[FitWork]
     found = FIGURES["loss_curves"](table, lines)
     assert found is not None
     (curve,) = found.axes[0].get_lines()
-    assert len(curve.get_ydata()) == 2
+    assert len(np.asarray(curve.get_ydata())) == 2
     weights = FIGURES["weight_distributions"](table, lines)
     assert weights is not None and "map: sd" in weights.axes[0].get_legend_handles_labels()[1][0]
     assert FIGURES["scale_mixture"](table, lines) is None
@@ -193,7 +195,7 @@ def test_figures_show_what_the_runs_hold(small: tuple[Path, Table, list[FitWork]
 
 def test_the_scale_mixture_integrates_to_one_and_is_the_sum_of_its_parts() -> None:
     figure = table_figures.scale_mixture(0.25, 1.5, 0.1)
-    parts = [line.get_data() for line in figure.axes[1].get_lines()]
-    (w, slab), (_, spike), (_, both) = parts
-    np.testing.assert_allclose(np.asarray(slab) + np.asarray(spike), both)
-    assert np.trapezoid(np.asarray(both), np.asarray(w)) == pytest.approx(1.0, abs=2e-3)
+    w, slab = (np.asarray(numbers) for numbers in figure.axes[1].get_lines()[0].get_data())
+    spike, both = (np.asarray(line.get_ydata()) for line in figure.axes[1].get_lines()[1:3])
+    np.testing.assert_allclose(slab + spike, both)
+    assert np.trapezoid(both, w) == pytest.approx(1.0, abs=2e-3)
