@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pyro_compress.models.priors.normal import Normal
     from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
     from pyro_compress.models.priors.scale_mixture import ScaleMixture
+    from pyro_compress.models.priors.soft_weight_sharing import SoftWeightSharing
     from pyro_compress.models.priors.spike_and_slab import SpikeAndSlab
     from pyro_compress.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
     from pyro_compress.models.rewrites.base import Rewrite
@@ -66,6 +67,7 @@ _NAMES = {
     "Normal": "pyro_compress.models.priors.normal",
     "GroupNormalJeffreys": "pyro_compress.models.priors.normal_jeffreys",
     "ScaleMixture": "pyro_compress.models.priors.scale_mixture",
+    "SoftWeightSharing": "pyro_compress.models.priors.soft_weight_sharing",
     "Rewrite": "pyro_compress.models.rewrites.base",
     "LowRank": "pyro_compress.models.rewrites.low_rank",
     "GeneralizedDropout": "pyro_compress.models.priors.generalized_dropout",
@@ -92,6 +94,7 @@ __all__ = [
     "Prior",
     "Rewrite",
     "ScaleMixture",
+    "SoftWeightSharing",
     "SpikeAndSlab",
     "StructuredBayesianPruning",
     "build",

@@ -28,12 +28,14 @@ class Hyperparameter:
         start: its value before the first step; the shape must not follow that of the parameter, which may lose units.
         constraint: that it keeps, such as `constraints.positive` or `constraints.simplex`.
         role: a learning rate's name, see `VariationalMethod`: 'hyper', 'weight', 'scale' or 'other'.
+        prior: a distribution of the value, whose log density is learned with it; None is flat.
     """
 
     name: str
     start: torch.Tensor
     constraint: Any = constraints.real
     role: str = "hyper"
+    prior: Any = None
 
 
 class Hyperparameters(PyroModule):
@@ -81,6 +83,11 @@ class Hyperparameters(PyroModule):
     def values(self) -> dict[str, torch.Tensor]:
         """All present values by full name."""
         return {name: self.value(name) for name in self.declared}
+
+    def complexity_nats(self) -> dict[str, torch.Tensor]:
+        """−ln p of the present value of each that has a density, by full name."""
+        priors = ((name, one.prior) for name, one in self.declared.items() if one.prior is not None)
+        return {name: -prior.log_prob(self.value(name)).sum() for name, prior in priors}
 
     def place(self, values: Mapping[str, Any]) -> None:
         """Go on from these values, by full name.

@@ -35,6 +35,7 @@ from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
 from pyro_compress.models.priors.registry import PRIORS
 from pyro_compress.models.priors.scale_mixture import ScaleMixture
+from pyro_compress.models.priors.soft_weight_sharing import SoftWeightSharing
 from pyro_compress.models.priors.spike_and_slab import SpikeAndSlab
 from pyro_compress.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
 from pyro_compress.pipeline.decision_settings import DecisionSettings
@@ -55,6 +56,7 @@ TABLE: dict[str, Prior] = {
     "group-horseshoe, wide": GroupHorseshoe(tau=0.5),
     "multi-spike": MultiSpike(level=0.3),
     "multi-spike, five": MultiSpike(levels=5, level=0.3, max_log_variance=2.0),
+    "soft-weight-sharing": SoftWeightSharing(components=4, zero_share=0.6),
     "structured-bayesian-pruning": StructuredBayesianPruning(),
     "l0": L0(cost=0.3),
     "generalized-dropout": GeneralizedDropout(alpha=2.0, beta=3.0),

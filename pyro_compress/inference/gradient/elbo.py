@@ -11,10 +11,10 @@ What `poutine.scale`, `poutine.mask` and plates ask for counts as in Pyro's `Tra
 the model and s_q of it in the guide, it adds E_q [s_q log q − s_p log p].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from pyro import poutine
@@ -44,6 +44,13 @@ class ElboTerms:
     def objective(self, kl_weight: float) -> torch.Tensor:
         """Tempered negative ELBO, −data + β · complexity, to be minimised."""
         return kl_weight * self.complexity - self.data
+
+    def with_complexity(self, nats: Mapping[str, torch.Tensor]) -> Self:
+        """With more complexities, by name, such as those of hyper-parameters."""
+        if not nats:
+            return self
+        total = self.complexity + sum(nats.values(), torch.zeros(()))
+        return replace(self, complexity=total, by_site={**self.by_site, **nats})
 
 
 # (latent site of the guide's trace, the same of the model's or None) -> total nats that it adds to the complexity

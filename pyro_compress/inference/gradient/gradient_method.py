@@ -94,6 +94,19 @@ def buffer_arrays(model: Model) -> dict[str, np.ndarray]:
     return {name: as_array(b) for name, b in model.network.named_buffers() if b.is_floating_point()}
 
 
+def check_rates(rates: Mapping[str, float], known: Iterable[str]) -> None:
+    """Refuse multipliers of the base rate.
+
+    Raises:
+        InferenceError: one of no such role, or that is negative or not finite.
+    """
+    for name, rate in rates.items():
+        if name not in known:
+            raise InferenceError(unknown_name("learning rate", name, known))
+        if not 0 <= rate < math.inf:
+            raise InferenceError(f"rates are multiples of learning_rate, at least 0; found {name}={rate}")
+
+
 def hyperparameter_groups(model: Model, rates: Mapping[str, float]) -> list[dict[str, Any]]:
     """Optimizer groups: every hyper-parameter of the priors, with the multiplier of its role."""
     declared = model.hyper.declared.items()

@@ -25,6 +25,7 @@ from pyro_compress.inference.loop.feed import Batch, Feed
 from pyro_compress.inference.point.map import MAP, PointState
 from pyro_compress.inference.results.from_draws import derived_shapes
 from pyro_compress.inference.results.iid_draws import check_draws, independent_draws, number_of_draws
+from pyro_compress.inference.results.judged import with_all_stored
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
@@ -38,7 +39,7 @@ class Dropout(MAP):
     Priors enter as under `MAP`.  Dropout layers of the network's own stay as they are, beside these masks.
 
     Args:
-        epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
+        epochs, batch_size, learning_rate, optimizer, schedule, clip, rates, kl_weight: see `MAP`.
         rate: p, chance that an input unit of a dense layer or an input channel of a convolution is dropped.
         input_rate: p of the first such layer, which reads the data.
     """
@@ -66,10 +67,10 @@ class Dropout(MAP):
 
     def terms(self, state: PointState, batch: Batch) -> ElboTerms:
         """As for MAP, under one mask per example."""
-        with dropped_inputs(state.model.network, self.rates(state.model.network)):
+        with dropped_inputs(state.model.network, self.dropout_rates(state.model.network)):
             return super().terms(state, batch)
 
-    def rates(self, network: nn.Module) -> dict[str, float]:
+    def dropout_rates(self, network: nn.Module) -> dict[str, float]:
         """p by the name of the weight that reads what is dropped."""
         rates = {}
         for index, (name, module) in enumerate(_layers(network)):
@@ -112,7 +113,7 @@ class MCDropout(Dropout):
         assert isinstance(state, MCDropoutState)
         network, weights = state.model.network, {n: w.detach() for n, w in state.points.weights().items()}
         width = sum(weight.numel() for weight in weights.values())
-        count, rates = number_of_draws(self.draws, width), self.rates(network)
+        count, rates = number_of_draws(self.draws, width), self.dropout_rates(network)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(state.seed)
             masks = {name: weight_masks(network, name, rate, count) for name, rate in rates.items() if rate > 0}
@@ -129,7 +130,7 @@ class MCDropout(Dropout):
         return Posterior(self._parameters(state, weights), kind="iid")
 
     def _parameters(self, state: PointState, weights: Mapping[str, torch.Tensor]) -> dict[str, ParameterPosterior]:
-        found, rates = {}, self.rates(state.model.network)
+        found, rates = {}, self.dropout_rates(state.model.network)
         for name, weight in weights.items():
             mean, rate = as_array(weight), rates.get(name, 0.0)
             if rate:
@@ -137,7 +138,7 @@ class MCDropout(Dropout):
                 found[name] = ParameterPosterior(mean, variance, "dropout", ratio_ranks=False)
             else:
                 found[name] = ParameterPosterior.point(mean, frozen=name in state.points.frozen)
-        return found
+        return with_all_stored(found, state.points.kinds.all, weights)
 
 
 class MCDropoutState(PointState):

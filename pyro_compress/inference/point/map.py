@@ -1,19 +1,21 @@
 """Plain gradient descent on one value per parameter: maximum a posteriori, the degenerate case of inference.
 
-    minimise over w   −(N/n) Σ_i log p(y_i | x_i, w) − log p(w)
+    minimise over w   −(N/n) Σ_i log p(y_i | x_i, w) − β log p(w)
 
-With momentum SGD and a normal prior this is SGD with weight decay.
+With momentum SGD and a normal prior this is SGD with weight decay; β is 1 unless said otherwise.
 """
 
+import math
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from pyro import poutine
 from torch import nn
 
-from pyro_compress.errors import PosteriorWarning
+from pyro_compress.errors import InferenceError, PosteriorWarning
 from pyro_compress.inference.contract import Info, Method, Model, left_at_defaults
 from pyro_compress.inference.defaults.mode import left_to_find
 from pyro_compress.inference.gradient.elbo import ElboTerms
@@ -23,10 +25,12 @@ from pyro_compress.inference.gradient.gradient_method import (
     as_array,
     buffer_arrays,
     build_optimizer,
+    check_rates,
     hyperparameter_groups,
 )
 from pyro_compress.inference.loop.feed import Batch, Feed
 from pyro_compress.inference.results.from_draws import point_estimates
+from pyro_compress.inference.results.judged import with_all_stored
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.names import attribute_name, dotted_name
 from pyro_compress.models.parameters import Parameter
@@ -34,6 +38,7 @@ from pyro_compress.models.priors.base import LatentSite, Prior
 from pyro_compress.models.sites import refuse_other_sites
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
+ROLES = ("weight", "scale", "other", "free", "hyper")
 Covered = tuple[tuple[Parameter, Prior], ...]
 
 
@@ -53,7 +58,19 @@ class MAP(GradientMethod):
 
     Args:
         epochs, batch_size, learning_rate, optimizer, schedule, clip: as of `SVI`.
+        rates: multipliers of the base rate, 1 where not named: 'weight' (parameters with a prior), 'scale' and 'other'
+            (other sites by the role that their prior gives them), 'free' (parameters without a prior) and 'hyper'.
+        kl_weight: β, the weight of −log p(w) and of the densities of hyper-parameters.
     """
+
+    rates: Mapping[str, float] = field(default_factory=dict)
+    kl_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rates(self.rates, ROLES)
+        if not 0 <= self.kl_weight < math.inf:
+            raise InferenceError(f"kl_weight must be finite and not negative, found {self.kl_weight}")
 
     def for_model(self, model: Model, feed: Feed) -> Method:
         """`Mode` for a Pyro model, where nothing was set."""
@@ -69,17 +86,21 @@ class MAP(GradientMethod):
                 PosteriorWarning,
                 stacklevel=2,
             )
-        trained = [*points.parameters(), *([] if isinstance(model, BayesianNetwork) else model.free.parameters())]
-        groups = [{"params": trained, "multiplier": 1.0}, *hyperparameter_groups(model, {})]
+        free = [] if isinstance(model, BayesianNetwork) else [*model.free.parameters()]
+        groups = [
+            *points.parameter_groups(self.rates),
+            {"params": free, "multiplier": self.rates.get("free", 1.0)},
+            *hyperparameter_groups(model, self.rates),
+        ]
         optimizer = build_optimizer(self.optimizer, groups, self.learning_rate)
         return PointState(model, points, optimizer, size, self.steps(size if held is None else held))
 
     def step(self, state: "PointState", batch: Batch) -> Info:
         rate = self.begin(state)
         terms = self.estimate(state, batch)
-        self.descend(state, terms.objective(1.0) / state.size, {**terms.by_site, "y": terms.data})
+        self.descend(state, terms.objective(self.kl_weight) / state.size, {**terms.by_site, "y": terms.data})
         self.finish(state)
-        return Info(float(terms.data.detach()), float(terms.complexity.detach()), 1.0, rate)
+        return Info(float(terms.data.detach()), float(terms.complexity.detach()), self.kl_weight, rate)
 
     def terms(self, state: "PointState", batch: Batch) -> ElboTerms:
         """Log-likelihood and −log prior at the present values, total nats; by site."""
@@ -106,7 +127,8 @@ class MAP(GradientMethod):
                 by_site[name] = -log_prob
             else:
                 data = data + log_prob
-        return ElboTerms(data, sum(by_site.values(), torch.zeros(())), by_site)
+        terms = ElboTerms(data, sum(by_site.values(), torch.zeros(())), by_site)
+        return terms.with_complexity(model.hyper.complexity_nats())
 
     def weights(self, state: "PointState") -> dict[str, torch.Tensor]:
         """What the network runs at and the prior counts at, by name: all but what priors make of several sites."""
@@ -117,6 +139,7 @@ class MAP(GradientMethod):
         frozen = state.points.frozen
         parameters = {n: ParameterPosterior.point(as_array(value), frozen=n in frozen) for n, value in found.items()}
         parameters |= point_estimates(state.model)
+        parameters = with_all_stored(parameters, state.points.kinds.all, found)
         return Posterior(parameters, {}, buffer_arrays(state.model), kind="point", provenance=self.said(state))
 
     def said(self, state: "PointState") -> dict[str, Any]:
@@ -139,6 +162,11 @@ class Kinds:
     single: Covered
     joint: Covered
     flat: Covered
+
+    @property
+    def all(self) -> Covered:
+        """However they enter."""
+        return (*self.single, *self.joint, *self.flat)
 
     @staticmethod
     def of(covered: Covered) -> "Kinds":
@@ -176,6 +204,16 @@ class PointEstimates(nn.Module):
                 self.weight.register_parameter(attribute_name(name), _trained(free.get(name, value)))
         for site in self.sites:
             self.latent.register_parameter(attribute_name(site.name), _trained(site.loc.expand(site.shape)))
+
+    def parameter_groups(self, rates: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+        """Optimizer groups: every trained tensor with the multiplier that `rates` has for its role."""
+        covered = {parameter.name for parameter, _ in self.kinds.all}
+        for attribute, value in self.weight.named_parameters():
+            role = "weight" if dotted_name(attribute) in covered else "free"
+            yield {"params": [value], "multiplier": rates.get(role, 1.0)}
+        for site in self.sites:
+            value = getattr(self.latent, attribute_name(site.name))
+            yield {"params": [value], "multiplier": rates.get(site.role, 1.0)}
 
     def weights(self) -> dict[str, torch.Tensor]:
         """By dotted name, in the network's order."""

@@ -71,7 +71,7 @@ class MaskedTraining(Dropout):
 
     def rates_left(self, state: MaskedState) -> dict[str, float]:
         """p √d by the name of a layer's weight."""
-        rates = self.rates(state.model.network)
+        rates = self.dropout_rates(state.model.network)
         if any(rates.values()):
             for name in rates.keys() & state.masks.keys():
                 rates[name] *= float(state.masks[name].float().mean()) ** 0.5

@@ -1,6 +1,6 @@
 """Moments of a parameter together with what its prior declares to be judged by."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -30,6 +30,16 @@ def with_stored(
         return moments
     quantizer, value = found
     return replace(moments, quantizer=quantizer, value=None if value is mean else as_array(value))
+
+
+def with_all_stored(
+    moments: Mapping[str, ParameterPosterior],
+    covered: Iterable[tuple[Parameter, Prior]],
+    means: Mapping[str, torch.Tensor],
+) -> dict[str, ParameterPosterior]:
+    """The same for all parameters that priors cover, by name; others stay."""
+    pairs = ((parameter, prior, means[parameter.name].detach()) for parameter, prior in covered)
+    return {**moments, **{one.name: with_stored(moments[one.name], one, prior, mean) for one, prior, mean in pairs}}
 
 
 def with_criterion(

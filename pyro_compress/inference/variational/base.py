@@ -16,6 +16,7 @@ from pyro_compress.inference.gradient.gradient_method import (
     GradientMethod,
     buffer_arrays,
     build_optimizer,
+    check_rates,
     hyperparameter_groups,
     refuse_non_finite,
 )
@@ -80,11 +81,7 @@ class VariationalMethod(GradientMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, rate in self.rates.items():
-            if name not in RATES:
-                raise InferenceError(unknown_name("learning rate", name, RATES))
-            if not 0 <= rate < math.inf:
-                raise InferenceError(f"rates are multiples of learning_rate, at least 0; found {name}={rate}")
+        check_rates(self.rates, RATES)
         if not 0 <= self.kl_weight < math.inf or self.kl_warmup < 0 or self.particles < 1:
             raise InferenceError(
                 f"{type(self).__name__} needs kl_weight ≥ 0, kl_warmup ≥ 0 and at least 1 particle; found "
@@ -234,7 +231,8 @@ class VariationalMethod(GradientMethod):
         model, guide = state.model.forward, state.guide.forward
 
         def estimate(handler: Messenger | None) -> ElboTerms:
-            return elbo_terms(model, guide, handler, *batch, size=state.size, divergence=divergence)
+            terms = elbo_terms(model, guide, handler, *batch, size=state.size, divergence=divergence)
+            return terms.with_complexity(state.model.hyper.complexity_nats())
 
         if not self.side_by_side(state):
             return estimate(handler)

@@ -175,7 +175,8 @@ class SVI(VariationalMethod):
             baseline = state.baseline if self.baseline else Baseline()
             scored = ScoreFunction(everywhere=estimator == "score")
             model, guide, size = state.model.forward, state.guide.forward, state.size
-            return score_terms(model, guide, baseline, *batch, size=size, handler=scored, independent=not users)
+            terms = score_terms(model, guide, baseline, *batch, size=size, handler=scored, independent=not users)
+            return terms.with_complexity(state.model.hyper.complexity_nats())
         handler = HANDLERS[estimator]
         divergence = None if declared or self.entropy == "exact" else sampled if users else sticking_the_landing
         return self.estimated(state, batch, handler and handler(), divergence)

@@ -11,6 +11,7 @@ from pyro_compress.models.priors.multi_spike import MultiSpike
 from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
 from pyro_compress.models.priors.scale_mixture import ScaleMixture
+from pyro_compress.models.priors.soft_weight_sharing import SoftWeightSharing
 from pyro_compress.models.priors.spike_and_slab import SpikeAndSlab
 from pyro_compress.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
 
@@ -25,6 +26,7 @@ PRIORS: Registry[Prior] = Registry(
         "group-normal-jeffreys": GroupNormalJeffreys,
         "group-horseshoe": GroupHorseshoe,
         "multi-spike": MultiSpike,
+        "soft-weight-sharing": SoftWeightSharing,
         "structured-bayesian-pruning": StructuredBayesianPruning,
         "l0": L0,
         "generalized-dropout": GeneralizedDropout,

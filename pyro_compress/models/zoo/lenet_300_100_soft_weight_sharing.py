@@ -1,0 +1,24 @@
+"""LeNet-300-100 under one mixture of normals over all its weights (soft weight sharing)."""
+
+from pyro_compress.models.zoo.entry import Entry, Published
+
+ENTRY = Entry(
+    name="lenet-300-100/soft-weight-sharing",
+    network="lenet-300-100",
+    prior="soft-weight-sharing",
+    data="mnist",
+    method="map",
+    method_options={
+        "epochs": 30,
+        "batch_size": 256,
+        "learning_rate": 5e-4,
+        "schedule": "constant",
+        "rates": {"hyper": 0.2, "scale": 6.0},
+        "kl_weight": 0.003,
+    },
+    # nothing is trained on the levels afterwards
+    decision_options={"fine_tune_epochs": 0},
+    pretrain_epochs=20,
+    published=(Published("SWS, 4.3 % of the weights", "Ullrich et al. 2017", 1.94, None, None, 64),),
+    chosen_on="nothing: rates, τ, mixture and hyper-priors as published",
+)
