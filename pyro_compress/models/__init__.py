@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         vgg_16,
     )
     from pyro_compress.models.priors.base import Prior
+    from pyro_compress.models.priors.entropy_penalised import EntropyPenalised
     from pyro_compress.models.priors.generalized_dropout import GeneralizedDropout
     from pyro_compress.models.priors.horseshoe import GroupHorseshoe
     from pyro_compress.models.priors.l0 import L0
@@ -61,6 +62,7 @@ _NAMES = {
     **dict.fromkeys(_LIKELIHOODS, "pyro_compress.models.likelihoods"),
     **dict.fromkeys(_NETWORKS, "pyro_compress.models.networks"),
     "Prior": "pyro_compress.models.priors.base",
+    "EntropyPenalised": "pyro_compress.models.priors.entropy_penalised",
     "GroupHorseshoe": "pyro_compress.models.priors.horseshoe",
     "LogUniform": "pyro_compress.models.priors.log_uniform",
     "MultiSpike": "pyro_compress.models.priors.multi_spike",
@@ -81,6 +83,7 @@ __all__ = [
     "BayesianNetwork",
     "Bernoulli",
     "Categorical",
+    "EntropyPenalised",
     "Gaussian",
     "GeneralizedDropout",
     "GroupHorseshoe",

@@ -26,6 +26,7 @@ from pyro_compress.models import priors as package
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Gaussian
 from pyro_compress.models.priors.base import Prior
+from pyro_compress.models.priors.entropy_penalised import EntropyPenalised
 from pyro_compress.models.priors.generalized_dropout import GeneralizedDropout
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.l0 import L0
@@ -56,6 +57,7 @@ TABLE: dict[str, Prior] = {
     "group-horseshoe, wide": GroupHorseshoe(tau=0.5),
     "multi-spike": MultiSpike(level=0.3),
     "multi-spike, five": MultiSpike(levels=5, level=0.3, max_log_variance=2.0),
+    "entropy-penalised": EntropyPenalised(step=1e-6),
     "soft-weight-sharing": SoftWeightSharing(components=4, zero_share=0.6),
     "structured-bayesian-pruning": StructuredBayesianPruning(),
     "l0": L0(cost=0.3),

@@ -3,6 +3,7 @@
 from pyro_compress.config.registry import Registry
 from pyro_compress.errors import PriorError
 from pyro_compress.models.priors.base import Prior
+from pyro_compress.models.priors.entropy_penalised import EntropyPenalised
 from pyro_compress.models.priors.generalized_dropout import GeneralizedDropout
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.l0 import L0
@@ -26,6 +27,7 @@ PRIORS: Registry[Prior] = Registry(
         "group-normal-jeffreys": GroupNormalJeffreys,
         "group-horseshoe": GroupHorseshoe,
         "multi-spike": MultiSpike,
+        "entropy-penalised": EntropyPenalised,
         "soft-weight-sharing": SoftWeightSharing,
         "structured-bayesian-pruning": StructuredBayesianPruning,
         "l0": L0,
