@@ -161,8 +161,7 @@ class ConstrainedState(MaskedState):
 
     def restore(self, captured: dict[str, Any]) -> None:
         super().restore(captured)
-        self.stored = {name: each.clone() for name, each in captured["stored"].items()}
-        self.multipliers = {name: each.clone() for name, each in captured["multipliers"].items()}
+        self.stored, self.multipliers = (self.taken_back(captured[key]) for key in ("stored", "multipliers"))
         self.projections_done = captured["projections_done"]
 
 

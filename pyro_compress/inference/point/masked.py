@@ -44,7 +44,12 @@ class MaskedState(PointState):
 
     def restore(self, captured: dict[str, Any]) -> None:
         super().restore(captured)
-        self.masks = {name: mask.clone() for name, mask in captured["masks"].items()}
+        self.masks = self.taken_back(captured["masks"])
+
+    def taken_back(self, captured: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Copies on the device of the weights; a checkpoint is read on the CPU."""
+        present = self.present()
+        return {name: tensor.clone().to(present[name].device) for name, tensor in captured.items()}
 
 
 @dataclass(frozen=True)
