@@ -13,11 +13,11 @@ ENTRY = Entry(
         "kl_warmup": 0.2,
         "rates": {"hyper": 0.01, "log_variance": 1.0},
     },
-    decision_options={"fine_tune_epochs": 0},
+    decision_options={"fine_tune_epochs": 5, "rate_weights": (0.1, 0.3)},
     pretrain_epochs=5,
     published=(
         Published("Deep Compression", "Han et al. 2016", 1.6, 6, None, 40),
         Published("SWS", "Ullrich et al. 2017", 1.9, 12, None, 64),
     ),
-    chosen_on="nothing: rates as published for LeNet-5, a tenth of its epochs",
+    chosen_on="rates as published for LeNet-5, a tenth of its epochs; stages, against none, on validation with seed 0",
 )
