@@ -189,7 +189,14 @@ def test_methods_that_descend_train_a_models_parameters(method: Any) -> None:
     assert found.draws is None or "slope" not in found.draws.shapes
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"svi", "bbb", "map", "dropout", "mc-dropout"}))
+# these are methods of networks
+OF_NETWORKS = {
+    *("dropout", "mc-dropout", "magnitude-pruning"),
+    *("dynamic-network-surgery", "group-lasso", "learning-compression"),
+}
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"svi", "bbb", "map"} - OF_NETWORKS))
 def test_other_methods_refuse_a_model_that_trains_parameters(method: str) -> None:
     with pytest.raises(InferenceError, match="the model marginal trains parameters beside its latent sites"):
         fit(marginal, (X, Y), METHODS.build(method, {}))

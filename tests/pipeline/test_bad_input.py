@@ -32,7 +32,7 @@ UNKNOWN = {
     ),
     "prior": (
         ["--prior", "horseshoe", *MINE],
-        "unknown prior 'horseshoe': known are group-horseshoe, ",
+        "unknown prior 'horseshoe': known are entropy-penalised, ",
         "Did you mean 'group-horseshoe'?",
     ),
     "data": (

@@ -145,7 +145,11 @@ def test_a_residual_network_is_fitted_decided_and_compressed() -> None:
     posterior = pc.fit(model, data, pc.inference.SVI(epochs=1, batch_size=512))
     decision = pc.analysis.prune(posterior, snr=0.1) & pc.analysis.bit_widths(posterior)
     # float32 biases, which take constants as they are and not rounded to a grid
-    biases = {name: replace(site, quantizer=None) for name, site in decision.sites.items() if site.value.ndim == 1}
+    biases = {
+        name: replace(site, quantizer=None, bits=np.where(site.kept(), 32, 0).astype(np.uint8))
+        for name, site in decision.sites.items()
+        if site.value.ndim == 1
+    }
     decision = decision.with_sites(biases)
     artifact = pc.compress(network, decision, data.input_shape)
     x = data.test_x[:20]

@@ -118,6 +118,7 @@ def test_a_new_process_gives_the_same_file(digits_run: Path, tmp_path: Path) -> 
     assert {key: value for key, value in results(tmp_path / "run").items() if "seconds" not in key} == same
 
 
+@pytest.mark.nightly
 def test_posterior_read_in_a_new_process_gives_the_same_decision_and_file(digits_run: Path, tmp_path: Path) -> None:
     for name in ("settings.json", "posterior.safetensors"):
         shutil.copy(digits_run / name, tmp_path / name)

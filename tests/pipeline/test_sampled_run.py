@@ -9,7 +9,13 @@ from tests.pipeline.conftest import Cli
 
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize(("method", "prior"), [("sgld", "normal"), ("psgld", "group-horseshoe")])
+@pytest.mark.parametrize(
+    ("method", "prior"),
+    [
+        pytest.param("sgld", "normal", marks=pytest.mark.nightly),
+        ("psgld", "group-horseshoe"),
+    ],
+)
 def test_minibatch_samplers_compress_the_digits(cli: Cli, tmp_path: Path, method: str, prior: str) -> None:
     run = tmp_path / "run"
     found = cli(

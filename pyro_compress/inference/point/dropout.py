@@ -60,7 +60,7 @@ class Dropout(MAP):
     def init(self, model: Model, size: int, seed: int, held: int | None = None) -> PointState:
         if not isinstance(model, BayesianNetwork):
             raise InferenceError(
-                f"dropout masks the inputs of a network's layers, and {model.name} is a Pyro model without layers: "
+                f"{type(self).__name__} is of a network's layers, and {model.name} is a Pyro model without layers: "
                 "give a BayesianNetwork, or use MAP(...)"
             )
         return super().init(model, size, seed, held)

@@ -32,13 +32,15 @@ from pyro_compress.posterior.posterior import Posterior
 
 Projection = Callable[[torch.Tensor], torch.Tensor]
 MOST_ROUNDS = 100
+SPARSITY = 0.9
 
 
 @dataclass(frozen=True)
 class LearningCompression(MaskedTraining):
     """MAP, or dropout, under the constraint that every layer's weights can be stored as the compression says.
 
-    Exactly one of the four says how, for all layers or by patterns of names; layers that none names are free.
+    One of the four says how, for all layers or by patterns of names; layers that none names are free.  Where none is
+    given, sparsity is 0.9.
 
     Args:
         epochs, batch_size, learning_rate, optimizer, schedule, clip, rate, input_rate: see `MaskedTraining`.
@@ -64,11 +66,13 @@ class LearningCompression(MaskedTraining):
     def __post_init__(self) -> None:
         super().__post_init__()
         given = [self.sparsity is not None, self.levels is not None, self.ternary, self.project is not None]
-        if sum(given) != 1:
+        if sum(given) > 1:
             raise InferenceError(
-                "learning-compression needs exactly one of sparsity, levels, ternary and project, which say what can "
-                f"be stored; found {sum(given)} of them"
+                "learning-compression takes one of sparsity, levels, ternary and project, which say what can be "
+                f"stored; found {sum(given)} of them"
             )
+        if not any(given):
+            object.__setattr__(self, "sparsity", SPARSITY)
         if not all(0 <= share < 1 for share in _numbers(self.sparsity)):
             raise InferenceError(f"sparsity is a share of the weights, at least 0 and below 1, found {self.sparsity}")
         if not all(1 <= count <= MOST_LEVELS for count in _numbers(self.levels)):

@@ -111,8 +111,7 @@ def test_it_ends_at_the_best_ternary_weights_of_a_convex_problem() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "exactly one of sparsity, levels, ternary and project, .* found 0 of them"),
-        ({"ternary": True, "levels": 2}, "found 2 of them"),
+        ({"ternary": True, "levels": 4}, "one of sparsity, levels, ternary and project, .* found 2 of them"),
         ({"sparsity": 1.0}, "at least 0 and below 1, found 1.0"),
         ({"levels": {"a": 0}}, "levels are 1 to 255 values, found {'a': 0}"),
         ({"ternary": True, "growth": 0.9}, "growth of at least 1; found projections=20, .* growth=0.9"),
@@ -121,6 +120,7 @@ def test_it_ends_at_the_best_ternary_weights_of_a_convex_problem() -> None:
 def test_settings_without_meaning_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InferenceError, match=message):
         LearningCompression(**options)
+    assert (LearningCompression().sparsity, LearningCompression(levels=4).sparsity) == (0.9, None)
 
 
 def test_a_projection_of_ones_own_must_keep_the_shape() -> None:

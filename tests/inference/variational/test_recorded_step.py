@@ -101,7 +101,7 @@ def test_replayed_steps_are_the_programs_bit_for_bit(
     [
         (GroupHorseshoe(), {"kl_weight": 0.3, "shrink": False}),
         # draws signs inside the graph; gradients are clipped, so the optimizer moves outside of it
-        (Normal(), {"estimator": "flipout", "clip": 0.1}),
+        pytest.param(Normal(), {"estimator": "flipout", "clip": 0.1}, marks=pytest.mark.nightly),
     ],
     ids=["local", "flipout-clipped"],
 )
