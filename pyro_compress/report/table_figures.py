@@ -83,6 +83,7 @@ def scale_mixture(mixture: float, wide: float, narrow: float) -> Figure:
         ):
             axes.plot(w, density, color=COLOURS[place], linewidth=1.8, linestyle="--" if place < 2 else "-", label=name)
         label(axes, title, "weight", "density")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     panels[1].set_ylim(0, 1.5 * mixture * float(normal_density(np.zeros(1), wide)[0]))
     panels[0].legend(fontsize=10, frameon=False)
     return figure
