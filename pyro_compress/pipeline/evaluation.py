@@ -155,8 +155,9 @@ def _context(run: RunDirectory, settings: RunSettings, posterior: Posterior, dat
     seconds = run.seconds()
     return {
         "seed": settings.seed,
-        "wall_seconds": round(sum(seconds.values()), 1),
-        "seconds_per_step": {step: round(value, 1) for step, value in seconds.items()},
+        "wall_seconds": round(sum(seconds["wall"].values()), 1),
+        "seconds_per_step": {step: round(value, 1) for step, value in seconds["wall"].items()},
+        "processor_seconds_per_step": {step: round(value, 1) for step, value in seconds["processor"].items()},
         "kl_weight": posterior.provenance.get("kl_weight", 1.0),
         "entry": settings.entry,
         "network": settings.network,

@@ -5,8 +5,9 @@ moments.safetensors  decision.safetensors  refined.safetensors  network.pyrc  re
 """
 
 import json
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,19 +80,31 @@ class RunDirectory:
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Notes the wall time of what is done within, also of what is interrupted."""
-        started = time.perf_counter()
+        """Notes the wall and the processor time of what is done within, also of what is interrupted."""
+        wall, processor = time.perf_counter(), _processor_seconds()
         try:
             yield
         finally:
-            self.note_seconds(step, time.perf_counter() - started)
+            self.note_seconds(step, time.perf_counter() - wall, _processor_seconds() - processor)
 
-    def note_seconds(self, step: str, seconds: float) -> None:
-        """Add to the wall time of a step; resumed steps add up."""
+    def note_seconds(self, step: str, wall: float, processor: float) -> None:
+        """Add to the times of a step; resumed steps add up."""
         found = self.seconds()
-        found[step] = found.get(step, 0.0) + seconds
+        for clock, seconds in (("wall", wall), ("processor", processor)):
+            found[clock][step] = found[clock].get(step, 0.0) + seconds
+        self.write_seconds(found)
+
+    def write_seconds(self, found: Mapping[str, Mapping[str, float]]) -> None:
+        """Instead of what was noted so far."""
         write_atomically(self.timings, json.dumps(found) + "\n")
 
-    def seconds(self) -> dict[str, float]:
-        """Wall seconds per step so far."""
-        return json.loads(self.timings.read_text()) if self.timings.exists() else {}
+    def seconds(self) -> dict[str, dict[str, float]]:
+        """Seconds per step so far, by clock: 'wall' and 'processor', the latter of all threads of this process."""
+        nothing: dict[str, dict[str, float]] = {"wall": {}, "processor": {}}
+        return json.loads(self.timings.read_text()) if self.timings.exists() else nothing
+
+
+def _processor_seconds() -> float:
+    """Of this process, its threads, and processes that it started and that have ended."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system

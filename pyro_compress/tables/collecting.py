@@ -118,8 +118,8 @@ def _results(directory: Path) -> Mapping[str, Any] | str | None:
 
 
 def _seconds(directories: Mapping[tuple[str, int], Path], seed: int) -> float | None:
-    """Wall seconds of one fit and of all that was decided from it."""
-    spent = [RunDirectory(directory).seconds() for (_, of), directory in directories.items() if of == seed]
+    """Processor seconds of one fit and of all that was decided from it."""
+    spent = [RunDirectory(directory).seconds()["processor"] for (_, of), directory in directories.items() if of == seed]
     fitting = max((sum(one.get(step, 0.0) for step in ("pretrain", "fit")) for one in spent), default=0.0)
     deciding = sum(sum(value for step, value in one.items() if step not in ("pretrain", "fit")) for one in spent)
     return fitting + deciding or None

@@ -102,8 +102,8 @@ def markdown(table: Table, lines: Sequence[Line], seeds: Sequence[int], command:
 def caption(table: Table) -> list[str]:
     """What the numbers are."""
     said = (
-        "Measured on the file as it decodes; median over seeds, the worst seed in brackets; minutes are of one fit and "
-        "all that was decided from it."
+        "Measured on the file as it decodes; median over seeds, the worst seed in brackets; minutes of processor time "
+        "are of one fit and all that was decided from it."
     )
     if table.most_error_percent is not None:
         said += (

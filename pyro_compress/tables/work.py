@@ -116,8 +116,12 @@ def prepare(where: Path, fitted: RunDirectory, options: Mapping[str, Any]) -> No
         elif source.is_file() and not target.exists():
             _link(str(source), str(target))
     if fitted.timings.exists():
-        seconds = {step: value for step, value in fitted.seconds().items() if step in ("pretrain", "fit")}
-        write_atomically(where / fitted.timings.name, json.dumps(seconds) + "\n")
+        RunDirectory(where).write_seconds(
+            {
+                clock: {step: value for step, value in steps.items() if step in ("pretrain", "fit")}
+                for clock, steps in fitted.seconds().items()
+            }
+        )
     settings = json.loads(fitted.settings.read_text())
     settings["decision_options"] = {**settings["decision_options"], **options}
     write_atomically(where / fitted.settings.name, json.dumps(settings, indent=2) + "\n")
