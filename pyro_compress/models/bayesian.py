@@ -14,7 +14,6 @@ scale enters, so every log joint is a total over the data set.
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from typing import Any
 
 import pyro
@@ -33,6 +32,7 @@ from pyro_compress.models.names import attribute_name, refuse_names
 from pyro_compress.models.parameters import Parameter, parameters_of, refuse_tied_modules
 from pyro_compress.models.priors.base import LatentSite, Prior
 from pyro_compress.models.priors.registry import PRIORS
+from pyro_compress.network.name_patterns import by_pattern, matches
 
 
 class BayesianNetwork(HoldsNetwork):
@@ -251,26 +251,15 @@ def _by_patterns(
     parameters: tuple[Parameter, ...], rules: Mapping[str, Prior], frozen: set[str]
 ) -> list[tuple[Parameter, Prior]]:
     names = [parameter.name for parameter in parameters]
-    for pattern in rules:
-        matched = [name for name in names if fnmatchcase(name, pattern)]
-        if not matched:
-            raise PriorError(f"prior rule '{pattern}' matches no parameter: the network has {', '.join(names)}")
+    for pattern, matched in matches("prior", rules, names, "parameter", PriorError).items():
         if frozen.issuperset(matched):
             raise PriorError(
-                f"prior rule '{pattern}' matches {', '.join(matched)} alone, which is frozen (requires_grad=False) and "
+                f"prior: '{pattern}' matches {', '.join(matched)} alone, which is frozen (requires_grad=False) and "
                 "stays as it is: leave the rule out, or call requires_grad_(True)"
             )
-    chosen = []
-    for parameter in (parameter for parameter in parameters if parameter.name not in frozen):
-        matching = [pattern for pattern in rules if fnmatchcase(parameter.name, pattern)]
-        if len(matching) > 1:
-            raise PriorError(
-                f"parameter '{parameter.name}' is matched by {len(matching)} prior rules "
-                f"({', '.join(matching)}): make the patterns disjoint"
-            )
-        if matching:
-            chosen.append((parameter, rules[matching[0]]))
-    return chosen
+    free = {parameter.name: parameter for parameter in parameters if parameter.name not in frozen}
+    chosen = by_pattern("prior", rules, free, "parameter", PriorError)
+    return [(parameter, chosen[name]) for name, parameter in free.items() if name in chosen]
 
 
 def refuse_all_frozen(network: nn.Module, *, also_inferred: bool) -> None:

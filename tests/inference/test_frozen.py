@@ -108,7 +108,7 @@ def test_priors_pass_over_them() -> None:
     assert [parameter.name for parameter, _ in model.parameters_covered] == ["0.weight", "4.weight"]
     assert list(model.free_values()) == ["0.bias"]
     assert list(model.frozen_values()) == list(FROZEN)
-    with pytest.raises(PriorError, match=r"prior rule '2\.\*' matches 2\.weight, 2\.bias alone, which is frozen"):
+    with pytest.raises(PriorError, match=r"prior: '2\.\*' matches 2\.weight, 2\.bias alone, which is frozen"):
         BayesianNetwork(network(), {"2.*": Normal()})
 
 

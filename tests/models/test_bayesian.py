@@ -88,10 +88,10 @@ def test_priors_can_be_mixed_by_pattern() -> None:
 @pytest.mark.parametrize(
     ("rules", "text"),
     [
-        ({"conv*": Normal()}, r"prior rule 'conv\*' matches no parameter: the network has 0\.weight, 0\.bias"),
+        ({"conv*": Normal()}, r"prior: 'conv\*' matches no parameter: there are 0\.weight, 0\.bias"),
         (
             {"*.weight": Normal(), "0.*": LogUniform()},
-            r"parameter '0\.weight' is matched by 2 prior rules \(\*\.weight, 0\.\*\): make the patterns disjoint",
+            r"prior: '\*\.weight' and '0\.\*' both match parameter 0\.weight: make the patterns disjoint",
         ),
         (
             {"0.bias": GroupHorseshoe()},

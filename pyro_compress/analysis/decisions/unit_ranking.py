@@ -10,7 +10,6 @@ the values to store, the others need data: `pipeline.unit_sensitivity.activation
 """
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from pyro_compress.analysis.decisions.units import without_units
 from pyro_compress.errors import DecisionError, unknown_name
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.liveness import is_plain_chain
+from pyro_compress.network.name_patterns import by_name
 from pyro_compress.posterior.posterior import Posterior
 
 BY_WEIGHTS = ("l1", "l2")
@@ -61,7 +61,7 @@ def prune_lowest_units(
     """
     layers = hidden_layers(architecture)
     kept = {}
-    for layer, percent in _by_layer(layers, remove_percent).items():
+    for layer, percent in by_name("remove_percent", remove_percent, layers, "hidden layer", DecisionError).items():
         if not 0 <= percent < 100:
             raise DecisionError(f"remove_percent of units must lie in [0, 100), found {percent} for {layer}")
         units = len(posterior.parameters[f"{layer}.weight"].mean)
@@ -89,17 +89,3 @@ def hidden_layers(architecture: Architecture) -> list[str]:
             "with group_threshold, snr or remove_percent"
         )
     return [layer.name for layer in architecture.weighted()][:-1]
-
-
-def _by_layer(layers: list[str], percent: float | Mapping[str, float]) -> dict[str, float]:
-    if not isinstance(percent, Mapping):
-        return dict.fromkeys(layers, percent)
-    found: dict[str, float] = {}
-    for pattern, each in percent.items():
-        matched = [layer for layer in layers if fnmatchcase(layer, pattern)]
-        if not matched:
-            raise DecisionError(f"remove_percent: '{pattern}' matches no hidden layer: there are {', '.join(layers)}")
-        if twice := found.keys() & set(matched):
-            raise DecisionError(f"remove_percent: two patterns match {', '.join(sorted(twice))}: make them disjoint")
-        found |= dict.fromkeys(matched, each)
-    return found

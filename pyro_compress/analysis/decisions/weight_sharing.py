@@ -13,12 +13,12 @@ Sources: Lloyd (1982) and Max (1960); weight sharing by k-means, Han et al. (201
 
 import math
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 
 import numpy as np
 
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.errors import DecisionError, unknown_name
+from pyro_compress.network.name_patterns import by_name
 from pyro_compress.network.quantizers import Codebook, Uniform, bits_for
 
 GRID_BITS = 12
@@ -53,7 +53,8 @@ def weight_sharing(
     Raises:
         DecisionError: the number of levels is out of range; a pattern matches no weight, or two match one.
     """
-    counts = _levels_by_name(decision, levels)
+    weights = [name for name, site in decision.sites.items() if site.value.ndim > 1]
+    counts = by_name("levels", levels, weights, "weight", DecisionError)
     for count in counts.values():
         if not 1 <= count <= MOST_LEVELS:
             raise DecisionError(f"a codebook has 1 to {MOST_LEVELS} levels, found {count}")
@@ -126,23 +127,6 @@ def _start(values: np.ndarray, levels: int, start: str, seed: int) -> np.ndarray
             chosen = np.random.default_rng(seed).choice(different, min(levels, different.size), replace=False)
             return np.sort(chosen)
     raise DecisionError(unknown_name("start of k-means", start, STARTS))
-
-
-def _levels_by_name(decision: Decision, levels: int | Mapping[str, int]) -> dict[str, int]:
-    """K of every weight tensor that is to share values."""
-    weights = [name for name, site in decision.sites.items() if site.value.ndim > 1]
-    if not isinstance(levels, Mapping):
-        return dict.fromkeys(weights, levels)
-    found: dict[str, int] = {}
-    for pattern, count in levels.items():
-        matched = [name for name in weights if fnmatchcase(name, pattern)]
-        if not matched:
-            raise DecisionError(f"levels: '{pattern}' matches no weight: the network has {', '.join(weights)}")
-        twice = [name for name in matched if name in found]
-        if twice:
-            raise DecisionError(f"levels: two patterns match {', '.join(twice)}: make the patterns disjoint")
-        found |= dict.fromkeys(matched, count)
-    return found
 
 
 def _shared(site: SiteDecision, levels: int, real: bool, start: str, seed: int) -> SiteDecision:

@@ -23,7 +23,8 @@ from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Info, Model
 from pyro_compress.inference.loop.feed import Batch
 from pyro_compress.inference.point.map import PointState
-from pyro_compress.inference.point.masked import MaskedState, MaskedTraining, by_name
+from pyro_compress.inference.point.masked import MaskedState, MaskedTraining
+from pyro_compress.network.name_patterns import by_name
 
 LOW, HIGH = 0.9, 1.1
 
@@ -83,7 +84,8 @@ class SurgeryState(MaskedState):
     def __init__(self, base: PointState, c: float | Mapping[str, float], seed: int) -> None:
         super().__init__(base, DynamicNetworkSurgery.__name__)
         self.seed, present = seed, self.present()
-        self.thresholds = {name: threshold(present[name], one) for name, one in by_name("c", c, present).items()}
+        factors = by_name("c", c, present, "weight", InferenceError)
+        self.thresholds = {name: threshold(present[name], one) for name, one in factors.items()}
 
     def draw(self, layer: int) -> float:
         """Uniform, the same on all ranks."""

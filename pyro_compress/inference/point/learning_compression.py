@@ -26,7 +26,8 @@ from pyro_compress.inference.gradient.gradient_method import as_array
 from pyro_compress.inference.loop.feed import Batch
 from pyro_compress.inference.point.magnitude_pruning import smallest
 from pyro_compress.inference.point.map import MAP, PointState
-from pyro_compress.inference.point.masked import MaskedState, MaskedTraining, by_name
+from pyro_compress.inference.point.masked import MaskedState, MaskedTraining
+from pyro_compress.network.name_patterns import by_name
 from pyro_compress.network.quantizers import MOST_LEVELS, Codebook
 from pyro_compress.posterior.posterior import Posterior
 
@@ -93,9 +94,11 @@ class LearningCompression(MaskedTraining):
         """Π by name."""
         names = state.masks
         if self.sparsity is not None:
-            return {name: largest(share) for name, share in by_name("sparsity", self.sparsity, names).items()}
+            shares = by_name("sparsity", self.sparsity, names, "weight", InferenceError)
+            return {name: largest(share) for name, share in shares.items()}
         if self.levels is not None:
-            return {name: shared(int(count)) for name, count in by_name("levels", self.levels, names).items()}
+            counts = by_name("levels", self.levels, names, "weight", InferenceError)
+            return {name: shared(int(count)) for name, count in counts.items()}
         return dict.fromkeys(names, ternary if self.project is None else self.project)
 
     def terms(self, state: PointState, batch: Batch) -> ElboTerms:

@@ -19,7 +19,8 @@ from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.contract import Info, Model
 from pyro_compress.inference.loop.feed import Batch
 from pyro_compress.inference.point.map import PointState
-from pyro_compress.inference.point.masked import MaskedState, MaskedTraining, by_name
+from pyro_compress.inference.point.masked import MaskedState, MaskedTraining
+from pyro_compress.network.name_patterns import by_name
 
 LAYER, NETWORK = "layer", "network"
 GEOMETRIC, CUBIC = "geometric", "cubic"
@@ -66,7 +67,7 @@ class MagnitudePruning(MaskedTraining):
 
     def init(self, model: Model, size: int, seed: int, held: int | None = None) -> "PruningState":
         state = PruningState(super().init(model, size, seed, held), type(self).__name__)
-        by_name("sparsity", self.sparsity, state.masks)
+        by_name("sparsity", self.sparsity, state.masks, "weight", InferenceError)
         return state
 
     def step(self, state: PointState, batch: Batch) -> Info:
@@ -90,7 +91,7 @@ class MagnitudePruning(MaskedTraining):
     def take_out(self, state: "PruningState", done: int) -> None:
         """What cut k leaves; what is gone already counts as smallest."""
         sizes = {n: torch.where(state.masks[n], weight.detach().abs(), -1) for n, weight in state.present().items()}
-        wanted = by_name("sparsity", self.sparsity, sizes)
+        wanted = by_name("sparsity", self.sparsity, sizes, "weight", InferenceError)
         if self.over == NETWORK:
             assert isinstance(self.sparsity, float | int)
             together = torch.cat([size.flatten() for size in sizes.values()])

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -110,23 +109,4 @@ def maskable(state: PointState, method: str) -> dict[str, torch.Tensor]:
         raise InferenceError(
             f"{method} takes weights of dense layers and convolutions out, and here is none that is trained"
         )
-    return found
-
-
-def by_name(option: str, given: float | Mapping[str, float], names: Mapping[str, Any]) -> dict[str, float]:
-    """One number for every name, from one for all or from patterns of names; what no pattern names is left out.
-
-    Raises:
-        InferenceError: a pattern matches no weight, or two match one.
-    """
-    if not isinstance(given, Mapping):
-        return dict.fromkeys(names, given)
-    found: dict[str, float] = {}
-    for pattern, number in given.items():
-        matched = [name for name in names if fnmatchcase(name, pattern)]
-        if not matched:
-            raise InferenceError(f"{option}: '{pattern}' matches no weight: there are {', '.join(names)}")
-        if twice := found.keys() & set(matched):
-            raise InferenceError(f"{option}: two patterns match {', '.join(sorted(twice))}: make the patterns disjoint")
-        found |= dict.fromkeys(matched, number)
     return found

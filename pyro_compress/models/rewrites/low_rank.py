@@ -4,7 +4,6 @@ import copy
 import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import numpy as np
 from torch import nn
@@ -13,6 +12,9 @@ from pyro_compress.errors import NetworkError, unknown_name
 from pyro_compress.models.rewrites.base import Rewrite
 from pyro_compress.models.rewrites.factors import SCHEMES, Factors
 from pyro_compress.models.rewrites.vbmf import evbmf
+from pyro_compress.network.name_patterns import by_name, matches
+
+LAYER = "dense layer or convolution"
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class LowRank(Rewrite):
     def _chosen(self, network: nn.Module) -> dict[str, tuple[Factors, int]]:
         taken = self._taken(network)
         if self.rank is not None:
-            return {name: (factors, self._told(name, factors)) for name, factors in taken.items()}
+            told = by_name("rank", self.rank, taken, LAYER, NetworkError)
+            return {name: (factors, _within(told[name], name, factors)) for name, factors in taken.items()}
         if self.size is not None:
             ranks = _ranks_by_size(taken, self.size)
         else:
@@ -93,15 +96,14 @@ class LowRank(Rewrite):
             name: module for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
         }
         patterns = tuple(self.rank) if isinstance(self.rank, Mapping) else self.layers
-        for pattern in patterns or ():
-            if not any(fnmatchcase(name, pattern) for name in weighted):
-                raise NetworkError(
-                    f"low rank: '{pattern}' matches no dense layer or convolution; there are {', '.join(weighted)}"
-                )
+        asked = {
+            name
+            for each in matches("low rank", patterns or (), weighted, LAYER, NetworkError).values()
+            for name in each
+        }
         found = {}
         for name, module in weighted.items():
-            named = patterns is not None and any(fnmatchcase(name, pattern) for pattern in patterns)
-            reason = _why_not(module)
+            named, reason = name in asked, _why_not(module)
             if named and reason:
                 raise NetworkError(f"low rank: layer {name} {reason}: leave it out of the layers that are taken")
             if named or (patterns is None and not reason):
@@ -110,28 +112,22 @@ class LowRank(Rewrite):
             raise NetworkError("low rank: the network has no dense layer or convolution that fits")
         return found
 
-    def _told(self, name: str, factors: Factors) -> int:
-        if isinstance(self.rank, Mapping):
-            matching = [pattern for pattern in self.rank if fnmatchcase(name, pattern)]
-            if len(matching) > 1:
-                raise NetworkError(f"low rank: {' and '.join(matching)} both match layer {name}: give it one rank")
-            rank = self.rank[matching[0]]
-        else:
-            assert self.rank is not None
-            rank = self.rank
-        if rank > factors.full_rank:
-            rows, columns = factors.shape
-            raise NetworkError(
-                f"low rank: rank {rank} of layer {name} is above {factors.full_rank}, the full rank of its weight, a "
-                f"{rows} × {columns} matrix: give a smaller one, or other layers"
-            )
-        return rank
-
     def _found(self, factors: Factors) -> int:
         if self.energy is None:
             return max(1, evbmf(factors.values.numpy(), factors.shape).rank)
         kept = np.cumsum(factors.values.numpy() ** 2)
         return 1 + int(np.searchsorted(kept[:-1], self.energy * kept[-1]))
+
+
+def _within(rank: int, name: str, factors: Factors) -> int:
+    """That rank, if the layer's weight can have it."""
+    if rank > factors.full_rank:
+        rows, columns = factors.shape
+        raise NetworkError(
+            f"low rank: rank {rank} of layer {name} is above {factors.full_rank}, the full rank of its weight, a "
+            f"{rows} × {columns} matrix: give a smaller one, or other layers"
+        )
+    return rank
 
 
 def _why_not(module: nn.Linear | nn.Conv2d) -> str:

@@ -121,7 +121,11 @@ def test_errors_of_one_layer_at_a_time(network: nn.Module, data: DataSet) -> Non
         ({"conv": np.ones(3), "fc1": np.ones(6)}, 10.0, r"scores of conv must be 4 finite numbers.*found \(3,\)"),
         ({"conv": np.ones(4), "fc1": np.ones(6)}, 100.0, r"must lie in \[0, 100\), found 100.0 for conv"),
         ({"conv": np.ones(4)}, {"fc2": 10.0}, "'fc2' matches no hidden layer: there are conv, fc1"),
-        ({"conv": np.ones(4)}, {"conv": 1.0, "c*": 1.0}, "two patterns match conv: make them disjoint"),
+        (
+            {"conv": np.ones(4)},
+            {"conv": 1.0, "c*": 1.0},
+            "remove_percent: 'conv' and 'c\\*' both match hidden layer conv: make",
+        ),
     ],
 )
 def test_what_does_not_go_with_the_network_is_refused(

@@ -159,7 +159,7 @@ def test_layers_that_do_not_fit_are_left_alone_or_refused_by_name() -> None:
         LowRank(layers=("0",))(nn.Sequential(Own(3, 4)))
     with pytest.raises(NetworkError, match="no dense layer or convolution that fits"):
         LowRank()(nn.Sequential(nn.ReLU()))
-    with pytest.raises(NetworkError, match=r"'conv\*' matches no dense layer or convolution; there are 0, 1, 3"):
+    with pytest.raises(NetworkError, match=r"'conv\*' matches no dense layer or convolution: there are 0, 1, 3"):
         LowRank(layers=("conv*",))(network)
 
 
@@ -168,7 +168,7 @@ def test_ranks_above_full_are_refused_by_layer() -> None:
         NetworkError, match=r"rank 20 of layer fc3 is above 10, the full rank of its weight, a 10 × 50 matrix"
     ):
         LowRank(rank=20)(pc.models.digits_mlp())
-    with pytest.raises(NetworkError, match=r"fc\* and \*1 both match layer fc1"):
+    with pytest.raises(NetworkError, match=r"rank: 'fc\*' and '\*1' both match dense layer or convolution fc1: make"):
         LowRank(rank={"fc*": 2, "*1": 3})(pc.models.digits_mlp())
 
 
