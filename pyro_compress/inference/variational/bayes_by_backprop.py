@@ -45,11 +45,13 @@ class BayesByBackprop(VariationalMethod):
     Args:
         epochs, batch_size, learning_rate, optimizer, schedule, clip, rates, kl_weight, kl_warmup, particles, averaging:
             as of `SVI`.
-        complexity_cost: π: 'blundell', halved from batch to batch, or 'uniform', 1/M.
+        complexity_cost: π: 'uniform', 1/M, or 'blundell', halved from batch to batch.  The latter is published, with
+            plain gradient descent; steps of Adam do not grow with the gradient, so that a complexity which nearly all
+            falls on the first few batches of an epoch moves the posterior that often only.
     """
 
     kl_warmup: float = 0.0
-    complexity_cost: str = "blundell"
+    complexity_cost: str = "uniform"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -96,3 +96,16 @@ def test_a_scale_mixture_is_fitted() -> None:
 def test_unknown_costs_are_refused() -> None:
     with pytest.raises(InferenceError, match=r"unknown complexity cost 'halves'.*blundell"):
         BayesByBackprop(complexity_cost="halves")
+
+
+def test_under_adam_the_default_share_moves_the_posterior_more_than_the_published_one() -> None:
+    """24 batches, σ from 0.1 and a prior of 1: halved shares let Adam widen σ in a few steps of every epoch."""
+    model, x, y = problem()
+    model = BayesianNetwork(model.network, Normal(initial_log_variance=2 * math.log(0.1)), Gaussian(noise=10.0))
+    found = {
+        cost: fit(model, as_data((x, y)), BayesByBackprop(epochs=20, batch_size=2, **options), seed=0)
+        for cost, options in {"default": {}, "blundell": {"complexity_cost": "blundell"}}.items()
+    }
+    widths = {cost: float(np.sqrt(one.parameters["weight"].variance).mean()) for cost, one in found.items()}
+    # both would end near the prior's 1, which the data hardly narrow
+    assert widths["default"] > 0.1 + 2 * (widths["blundell"] - 0.1)
