@@ -128,7 +128,7 @@ def test_tables_name_entries_and_published_figures_as_they_are_printed() -> None
 def test_fits_are_shared_by_cells_and_have_the_directories_of_sweeps(tmp_path: Path) -> None:
     tables = [bayes_by_backprop.MNIST, bayes_by_backprop.FASHION]
     work = work_of(tables, [0, 1], tmp_path, threads=1)
-    assert len(work) == 2 * 12
+    assert len(work) == 2 * 13
     assert work[0].directory == tmp_path / "mlp-500-500-sgd-seed0"
     assert [name for name, _ in work[0].variants] == ["0", "50", "75", "90"]
     changed = next(one for one in work if one.fit.arguments == ("--set", "method.rate=0.75"))

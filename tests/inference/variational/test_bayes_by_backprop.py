@@ -1,5 +1,6 @@
 """Blundell's weights of the complexity, and epochs whose total is the ELBO; test_estimators.py holds the gradient."""
 
+import dataclasses
 import math
 from fractions import Fraction
 from typing import Any
@@ -102,10 +103,9 @@ def test_under_adam_the_default_share_moves_the_posterior_more_than_the_publishe
     """24 batches, σ from 0.1 and a prior of 1: halved shares let Adam widen σ in a few steps of every epoch."""
     model, x, y = problem()
     model = BayesianNetwork(model.network, Normal(initial_log_variance=2 * math.log(0.1)), Gaussian(noise=10.0))
-    found = {
-        cost: fit(model, as_data((x, y)), BayesByBackprop(epochs=20, batch_size=2, **options), seed=0)
-        for cost, options in {"default": {}, "blundell": {"complexity_cost": "blundell"}}.items()
-    }
+    default = BayesByBackprop(epochs=20, batch_size=2)
+    methods = {"default": default, "blundell": dataclasses.replace(default, complexity_cost="blundell")}
+    found = {cost: fit(model, as_data((x, y)), method, seed=0) for cost, method in methods.items()}
     widths = {cost: float(np.sqrt(one.parameters["weight"].variance).mean()) for cost, one in found.items()}
     # both would end near the prior's 1, which the data hardly narrow
     assert widths["default"] > 0.1 + 2 * (widths["blundell"] - 0.1)
