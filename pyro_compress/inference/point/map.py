@@ -61,16 +61,20 @@ class MAP(GradientMethod):
         rates: multipliers of the base rate, 1 where not named: 'weight' (parameters with a prior), 'scale' and 'other'
             (other sites by the role that their prior gives them), 'free' (parameters without a prior) and 'hyper'.
         kl_weight: β, the weight of −log p(w) and of the densities of hyper-parameters.
+        kl_warmup: share of the run over which β rises linearly from 0.
     """
 
     rates: Mapping[str, float] = field(default_factory=dict)
     kl_weight: float = 1.0
+    kl_warmup: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_rates(self.rates, ROLES)
         if not 0 <= self.kl_weight < math.inf:
             raise InferenceError(f"kl_weight must be finite and not negative, found {self.kl_weight}")
+        if not 0 <= self.kl_warmup <= 1:
+            raise InferenceError(f"kl_warmup is a share of the run, from 0 to 1, found {self.kl_warmup}")
 
     def for_model(self, model: Model, feed: Feed) -> Method:
         """`Mode` for a Pyro model, where nothing was set."""
@@ -96,11 +100,13 @@ class MAP(GradientMethod):
         return PointState(model, points, optimizer, size, self.steps(size if held is None else held))
 
     def step(self, state: "PointState", batch: Batch) -> Info:
-        rate = self.begin(state)
+        rate, beta = self.begin(state), self.kl_weight
+        if state.progress < self.kl_warmup:
+            beta *= state.progress / self.kl_warmup
         terms = self.estimate(state, batch)
-        self.descend(state, terms.objective(self.kl_weight) / state.size, {**terms.by_site, "y": terms.data})
+        self.descend(state, terms.objective(beta) / state.size, {**terms.by_site, "y": terms.data})
         self.finish(state)
-        return Info(float(terms.data.detach()), float(terms.complexity.detach()), self.kl_weight, rate)
+        return Info(float(terms.data.detach()), float(terms.complexity.detach()), beta, rate)
 
     def terms(self, state: "PointState", batch: Batch) -> ElboTerms:
         """Log-likelihood and −log prior at the present values, total nats; by site."""

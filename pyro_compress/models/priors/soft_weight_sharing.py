@@ -20,6 +20,8 @@ from pyro_compress.network.quantizers import MOST_LEVELS, Codebook
 
 # weights whose responsibilities are held at once
 AT_ONCE = 2**18
+# components that far below the largest count nothing in single precision, where so small numbers are slow
+NEGLIGIBLE_NATS = 50.0
 
 
 class SharedMixture(TorchDistribution):
@@ -50,20 +52,23 @@ class SharedMixture(TorchDistribution):
             return self.means[chosen] + torch.randn(shape) / self.precisions[chosen].sqrt()
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        return torch.logsumexp(self.log_joint(value), -1)
+        joint = self.log_joint(value)
+        largest = joint.detach().amax(0)
+        return largest + (joint - largest).clamp_min(-NEGLIGIBLE_NATS).exp().sum(0).log()
 
     def log_joint(self, value: torch.Tensor) -> torch.Tensor:
-        """ln πⱼ + ln N(w; μⱼ, 1/λⱼ), (*value shape, J)."""
+        """ln πⱼ + ln N(w; μⱼ, 1/λⱼ), (J, *value shape)."""
         # as a polynomial of w, so that one product of matrices makes it for all weights and components
         square, linear = -0.5 * self.precisions, self.precisions * self.means
         log_density = 0.5 * torch.log(self.precisions / (2 * math.pi)) - 0.5 * self.precisions * self.means.square()
-        powers = torch.stack([value.square(), value, torch.ones_like(value)], -1)
-        return powers @ torch.stack([square, linear, self.shares.log() + log_density])
+        factors = torch.stack([square, linear, self.shares.log() + log_density], 1)
+        powers = torch.stack([value.square(), value, torch.ones_like(value)])
+        return (factors @ powers.flatten(1)).unflatten(1, value.shape) if value.ndim else factors @ powers
 
     def most_responsible(self, value: torch.Tensor) -> torch.Tensor:
         """For every number the component of largest πⱼ N(w; μⱼ, 1/λⱼ), int64, of the shape of the numbers."""
         parts = value.reshape(-1).split(AT_ONCE)
-        return torch.cat([self.log_joint(part).argmax(-1) for part in parts]).reshape(value.shape)
+        return torch.cat([self.log_joint(part).argmax(0) for part in parts]).reshape(value.shape)
 
     def merged(self, nats: float) -> "SharedMixture":
         """Components merged two by two, the nearest first, as long as KL(i ‖ j) + KL(j ‖ i) is at most `nats`.

@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 from torch import nn
 
 from pyro_compress.data.dataset import as_data
+from pyro_compress.errors import InferenceError
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.point.map import MAP
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -126,6 +127,25 @@ def test_data_term_is_the_total_log_likelihood() -> None:
     found = method.terms(method.init(model, 80, 0), (x, y)).data.detach()
     expected = 10 * torch.distributions.Normal(model.network(x), 0.5).log_prob(y).sum().detach()
     torch.testing.assert_close(found, expected)
+
+
+def test_the_weight_of_the_prior_rises() -> None:
+    data = batch()
+
+    def run(steps: int, **options: Any) -> tuple[list[float], torch.Tensor]:
+        model = model_of(Normal(scale=0.1))
+        method = MAP(epochs=4, batch_size=len(data[0]), learning_rate=0.01, schedule="constant", **options)
+        state = method.init(model, len(data[0]), seed=0)
+        weights = [method.step(state, data).kl_weight for _ in range(steps)]
+        return weights, torch.cat([each.detach().flatten() for each in state.points.unmade_weights().values()])
+
+    assert run(4, kl_weight=0.4, kl_warmup=0.5)[0] == pytest.approx([0.0, 0.2, 0.4, 0.4])
+    assert run(2, kl_weight=0.4)[0] == [0.4, 0.4]
+    # at first there is the likelihood alone, and a step later the prior too
+    torch.testing.assert_close(run(1, kl_weight=4.0, kl_warmup=0.5)[1], run(1, kl_weight=0.0)[1], rtol=0, atol=0)
+    assert (run(2, kl_weight=4.0, kl_warmup=0.5)[1] != run(2, kl_weight=0.0)[1]).any()
+    with pytest.raises(InferenceError, match=r"kl_warmup is a share of the run, from 0 to 1, found 1\.5"):
+        MAP(kl_warmup=1.5)
 
 
 def test_every_parameter_is_trained_and_returned_as_a_point() -> None:

@@ -47,6 +47,19 @@ def test_the_density_and_its_gradients_are_those_of_torchs_mixture() -> None:
     torch.testing.assert_close(single.double(), expected.detach(), rtol=1e-4, atol=1e-4)
 
 
+def test_what_lies_far_from_all_components_is_pulled_by_the_nearest() -> None:
+    """Far below single precision's smallest number: −½ λ (w − μ)² with λ = 400 and w − μ = 3 is −1,800 nats."""
+    mixture = SharedMixture(torch.tensor([0.9, 0.1]), torch.tensor([0.0, 0.5]), torch.tensor([2500.0, 400.0]))
+    value = torch.tensor([[3.5], [-3.0]], requires_grad=True)
+    density = mixture.log_prob(value)
+    assert density.flatten().tolist() == pytest.approx(
+        [math.log(0.1) + stats.norm.logpdf(3.5, 0.5, 0.05), math.log(0.1) + stats.norm.logpdf(-3.0, 0.5, 0.05)]
+    )
+    density.sum().backward()
+    assert value.grad is not None and value.grad.flatten().tolist() == pytest.approx([-400 * 3.0, 400 * 3.5])
+    assert mixture.most_responsible(value.detach()).tolist() == [[1], [1]]
+
+
 def test_draws_follow_the_density() -> None:
     torch.manual_seed(0)
     draws = SharedMixture(SHARES.float(), MEANS.float(), PRECISIONS.float()).sample((20_000,)).numpy()
