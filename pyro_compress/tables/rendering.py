@@ -4,11 +4,13 @@ import csv
 import io
 import json
 import statistics
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -17,6 +19,7 @@ from pyro_compress.tables.collecting import Line, Measured
 from pyro_compress.tables.spec import Column, Table
 
 MISSING = "–"
+WIDTH_OF_NAMES = 16
 FORMATS = ("markdown", "csv", "json")
 SUFFIXES = {"markdown": ".md", "csv": ".csv", "json": ".json"}
 
@@ -52,15 +55,20 @@ def seeds_text(line: Line) -> str:
 
 def rows_of(table: Table, lines: Sequence[Line]) -> Iterable[tuple[bool, list[str]]]:
     """(whether it is ours, texts) of every printed row: what was measured, and what was published below it."""
+    numbers = {source: number for number, source in enumerate(sources(lines), start=1)}
     for line in lines:
         if line.row.fit is not None:
             cells = [text_of(column, line.cells[column.heading]) for column in table.columns]
             yield True, [line.row.name, *cells, seeds_text(line), minutes_text(line)]
         if line.row.published:
-            named = (
-                f"published: {line.row.source}" if line.row.fit is not None else f"{line.row.name}: {line.row.source}"
-            )
-            yield False, [named, *(published_text(column, line) for column in table.columns), "", ""]
+            named = "published" if line.row.fit is not None else f"{line.row.name}, published"
+            figures = (published_text(column, line) for column in table.columns)
+            yield False, [f"{named} [{numbers[line.row.source]}]", *figures, "", ""]
+
+
+def sources(lines: Iterable[Line]) -> list[str]:
+    """Of published figures, each once, as they come."""
+    return list(dict.fromkeys(line.row.source for line in lines if line.row.published))
 
 
 def headings(table: Table) -> list[str]:
@@ -90,6 +98,8 @@ def markdown(table: Table, lines: Sequence[Line], seeds: Sequence[int], command:
     out.append("| --- |" + " ---: |" * (len(heads) - 1))
     for ours, texts in rows_of(table, lines):
         out.append("| " + " | ".join(text if ours or not text else f"*{text}*" for text in texts) + " |")
+    if published := sources(lines):
+        out += ["", f"Published: {numbered(published)}."]
     out += ["", *caption(table)]
     for note in table.notes:
         out += ["", note]
@@ -97,6 +107,11 @@ def markdown(table: Table, lines: Sequence[Line], seeds: Sequence[int], command:
         out += ["", "Failed:", "", *(f"- {sentence}" for sentence in failed)]
     out += ["", "Each row's fit:", "", *(f"- {sentence}" for sentence in how(lines, seeds))]
     return "\n".join(out) + "\n"
+
+
+def numbered(published: Sequence[str]) -> str:
+    """The sources by the numbers that rows have."""
+    return "; ".join(f"[{number}] {source}" for number, source in enumerate(published, start=1))
 
 
 def caption(table: Table) -> list[str]:
@@ -113,17 +128,19 @@ def caption(table: Table) -> list[str]:
     return [said]
 
 
-def terminal(table: Table, lines: Sequence[Line]) -> RichTable:
+def terminal(table: Table, lines: Sequence[Line]) -> Group:
     """For people."""
-    found = RichTable(
-        title=Text(table.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, caption_justify="left"
-    )
+    found = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    rows = list(rows_of(table, lines))
     for place, heading in enumerate(headings(table)):
-        found.add_column(heading, justify="right" if place else "left", overflow="fold")
-    for ours, texts in rows_of(table, lines):
-        found.add_row(*texts, style="" if ours else "dim")
-    found.caption = Text("\n".join([*caption(table), *(f"failed: {sentence}" for sentence in failures(lines))]))
-    return found
+        found.add_column(heading, justify="right" if place else "left", no_wrap=not place)
+    for ours, (name, *texts) in rows:
+        # rich would fold names within words, and numbers to make room for names
+        folded = "\n".join(textwrap.wrap(name, WIDTH_OF_NAMES))
+        found.add_row(*(Text(text) for text in (folded, *texts)), style="" if ours else "dim")
+    below = [f"Published: {numbered(published)}."] if (published := sources(lines)) else []
+    below += [*caption(table), *(f"failed: {sentence}" for sentence in failures(lines))]
+    return Group(Text(table.title, style="bold"), found, Text("\n".join(below), style="dim"))
 
 
 def records(table: Table, lines: Sequence[Line]) -> list[dict[str, Any]]:

@@ -78,7 +78,8 @@ def test_published_figures_stand_below_and_failures_are_named(tmp_path: Path) ->
     lines = collecting.collect(table, [0], tmp_path)
     page = rendering.markdown(table, lines, [0], "pyro-compress table mine")
     assert "| first | 1.00 | 10 | 1-2 | 0 | – |" in page
-    assert "| *published: Author 2000* | *1.50* | *–* | *7-8* |" in page
+    assert "| *published [1]* | *1.50* | *–* | *7-8* |" in page
+    assert "Published: [1] Author 2000." in page
     assert "| *elsewhere: Another 2001* | *2.00* |" in page
     assert "| second | failed | failed | failed |" in page
     assert "- second, seed 0: there is no data set x" in page

@@ -7,18 +7,19 @@ from pyro_compress.models.zoo.entry import Entry, Published
 from pyro_compress.tables.spec import Column, Fit, Row, Table
 
 ERROR = Column("error %", "error_after_percent")
-KEPT = Column("weights kept %", "weights_left_percent")
-BYTES = Column("file bytes", "file_bytes", form="{:,.0f}")
-RATE = Column("file rate", "file_rate", form="{:,.0f}×", better="high")
-PRUNING = Column("formula: pruning", "rates.pruning", form="{:,.0f}×", better="high")
-FAST = Column("formula: fast", "rates.fast_prediction", form="{:,.0f}×", better="high")
-MOST = Column("formula: maximum", "rates.maximum_compression", form="{:,.0f}×", better="high")
+KEPT = Column("kept %", "weights_left_percent")
+BYTES = Column("bytes", "file_bytes", form="{:,.0f}")
+RATE = Column("rate", "file_rate", form="{:,.0f}×", better="high")
+PRUNING = Column("pruning", "rates.pruning", form="{:,.0f}×", better="high")
+FAST = Column("fast", "rates.fast_prediction", form="{:,.0f}×", better="high")
+MOST = Column("maximum", "rates.maximum_compression", form="{:,.0f}×", better="high")
 LAYERS = Column("layers left", "architecture_left", better="")
 BITS = Column("bits", "bits_per_layer", better="")
 LIMITS = {"lenet-5": 1.0, "lenet-300-100": 1.8}
 NOTE = (
-    "A file rate counts bytes of the whole file; the formulas are those of the published tables, count no file, and "
-    "stand here to be compared with the published figures alone."
+    "The rate counts bytes of the whole file; pruning, fast prediction and maximum compression are the formulas of the "
+    "published tables, count no file, and stand here to be compared with published figures alone. Weights kept are in "
+    "percent of all weights."
 )
 
 
