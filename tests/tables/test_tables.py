@@ -79,8 +79,8 @@ def test_published_figures_stand_below_and_failures_are_named(tmp_path: Path) ->
     page = rendering.markdown(table, lines, [0], "pyro-compress table mine")
     assert "| first | 1.00 | 10 | 1-2 | 0 | – |" in page
     assert "| *published [1]* | *1.50* | *–* | *7-8* |" in page
-    assert "Published: [1] Author 2000." in page
-    assert "| *elsewhere: Another 2001* | *2.00* |" in page
+    assert "Published: [1] Author 2000; [2] Another 2001." in page
+    assert "| *elsewhere, published [2]* | *2.00* |" in page
     assert "| second | failed | failed | failed |" in page
     assert "- second, seed 0: there is no data set x" in page
     assert "`pyro-compress run a/c --data x --seed 0`" in page
@@ -122,6 +122,8 @@ def test_tables_name_entries_and_published_figures_as_they_are_printed() -> None
     (lenet,) = tables_named("lenet-5").tables()
     horseshoe = next(row for row in lenet.rows if row.name == "group-horseshoe")
     assert horseshoe.published[networks.MOST.heading] == 771
+    # counted weights, which the rate called pruning does not give
+    assert (horseshoe.published[networks.KEPT.heading], horseshoe.published[networks.PRUNING.heading]) == (0.6, 156)
     with pytest.raises(RunError, match="Did you mean 'bbb-mnist'"):
         tables_named("bbb-mnst")
 

@@ -18,6 +18,8 @@ class Published:
 
     Attributes:
         bits: per weight of each layer, as '8-9-14'.
+        rival: whether it is of another method than the entry's, which tables don't print below its row.
+        weights_left_percent: weights that are not zero, as published; `pruning` is another count, of dense layers.
     """
 
     method: str
@@ -29,6 +31,8 @@ class Published:
     architecture: str | None = None
     file_bytes: int | None = None
     bits: str | None = None
+    weights_left_percent: float | None = None
+    rival: bool = False
 
 
 @dataclass(frozen=True)

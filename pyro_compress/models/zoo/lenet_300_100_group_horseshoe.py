@@ -15,7 +15,17 @@ ENTRY = Entry(
         "fine_tune_noise": 0.5,
     },
     published=(
-        Published("BC-GHS", "Louizos et al. 2017 (errors 1.8 to 2.0 %)", 1.9, 9, 23, 59, "311-86-14", bits="13-11-10"),
+        Published(
+            "BC-GHS",
+            "Louizos et al. 2017 (errors 1.8 to 2.0 %)",
+            1.9,
+            9,
+            23,
+            59,
+            "311-86-14",
+            bits="13-11-10",
+            weights_left_percent=10.6,
+        ),
     ),
     chosen_on=UNRECORDED,
 )

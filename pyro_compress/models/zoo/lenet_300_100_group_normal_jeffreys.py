@@ -16,6 +16,10 @@ ENTRY = Entry(
         "teacher_draws": 20,
         "fine_tune_noise": 0.5,
     },
-    published=(Published("BC-GNJ", "Louizos et al. 2017", 1.8, 9, 36, 58, "278-98-13", bits="8-9-14"),),
+    published=(
+        Published(
+            "BC-GNJ", "Louizos et al. 2017", 1.8, 9, 36, 58, "278-98-13", bits="8-9-14", weights_left_percent=10.8
+        ),
+    ),
     chosen_on=UNRECORDED,
 )

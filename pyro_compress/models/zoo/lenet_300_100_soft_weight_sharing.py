@@ -19,6 +19,6 @@ ENTRY = Entry(
     # nothing is trained on the levels afterwards
     decision_options={"fine_tune_epochs": 0},
     pretrain_epochs=20,
-    published=(Published("SWS, 4.3 % of the weights", "Ullrich et al. 2017", 1.94, None, None, 64),),
+    published=(Published("SWS", "Ullrich et al. 2017", 1.94, None, None, 64, weights_left_percent=4.3),),
     chosen_on="nothing: rates, τ, mixture and hyper-priors as published",
 )

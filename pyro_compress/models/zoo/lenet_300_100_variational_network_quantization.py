@@ -16,8 +16,8 @@ ENTRY = Entry(
     decision_options={"fine_tune_epochs": 5, "rate_weights": (0.1, 0.3)},
     pretrain_epochs=5,
     published=(
-        Published("Deep Compression", "Han et al. 2016", 1.6, 6, None, 40),
-        Published("SWS", "Ullrich et al. 2017", 1.9, 12, None, 64),
+        Published("Deep Compression", "Han et al. 2016", 1.6, 6, None, 40, weights_left_percent=8.0, rival=True),
+        Published("SWS", "Ullrich et al. 2017", 1.9, 12, None, 64, weights_left_percent=4.3, rival=True),
     ),
     chosen_on="rates as published for LeNet-5, a tenth of its epochs; stages, against none, on validation with seed 0",
 )

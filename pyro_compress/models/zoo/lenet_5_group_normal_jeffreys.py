@@ -10,6 +10,18 @@ ENTRY = Entry(
     method_options={"epochs": 12, "kl_weight": 0.2},
     decision_options={"rate_weights": (0.5, 1.0), "tolerance_points": 0.5},
     pretrain_epochs=5,
-    published=(Published("BC-GNJ", "Louizos et al. 2017", 1.0, 108, 361, 573, "8-13-88-13", bits="18-10-7-9"),),
+    published=(
+        Published(
+            "BC-GNJ",
+            "Louizos et al. 2017",
+            1.0,
+            108,
+            361,
+            573,
+            "8-13-88-13",
+            bits="18-10-7-9",
+            weights_left_percent=0.9,
+        ),
+    ),
     chosen_on=UNRECORDED,
 )

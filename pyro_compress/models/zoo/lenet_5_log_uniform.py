@@ -20,6 +20,7 @@ ENTRY = Entry(
             365,
             "14-19-242-131",
             bits="13-10-8-12",
+            weights_left_percent=0.7,
         ),
         Published("Entropy-penalised", "Oktay et al. 2020", 1.0, file_bytes=2840),
     ),

@@ -19,6 +19,6 @@ ENTRY = Entry(
     # nothing is trained on the levels afterwards
     decision_options={"fine_tune_epochs": 0},
     pretrain_epochs=20,
-    published=(Published("SWS, 0.5 % of the weights", "Ullrich et al. 2017", 0.97, None, None, 162),),
+    published=(Published("SWS", "Ullrich et al. 2017", 0.97, None, None, 162, weights_left_percent=0.5),),
     chosen_on="nothing: rates, τ, mixture and hyper-priors as published",
 )

@@ -17,8 +17,10 @@ ENTRY = Entry(
     decision_options={"fine_tune_epochs": 0},
     pretrain_epochs=5,
     published=(
-        Published("VNQ, 28.3 % of the weights at 2 bits", "Achterhold et al. 2018", 0.73),
-        Published("VNQ from random weights, 17.7 % at 2 bits", "Achterhold et al. 2018", 0.73),
+        Published("VNQ", "Achterhold et al. 2018", 0.73, bits="2-2-2-2", weights_left_percent=28.3),
+        Published(
+            "VNQ, from random weights", "Achterhold et al. 2018", 0.73, bits="2-2-2-2", weights_left_percent=17.7
+        ),
         Published("VNQ, before pruning and quantisation", "Achterhold et al. 2018", 0.67),
     ),
     chosen_on="nothing: as published",

@@ -30,10 +30,9 @@ def entries_of(network: str) -> Iterable[Entry]:
 
 def published_figures(published: Published, columns: Iterable[Column]) -> Mapping[str, float | str]:
     """By heading, what of those columns is published."""
-    kept = None if published.pruning is None else 100.0 / published.pruning
     found: dict[Column, float | str | None] = {
         ERROR: published.error_percent,
-        KEPT: kept,
+        KEPT: published.weights_left_percent,
         BYTES: published.file_bytes,
         PRUNING: published.pruning,
         FAST: published.fast_prediction,
@@ -45,11 +44,12 @@ def published_figures(published: Published, columns: Iterable[Column]) -> Mappin
 
 
 def rows_of(network: str, columns: Sequence[Column], *arguments: str) -> tuple[Row, ...]:
-    """One row per entry; what is published stands below where it is of the same data."""
+    """One row per entry; what is published stands below where it is of the same method and data."""
     found = []
     for entry in entries_of(network):
         name, fit = entry.name.partition("/")[2], Fit(entry.name, arguments)
-        first = entry.published[0] if entry.published and not arguments else None
+        own = [one for one in entry.published if not one.rival and not arguments]
+        first = own[0] if own else None
         figures = {} if first is None else published_figures(first, columns)
         found.append(Row(name, fit, figures, "" if first is None else f"{first.method}, {first.source}"))
     return tuple(found)
