@@ -43,7 +43,8 @@ SMALL: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     "hmc": ({"warmup": 5, "draws": 10, "chains": 2}, {"warmup": 100, "draws": 200, "chains": 2}),
     "nuts": ({"warmup": 5, "draws": 10, "chains": 2}, {"warmup": 100, "draws": 200, "chains": 2}),
     "importance": ({"draws": 50}, {"draws": 100_000}),
-    "rejection": ({"draws": 5}, {"draws": 200}),
+    # every start of the search for the bound climbs through hundreds of evaluations
+    "rejection": ({"draws": 5, "starts": 1}, {"draws": 200}),
 }
 GENERATOR = torch.Generator().manual_seed(4)
 X = torch.randn(40, 3, generator=GENERATOR)

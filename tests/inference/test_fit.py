@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ from pyro_compress.models.priors.base import Prior
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.log_uniform import LogUniform
 from pyro_compress.models.priors.normal import Normal
-from pyro_compress.models.priors.scale_mixture import ScaleMixture
 from pyro_compress.posterior.posterior import Posterior
 
 
@@ -92,31 +92,46 @@ def without_seconds(posterior: Posterior) -> list[dict[str, Any]]:
     return [{key: value for key, value in record.items() if key != "seconds"} for record in history]
 
 
-class InterruptedByTestError(Exception):
-    pass
+def leave_after(epoch: int, folder: Path, left: Path) -> Any:
+    """What a run that is stopped after that epoch would have left in its folder goes to `left`."""
 
-
-def stop_after(epoch: int) -> Any:
     def callback(record: EpochRecord, state: State) -> None:
         if record.epoch == epoch:
-            raise InterruptedByTestError
+            shutil.copytree(folder, left)
 
     return callback
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_resumed_run_is_bit_identical(method: Method, tmp_path: Path) -> None:
+def test_a_run_is_bit_identical_resumed_or_run_again_and_touches_nothing(method: Method, tmp_path: Path) -> None:
     # MC dropout takes no prior that declares a weight as a product
     model, data = problem(Normal() if isinstance(method, MCDropout) else None)
-    straight = fit(model, data, method, seed=3)
-    path = tmp_path / "checkpoint.pt"
-    with pytest.raises(InterruptedByTestError):
-        fit(model, data, method, seed=3, checkpoint=path, callbacks=[stop_after(2)])
+    given = {name: value.clone() for name, value in model.state_dict().items()}
+    buffers = {name: value.clone() for name, value in model.network.named_buffers()}
+    pyro.clear_param_store()
+    before, whole, left = torch.get_rng_state(), tmp_path / "whole", tmp_path / "left"
+    whole.mkdir()
+    straight = fit(
+        model, data, method, seed=3, checkpoint=whole / "checkpoint.pt", callbacks=[leave_after(2, whole, left)]
+    )
+    other = fit(model, data, method, seed=2)
+    assert torch.equal(before, torch.get_rng_state())
     torch.manual_seed(99)  # whatever the process did in between
-    resumed = fit(model, data, method, seed=3, checkpoint=path, resume=True)
+    # whose draws lie elsewhere by now, as those of a folder that was moved
+    shutil.rmtree(whole)
+    resumed = fit(model, data, method, seed=3, checkpoint=left / "checkpoint.pt", resume=True)
     assert_identical(straight, resumed)
     assert len(without_seconds(resumed)) == 6
-    assert_identical(straight, fit(model, data, method, seed=3, checkpoint=path, resume=True))
+    assert_identical(straight, fit(model, data, method, seed=3, checkpoint=left / "checkpoint.pt", resume=True))
+    # without a checkpoint, after other fits
+    assert_identical(straight, fit(model, data, method, seed=3))
+    assert not np.array_equal(straight.parameters["0.weight"].mean, other.parameters["0.weight"].mean)
+    assert len(pyro.get_param_store()) == 0
+    assert all(torch.equal(value, given[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, buffers[name]) for name, value in model.network.named_buffers())
+    # samplers run batch norm as predictions do, with its statistics fixed
+    moves = not isinstance(method, MinibatchChains)
+    assert np.array_equal(straight.buffers["1.running_mean"], buffers["1.running_mean"].numpy()) != moves
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -139,27 +154,6 @@ def test_state_captured_in_memory_is_a_copy(method: Any) -> None:
     again = advance(3)
     for name, site in ahead.parameters.items():
         np.testing.assert_array_equal(site.mean, again.parameters[name].mean)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_fits_touch_neither_each_other_nor_the_process(method: Method) -> None:
-    model, data = problem(ScaleMixture())
-    given = {name: value.clone() for name, value in model.state_dict().items()}
-    buffers = {name: value.clone() for name, value in model.network.named_buffers()}
-    pyro.clear_param_store()
-    before = torch.get_rng_state()
-    first = fit(model, data, method, seed=1)
-    other = fit(model, data, method, seed=2)
-    again = fit(model, data, method, seed=1)
-    assert torch.equal(before, torch.get_rng_state())
-    assert len(pyro.get_param_store()) == 0
-    assert_identical(first, again)
-    assert not np.array_equal(first.parameters["0.weight"].mean, other.parameters["0.weight"].mean)
-    assert all(torch.equal(value, given[name]) for name, value in model.state_dict().items())
-    assert all(torch.equal(value, buffers[name]) for name, value in model.network.named_buffers())
-    # samplers run batch norm as predictions do, with its statistics fixed
-    moves = not isinstance(method, MinibatchChains)
-    assert np.array_equal(first.buffers["1.running_mean"], buffers["1.running_mean"].numpy()) != moves
 
 
 def test_training_learns_and_says_what_it_did() -> None:

@@ -1,16 +1,21 @@
 """The command line called in this process, and the digits runs that several tests look at."""
 
+import contextlib
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any
+from unittest import mock
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from pyro_compress.cli.app import app
-from pyro_compress.pipeline import evaluation
+from pyro_compress.pipeline import evaluation, running
 
 USER_MODULE = """
 import torch
@@ -84,8 +89,8 @@ def _cli() -> Cli:
     return cli
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _torch_settings() -> Iterator[None]:
+@contextlib.contextmanager
+def torch_as_it_was() -> Iterator[None]:
     """A run sets torch's threads and flushes subnormal numbers: other tests are not to feel it."""
     threads = torch.get_num_threads()
     yield
@@ -93,10 +98,38 @@ def _torch_settings() -> Iterator[None]:
     torch.set_flush_denormal(False)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _torch_settings() -> Iterator[None]:
+    with torch_as_it_was():
+        yield
+
+
+def draw_nothing(folder: Path, drawn: object) -> None:
+    """In place of `save_all`."""
+
+
+@contextlib.contextmanager
+def started_here() -> Iterator[None]:
+    """Runs of sweeps and tables, one at a time, are calls in this process without figures: to start takes seconds.
+
+    Processes that are started are in test_sweeping.py's stand-ins, and whole runs in them in test_run.py.
+    """
+
+    def call(command: Sequence[str], *, stdout: IO[str], **rest: Any) -> subprocess.CompletedProcess[str]:
+        assert [*command[:3]] == [sys.executable, "-m", "pyro_compress"]
+        called = cli(*command[3:])
+        stdout.write(called.out + called.err)
+        return subprocess.CompletedProcess([*command], called.code)
+
+    module = SimpleNamespace(run=call, STDOUT=subprocess.STDOUT)
+    with mock.patch.object(running, "subprocess", module), mock.patch.object(evaluation, "save_all", draw_nothing):
+        yield
+
+
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes as long as all the rest of a small run."""
-    monkeypatch.setattr(evaluation, "save_all", lambda folder, drawn: None)
+    monkeypatch.setattr(evaluation, "save_all", draw_nothing)
 
 
 @pytest.fixture

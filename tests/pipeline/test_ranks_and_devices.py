@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pyro_compress.errors import InferenceError
+from pyro_compress.inference.loop import processes
 from pyro_compress.pipeline import steps
 from pyro_compress.pipeline.settings import RunSettings
 from tests.pipeline.conftest import Cli
@@ -48,6 +50,29 @@ def test_a_run_on_two_ranks_and_its_end_on_one(cli: Cli, user: Path) -> None:
     # what the ranks wrote, one process reads
     before = run.file.read_bytes()
     assert cli("compress", "shared").code == 0 and run.file.read_bytes() == before
+
+
+def test_of_several_ranks_the_first_says_why_all_failed(user: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = InferenceError("no luck")
+    failure.said_elsewhere = True
+
+    def joined() -> None:
+        raise failure
+
+    monkeypatch.setattr(processes, "joined", joined)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, times in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        found = cli("fit", "--network", "mine:net", "--prior", "normal", "--data", "mine:data", "--out", "shared")
+        assert found.code == 1 and found.err.count("no luck") == times
+
+
+# three processes that start
+@pytest.mark.nightly
+def test_what_two_ranks_refuse_one_of_them_says(user: Path) -> None:
+    (user / "shared").mkdir()
+    (user / "shared" / "checkpoint.pt").touch()
+    words = ("fit", "--network", "mine:net", "--prior", "normal", "--data", "mine:data", "--out", "shared")
     again = torchrun(user, *words)
     assert again.returncode != 0 and again.stderr.count("shared holds an unfinished run") == 1
 

@@ -12,7 +12,7 @@ import pytest
 from pyro_compress.errors import PyroCompressError, RunError
 from pyro_compress.pipeline.running import cores, refuse_failures, run_all
 from pyro_compress.pipeline.sweeping import Task, collect, entries_and_seeds, table, tasks_of
-from tests.pipeline.conftest import Called, Cli
+from tests.pipeline.conftest import Called, Cli, started_here
 
 ENTRY = "digits-cnn/group-horseshoe"
 THROUGH = [
@@ -108,11 +108,12 @@ def test_a_sweep_runs_and_prints_its_table(cli: Cli, tmp_path: Path) -> None:
     def sweep() -> Called:
         return cli(
             "sweep", ENTRY, "--seeds", "3", "--out", tmp_path, "--threads", "1", "--through", "processes",
-            "--processes", "2", "--data-dir", tmp_path, "--device", "cpu", "--epochs", "1", "--pretrain-epochs", "0",
+            "--processes", "1", "--data-dir", tmp_path, "--device", "cpu", "--epochs", "1", "--pretrain-epochs", "0",
             "--kl-weight", "0.3", "--set", "decision.fine_tune_epochs=0", "--set", "decision.snr=0.5",
         )  # fmt: skip
 
-    found = sweep()
+    with started_here():
+        found = sweep()
     assert found.code == 0, found.err
     assert f"| {ENTRY} | 3 | 0.3 |" in found.out and "1 of 1 after" in found.err
     settings = json.loads((tmp_path / "digits-cnn-group-horseshoe-seed3" / "settings.json").read_text())
@@ -124,7 +125,8 @@ def test_a_sweep_runs_and_prints_its_table(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_a_sweep_that_fails_ends_with_status_1(cli: Cli, tmp_path: Path) -> None:
-    found = cli("sweep", ENTRY, "--out", tmp_path, "--threads", "1", "--jobs", "1", "--set", "prior.tua=1")
+    with started_here():
+        found = cli("sweep", ENTRY, "--out", tmp_path, "--threads", "1", "--jobs", "1", "--set", "prior.tua=1")
     assert found.code == 1
     assert "1 of 1 runs failed" in found.err and "tua" in found.err
 

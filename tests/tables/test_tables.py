@@ -20,6 +20,7 @@ from pyro_compress.tables.figures import FIGURES, save_figures
 from pyro_compress.tables.registry import TABLES, tables_named
 from pyro_compress.tables.spec import Column, Fit, Row, Table
 from pyro_compress.tables.work import FitWork, directory_of, prepare, variant_directory, work_of
+from tests.pipeline.conftest import started_here, torch_as_it_was
 
 ERROR = Column("error %", "error_after_percent")
 BYTES = Column("bytes", "file_bytes", form="{:,.0f}")
@@ -164,7 +165,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Table, list[F
     columns = (Column("kept %", "weights_left_percent"), Column("kept %, half", "weights_left_percent", "half"))
     table = Table("small", "Small", rows, columns, {"": None, "half": {"remove_percent": 50.0}})
     work = work_of([table], [0], folder, threads=1)
-    run_all(work, processes=2, through="processes", say=lambda line: None)
+    with started_here(), torch_as_it_was():
+        run_all(work, processes=1, through="processes", say=lambda line: None)
     return folder, table, work
 
 
@@ -178,7 +180,8 @@ def test_a_table_runs_and_a_cell_that_fails_leaves_the_others(small: tuple[Path,
     assert all("'no'" in cell.failed[0] for cell in lines[1].cells.values())
     # given again, what has finished is left alone
     said: list[str] = []
-    failed = run_all(work, processes=1, through="processes", say=said.append)
+    with started_here():
+        failed = run_all(work, processes=1, through="processes", say=said.append)
     assert said[0] == "1 of 2 runs have finished before" and list(failed) == [work[1]]
 
 

@@ -9,6 +9,7 @@ from pyro_compress.inference.contract import Model
 from pyro_compress.inference.gradient.gradient_method import as_array, buffer_arrays
 from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.guide import Guide
+from pyro_compress.inference.guides.joint import JointGuide
 from pyro_compress.inference.results.judged import with_criterion, with_stored
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.priors.base import Moments
@@ -20,8 +21,8 @@ def exact_moments(model: Model, guide: Guide) -> dict[str, ParameterPosterior]:
 
     Those are sites of their own that are normal; where sites are independent, what priors make of such sites as well.
     """
-    moments = guide.moments()
     if isinstance(model, BayesianNetwork):
+        moments = guide.moments()
         closed = set(model.free_values()) if isinstance(guide, DeclaredGuide) else set()
         for parameter, prior in model.parameters_covered:
             sites = prior.latents(parameter, torch.zeros(parameter.shape))
@@ -29,6 +30,8 @@ def exact_moments(model: Model, guide: Guide) -> dict[str, ParameterPosterior]:
             if known and not any(site.family == "transformed" for site in sites):
                 closed.add(parameter.name)
         return {name: found for name, found in parameter_moments(model, moments).items() if name in closed}
+    # a guide of the user's own knows none
+    moments = guide.moments(closed=True) if isinstance(guide, JointGuide) else {}
     return {
         name: ParameterPosterior(as_array(found.mean), as_array(found.variance), "site")
         for name, found in moments.items()

@@ -124,14 +124,19 @@ class JointGuide(PyroModule):
         for name, site in self.sites.items():
             sample_through(name, site, joint[self.places[name]].reshape(site.shape))
 
-    def moments(self) -> dict[str, Moments]:
-        """Mean and variance of every site's marginal, of x or, for log-normals, of ln x."""
+    def moments(self, *, closed: bool = False) -> dict[str, Moments]:
+        """Mean and variance of every site's marginal, of x or, for log-normals, of ln x.
+
+        Args:
+            closed: leave out those that no closed form gives, which take as long as many steps.
+        """
         with torch.no_grad():
             mean, variance = self.loc.joint.clone(), self.marginal_variance()
             pairs = {name: (mean[place], variance[place].sqrt()) for name, place in self.places.items()}
             return {
                 name: moments_of(site, *(part.reshape(site.shape) for part in pairs[name]))
                 for name, site in self.sites.items()
+                if not (closed and site.family == "transformed")
             }
 
     def parameter_groups(self, rates: dict[str, float]) -> Iterator[dict[str, Any]]:

@@ -24,7 +24,7 @@ from pyro_compress.models.parameters import scale_groups
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.normal import Normal
 
-DRAWS, SIGMAS = 4000, 5.0
+DRAWS, SIGMAS = 2000, 5.0
 
 Layer = Callable[..., torch.Tensor]
 LAYERS = pytest.mark.parametrize(

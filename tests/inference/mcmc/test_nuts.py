@@ -184,7 +184,7 @@ def test_ranks_of_the_truth_are_uniform() -> None:
             sd = pyro.sample("sd", dist.Exponential(1.0))
             pyro.sample("y", dist.Normal(mean[:, None], sd[:, None]).expand([60, 4]).to_event(1), obs=y)
 
-    draws = fit(model, None, NUTS(warmup=150, draws=100, thin=2, chains=2), seed=5).draws
+    draws = fit(model, None, NUTS(warmup=100, draws=60, thin=2, chains=2), seed=5).draws
     assert draws is not None
     for name, values in (("mean", truth), ("sd", scale)):
         found = draws.site(name).reshape(-1, 60)

@@ -29,9 +29,9 @@ def test_predictions_of_a_network_agree_between_samplers() -> None:
     at = torch.tensor([[1.0, 0.5, -0.5], [-1.0, 1.0, 0.0]])
     found = []
     for method in (
-        HMC(warmup=100, draws=150, chains=2),
-        NUTS(warmup=75, draws=75, chains=2),
-        Metropolis(warmup=1000, draws=800, thin=3, chains=2),
+        HMC(warmup=75, draws=100, chains=2),
+        NUTS(warmup=50, draws=50, chains=2),
+        Metropolis(warmup=600, draws=500, thin=3, chains=2),
     ):
         draws = fit(network(), (X, Y[:, None]), method, seed=2).draws
         assert draws is not None
