@@ -110,9 +110,9 @@ def table(
     name = names[0] + ("-quick" if quick else "")
     command = f"pyro-compress table {names[0]}" + (" --quick" if quick else "")
     command += f" --seeds {' '.join(map(str, numbers))}" if numbers != [0] else ""
-    paths = rendering.save_all(out_dir, name, found, numbers, command, named.title)
     from pyro_compress.tables.figures import save_figures
 
-    paths += save_figures(out_dir, name, found)
-    show(f"written: {', '.join(str(path) for path in paths)}")
+    figures = save_figures(out_dir / "images", name, found)
+    pages = rendering.save_all(out_dir, name, found, numbers, command, named.title, figures)
+    show(f"written: {', '.join(str(path) for path in (*pages, *figures))}")
     running.refuse_failures(failed, len(todo))

@@ -200,10 +200,18 @@ def save_all(
     seeds: Sequence[int],
     command: str,
     title: str,
+    figures: Sequence[Path] = (),
 ) -> list[Path]:
-    """NAME.md, NAME.csv and NAME.json in a folder."""
+    """NAME.md, NAME.csv and NAME.json in a folder; the page shows figures that lie in the folder or below it."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / (name + SUFFIXES[form]) for form in FORMATS]
     for form, path in zip(FORMATS, paths, strict=True):
-        write_atomically(path, in_format(form, tables, seeds, command, title))
+        text = in_format(form, tables, seeds, command, title)
+        if form == "markdown":
+            text += "".join(f"\n![{_words(figure)}]({figure.relative_to(folder)})\n" for figure in figures)
+        write_atomically(path, text)
     return paths
+
+
+def _words(figure: Path) -> str:
+    return figure.stem.replace("-", " ").replace("_", " ")

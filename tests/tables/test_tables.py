@@ -1,6 +1,7 @@
 """Reference tables: what is run, how results become cells, ranks and pages, and that one that fails stops none."""
 
 import csv
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -195,8 +196,12 @@ def test_figures_show_what_the_runs_hold(small: tuple[Path, Table, list[FitWork]
     weights = FIGURES["weight_distributions"](table, lines)
     assert weights is not None and "map: sd" in weights.axes[0].get_legend_handles_labels()[1][0]
     assert FIGURES["scale_mixture"](table, lines) is None
-    paths = save_figures(tmp_path, "small", [(table, lines), (table, lines)])
-    assert paths == []
+    assert save_figures(tmp_path, "small", [(table, lines)]) == []
+    shown = dataclasses.replace(table, figures=("loss_curves",))
+    paths = save_figures(tmp_path / "images", "small", [(shown, lines), (shown, lines)])
+    assert [path.name for path in paths] == ["small-loss_curves.png", "small-loss_curves-2.png"]
+    rendering.save_all(tmp_path, "small", [(shown, lines)], [0], "pyro-compress table small", "Small", paths)
+    assert "\n![small loss curves](images/small-loss_curves.png)\n" in (tmp_path / "small.md").read_text()
 
 
 def test_the_scale_mixture_integrates_to_one_and_is_the_sum_of_its_parts() -> None:
