@@ -1,7 +1,7 @@
 """Figures that go with tables of many runs."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,6 +11,7 @@ from pyro_compress.report.drawing import COLOURS, GREY, MARKERS, VERMILION, labe
 from pyro_compress.report.figures import log_axis
 
 BINS = 201
+STROKES = ("-", "--", ":")
 
 
 class SizePoint(NamedTuple):
@@ -42,7 +43,7 @@ def weight_distributions(weights: Mapping[str, np.ndarray]) -> Figure:
     for place, (name, held) in enumerate(weights.items()):
         density, _ = np.histogram(held, edges, density=True)
         said = f"{name}: sd {held.std():.3g}"
-        axes.stairs(density, edges, color=COLOURS[place % len(COLOURS)], linewidth=1.6, label=said)
+        axes.stairs(density, edges, linewidth=1.6, label=said, **_line(place))
     axes.set_yscale("log")
     label(axes, "", "weight (posterior mean where there is a posterior)", "density (log scale)")
     axes.legend(fontsize=10, frameon=False)
@@ -51,19 +52,26 @@ def weight_distributions(weights: Mapping[str, np.ndarray]) -> Figure:
 
 def loss_curves(fits: Mapping[str, Training]) -> Figure:
     """Training loss and validation error over epochs, a line per method."""
-    figure = new_figure(5.0, "Loss while training")
+    figure = new_figure(5.4, "Loss while training")
     panels = figure.subplots(1, 2)
     titles = ("Training loss, −ln p(y | x, w)", "nats per example (log scale)"), ("Validation error", "% (log scale)")
     for axes, (title, unit), kind in zip(panels, titles, (0, 1), strict=True):
         for place, (name, fit) in enumerate(fits.items()):
             values = fit[kind]
             epochs = np.arange(1, len(values) + 1)
-            axes.plot(epochs, values, color=COLOURS[place % len(COLOURS)], linewidth=1.8, label=name)
+            axes.plot(epochs, values, linewidth=1.8, label=name, **_line(place))
         label(axes, title, "epoch", unit)
         log_axis(axes, "y")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[1].legend(fontsize=9.5, frameon=False)
+    figure.legend(
+        *panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=10, frameon=False
+    )
     return figure
+
+
+def _line(place: int) -> dict[str, Any]:
+    """Colour and stroke of the place-th line: strokes change where colours begin anew."""
+    return {"color": COLOURS[place % len(COLOURS)], "linestyle": STROKES[place // len(COLOURS) % len(STROKES)]}
 
 
 def scale_mixture(mixture: float, wide: float, narrow: float) -> Figure:
