@@ -7,18 +7,22 @@ ENTRY = Entry(
     network="lenet-300-100",
     prior="soft-weight-sharing",
     data="mnist",
+    # components that start as narrow as they are far apart do not gather at zero
+    prior_options={"deviation": 0.05, "zero_share": 0.999},
     method="map",
     method_options={
-        "epochs": 30,
+        "epochs": 12,
         "batch_size": 256,
-        "learning_rate": 5e-4,
-        "schedule": "constant",
+        "learning_rate": 1e-3,
         "rates": {"hyper": 0.2, "scale": 6.0},
-        "kl_weight": 0.003,
+        "kl_weight": 0.2,
+        "kl_warmup": 0.8,
     },
-    # nothing is trained on the levels afterwards
-    decision_options={"fine_tune_epochs": 0},
-    pretrain_epochs=20,
+    decision_options={"fine_tune_epochs": 10, "rate_weights": (0.1, 0.3)},
+    pretrain_epochs=10,
     published=(Published("SWS", "Ullrich et al. 2017", 1.94, None, None, 64, weights_left_percent=4.3),),
-    chosen_on="nothing: rates, τ, mixture and hyper-priors as published",
+    chosen_on=(
+        "validation, seed 0, from one trained network (1.90 %): where components start and the density of λ₀ by three "
+        "trials, τ and zero_share by one, stages by two; the rest as published"
+    ),
 )
