@@ -48,8 +48,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {"epochs": 1} for name in ON_NETWORKS},
     "learning-compression": {"epochs": 1, "ternary": True},
 }
-# proposals that torch cannot draw side by side are drawn one by one
-SHORTER: dict[tuple[str, str], dict[str, Any]] = {("importance", "discrete sites"): {"draws": 3000}}
+# proposals that torch cannot draw side by side are drawn one by one; and what takes long and mixes well
+SHORTER: dict[tuple[str, str], dict[str, Any]] = {
+    ("importance", "discrete sites"): {"draws": 3000},
+    ("nuts", "LKJ"): {"warmup": 120, "draws": 150},
+}
 LANGEVIN = ("sgld", "psgld", "sghmc", "csgld", "csghmc")
 SKEWED = frozenset(name for name, case in CASES.items() if case.shape == "skewed")
 # rows that must stay together, or that are no rows

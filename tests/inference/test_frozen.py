@@ -134,7 +134,7 @@ def test_networks_with_frozen_parameters_keep_their_units() -> None:
     fit(model, examples(), SVI(epochs=3, batch_size=8, kl_warmup=0.0))
 
 
-@pytest.mark.parametrize("method", [SVI(epochs=30, batch_size=8, learning_rate=0.02), MAP(epochs=30, batch_size=8)])
+@pytest.mark.parametrize("method", [SVI(epochs=10, batch_size=8, learning_rate=0.05), MAP(epochs=10, batch_size=8)])
 @pytest.mark.parametrize("normed", [False, True])
 def test_fine_tuning_leaves_them(method: Any, normed: bool) -> None:
     torch.manual_seed(0)
@@ -145,7 +145,7 @@ def test_fine_tuning_leaves_them(method: Any, normed: bool) -> None:
     x, y = examples()
     data = as_data((x, y), validation=(x + 0.1, y), test=(x - 0.1, y))
     posterior = fit(BayesianNetwork(given, Normal()), data, method, seed=0)
-    how = DecisionSettings(fine_tune_epochs=1)
+    how = DecisionSettings(fine_tune_epochs=1, rate_weights=(0.5,))
     decision = decide(posterior, given, data, how, seed=0)
     weight, before = decision.sites[f"{name}.weight"], given.state_dict()
     np.testing.assert_array_equal(weight.value, before[f"{name}.weight"].numpy())
