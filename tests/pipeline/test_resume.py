@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pyro_compress.artifact.writing.artifact import load
@@ -34,22 +35,27 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, phase: str, epoch: int) -> None:
 
 @pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
-    ("phase", "epoch", "kept"), [("epoch", 0, "checkpoint.pt"), ("pretraining epoch", 0, "settings.json")]
+    ("phase", "kept", "command"), [("epoch", "checkpoint.pt", "run"), ("pretraining epoch", "settings.json", "fit")]
 )
 def test_a_resumed_run_is_the_same_run(
-    cli: Cli, digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, epoch: int, kept: str
+    cli: Cli, digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, kept: str, command: str
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patched:
-        interrupt(patched, phase, epoch)
+        interrupt(patched, phase, 0)
         stopped = cli("run", *SETTINGS, "--out", run)
     assert stopped.code == 130
     assert stopped.err.splitlines()[-1] == (
         f"stopped; finished epochs are kept: go on with  pyro-compress run --resume {run}"
     )
     assert (run / kept).exists() and not (run / "posterior.safetensors").exists()
-    assert cli("run", "--resume", run).code == 0
-    assert (run / "network.pyrc").read_bytes() == (digits_run / "network.pyrc").read_bytes()
+    assert cli(command, "--resume", run).code == 0
+    posterior, expected = (Posterior.load(folder / "posterior.safetensors") for folder in (run, digits_run))
+    for name, site in expected.parameters.items():
+        np.testing.assert_array_equal(posterior.parameters[name].mean, site.mean)
+        np.testing.assert_array_equal(posterior.parameters[name].variance, site.variance)
+    if command == "run":
+        assert (run / "network.pyrc").read_bytes() == (digits_run / "network.pyrc").read_bytes()
     assert not (run / "checkpoint.pt").exists()
 
 
