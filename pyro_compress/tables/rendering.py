@@ -19,7 +19,7 @@ from pyro_compress.tables.collecting import Line, Measured
 from pyro_compress.tables.spec import Column, Table
 
 MISSING = "–"
-WIDTH_OF_NAMES = 16
+WIDTH_OF_NAMES = 14
 FORMATS = ("markdown", "csv", "json")
 SUFFIXES = {"markdown": ".md", "csv": ".csv", "json": ".json"}
 
