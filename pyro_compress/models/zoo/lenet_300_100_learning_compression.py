@@ -21,6 +21,6 @@ ENTRY = Entry(
     published=(Published("Pruned and retrained", "Han et al. 2015", 1.59, weights_left_percent=8.0, rival=True),),
     chosen_on=(
         "validation, seed 0, from one trained network (1.90 %): of two, μ from 300 to 3e5 stood at 3.80 % after 11 "
-        "epochs, μ from 10 to 1e4 ended at 4.96 % after 10; stages and rate weight: nothing, not run to the end"
+        "epochs, μ from 10 to 1e4 ended at 4.96 % after 10; stages and rate weight: nothing"
     ),
 )
