@@ -23,6 +23,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch.distributions import Independent, kl_divergence
 
+from pyro_compress.errors import InferenceError
 from pyro_compress.models.kl import kl_nats
 from pyro_compress.models.sites import log_prob, refuse_other_sites, weighted_total
 
@@ -124,7 +125,16 @@ def closed_form(q: Any, p: Any) -> torch.Tensor:
 
 
 def sampled(q: Any, p: Any) -> torch.Tensor:
-    """log q − log p at the value that the guide drew."""
+    """log q − log p at the value that the guide drew.
+
+    Raises:
+        InferenceError: the prior says with `sampled_complexity = False` that it counts as a divergence alone.
+    """
+    if p is not None and not getattr(base_of(p["fn"]), "sampled_complexity", True):
+        raise InferenceError(
+            f"site '{q['name']}': its prior, {type(base_of(p['fn'])).__name__}, makes a point estimate of the guide's "
+            "own parameters and has no complexity at a sample: take --inference svi with its default estimator"
+        )
     log_q = weighted_total(q, log_prob(q))
     return log_q if p is None else log_q - weighted_total(p, log_prob(p, q["value"]))
 

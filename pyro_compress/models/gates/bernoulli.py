@@ -65,8 +65,11 @@ class BernoulliGate(TorchDistribution):
 class BetaBernoulli(TorchDistribution):
     """z ~ Bernoulli(θ) with θ ~ Beta(alpha, beta), one θ for every z: P(z = 1) = alpha / (alpha + beta).
 
-    Against a `BernoulliGate` it counts with −ln Beta(θ; alpha, beta) of the gate's own θ: the MAP estimate of θ.
+    Against a `BernoulliGate` it counts with −ln Beta(θ; alpha, beta) of the gate's own θ: the MAP estimate of θ.  At a
+    sample it would count as Bernoulli(alpha / (alpha + beta)), which is another model, so that it has none.
     """
+
+    sampled_complexity: ClassVar[bool] = False
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.boolean

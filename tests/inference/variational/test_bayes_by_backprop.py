@@ -16,6 +16,7 @@ from pyro_compress.inference.fit import fit
 from pyro_compress.inference.variational.bayes_by_backprop import COSTS, BayesByBackprop, blundell
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Gaussian
+from pyro_compress.models.priors.generalized_dropout import GeneralizedDropout
 from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.priors.scale_mixture import ScaleMixture
 
@@ -92,6 +93,13 @@ def test_a_scale_mixture_is_fitted() -> None:
     np.testing.assert_allclose(weight.mean, exact[:3].T.numpy(), atol=3 * 0.8 / math.sqrt(HELD))
     assert 0.02 < float(np.sqrt(weight.variance).mean()) < 0.3
     assert posterior.provenance["method"] == "BayesByBackprop"
+
+
+def test_a_prior_that_estimates_rates_of_the_guide_is_refused() -> None:
+    model, x, y = problem()
+    model = BayesianNetwork(model.network, GeneralizedDropout(), model.likelihood)
+    with pytest.raises(InferenceError, match=r"site 'weight.z'.*BetaBernoulli.*no complexity at a sample"):
+        fit(model, as_data((x, y)), BayesByBackprop(epochs=1, batch_size=12), seed=0)
 
 
 def test_unknown_costs_are_refused() -> None:
