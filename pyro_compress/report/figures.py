@@ -239,8 +239,8 @@ def error_against_rate(points: Sequence[RatePoint]) -> Figure:
     return figure
 
 
-# beyond it six numbers in each decade lie over one another
-MANY_DECADES = 20.0
+# largest over smallest number, beyond which six in each decade lie over one another
+WIDE_RANGE = 20.0
 
 
 def log_axis(axes: Axes, which: str) -> None:
@@ -248,7 +248,7 @@ def log_axis(axes: Axes, which: str) -> None:
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axis.get_data_interval()
-    many = low > 0 and high / low > MANY_DECADES
+    many = low > 0 and high / low > WIDE_RANGE
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if many else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
     axis.set_major_formatter(FuncFormatter(plain_number))
     axis.set_minor_formatter(NullFormatter())

@@ -45,6 +45,11 @@ RUN_AWAY = 1e6
 _NOT_STEPPABLE = ("Optimizer", "LBFGS", "SparseAdam")
 
 
+def warmed_up(weight: float, progress: float, warmup: float) -> float:
+    """β, which rises linearly from 0 to `weight` over the share `warmup` of a run of which `progress` is done."""
+    return weight * (min(1.0, progress / warmup) if warmup > 0 else 1.0)
+
+
 def schedule_named(schedule: str | Schedule) -> Schedule:
     """A schedule by name, or the user's own function of progress in [0, 1].
 

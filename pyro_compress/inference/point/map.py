@@ -27,6 +27,7 @@ from pyro_compress.inference.gradient.gradient_method import (
     build_optimizer,
     check_rates,
     hyperparameter_groups,
+    warmed_up,
 )
 from pyro_compress.inference.loop.feed import Batch, Feed
 from pyro_compress.inference.results.from_draws import point_estimates
@@ -100,9 +101,7 @@ class MAP(GradientMethod):
         return PointState(model, points, optimizer, size, self.steps(size if held is None else held))
 
     def step(self, state: "PointState", batch: Batch) -> Info:
-        rate, beta = self.begin(state), self.kl_weight
-        if state.progress < self.kl_warmup:
-            beta *= state.progress / self.kl_warmup
+        rate, beta = self.begin(state), warmed_up(self.kl_weight, state.progress, self.kl_warmup)
         terms = self.estimate(state, batch)
         self.descend(state, terms.objective(beta) / state.size, {**terms.by_site, "y": terms.data})
         self.finish(state)

@@ -19,6 +19,7 @@ from pyro_compress.inference.gradient.gradient_method import (
     check_rates,
     hyperparameter_groups,
     refuse_non_finite,
+    warmed_up,
 )
 from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.from_guide import exact_moments, parameter_moments, posterior_from_guide
@@ -120,7 +121,7 @@ class VariationalMethod(GradientMethod):
 
     def beta(self, state: VariationalState) -> float:
         """β of the next step."""
-        return self.kl_weight * (min(1.0, state.progress / self.kl_warmup) if self.kl_warmup > 0 else 1.0)
+        return warmed_up(self.kl_weight, state.progress, self.kl_warmup)
 
     def weights(self, state: VariationalState, batch: Batch, beta: float) -> tuple[float, float]:
         """Of data and complexity in what the next step descends: over an epoch, the tempered negative ELBO."""
