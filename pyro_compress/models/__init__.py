@@ -7,7 +7,15 @@ from pyro_compress._lazy import lazy_names
 if TYPE_CHECKING:
     from pyro_compress.models import zoo
     from pyro_compress.models.bayesian import BayesianNetwork
-    from pyro_compress.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson
+    from pyro_compress.models.likelihoods import (
+        Bernoulli,
+        Categorical,
+        Cox,
+        Gaussian,
+        Likelihood,
+        PiecewiseExponential,
+        Poisson,
+    )
     from pyro_compress.models.networks import (
         build,
         digits_cnn,
@@ -40,7 +48,7 @@ if TYPE_CHECKING:
     from pyro_compress.models.rewrites.low_rank import LowRank
     from pyro_compress.models.tracing import trace
 
-_LIKELIHOODS = ("Bernoulli", "Categorical", "Gaussian", "Likelihood", "Poisson")
+_LIKELIHOODS = ("Bernoulli", "Categorical", "Cox", "Gaussian", "Likelihood", "PiecewiseExponential", "Poisson")
 _NETWORKS = (
     "build",
     "digits_cnn",
@@ -83,6 +91,7 @@ __all__ = [
     "BayesianNetwork",
     "Bernoulli",
     "Categorical",
+    "Cox",
     "EntropyPenalised",
     "Gaussian",
     "GeneralizedDropout",
@@ -93,6 +102,7 @@ __all__ = [
     "LowRank",
     "MultiSpike",
     "Normal",
+    "PiecewiseExponential",
     "Poisson",
     "Prior",
     "Rewrite",

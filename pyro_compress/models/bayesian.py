@@ -139,6 +139,12 @@ class BayesianNetwork(HoldsNetwork):
         latent = self.likelihood.sample_latents()
         output = self.call_network(values, x)
         total = len(x) if size is None else size
+        if total != len(x) and not self.likelihood.factorises:
+            raise InferenceError(
+                f"{type(self.likelihood).__name__}'s likelihood is no product over examples, so {len(x)} of {total} "
+                f"have another one: see all the data at once (batch_size={total}, one process), or take the likelihood "
+                "'piecewise-exponential', which is a product"
+            )
         # `subsample` is given: without it the plate would permute N indices at every call
         with pyro.plate("data", total, subsample=torch.arange(len(x))):
             if teacher is None:
@@ -156,9 +162,10 @@ class BayesianNetwork(HoldsNetwork):
         Args:
             values: of the network's parameters.
             x, y: inputs and targets; all else that training sees does not matter.
-            chunk: examples per pass.
+            chunk: examples per pass; all of them where the likelihood is no product over examples.
         """
         self.network.eval()
+        chunk = chunk if self.likelihood.factorises else len(x)
         with torch.no_grad():
             pairs = zip(x.split(chunk), y.split(chunk), strict=True)
             return torch.cat([self.likelihood.error(self.call_network(values, part), target) for part, target in pairs])

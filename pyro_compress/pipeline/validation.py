@@ -11,6 +11,7 @@ from torch import nn
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.analysis.decisions.norms import with_norms_on_grids
 from pyro_compress.data.dataset import DataSet
+from pyro_compress.errors import DecisionError
 from pyro_compress.inference.finetuning.batch_norm import reestimate_batch_norm
 from pyro_compress.inference.loop.processes import Ranks
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -33,6 +34,11 @@ class Judge:
     """Errors of a decision on the validation split, paired with those of the posterior mean; ranks share the work."""
 
     def __init__(self, network: nn.Module, data: DataSet, likelihood: Likelihood) -> None:
+        if not likelihood.factorises:
+            raise DecisionError(
+                f"{type(likelihood).__name__}'s likelihood is no product over examples, and the road to a file trains "
+                "and judges on parts of the data: take the likelihood 'piecewise-exponential'"
+            )
         self.network, self.data, self.likelihood = copy.deepcopy(network).to(data.train_x.device), data, likelihood
 
     def errors(self, decision: Decision) -> np.ndarray:
@@ -58,7 +64,8 @@ class Judge:
 
     def rise_of(self, errors: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
         """The same for errors that are known."""
-        return rise_of(errors, reference, targets=self.targets, scale=self._scale())
+        scale = self.likelihood.error_scale(self.data.part("validation")[1])
+        return rise_of(errors, reference, targets=self.targets, scale=scale)
 
     def accepts(self, decision: Decision, reference: np.ndarray, tolerance_points: float) -> bool:
         """Whether the rise is within the tolerance."""
@@ -79,13 +86,6 @@ class Judge:
         wrong, right = changed(errors, reference, self.targets)
         bound = upper_points(wrong, right, len(errors) * self.targets)
         return {**found, "newly_wrong": wrong, "newly_right": right, "upper_points_90": bound}
-
-    def _scale(self) -> float:
-        """1 for counts; for squared errors the variance of the targets, over outputs on average."""
-        if self.targets is not None:
-            return 1.0
-        y = self.data.part("validation")[1].double()
-        return float(y.var(0, correction=0).mean()) or 1.0
 
 
 def place(network: nn.Module, decision: Decision) -> None:

@@ -8,7 +8,7 @@ import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -30,7 +30,9 @@ class Distribution(Protocol):
 
 
 class MeasuredLikelihood(Protocol):
-    """The part of `models/likelihoods.py` that measuring needs."""
+    """The part of `models/likelihoods` that measuring needs."""
+
+    factorises: ClassVar[bool]
 
     def log_prob(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """ln p(y | output), (examples,)."""
@@ -112,13 +114,15 @@ def predict(
         x: inputs, (examples, *input shape).
         y: targets, (examples, ...).
         likelihood: p(y | output).
-        chunk: examples per pass; the result does not depend on it.
+        chunk: examples per pass; the result does not depend on it, and all are passed at once where the likelihood is
+            no product over examples.
 
     Raises:
         DataError: no examples, or more inputs than targets or the other way round.
     """
     if len(x) == 0 or len(x) != len(y):
         raise DataError(f"measuring needs as many targets as inputs and at least one, found {len(x)} and {len(y)}")
+    chunk = chunk if likelihood.factorises else len(x)
     parts, untouched = [], Untouched()
     training = network.training
     network.to(x.device).eval()

@@ -68,7 +68,16 @@ def predictions(model: BayesianNetwork, posterior: Posterior, x: Tensor, *, chun
 def log_likelihoods(
     model: BayesianNetwork, posterior: Posterior, x: Tensor, y: Tensor, *, chunk: int = 1000
 ) -> np.ndarray:
-    """float32, (chain, draw, example): log p(y_i | x_i, θ) in nats under every draw; arguments as above."""
+    """float32, (chain, draw, example): log p(y_i | x_i, θ) in nats under every draw; arguments as above.
+
+    Raises:
+        InferenceError: the likelihood is no product over examples, so that leaving one out is none of its terms.
+    """
+    if not model.likelihood.factorises:
+        raise InferenceError(
+            f"{type(model.likelihood).__name__}'s likelihood is no product over examples: none has one of its own to "
+            "leave out, as LOO does; take 'piecewise-exponential', or leave log-likelihoods out"
+        )
 
     def score(values: dict[str, Tensor], output: Tensor, where: slice) -> Tensor:
         return _log_likelihood(model, values, output, y[where])
@@ -93,6 +102,7 @@ def log_joints(
     draws, model = _draws_of(posterior), model.at(posterior.hyperparameters)
     found = np.empty((draws.chains, draws.count))
     scale = 1.0 if size is None else size / len(x)
+    chunk = chunk if model.likelihood.factorises else len(x)
     for (chain, draw), values, run in _networks(model, posterior):
         data = 0.0
         for start in range(0, len(x), chunk):

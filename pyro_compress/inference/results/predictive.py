@@ -47,7 +47,7 @@ class PosteriorPredictive:
             several binary targets it is the sum of each one's own, and so are the next two.
         expected_entropy: E_w H[y | x, w], likewise.
         errors: the likelihood's error of the mean, (examples,), or None without targets.
-        nll_nats: −ln p(y | x, D), likewise.
+        nll_nats: −ln p(y | x, D), likewise; None also where the likelihood is no product over examples.
         draws: how many were averaged.
         effective_draws: 1 / Σ π², how many equally weighted ones would know as much.
     """
@@ -298,8 +298,9 @@ class RunningMoments:
             self.likelihood.check(output, y)
             if self.count == 1:
                 self.likelihood.check_support(output, y, "posterior predictive")
-            found = self.likelihood.log_prob(output, y, latent) + np.log(weight)
-            self.log_density = found if self.log_density is None else torch.logaddexp(self.log_density, found)
+            if self.likelihood.factorises:
+                found = self.likelihood.log_prob(output, y, latent) + np.log(weight)
+                self.log_density = found if self.log_density is None else torch.logaddexp(self.log_density, found)
 
     def summary(self, y: Tensor | None) -> PosteriorPredictive:
         entropy = self.likelihood.entropy(self.mean)
