@@ -47,7 +47,7 @@ UNKNOWN = {
     ),
     "likelihood": (
         ["--prior", "normal", *MINE, "--likelihood", "poison"],
-        "unknown likelihood 'poison': known are bernoulli, categorical, gaussian, poisson.",
+        "unknown likelihood 'poison': known are bernoulli, categorical, cox, gaussian, piecewise-exponential, poisson.",
         "Did you mean 'poisson'?",
     ),
     "section": (
