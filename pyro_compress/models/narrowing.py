@@ -35,7 +35,7 @@ class Narrowed:
 
 
 def can_narrow(architecture: Architecture) -> bool:
-    """Chains without grouped convolutions, in which a bias takes over what a constant unit gave.
+    """Chains without grouped or transposed convolutions, in which a bias takes over what a constant unit gave.
 
     A bias is not needed where nothing constant can come from: in the first layer.
     """

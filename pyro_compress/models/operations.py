@@ -19,15 +19,19 @@ from pyro_compress.network.architecture import (
     AvgPool2d,
     BatchNorm,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
     Layer,
     Linear,
     MaxPool2d,
     Pair,
+    Unflatten,
+    Upsample,
 )
 
 SUPPORTED = (
-    "Linear, Conv2d, BatchNorm1d, BatchNorm2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, Identity "
+    "Linear, Conv2d, ConvTranspose2d, BatchNorm1d, BatchNorm2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Upsample, "
+    "Flatten, Unflatten, Dropout, Identity "
     "and the activations ReLU, ReLU6, LeakyReLU, ELU, Tanh, Sigmoid, Softplus, GELU, SiLU, as modules or functions, "
     "and the sum of two results"
 )
@@ -67,6 +71,23 @@ def _conv(module: Any, name: str, before: Shape) -> Layers:
     bias = module.bias is not None
     return [
         Conv2d(name, module.in_channels, module.out_channels, kernel, stride, padding, dilation, module.groups, bias)
+    ]
+
+
+def _conv_transpose(module: Any, name: str, before: Shape) -> Layers:
+    return [
+        ConvTranspose2d(
+            name,
+            module.in_channels,
+            module.out_channels,
+            _pair(module.kernel_size),
+            _pair(module.stride),
+            _pair(module.padding),
+            _pair(module.output_padding),
+            _pair(module.dilation),
+            module.groups,
+            module.bias is not None,
+        )
     ]
 
 
@@ -123,15 +144,37 @@ def _mean(before: Shape, dim: Any = None, keepdim: bool = False) -> Layers:
     return [AdaptiveAvgPool2d((1, 1))] if keepdim else [AdaptiveAvgPool2d((1, 1)), Flatten()]
 
 
+def _upsample(
+    before: Shape,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Layers:
+    if mode not in ("nearest", "nearest-exact") or len(before) != 3:
+        raise RefusedError(f"has mode '{mode}' on shape {before}, supported is 'nearest' on (channels, height, width)")
+    if size is not None:
+        factors: Any = [wanted / extent for wanted, extent in zip(_pair(size), before[1:], strict=True)]
+    else:
+        factors = scale_factor if isinstance(scale_factor, tuple | list) else (scale_factor, scale_factor)
+    if any(factor < 1 or factor != int(factor) for factor in factors):
+        raise RefusedError(f"enlarges by {tuple(factors)}, supported are whole factors from 1 on")
+    return [Upsample(_pair([int(factor) for factor in factors]))]
+
+
 def reshape(before: Shape, after: Shape) -> Layers:
     """View, reshape and flatten keep the order of the numbers, so only the shapes (with batch axis) must be right."""
     if after == before:
         return []
-    if after != (before[0], torch.Size(before[1:]).numel()):
+    if after[:1] != before[:1] or len(after) not in (2, 4):
         raise RefusedError(
-            f"reshapes {before} to {after} (batch axis first), supported is flattening all but the batch axis"
+            f"reshapes {before} to {after} (batch axis first), supported are a vector and (channels, height, width) "
+            "behind the batch axis"
         )
-    return [Flatten()]
+    flat: Layers = [Flatten()] if len(before) != 2 else []
+    return flat if len(after) == 2 else [*flat, Unflatten(_pair(after[2:]))]
 
 
 def _simple(kind: str) -> Callable[..., Layers]:
@@ -177,11 +220,15 @@ _POOL = ("kernel_size", "stride", "padding", "ceil_mode")
 MODULES: dict[type[nn.Module], Callable[[Any, str, Shape], Layers]] = {
     nn.Linear: _linear,
     nn.Conv2d: _conv,
+    nn.ConvTranspose2d: _conv_transpose,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
     nn.MaxPool2d: _as_module(_max_pool, *_POOL, "dilation"),
     nn.AvgPool2d: _as_module(_avg_pool, *_POOL, "count_include_pad", "divisor_override"),
     nn.AdaptiveAvgPool2d: _as_module(_adaptive_pool, "output_size"),
+    **dict.fromkeys(
+        (nn.Upsample, nn.UpsamplingNearest2d), _as_module(_upsample, "size", "scale_factor", "mode", "align_corners")
+    ),
     nn.LeakyReLU: _as_module(_leaky_relu, "negative_slope"),
     nn.ELU: _as_module(_elu, "alpha"),
     nn.GELU: _as_module(_gelu, "approximate"),
@@ -211,6 +258,7 @@ FUNCTIONS: dict[Any, Callable[..., Layers]] = {
     torch.max_pool2d: _max_pool,
     F.avg_pool2d: _avg_pool,
     F.adaptive_avg_pool2d: _adaptive_pool,
+    F.interpolate: _upsample,
     torch.mean: _mean,
     "mean": _mean,
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout), _dropout),
@@ -220,7 +268,10 @@ FUNCTIONS: dict[Any, Callable[..., Layers]] = {
 ADDITIONS: frozenset[Any] = frozenset((operator.add, operator.iadd, torch.add, "add", "add_"))
 # Their result is told by its shape alone.
 RESHAPES: frozenset[Any] = frozenset(
-    (nn.Flatten, torch.flatten, torch.reshape, torch.squeeze, "flatten", "reshape", "view", "squeeze")
+    (
+        *(nn.Flatten, nn.Unflatten, torch.flatten, torch.unflatten, torch.reshape, torch.squeeze, torch.unsqueeze),
+        *("flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze"),
+    )
 )
 SOFTMAXES: frozenset[Any] = frozenset(
     (nn.Softmax, nn.LogSoftmax, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax", "log_softmax")

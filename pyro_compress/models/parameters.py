@@ -10,6 +10,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from pyro_compress.errors import NetworkError
 
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -20,7 +21,7 @@ class Parameter:
     Attributes:
         name: dotted name, e.g. 'fc1.weight'.
         shape: of the tensor.
-        kind: 'linear', 'conv', 'bias' or 'norm'.
+        kind: 'linear', 'conv', 'transposed' (by a convolution of one group), 'bias' or 'norm'.
         hyper: present values of the hyper-parameters that its prior declares, by the prior's own names.
     """
 
@@ -31,8 +32,12 @@ class Parameter:
 
     @property
     def group_axis(self) -> int | None:
-        """Input units of dense layers (axis 1), output filters of convolutions (axis 0); Louizos et al. 2017."""
-        return {"linear": 1, "conv": 0}.get(self.kind)
+        """Input units of dense layers (axis 1), output filters of convolutions (axis 0); Louizos et al. 2017.
+
+        The output filters of a transposed convolution lie along axis 1, but those of one in groups along no axis: it
+        has its input channels (axis 0), which are the filters too where it is depthwise.
+        """
+        return {"linear": 1, "conv": 0, "transposed": 1}.get(self.kind)
 
     @property
     def groups(self) -> int:
@@ -93,7 +98,8 @@ def _kind(module: nn.Module, local: str, tensor: torch.Tensor) -> str:
     if local == "weight" and isinstance(module, nn.Linear):
         return "linear"
     if local == "weight" and tensor.ndim >= 3:
-        return "conv"
+        transposed = isinstance(module, TRANSPOSED) and module.groups == 1
+        return "transposed" if transposed else "conv"
     return "bias"
 
 

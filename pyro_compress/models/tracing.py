@@ -26,7 +26,7 @@ from pyro_compress.models.operations import (
 from pyro_compress.models.parameters import place_in_memory, refuse_tied
 from pyro_compress.models.probing import BATCH, FEW, are_rows, evaluating, examples, first_line
 from pyro_compress.models.recorder import Recorder
-from pyro_compress.network.architecture import Add, Architecture, BatchNorm, Conv2d, Linear, Recall
+from pyro_compress.network.architecture import Add, Architecture, BatchNorm, Recall, Weighted
 
 # methods that a known module's forward pass is made of
 _COMPUTING = (*CALLED, "_conv_forward", "__getattr__", "__getattribute__")
@@ -80,7 +80,7 @@ class _Tracer(fx.Tracer):
 
 def _known_type(module: nn.Module) -> Any:
     """The known type that a module is, or inherits its forward pass from."""
-    kinds: tuple[Any, ...] = (*MODULES, nn.Flatten, nn.Softmax, nn.LogSoftmax)
+    kinds: tuple[Any, ...] = (*MODULES, nn.Flatten, nn.Unflatten, nn.Softmax, nn.LogSoftmax)
     return next((kind for kind in kinds if isinstance(module, kind) and _computes_like(module, kind)), None)
 
 
@@ -274,7 +274,7 @@ def _check_all_used(network: nn.Module, layers: Layers) -> None:
         owners = refuse_tied(
             (f"{layer.name}.{kind}", parameter)
             for layer in layers
-            if isinstance(layer, Linear | Conv2d | BatchNorm)
+            if isinstance(layer, Weighted | BatchNorm)
             for kind, parameter in network.get_submodule(layer.name).named_parameters(recurse=False)
         )
     except NetworkError as error:

@@ -43,24 +43,48 @@ class Conv2d:
     bias: bool
 
 
+@dataclass(frozen=True)
+class ConvTranspose2d:
+    """The transpose of a `Conv2d` as a matrix, W of shape (in_channels, out_channels / groups, *kernel_size).
+
+    Every input place adds its channels times a kernel to the outputs from place times stride on; `padding` rows and
+    columns are then cut off on all four sides and `output_padding` ones added at the lower right.
+    """
+
+    name: str
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair
+    output_padding: Pair
+    dilation: Pair
+    groups: int
+    bias: bool
+
+
 class _Convolution(Protocol):
-    """What a `Conv2d` here and torch's own have in common."""
+    """What the convolutions here and torch's own have in common."""
 
     @property
     def in_channels(self) -> int: ...
+    @property
+    def out_channels(self) -> int: ...
     @property
     def kernel_size(self) -> tuple[int, ...]: ...
     @property
     def stride(self) -> tuple[int, ...]: ...
 
 
-def breaks_channels_last(convolution: _Convolution) -> bool:
-    """Whether torch must not see a network channels last because of this convolution, ours or a `torch.nn.Conv2d`.
+def breaks_channels_last(convolution: _Convolution, *, transposed: bool = False) -> bool:
+    """Whether torch must not see a network channels last because of this convolution, ours or one of torch's.
 
     The gradient of a strided 1 × 1 filter over fewer than 8 channels that lie last writes beyond its memory
-    (torch 2.14.1 on CPUs, where the stride leaves the last row out), which aborts whoever trains the module.
+    (torch 2.14.1 on CPUs, where the stride leaves the last row out), which aborts whoever trains the module.  What is
+    a gradient for a convolution is the forward pass of a transposed one, over its outputs.
     """
-    return convolution.kernel_size == (1, 1) and convolution.stride != (1, 1) and convolution.in_channels < 8
+    channels = convolution.out_channels if transposed else convolution.in_channels
+    return convolution.kernel_size == (1, 1) and convolution.stride != (1, 1) and channels < 8
 
 
 @dataclass(frozen=True)
@@ -117,8 +141,22 @@ class AdaptiveAvgPool2d:
 
 
 @dataclass(frozen=True)
+class Upsample:
+    """Every place becomes factor[0] × factor[1] equal ones: nearest-neighbour interpolation by whole factors."""
+
+    factor: Pair
+
+
+@dataclass(frozen=True)
 class Flatten:
     """(C, H, W) → (C·H·W), row major."""
+
+
+@dataclass(frozen=True)
+class Unflatten:
+    """(C·H·W) → (C, H, W), row major; `size` is (H, W)."""
+
+    size: Pair
 
 
 @dataclass(frozen=True)
@@ -148,17 +186,23 @@ class Recall:
 Layer = Union[
     Linear,
     Conv2d,
+    ConvTranspose2d,
     BatchNorm,
     ChannelAffine,
     Activation,
     MaxPool2d,
     AvgPool2d,
     AdaptiveAvgPool2d,
+    Upsample,
     Flatten,
+    Unflatten,
     Select,
     Add,
     Recall,
 ]
+
+# Layers with a weight and perhaps a bias.
+Weighted = Linear | Conv2d | ConvTranspose2d
 
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "softplus", "gelu", "silu", "relu6")
 
@@ -170,9 +214,9 @@ class Architecture:
     input_shape: tuple[int, ...]
     layers: tuple[Layer, ...]
 
-    def weighted(self) -> tuple[Linear | Conv2d, ...]:
+    def weighted(self) -> tuple[Weighted, ...]:
         """The dense and convolution layers in order."""
-        return tuple(layer for layer in self.layers if isinstance(layer, Linear | Conv2d))
+        return tuple(layer for layer in self.layers if isinstance(layer, Weighted))
 
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shape of one example before each layer, and after the last: len(layers) + 1 entries.
@@ -238,6 +282,14 @@ def output_shape(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> tuple[int, 
         size = _window(shape[1:], layer.kernel_size, layer.stride, layer.padding, layer.dilation)
         expect(min(size) > 0, "an input at least as large as its kernel")
         return (layer.out_channels, *size)
+    if isinstance(layer, ConvTranspose2d):
+        expect(len(shape) == 3 and shape[0] == layer.in_channels, f"(channels={layer.in_channels}, height, width)")
+        size = _transposed_window(shape[1:], layer)
+        expect(min(size) > 0, "an input that its padding leaves something of")
+        return (layer.out_channels, *size)
+    if isinstance(layer, Upsample):
+        expect(len(shape) == 3, "(channels, height, width)")
+        return (shape[0], shape[1] * layer.factor[0], shape[2] * layer.factor[1])
     if isinstance(layer, MaxPool2d | AvgPool2d):
         expect(len(shape) == 3, "(channels, height, width)")
         size = _window(shape[1:], layer.kernel_size, layer.stride, layer.padding, (1, 1))
@@ -254,6 +306,10 @@ def output_shape(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> tuple[int, 
         for extent in shape:
             size_all *= extent
         return (size_all,)
+    if isinstance(layer, Unflatten):
+        area = layer.size[0] * layer.size[1]
+        expect(len(shape) == 1 and shape[0] % area == 0, f"a vector of channels × {layer.size[0]} × {layer.size[1]}")
+        return (shape[0] // area, *layer.size)
     if isinstance(layer, Select):
         least = max(layer.indices, default=-1) + 1
         expect(least <= shape[0], f"at least {least} entries")
@@ -267,6 +323,44 @@ def _window(size: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair, di
         for extent, k, step, pad, dil in zip(size, kernel, stride, padding, dilation, strict=True)
     ]
     return (out[0], out[1])
+
+
+def _transposed_window(size: tuple[int, ...], layer: ConvTranspose2d) -> Pair:
+    """The inverse of `_window`: the smallest input of such a convolution that has this output, plus output_padding."""
+    out = [
+        (extent - 1) * step - 2 * pad + dil * (k - 1) + more + 1
+        for extent, k, step, pad, dil, more in zip(
+            size, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.output_padding, strict=True
+        )
+    ]
+    return (out[0], out[1])
+
+
+def outputs_of(layer: Weighted) -> int:
+    """Units of a dense layer, filters of a convolution."""
+    return layer.out_features if isinstance(layer, Linear) else layer.out_channels
+
+
+def groups_of(layer: Weighted) -> int:
+    """Groups of a convolution, 1 for a dense layer."""
+    return 1 if isinstance(layer, Linear) else layer.groups
+
+
+def is_depthwise(layer: Layer) -> bool:
+    """Whether each output channel reads exactly the input channel of its own number."""
+    if not isinstance(layer, Conv2d | ConvTranspose2d):
+        return False
+    return layer.groups == layer.in_channels == layer.out_channels > 1
+
+
+def weight_shape(layer: Weighted) -> tuple[int, ...]:
+    """Of NAME.weight: outputs first, but of a transposed convolution inputs."""
+    if isinstance(layer, Linear):
+        return (layer.out_features, layer.in_features)
+    first, second = layer.out_channels, layer.in_channels
+    if isinstance(layer, ConvTranspose2d):
+        first, second = second, first
+    return (first, second // layer.groups, *layer.kernel_size)
 
 
 def describe(layer: Layer) -> str:

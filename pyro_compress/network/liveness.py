@@ -24,14 +24,18 @@ from pyro_compress.network.architecture import (
     AvgPool2d,
     BatchNorm,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
     Layer,
     Linear,
     Recall,
+    Unflatten,
+    Weighted,
+    groups_of,
+    is_depthwise,
+    outputs_of,
     walk,
 )
-
-Weighted = Linear | Conv2d
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,12 @@ class Numbers:
 
     def links(self, layer: Weighted) -> np.ndarray:
         """Boolean (outputs, inputs per group): whether any weight between the two is not zero."""
-        nonzero = self._stored[f"{layer.name}.weight"] != 0
+        nonzero = by_output(layer, self._stored[f"{layer.name}.weight"]) != 0
         return nonzero.any(axis=tuple(range(2, nonzero.ndim)))
 
     def gains(self, layer: Weighted) -> np.ndarray:
         """float64 (outputs, inputs per group): what an output takes from an input that is 1 everywhere."""
-        weight = self._stored[f"{layer.name}.weight"]
+        weight = by_output(layer, self._stored[f"{layer.name}.weight"])
         return weight.sum(axis=tuple(range(2, weight.ndim)), dtype=np.float64)
 
     def bias(self, layer: Weighted) -> np.ndarray:
@@ -102,45 +106,51 @@ def signals(architecture: Architecture, numbers: Numbers) -> list[Signal]:
     return [Signal(*arrays) for arrays in zip(constants, live, kept, strict=True)]
 
 
-def outputs_of(layer: Weighted) -> int:
-    """Units of a dense layer, filters of a convolution."""
-    return layer.out_features if isinstance(layer, Linear) else layer.out_channels
+def by_output(layer: Weighted, weight: np.ndarray) -> np.ndarray:
+    """A weight, or what is said of each of its numbers, as (outputs, inputs per group, *kernel)."""
+    if not isinstance(layer, ConvTranspose2d):
+        return weight
+    groups, kernel = layer.groups, weight.shape[2:]
+    grouped = weight.reshape(groups, layer.in_channels // groups, layer.out_channels // groups, *kernel)
+    return grouped.swapaxes(1, 2).reshape(layer.out_channels, layer.in_channels // groups, *kernel)
 
 
-def groups_of(layer: Weighted) -> int:
-    """Groups of a convolution, 1 for a dense layer."""
-    return 1 if isinstance(layer, Linear) else layer.groups
+def as_stored(layer: Weighted, weight: np.ndarray) -> np.ndarray:
+    """The inverse of `by_output`, of (outputs, inputs per group, ...)."""
+    if not isinstance(layer, ConvTranspose2d):
+        return weight
+    groups, inputs, rest = layer.groups, weight.shape[1], weight.shape[2:]
+    grouped = weight.reshape(groups, layer.out_channels // groups, inputs, *rest)
+    return grouped.swapaxes(1, 2).reshape(groups * inputs, layer.out_channels // groups, *rest)
 
 
 def is_plain_chain(architecture: Architecture) -> bool:
-    """Whether no layer refers back and no convolution is grouped."""
-    refers = any(isinstance(layer, Add | Recall) for layer in architecture.layers)
-    return not refers and all(groups_of(layer) == 1 for layer in architecture.weighted())
+    """Whether no layer refers back, and none is a grouped or transposed convolution or makes images of features."""
+    others = any(isinstance(layer, Add | Recall | ConvTranspose2d | Unflatten) for layer in architecture.layers)
+    return not others and all(groups_of(layer) == 1 for layer in architecture.weighted())
 
 
 def products_per_link(architecture: Architecture) -> list[int]:
     """Per dense layer and convolution: products of a forward pass of one example between one input and one output."""
-    found = []
-    for layer, shape in zip(architecture.layers, architecture.shapes()[1:], strict=True):
+    found, shapes = [], architecture.shapes()
+    for layer, before, after in zip(architecture.layers, shapes[:-1], shapes[1:], strict=True):
         if isinstance(layer, Conv2d):
-            found.append(math.prod(layer.kernel_size) * math.prod(shape[1:]))
+            found.append(math.prod(layer.kernel_size) * math.prod(after[1:]))
+        elif isinstance(layer, ConvTranspose2d):
+            found.append(math.prod(layer.kernel_size) * math.prod(before[1:]))
         elif isinstance(layer, Linear):
             found.append(1)
     return found
 
 
-def is_depthwise(layer: Layer) -> bool:
-    """Whether each output channel reads exactly the input channel of its own number."""
-    return isinstance(layer, Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
-
-
 def _foldable(layer: Weighted, constant: np.ndarray) -> np.ndarray:
     """Which inputs are constants that the layer's bias can take over.
 
-    Zero padding puts zeros beside a constant, so near the border W·c would be wrong unless c = 0.
+    Zero padding puts zeros beside a constant, so near the border W·c would be wrong unless c = 0.  A transposed
+    convolution makes another sum of its kernel at every phase of its stride.
     """
-    padded = isinstance(layer, Conv2d) and any(layer.padding)
-    return constant == 0 if padded else np.isfinite(constant)
+    uneven = isinstance(layer, ConvTranspose2d) or (isinstance(layer, Conv2d) and any(layer.padding))
+    return constant == 0 if uneven else np.isfinite(constant)
 
 
 def _constants(architecture: Architecture, numbers: Numbers) -> list[np.ndarray]:
@@ -156,7 +166,7 @@ def _constants(architecture: Architecture, numbers: Numbers) -> list[np.ndarray]
 
 
 def _constant_after(layer: Layer, constant: np.ndarray, shape: tuple[int, ...], numbers: Numbers) -> np.ndarray:
-    if isinstance(layer, Linear | Conv2d):
+    if isinstance(layer, Weighted):
         outputs, groups = outputs_of(layer), groups_of(layer)
         group = np.arange(outputs) * groups // outputs
         foldable = _foldable(layer, constant)
@@ -175,6 +185,9 @@ def _constant_after(layer: Layer, constant: np.ndarray, shape: tuple[int, ...], 
         return np.where(constant == 0, 0.0, np.nan)
     if isinstance(layer, Flatten):
         return np.repeat(constant, math.prod(shape[1:]))
+    if isinstance(layer, Unflatten):
+        each = constant.reshape(-1, math.prod(layer.size))
+        return np.where((each == each[:, :1]).all(axis=1), each[:, 0], np.nan)
     return constant
 
 
@@ -207,7 +220,9 @@ def _live_before(layer: Layer, constant: np.ndarray, after: np.ndarray, numbers:
     """Which entries a layer needs of what is before it."""
     if isinstance(layer, Flatten):
         return np.asarray(after.reshape(constant.size, -1).any(axis=1))
-    if not isinstance(layer, Linear | Conv2d) or is_depthwise(layer):
+    if isinstance(layer, Unflatten):
+        return np.repeat(after, math.prod(layer.size))
+    if not isinstance(layer, Weighted) or is_depthwise(layer):
         return after
     if groups_of(layer) > 1:
         return np.ones(constant.size, dtype=bool)
@@ -215,22 +230,38 @@ def _live_before(layer: Layer, constant: np.ndarray, after: np.ndarray, numbers:
 
 
 def _kept(architecture: Architecture, live: list[np.ndarray]) -> list[np.ndarray]:
-    """One mask for all coupled outputs: live in any of them, and in front of a `Flatten` what is kept behind it."""
+    """One mask for all coupled outputs: live in any of them, and what a kept entry needs across a change of shape.
+
+    In front of a `Flatten` a channel is kept if a feature of it is behind.  Around an `Unflatten` all features of a
+    channel are kept if one is, or if the channel is.
+    """
     couple, layers = _coupled(architecture), architecture.layers
     masks = {number: np.zeros_like(live[number]) for number in set(couple)}
     for number, mask in zip(couple, live, strict=True):
         masks[number] |= mask
-    flattened = [position for position, layer in enumerate(layers) if couple[position] != couple[position + 1]]
-    flattened = [position for position in flattened if isinstance(layers[position], Flatten)]
-    behind = {couple[position + 1] for position in flattened}  # flat, so nothing behind them is flattened
-    for number in behind:
+    turns = [
+        (layer, masks[couple[position]], masks[couple[position + 1]])
+        for position, layer in enumerate(layers)
+        if isinstance(layer, Flatten | Unflatten) and couple[position] != couple[position + 1]
+    ]
+    for number in sorted(masks, reverse=True):
+        while any(_complete(*turn) for turn in turns):
+            pass
         masks[number][:1] |= not masks[number].any()
-    for position in flattened:
-        mask = masks[couple[position]]
-        mask |= masks[couple[position + 1]].reshape(mask.size, -1).any(axis=1)
-    for mask in masks.values():
-        mask[:1] |= not mask.any()
+    while any(_complete(*turn) for turn in turns):
+        pass
     return [masks[number] for number in couple]
+
+
+def _complete(layer: Layer, before: np.ndarray, after: np.ndarray) -> bool:
+    """Keep what the masks on both sides of a change of shape ask for; whether that was more than before."""
+    kept = int(before.sum()) + int(after.sum())
+    if isinstance(layer, Flatten):
+        before |= after.reshape(before.size, -1).any(axis=1)
+    else:
+        after |= before.reshape(after.size, -1).any(axis=1)
+        before |= np.repeat(after, before.size // after.size)
+    return int(before.sum()) + int(after.sum()) > kept
 
 
 def _coupled(architecture: Architecture) -> list[int]:
@@ -243,10 +274,12 @@ def _coupled(architecture: Architecture) -> list[int]:
             couples = {layer.source, position + 1}
         elif isinstance(layer, Add):
             couples.add(layer.source)
-        elif isinstance(layer, Linear | Conv2d):
+        elif isinstance(layer, Weighted):
             couples = couples if is_depthwise(layer) else set()
         elif isinstance(layer, Flatten):
             couples = couples if flat[position] else set()
+        elif isinstance(layer, Unflatten):
+            couples = set()
         joined = {first[number] for number in couples}
         first = [min(joined) if number in joined else number for number in first]
     return first

@@ -8,7 +8,14 @@ from dataclasses import InitVar, dataclass, field
 
 import numpy as np
 
-from pyro_compress.network.architecture import Architecture, BatchNorm, ChannelAffine, Conv2d, Linear
+from pyro_compress.network.architecture import (
+    Architecture,
+    BatchNorm,
+    ChannelAffine,
+    Weighted,
+    outputs_of,
+    weight_shape,
+)
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform, power_of_two
 
 
@@ -115,14 +122,10 @@ def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of an architecture, in storage order."""
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in architecture.layers:
-        if isinstance(layer, Linear):
-            shapes[f"{layer.name}.weight"] = (layer.out_features, layer.in_features)
+        if isinstance(layer, Weighted):
+            shapes[f"{layer.name}.weight"] = weight_shape(layer)
             if layer.bias:
-                shapes[f"{layer.name}.bias"] = (layer.out_features,)
-        elif isinstance(layer, Conv2d):
-            shapes[f"{layer.name}.weight"] = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
-            if layer.bias:
-                shapes[f"{layer.name}.bias"] = (layer.out_channels,)
+                shapes[f"{layer.name}.bias"] = (outputs_of(layer),)
         elif isinstance(layer, ChannelAffine):
             shapes[f"{layer.name}.scale"] = (layer.channels,)
             shapes[f"{layer.name}.shift"] = (layer.channels,)

@@ -110,18 +110,21 @@ def _coupled(group: Any, names: dict[nn.Module, str], graph: Any) -> CoupledChan
     makers, readers = [], []
     for item in group:
         module = item.dep.target.module
-        if not isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm1d | nn.BatchNorm2d):
+        if not isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm1d | nn.BatchNorm2d):
             continue
-        grouped = isinstance(module, nn.Conv2d) and module.groups > 1
+        grouped = isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.groups > 1
+        # of a transposed convolution's weight, but for a depthwise one's, inputs come first
+        makes, reads = (1, 0) if isinstance(module, nn.ConvTranspose2d) and not grouped else (0, 1)
         if grouped and not module.groups == module.in_channels == module.out_channels:
             return None
         made = grouped or graph.is_out_channel_pruning_fn(item.dep.handler)
         entries, channels = np.array(item.idxs), np.array(item.root_idxs)
         for kind, parameter in module.named_parameters(recurse=False):
             if made:
-                makers.append(Part(f"{names[module]}.{kind}", 0, entries, channels))
+                axis = makes if parameter.ndim > 1 else 0
+                makers.append(Part(f"{names[module]}.{kind}", axis, entries, channels))
             elif parameter.ndim > 1:
-                readers.append(Part(f"{names[module]}.{kind}", 1, entries, channels))
+                readers.append(Part(f"{names[module]}.{kind}", reads, entries, channels))
     if not makers or not readers:
         return None
     return CoupledChannels(1 + max(int(part.channels.max()) for part in makers), tuple(makers), tuple(readers))

@@ -14,7 +14,7 @@ from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
 from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.tracing import trace
-from pyro_compress.network.architecture import Architecture, Conv2d, Linear
+from pyro_compress.network.architecture import Architecture, Weighted
 from pyro_compress.network.quantizers import Affine, PerChannel, Quantizer, bits_on, stored_as
 from pyro_compress.pipeline.validation import place, with_batch_norm
 
@@ -113,7 +113,7 @@ def _names_in(architecture: Architecture) -> dict[str, str]:
     return {
         f"{layer.name}.{kind}": f"{position}.{kind}"
         for position, layer in enumerate(architecture.layers)
-        if isinstance(layer, Linear | Conv2d)
+        if isinstance(layer, Weighted)
         for kind in ("weight", "bias")
         if kind == "weight" or layer.bias
     }

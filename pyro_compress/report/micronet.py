@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
@@ -35,10 +36,12 @@ from pyro_compress.network.architecture import (
     AvgPool2d,
     ChannelAffine,
     Conv2d,
+    ConvTranspose2d,
     Layer,
     Linear,
     MaxPool2d,
     Select,
+    Weighted,
     describe,
 )
 from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform, bits_for
@@ -169,7 +172,7 @@ def products(network: StoredNetwork) -> dict[str, int]:
     names = {
         layer.name: f"{type(module).__name__}.{position}"
         for position, layer in enumerate(network.architecture.layers)
-        if isinstance(layer, Linear | Conv2d)
+        if isinstance(layer, Weighted)
     }
     return {name: sum(found[path].values()) // 2 for name, path in names.items()}
 
@@ -201,7 +204,11 @@ class _Counter:
         values = math.prod(after)
         match layer:
             case Linear() | Conv2d():
-                return self._weighted(layer, values)
+                return self._weighted(layer, values, *self._sums(layer))
+            case ConvTranspose2d():
+                by_input = isinstance(self._network.tensors[f"{layer.name}.weight"].quantizer, PerChannel)
+                scaled = math.prod(before) if by_input else values
+                return self._weighted(layer, scaled, *self._scattered(layer, before))
             case ChannelAffine(name=name):
                 scale, shift = (self._network.tensors[f"{name}.{kind}"] for kind in ("scale", "shift"))
                 bits = self._dense(scale) + self._dense(shift)
@@ -222,22 +229,34 @@ class _Counter:
                 return self._made(layer, 0, values, windows - values)
         return self._made(layer, 0, 0, 0)
 
-    def _weighted(self, layer: Linear | Conv2d, values: int) -> LayerCost:
-        weight = self._network.tensors[f"{layer.name}.weight"]
-        there = weight.dense() != 0
+    def _sums(self, layer: Linear | Conv2d) -> tuple[int, int]:
+        """Products, and outputs that any goes into."""
+        there = self._network.tensors[f"{layer.name}.weight"].dense() != 0
         rows = there.reshape(len(there), -1).sum(axis=1)
         # every weight is used at as many places as its output has
         places = self._products[layer.name] // there.size
-        multiplies, sums = places * int(rows.sum()), places * int(np.maximum(rows - 1, 0).sum())
+        return places * int(rows.sum()), places * int((rows > 0).sum())
+
+    def _scattered(self, layer: ConvTranspose2d, before: tuple[int, ...]) -> tuple[int, int]:
+        """As `_sums`: how many weights reach each output differs from place to place."""
+        there = torch.from_numpy(self._network.tensors[f"{layer.name}.weight"].dense() != 0)
+        sizes = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
+        reached = F.conv_transpose2d(torch.ones(1, *before, dtype=torch.float64), there.double(), None, *sizes)
+        return int(reached.sum()), int((reached > 0).sum())
+
+    def _weighted(self, layer: Weighted, scaled: int, multiplies: int, reached: int) -> LayerCost:
+        """`scaled`: numbers that a step which is no power of two multiplies."""
+        weight = self._network.tensors[f"{layer.name}.weight"]
+        sums = multiplies - reached
         bits = self._sparse(weight)
         if layer.bias:
             bits += self._dense(self._network.tensors[f"{layer.name}.bias"])
-            sums += places * int((rows > 0).sum())
+            sums += reached
         cost = self._made(layer, bits, multiplies, sums, self._width(weight))
         if not _has_other_step(weight):
             return cost
         return LayerCost(
-            cost.layer, cost.storage_bits, multiplies + values, sums, cost.operation_bits + values * self._widest
+            cost.layer, cost.storage_bits, multiplies + scaled, sums, cost.operation_bits + scaled * self._widest
         )
 
     def _made(

@@ -28,12 +28,15 @@ from pyro_compress.network.architecture import (
     Add,
     ChannelAffine,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
     Layer,
     Linear,
     MaxPool2d,
     Recall,
     Select,
+    Unflatten,
+    Upsample,
 )
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
@@ -164,16 +167,23 @@ def small_networks() -> list[StoredNetwork]:
         Add(2),
         ChannelAffine("bn", 2),
     )
+    decoder: tuple[Layer, ...] = (
+        Unflatten((2, 1)),
+        ConvTranspose2d("deconv1", 2, 1, (3, 2), (2, 2), (0, 0), (0, 0), (1, 1), 1, True),
+        Upsample((1, 2)),
+        ConvTranspose2d("up", 1, 1, (1, 2), (1, 2), (0, 1), (0, 1), (2, 1), 1, False),
+    )
     found = [
+        networks.filled((4,), decoder),
         networks.filled((4,), ()),
         networks.filled((8,), dense, floats=("fc2.weight",)),
         networks.filled((1, 4, 4), images, floats=("conv2.bias",)),
         networks.filled((1, 3, 3), residual, floats=("bn.scale",)),
     ]
-    integers = found[1].tensors["fc1.weight"].integers
+    integers = found[2].tensors["fc1.weight"].integers
     assert integers is not None
     deviations = np.where(integers, -3 - np.arange(integers.size).reshape(integers.shape) % 2, 0).astype(np.int8)
-    return [*found, replace(found[1], deviations={"fc1.weight": deviations})]
+    return [*found, replace(found[2], deviations={"fc1.weight": deviations})]
 
 
 @cache

@@ -10,12 +10,15 @@ from pyro_compress.network.architecture import (
     AvgPool2d,
     ChannelAffine,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
     Layer,
     Linear,
     MaxPool2d,
     Recall,
     Select,
+    Unflatten,
+    Upsample,
 )
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform, power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
@@ -126,6 +129,26 @@ def depthwise() -> StoredNetwork:
         Activation("sigmoid"),
     )
     return filled((3, 9, 11), layers)
+
+
+def decoder() -> StoredNetwork:
+    """Features to images: transposed convolutions plain, with every option, and depthwise, between enlarged planes."""
+    layers = (
+        Linear("fc1", 5, 36, True),
+        Activation("relu"),
+        Unflatten((3, 2)),
+        ConvTranspose2d("deconv1", 6, 4, (4, 4), (2, 2), (1, 1), (0, 0), (1, 1), 1, True),
+        ChannelAffine("bn1", 4),
+        Activation("tanh"),
+        Upsample((1, 2)),
+        ConvTranspose2d("up.0", 4, 6, (3, 2), (2, 1), (2, 1), (1, 1), (1, 2), 2, False),
+        ConvTranspose2d("up.1", 6, 6, (2, 3), (1, 1), (0, 1), (0, 0), (2, 1), 6, True),
+        Select((0, 1, 2, 4)),
+        Conv2d("conv1", 4, 1, (3, 3), (1, 1), (1, 1), (1, 1), 1, True),
+        Flatten(),
+        Unflatten((6, 9)),
+    )
+    return filled((5,), layers)
 
 
 def norms() -> StoredNetwork:

@@ -114,6 +114,7 @@ RUNNABLE: dict[str, Callable[[], StoredNetwork]] = {
     "steps": networks.per_channel,
     "levels": networks.shared,
     "residual": residual,
+    "decoder": networks.decoder,
     "activations": activations,
     **{name: _registered(name) for name in NETWORKS},
     "resnet18": lambda: reduced(resnet18(num_classes=10), (3, 64, 64)),

@@ -18,6 +18,7 @@ STEMS = ["", "fc", "conv", "bn", "features.", "classifier.", "layers.", "net.", 
 ACTIVATIONS = ["relu", "leaky_relu", "elu", "tanh", "sigmoid", "softplus", "gelu", "silu"]
 LINEAR, CONV, AFFINE, MAX_POOL, AVERAGE_POOL, ADAPTIVE_POOL, FLATTEN, SELECT = range(8)
 EXTENDED = ["flatten", "add", "recall", "relu6"]
+FURTHER = ["conv_transpose", "upsample", "unflatten"]
 Pair = tuple[int, int]
 
 
@@ -50,8 +51,11 @@ class Layer:
     kernel: Pair = (1, 1)
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
+    output_padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
     groups: int = 1
+    factor: Pair = (1, 1)
+    size: Pair = (1, 1)
     slope: float = 0.0
     source: int | None = None
     kept: int = 0
@@ -99,6 +103,7 @@ class Bits:
         self.data, self.bit = data, 0
         self.stem, self.number_in_name = "", -1
         self.last: dict[str, tuple[str, int]] = {"linear": ("fc", 0), "conv": ("conv", 0), "affine": ("bn", 0)}
+        self.last["conv_transpose"] = ("deconv", 0)
         self.steps = {"weight": 0, "other": 0}
 
     @property
@@ -202,7 +207,10 @@ def read_layer(header: Bits, outputs: list[tuple[int, ...]]) -> Layer:
     elif code == ADAPTIVE_POOL:
         layer.after = (shape[0], *header.pair())
     elif layer.kind in ("add", "recall"):
-        layer.source = len(outputs) - 1 - header.number(2)
+        distance = header.number(2)
+        if not distance:
+            return read_further(header, shape)
+        layer.source = len(outputs) - 1 - distance
         layer.after = outputs[layer.source]
     elif layer.kind == "flatten":
         layer.after = (prod(shape),)
@@ -217,6 +225,34 @@ def read_layer(header: Bits, outputs: list[tuple[int, ...]]) -> Layer:
         layer.after = (parts["weight"][0] if code == CONV else shape[0], *size)
     if code in (LINEAR, CONV) and not flags[0]:
         del parts["bias"]
+    return with_tensors(header, layer, parts)
+
+
+def read_further(header: Bits, shape: tuple[int, ...]) -> Layer:
+    """What stands in place of a Recall of distance 0."""
+    layer = Layer(FURTHER[header.number(0)], shape, shape)
+    if layer.kind == "upsample":
+        layer.factor = header.pair()
+        layer.after = (shape[0], shape[1] * layer.factor[0], shape[2] * layer.factor[1])
+        return layer
+    if layer.kind == "unflatten":
+        layer.size = header.pair()
+        layer.after = (shape[0] // prod(layer.size), *layer.size)
+        return layer
+    flags = [header.bits(1) for _ in range(5)]
+    out, layer.kernel = header.number(), header.pair()
+    layer.stride = header.pair() if flags[1] else (2, 2)
+    layer.padding = header.pair() if flags[2] else (0, 0)
+    layer.output_padding = header.pair() if flags[3] else (0, 0)
+    layer.dilation, layer.groups = (header.pair(), header.number(2)) if flags[4] else ((1, 1), 1)
+    sizes = zip(shape[1:], layer.stride, layer.padding, layer.dilation, layer.kernel, layer.output_padding, strict=True)
+    layer.after = (out, *((size - 1) * s - 2 * p + d * (k - 1) + more + 1 for size, s, p, d, k, more in sizes))
+    parts: dict[str, tuple[int, ...]] = {"weight": (shape[0], out // layer.groups, *layer.kernel)}
+    return with_tensors(header, layer, parts | {"bias": (out,)} if flags[0] else parts)
+
+
+def with_tensors(header: Bits, layer: Layer, parts: dict[str, tuple[int, ...]]) -> Layer:
+    """The layer with its name and descriptors."""
     layer.name = header.name(layer.kind) if parts else ""
     for part, extents in parts.items():
         layer.tensors[part] = extents, header.descriptor(part)
@@ -278,6 +314,10 @@ def read_selections(coder: Range, layers: list[Layer], shape: tuple[int, ...], s
             features = grid(layer.after[0], 1, 1)
         elif layer.kind == "conv":
             columns[f"{layer.name}.weight"] = grid(layer.before[0] // layer.groups, *layer.kernel)
+        elif layer.kind == "conv_transpose":
+            columns[f"{layer.name}.weight"] = grid(layer.after[0] // layer.groups, *layer.kernel)
+        elif layer.kind == "unflatten":
+            features = None
         elif layer.kind == "select":
             places = grid(layer.before[0], 1, 1) if features is None else features
             layer.indices = selection(coder, places, layer.kept)

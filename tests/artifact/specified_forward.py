@@ -26,6 +26,15 @@ def after(layer: Layer, x: Array, earlier: Array | None, tensors: dict[str, Arra
         return tensors["weight"] @ x + tensors.get("bias", 0.0)
     if layer.kind == "conv":
         return convolution(layer, x, tensors["weight"], tensors.get("bias", np.zeros(layer.after[0])))
+    if layer.kind == "conv_transpose":
+        return transposed(layer, x, tensors["weight"], tensors.get("bias", np.zeros(layer.after[0])))
+    if layer.kind == "upsample":
+        out = np.zeros(layer.after)
+        for c, i, j in np.ndindex(*layer.after):
+            out[c, i, j] = x[c, i // layer.factor[0], j // layer.factor[1]]
+        return out
+    if layer.kind == "unflatten":
+        return x.reshape(layer.after)
     if layer.kind == "affine":
         each = (-1, *[1] * (x.ndim - 1))
         return tensors["scale"].reshape(each) * x + tensors["shift"].reshape(each)
@@ -59,6 +68,19 @@ def convolution(layer: Layer, x: Array, weight: Array, bias: Array) -> Array:
             row, column = i * layer.stride[0] + y * layer.dilation[0], j * layer.stride[1] + z * layer.dilation[1]
             total += weight[o, c, y, z] * x[first + c, row, column]
         out[o, i, j] = total
+    return out
+
+
+def transposed(layer: Layer, x: Array, weight: Array, bias: Array) -> Array:
+    out = np.zeros(layer.after) + bias[:, None, None]
+    inputs, outputs = x.shape[0] // layer.groups, layer.after[0] // layer.groups
+    for o, i, j in np.ndindex(*layer.after):
+        first = o // outputs * inputs
+        for c, u, v, a, b in np.ndindex(inputs, *layer.kernel, *x.shape[1:]):
+            row = a * layer.stride[0] - layer.padding[0] + u * layer.dilation[0]
+            column = b * layer.stride[1] - layer.padding[1] + v * layer.dilation[1]
+            if (row, column) == (i, j):
+                out[o, i, j] += weight[first + c, o % outputs, u, v] * x[first + c, a, b]
     return out
 
 

@@ -170,3 +170,10 @@ def rebuilt(described: dict[str, object]) -> arch.Layer:
     values = [described[name] for name in names]
     layer: arch.Layer = kind(*(tuple(value) if isinstance(value, list) else value for value in values))
     return layer
+
+
+def test_output_padding_that_onnxruntime_does_not_take() -> None:
+    sizes = {"kernel_size": (2, 2), "stride": (1, 1), "padding": (0, 0), "output_padding": (1, 0), "dilation": (2, 1)}
+    layer = arch.ConvTranspose2d("up", 1, 1, **sizes, groups=1, bias=False)
+    with pytest.raises(ArtifactError, match="whose output padding exceeds padding and stride"):
+        to_onnx(normal(arch.Architecture((1, 3, 3), (layer,))))

@@ -46,6 +46,7 @@ def zeros_of(form: str, *floats: float) -> str:
     return digits + "0" * (-len(digits) % 8) + text(np.array(floats, "<f4").tobytes())
 
 
+FURTHER = "0110 10" + number(0, 2)  # a Recall of distance 0
 MALFORMED: dict[str, tuple[str, str]] = {
     "ends": (FLAT[:4], "ends inside its header, where input extent was expected"),
     "endless zeros": ("0" + "0" * 400, "input rank in the header exceeds the limit 8"),
@@ -89,9 +90,24 @@ MALFORMED: dict[str, tuple[str, str]] = {
     "linear on an image": (IMAGE + linear(1) + ZEROS, "does not fit together"),
     "flattened": (
         shape(1, 4, 4) + number(2) + "0101" + pair(2**12) + "0110 00",
-        "gives 16777216 features, more than 4194304",
+        "gives 16777216 numbers, more than 4194304",
     ),
-    "reference to nothing": (FLAT + number(1) + "0110 10" + number(0, 2), "a reference in the header exceeds|is 0"),
+    "reference to nothing": (FLAT + number(1) + "0110 01" + number(0, 2), "a reference in the header exceeds|is 0"),
+    "layer of no kind": (FLAT + number(1) + FURTHER + number(3, 0), "a layer's kind in the header exceeds the limit 2"),
+    "enlarged to nothing": (IMAGE + FURTHER + number(1, 0) + pair(0), "a factor in the header is 0, at least 2"),
+    "enlarged": (IMAGE + FURTHER + number(1, 0) + pair(2**12), "gives 268435456 numbers, more than 4194304"),
+    "images of features": (
+        FLAT + number(1) + FURTHER + number(2, 0) + pair(3),
+        r"expects a vector of channels × 3 × 3",
+    ),
+    "transposed in groups": (
+        IMAGE + FURTHER + number(0, 0) + "00001" + number(3) + pair(2) + pair(1) + number(2, 2),
+        "a convolution from 1 to 3 channels cannot have 2 groups",
+    ),
+    "output padding": (
+        IMAGE + FURTHER + number(0, 0) + "00010" + number(3) + pair(2) + pair(2, 1),
+        r"output padding \(2, 1\) is not below stride \(2, 2\) or dilation \(1, 1\)",
+    ),
     "stride that is the kernel": (IMAGE + "0011 10" + pair(2) + pair(2), "one canonical form"),
     "slope": (FLAT + number(1) + "1001 1" + text(np.float64("nan").tobytes()), "slope of a leaky_relu layer is nan"),
     "name that is no text": (

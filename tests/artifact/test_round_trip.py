@@ -20,12 +20,15 @@ from pyro_compress.network.architecture import (
     AvgPool2d,
     ChannelAffine,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
     Layer,
     Linear,
     MaxPool2d,
     Recall,
     Select,
+    Unflatten,
+    Upsample,
     output_shape,
 )
 from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, power_of_two
@@ -34,7 +37,7 @@ from tests.artifact import networks
 from tests.artifact.runnable import RUNNABLE, runnable
 
 GOLDEN = Path(__file__).parent / "golden"
-GOLDEN_FILES = ["dense", "conv", "depthwise", "residual", "levels", "norms", "image"]
+GOLDEN_FILES = ["dense", "conv", "depthwise", "residual", "levels", "norms", "image", "decoder"]
 GOLDEN_FILES += ["uniform", "per_channel", "ternary", "shared"]
 NAMES = st.text(max_size=12) | st.sampled_from(["0", "fc1", "a.00", "x007", "9" * 30, "conv4294967295", "7²"])
 
@@ -49,7 +52,7 @@ def layers_on(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[Layer, ...]:
         kinds = ["activation", "affine", "select", "flatten"]
         kinds += ["recall"] if layers else []
         kinds += ["add", "add"] if shape in shapes[:-1] else []
-        kinds += ["linear", "linear"] if len(shape) == 1 else ["conv", "conv", "pool"]
+        kinds += ["linear", "linear", "unflatten"] if len(shape) == 1 else ["conv", "conv", "pool", "up", "transposed"]
         kind = draw(st.sampled_from(kinds))
         if kind == "linear":
             layer: Layer = Linear(next(names), shape[0], draw(st.integers(0, 9)), draw(st.booleans()))
@@ -59,6 +62,12 @@ def layers_on(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[Layer, ...]:
             stride, padding = draw(st.sampled_from([(2, 2), (1, 2)])), draw(st.sampled_from([(0, 0), (1, 0)]))
             pools: list[Layer] = [MaxPool2d((2, 2), stride, padding), AvgPool2d((2, 2), stride, padding)]
             layer = draw(st.sampled_from(pools))
+        elif kind == "transposed":
+            layer = draw(transposed(next(names), shape[0]))
+        elif kind == "up":
+            layer = Upsample(draw(st.sampled_from([(2, 2), (1, 2), (3, 1)])))
+        elif kind == "unflatten":
+            layer = Unflatten(draw(st.sampled_from([(1, 1), (2, 2), (1, 3)])))
         elif kind == "affine":
             layer = ChannelAffine(next(names), shape[0])
         elif kind == "select":
@@ -90,6 +99,19 @@ def convolution(draw: st.DrawFn, name: str, channels: int) -> Conv2d:
     small = st.tuples(st.integers(1, 3), st.integers(1, 3))
     padding = (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
     return Conv2d(name, channels, out, draw(small), draw(small), padding, draw(small), groups, draw(st.booleans()))
+
+
+@st.composite
+def transposed(draw: st.DrawFn, name: str, channels: int) -> ConvTranspose2d:
+    groups = channels if channels and draw(st.booleans()) else 1
+    out = groups * draw(st.integers(1, 4))
+    small = st.tuples(st.integers(1, 3), st.integers(1, 3))
+    stride, dilation, padding = draw(small), draw(small), draw(st.tuples(st.integers(0, 1), st.integers(0, 2)))
+    most = [max(pair) - 1 for pair in zip(stride, dilation, strict=True)]
+    more = (draw(st.integers(0, most[0])), draw(st.integers(0, most[1])))
+    return ConvTranspose2d(
+        name, channels, out, draw(small), stride, padding, more, dilation, groups, draw(st.booleans())
+    )
 
 
 def quantizers(channels: int) -> st.SearchStrategy[Quantizer]:
@@ -125,7 +147,7 @@ def stored_networks(draw: st.DrawFn) -> StoredNetwork:
     return StoredNetwork(architecture, tensors)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(stored_networks())
 def test_random_networks_come_back_and_encode_to_the_same_bytes(network: StoredNetwork) -> None:
     data = encode(network)

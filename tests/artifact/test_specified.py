@@ -21,6 +21,7 @@ GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.pyrc"))
 KINDS = {
     "Linear": "linear",
     "Conv2d": "conv",
+    "ConvTranspose2d": "conv_transpose",
     "ChannelAffine": "affine",
     "MaxPool2d": "max_pool",
     "AvgPool2d": "average_pool",
@@ -28,7 +29,8 @@ KINDS = {
 }
 FIELDS = {
     "kernel_size": "kernel",
-    **{name: name for name in ("stride", "padding", "dilation", "groups", "source", "name")},
+    **{name: name for name in ("stride", "padding", "output_padding", "dilation", "groups", "factor")},
+    **{name: name for name in ("size", "source", "name")},
 }
 
 

@@ -77,7 +77,12 @@ def test_names() -> None:
     found = list(rows("5.4"))
     data = packed("".join(digits for digits, _, _ in found))
     reader, second = HeaderReader(data), specified.Bits(data)
-    kinds = {"Linear": "linear", "Conv2d": "conv", "ChannelAffine": "affine"}
+    kinds = {
+        "Linear": "linear",
+        "Conv2d": "conv",
+        "ChannelAffine": "affine",
+        "ConvTranspose2d": "conv_transpose",
+    }
     for digits, kind, name in found:
         before = second.bit
         assert reader.name(getattr(architecture, kind)) == second.name(kinds[kind]) == name

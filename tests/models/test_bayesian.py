@@ -63,6 +63,11 @@ def test_parameters_have_their_layers_kind() -> None:
     }
 
 
+def test_filters_of_a_transposed_convolution_lie_along_its_second_axis_but_in_groups() -> None:
+    module = nn.Sequential(nn.ConvTranspose2d(2, 3, 2, bias=False), nn.ConvTranspose2d(3, 3, 2, groups=3, bias=False))
+    assert [parameter.group_axis for parameter in parameters_of(module)] == [1, 0]
+
+
 def test_one_prior_covers_weights_and_some_cover_biases_too() -> None:
     assert covered(BayesianNetwork(network(), GroupHorseshoe())) == {
         "0.weight": "GroupHorseshoe",

@@ -20,11 +20,14 @@ from pyro_compress.network.architecture import (
     AvgPool2d,
     BatchNorm,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
     Layer,
     Linear,
     MaxPool2d,
     Recall,
+    Unflatten,
+    Upsample,
     walk,
 )
 
@@ -57,6 +60,13 @@ SAME = Conv2d("same", 4, 4, (3, 3), (1, 1), (1, 1), (1, 1), 1, True)
         (nn.Conv2d(2, 4, (3, 5), padding="same"), [Conv2d("0", 2, 4, (3, 5), (1, 1), (1, 2), (1, 1), 1, True)]),
         (nn.Conv2d(2, 4, 4, padding="valid"), [Conv2d("0", 2, 4, (4, 4), (1, 1), (0, 0), (1, 1), 1, True)]),
         (nn.Conv2d(2, 4, 1, padding_mode="circular"), [Conv2d("0", 2, 4, (1, 1), (1, 1), (0, 0), (1, 1), 1, True)]),
+        (
+            nn.ConvTranspose2d(2, 4, (3, 2), 2, (1, 0), (0, 1), groups=2, bias=False, dilation=(1, 3)),
+            [ConvTranspose2d("0", 2, 4, (3, 2), (2, 2), (1, 0), (0, 1), (1, 3), 2, False)],
+        ),
+        (nn.Upsample(scale_factor=2), [Upsample((2, 2))]),
+        (nn.Upsample(size=(8, 24)), [Upsample((1, 3))]),
+        (nn.UpsamplingNearest2d(scale_factor=(2, 1)), [Upsample((2, 1))]),
         (nn.BatchNorm2d(2, eps=0.25), [BatchNorm("0", 2, 0.25, True)]),
         (nn.BatchNorm2d(2, affine=False), [BatchNorm("0", 2, 1e-5, False)]),
         (nn.MaxPool2d((2, 3), padding=(0, 1)), [MaxPool2d((2, 3), (2, 3), (0, 1))]),
@@ -104,6 +114,11 @@ def test_modules(module: nn.Module, layers: list[Layer]) -> None:
         (lambda m, x: x.view(-1, 4 * 8 * 8), [Flatten()]),
         (lambda m, x: x.reshape(x.shape[0], -1), [Flatten()]),
         (lambda m, x: F.dropout(x, 0.5, m.training), []),
+        (lambda m, x: F.interpolate(x, scale_factor=3.0), [Upsample((3, 3))]),
+        (lambda m, x: F.interpolate(x, size=16, mode="nearest-exact"), [Upsample((2, 2))]),
+        (lambda m, x: x.view(-1, 16, 4, 4), [Flatten(), Unflatten((4, 4))]),
+        (lambda m, x: x.flatten(1).view(-1, 4, 16, 4), [Flatten(), Unflatten((16, 4))]),
+        (lambda m, x: x.flatten(1).unflatten(1, (8, 4, 8)), [Flatten(), Unflatten((4, 8))]),
     ],
 )
 def test_functions(rest: Callable[[Any, Any], Any], layers: list[Layer]) -> None:
@@ -229,7 +244,10 @@ def _hooked() -> nn.Module:
         (nn.GELU(approximate="tanh"), IMAGE, "has approximate='tanh'"),
         (nn.Softplus(beta=2), IMAGE, "has beta=2"),
         (nn.LogSoftmax(1), (3,), "module '0' (LogSoftmax) returns probabilities: let the network return the logits"),
-        (nn.Unflatten(1, (1, 2)), (2,), "module '0' (Unflatten) is not supported"),
+        (nn.Unflatten(1, (1, 2)), (2,), "module '0' (Unflatten) reshapes (7, 2) to (7, 1, 2) (batch axis first)"),
+        (nn.Upsample(scale_factor=1.5), IMAGE, "module '0' (Upsample) enlarges by (1.5, 1.5), supported are whole"),
+        (nn.Upsample(size=5), IMAGE, "enlarges by (0.625, 0.625), supported are whole factors"),
+        (nn.Upsample(scale_factor=2, mode="bilinear"), IMAGE, "has mode 'bilinear' on shape (2, 8, 8), supported is"),
         (nn.Linear(8, 3), IMAGE, "layer 0 (Linear(name=0, in_features=8, out_features=3, bias=True)) expects a vector"),
         (nn.Linear(3, 3), (4,), "does not accept examples of shape (4,): module '0' (Linear)"),
         (

@@ -20,7 +20,7 @@ from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.errors import DecisionError, NetworkError
 from pyro_compress.models.tracing import trace
-from pyro_compress.network.architecture import Conv2d, Linear
+from pyro_compress.network.architecture import Linear, Weighted
 from pyro_compress.network.quantizers import power_of_two
 from pyro_compress.pipeline.coupled import CoupledChannels, coupled_channels
 from tests.analysis.decisions.masked_networks import decide, masked
@@ -115,7 +115,7 @@ def test_the_smaller_network_has_the_shapes_that_torch_pruning_gives(network: nn
     assert [sizes(layer) for layer in found] == [sizes(layer) for layer in expected]
 
 
-def sizes(layer: Linear | Conv2d) -> tuple[str, int, int]:
+def sizes(layer: Weighted) -> tuple[str, int, int]:
     if isinstance(layer, Linear):
         return layer.name, layer.in_features, layer.out_features
     return layer.name, layer.in_channels, layer.out_channels

@@ -102,6 +102,21 @@ def test_convolution_normalisation_and_pooling() -> None:
     assert found.parameters == 54 + 6 + 6 + 2
 
 
+def test_a_transposed_convolution_counts_what_reaches_its_outputs() -> None:
+    network = nn.Sequential(nn.ConvTranspose2d(2, 3, 3, stride=2), nn.Upsample(scale_factor=2))
+    found = pc.score(network, (2, 4, 4), reference=UNIT, freebie=False)
+    # 2 · 16 places times 3 · 9 weights; each of the 9 · 9 outputs of 3 channels has one sum less, and a bias
+    products = 32 * 27
+    assert [(layer.multiplies, layer.additions) for layer in found.layers] == [(products, products)]
+    without = as_it_is(nn.Sequential(nn.ConvTranspose2d(2, 3, 3, stride=2, bias=False)), (2, 4, 4))
+    assert [(c.multiplies, c.additions) for c in micronet_score(without, UNIT).layers] == [(products, products - 243)]
+    weight = without.tensors["0.weight"].dense()
+    weight[:] = 0
+    weight[0, 1, 0, 0] = 0.5  # reaches every other place of one channel, alone
+    found = micronet_score(without, UNIT)
+    assert [(c.multiplies, c.additions) for c in found.layers] == [(16, 0)]
+
+
 def test_windows_of_adaptive_pooling_overlap() -> None:
     # along an axis of 5 windows of 2 outputs have 3 each
     found = pc.score(nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 1)), (1, 5, 5), reference=UNIT)
@@ -126,7 +141,7 @@ def test_what_has_no_fewer_than_16_bits_may_count_16() -> None:
 def test_products_are_those_that_pruning_of_units_counts() -> None:
     with torch.random.fork_rng(devices=[]):
         residual = as_it_is(torchvision_models.resnet18(num_classes=10), (3, 32, 32))
-    for stored in (networks.conv(), networks.dense(), residual):
+    for stored in (networks.conv(), networks.dense(), networks.decoder(), residual):
         weighted = stored.architecture.weighted()
         links = [
             per_link * math.prod(stored.tensors[f"{layer.name}.weight"].shape[:2])

@@ -45,7 +45,8 @@ def bit_widths(
             predictions, so the default is the value that the search most often ends at.
         within: which weights count as kept; the prior's default cut if not given.
         grid: `power_of_two`; `uniform`, the coarsest step that the rule allows; or `per_channel`, such a step for each
-            output unit or filter by the variance of its own weights.  The last two cost 4 bytes per step in the file.
+            output unit or filter (input channel of a transposed convolution) by the variance of its own weights.  The
+            last two cost 4 bytes per step in the file.
 
     Raises:
         DecisionError: c is not positive, or there is no such grid.
@@ -62,6 +63,9 @@ def bit_widths(
     sites = {}
     for name, site in posterior.parameters.items():
         quantizer = site.quantizer or grids.get(name, grids.get(name.rpartition(".")[0] + ".weight"))
+        if isinstance(quantizer, PerChannel) and len(quantizer.steps) != len(site.mean):
+            # a transposed convolution's steps are those of its inputs
+            quantizer = None
         sites[name] = on_grid(site, quantizer, within.sites[name].kept() if within is not None else None)
     made_by = {"bit_rule": "fixed_point", "c": c} | ({"grid": grid} if grid != GRIDS[0] else {})
     return Decision(sites, dict(posterior.buffers), made_by)

@@ -43,7 +43,7 @@ class Compaction:
 
 
 def can_compact(architecture: Architecture) -> bool:
-    """Chains without residual connections, batch norm (its statistics cover all channels) and grouped convolutions."""
+    """Plain chains, as liveness says, without batch norm (its statistics cover all channels)."""
     normed = any(isinstance(layer, BatchNorm) for layer in architecture.layers)
     return is_plain_chain(architecture) and not normed
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.analysis.decisions.structure import INTEGER_LIMIT, bias_in_front
-from pyro_compress.network.architecture import Architecture, BatchNorm, Conv2d, Layer, Linear
-from pyro_compress.network.liveness import Numbers, Weighted
+from pyro_compress.network.architecture import Architecture, BatchNorm, Layer, Weighted
+from pyro_compress.network.liveness import Numbers
 from pyro_compress.network.quantizers import STEP_EXPONENTS, power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
@@ -143,6 +143,6 @@ def _small_numbers(decision: Decision) -> Numbers:
 
 def _nearest(layers: Sequence[Layer], position: int) -> Weighted | None:
     """The last weighted layer in front of a position, or else the first one behind it."""
-    weighted = [(place, layer) for place, layer in enumerate(layers) if isinstance(layer, Linear | Conv2d)]
+    weighted = [(place, layer) for place, layer in enumerate(layers) if isinstance(layer, Weighted)]
     before = [layer for place, layer in weighted if place < position]
     return before[-1] if before else weighted[0][1] if weighted else None

@@ -35,8 +35,15 @@ from pyro_compress.analysis.decisions.relative_index import (
 )
 from pyro_compress.analysis.decisions.structure import numbers_of
 from pyro_compress.errors import DecisionError
-from pyro_compress.network.architecture import Architecture, Conv2d, Linear
-from pyro_compress.network.liveness import Signal, Weighted, groups_of, is_depthwise, outputs_of, signals
+from pyro_compress.network.architecture import (
+    Architecture,
+    Linear,
+    Weighted,
+    groups_of,
+    is_depthwise,
+    outputs_of,
+)
+from pyro_compress.network.liveness import Signal, by_output, signals
 from pyro_compress.posterior.posterior import ParameterPosterior
 
 
@@ -109,7 +116,7 @@ def published_rates(
     flow = signals(architecture, numbers_of(decision))
     counts, bits, coded = [], {}, 0
     for position, layer in enumerate(architecture.layers):
-        if not isinstance(layer, Linear | Conv2d):
+        if not isinstance(layer, Weighted):
             continue
         left = _left(layer, decision.sites[f"{layer.name}.weight"], flow[position], flow[position + 1])
         kept = left.mean != 0
@@ -118,7 +125,7 @@ def published_rates(
         counts.append(count)
         # δ is the unit round-off ½·2^{1−t} of t significand bits, the step to which the authors' code rounds
         clusters = np.floor(np.ldexp(left.mean.astype(np.float64), significand_bits(left, kept)) + 0.5)
-        index_bits = CONVOLUTION_INDEX_BITS if isinstance(layer, Conv2d) else DENSE_INDEX_BITS
+        index_bits = DENSE_INDEX_BITS if isinstance(layer, Linear) else CONVOLUTION_INDEX_BITS
         smallest = min(count.bits * count.numbers, coded_bits(clusters.astype(np.int64).ravel(), index_bits))
         coded += max(1, smallest)
     if original_weights is None:
@@ -168,13 +175,14 @@ def two_part_code_bits(file_bytes: int, label_nats: float) -> float:
 
 
 def _left(layer: Weighted, site: SiteDecision, before: Signal, after: Signal) -> ParameterPosterior:
-    """Moments of the weights that structured removal leaves, mean zero where pruned or unread."""
+    """Moments, outputs first, of the weights that structured removal leaves, mean zero where pruned or unread."""
     outputs, rows, columns = outputs_of(layer), after.kept, before.kept
-    alive = np.broadcast_to(after.live[:, None], site.value.shape[:2])
+    stored, value, variance = (by_output(layer, found) for found in (site.stored(), site.value, site.variance))
+    alive = np.broadcast_to(after.live[:, None], value.shape[:2])
     if groups_of(layer) == 1:
         alive = alive & before.live
     else:
-        columns = np.ones(site.value.shape[1], dtype=bool)
+        columns = np.ones(value.shape[1], dtype=bool)
         rows = rows if is_depthwise(layer) else np.ones(outputs, dtype=bool)
-    kept = (site.stored() != 0) & alive.reshape(*alive.shape, *(1,) * (site.value.ndim - 2))
-    return ParameterPosterior((site.value * kept)[rows][:, columns], site.variance[rows][:, columns], "published")
+    kept = (stored != 0) & alive.reshape(*alive.shape, *(1,) * (value.ndim - 2))
+    return ParameterPosterior((value * kept)[rows][:, columns], variance[rows][:, columns], "published")

@@ -11,10 +11,12 @@ connection.  Constants pass through sums like everything else.
 What stays although one might think it dead:
 
 * A constant c ≠ 0 under zero padding: at the border the convolution sees zeros in place of c, so W·c is no bias,
-  and the channel stays.  Average pooling with padding breaks a constant likewise; max pooling does not.
+  and the channel stays.  So it does in front of a transposed convolution, which makes another sum of its kernel at
+  every phase of its stride.  Average pooling with padding breaks a constant likewise; max pooling does not.
 * Channels of a grouped convolution: its groups have equal sizes, so all its inputs and outputs stay (outputs that
   nobody reads become zeros, cut by a `Select` behind it).  Depthwise convolutions (groups = inputs = outputs)
   lose channels like everything else.
+* Features of which an `Unflatten` makes a channel that stays.
 * One entry, with zero weights, where a layer would be left with none, so that every shape stays valid.
 
 Exactness: a reduced network differs from the masked one by float rounding, and by at most half a grid step in each
@@ -34,16 +36,22 @@ from pyro_compress.network.architecture import (
     Architecture,
     BatchNorm,
     ChannelAffine,
-    Conv2d,
+    ConvTranspose2d,
     Flatten,
     Layer,
     Linear,
     Recall,
     Select,
+    Unflatten,
+    Weighted,
     describe,
+    groups_of,
+    is_depthwise,
     last_references,
+    outputs_of,
+    weight_shape,
 )
-from pyro_compress.network.liveness import Numbers, Signal, Weighted, groups_of, is_depthwise, outputs_of, signals
+from pyro_compress.network.liveness import Numbers, Signal, as_stored, by_output, signals
 from pyro_compress.network.quantizers import Codebook, Quantizer, stored_as
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
@@ -126,7 +134,7 @@ def bias_in_front(architecture: Architecture, position: int) -> Weighted | None:
     if not 0 < position < len(layers) or not isinstance(layers[position], BatchNorm):
         return None
     before = layers[position - 1]
-    return before if isinstance(before, Linear | Conv2d) and position not in last_references(layers) else None
+    return before if isinstance(before, Weighted) and position not in last_references(layers) else None
 
 
 class _Builder:
@@ -166,7 +174,7 @@ class _Builder:
         self._number.append(len(self.layers))
 
     def _add(self, position: int, layer: Layer, before: Signal, after: Signal) -> None:
-        if isinstance(layer, Linear | Conv2d):
+        if isinstance(layer, Weighted):
             norm_follows = bias_in_front(self._architecture, position + 1) is layer
             self._add_weighted(layer, before, after, norm_follows)
         elif isinstance(layer, BatchNorm):
@@ -177,6 +185,8 @@ class _Builder:
         else:
             if isinstance(layer, Flatten):
                 self._present = np.repeat(self._present, after.kept.size // before.kept.size)
+            elif isinstance(layer, Unflatten):
+                self._present = np.asarray(self._present.reshape(after.kept.size, -1).any(axis=1))
             self.layers.append(layer)
 
     def _add_norm(self, layer: BatchNorm) -> None:
@@ -232,13 +242,16 @@ class _Builder:
     def _gain_spread(self, layer: Weighted) -> np.ndarray:
         """float64 (outputs, inputs per group): spread of `Numbers.gains`; a weight that is zero has none."""
         site = self._sites[f"{layer.name}.weight"]
-        spread = self._spread_of(f"{layer.name}.weight") * (site.stored() != 0)
+        spread = by_output(layer, self._spread_of(f"{layer.name}.weight") * (site.stored() != 0))
         return np.asarray(spread.sum(axis=tuple(range(2, spread.ndim))))
 
     def _add_weight(self, layer: Weighted, rows: np.ndarray, columns: np.ndarray, alive: np.ndarray) -> None:
-        """Store the kept rows and columns, with zeros where `alive` (outputs, inputs per group or 1) is false."""
+        """Store the kept outputs and inputs, with zeros where `alive` (outputs, inputs per group or 1) is false."""
         name = f"{layer.name}.weight"
         site = self._sites[name]
+        alive = as_stored(layer, np.broadcast_to(alive, (alive.shape[0], columns.size)))
+        if isinstance(layer, ConvTranspose2d):
+            rows, columns = _transposed(layer, rows, columns)
         self.index[name] = np.ix_(rows, columns)
         mask = alive.reshape(*alive.shape, *(1,) * (site.value.ndim - 2))
         self.spread[name] = np.broadcast_to(self._spread_of(name), site.value.shape)[rows][:, columns]
@@ -247,6 +260,14 @@ class _Builder:
         else:
             integers = (site.integers() * mask)[rows][:, columns].astype(np.int32)
             self.tensors[name] = _stored(integers, site.quantizer.rows(rows))
+
+
+def _transposed(layer: ConvTranspose2d, outputs: np.ndarray, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is kept along the first two axes of the weight: of a grouped layer that is not depthwise, everything."""
+    if layer.groups == 1:
+        return inputs, outputs
+    rows = outputs if is_depthwise(layer) else np.ones(layer.in_channels, dtype=bool)
+    return rows, np.ones(layer.out_channels // layer.groups, dtype=bool)
 
 
 def _resized(layer: Weighted, outputs: int, inputs: int, bias: bool) -> Weighted:
@@ -314,13 +335,10 @@ def _expected(architecture: Architecture) -> tuple[dict[str, tuple[int, ...]], d
     for layer in architecture.layers:
         if isinstance(layer, Select | ChannelAffine):
             raise DecisionError(f"{describe(layer)} occurs in compressed networks only: decide on the original network")
-        if isinstance(layer, Linear):
-            sites[f"{layer.name}.weight"] = (layer.out_features, layer.in_features)
-        elif isinstance(layer, Conv2d):
-            shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
-            sites[f"{layer.name}.weight"] = shape
-        if isinstance(layer, Linear | Conv2d) and layer.bias:
-            sites[f"{layer.name}.bias"] = (outputs_of(layer),)
+        if isinstance(layer, Weighted):
+            sites[f"{layer.name}.weight"] = weight_shape(layer)
+            if layer.bias:
+                sites[f"{layer.name}.bias"] = (outputs_of(layer),)
         if isinstance(layer, BatchNorm):
             channels = (layer.channels,)
             buffers |= {f"{layer.name}.running_mean": channels, f"{layer.name}.running_var": channels}

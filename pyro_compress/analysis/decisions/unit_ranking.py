@@ -50,7 +50,7 @@ def prune_lowest_units(
 
     Args:
         posterior: moments of the network's parameters.
-        architecture: as traced; a chain of layers without grouped convolutions.
+        architecture: as traced; a chain of layers without grouped or transposed convolutions.
         scores: by layer, (units,): the lowest go.
         remove_percent: share of the units of every hidden layer, or by patterns of names of layers; at least one
             unit stays in each.
@@ -81,11 +81,11 @@ def hidden_layers(architecture: Architecture) -> list[str]:
     """Names of the layers with weights, but for the last, whose units are the network's outputs.
 
     Raises:
-        DecisionError: the network is no chain of layers, or has convolutions in groups.
+        DecisionError: the network is no chain of layers, or has grouped or transposed convolutions.
     """
     if not is_plain_chain(architecture):
         raise DecisionError(
-            "units are ranked in chains of layers without grouped convolutions, and this network is none: prune it "
-            "with group_threshold, snr or remove_percent"
+            "units are ranked in chains of layers without grouped or transposed convolutions, and this network is "
+            "none: prune it with group_threshold, snr or remove_percent"
         )
     return [layer.name for layer in architecture.weighted()][:-1]

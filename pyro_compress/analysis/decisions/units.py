@@ -18,8 +18,8 @@ import numpy as np
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.analysis.decisions.pruning import signal_to_noise
 from pyro_compress.errors import DecisionError
-from pyro_compress.network.architecture import Architecture, BatchNorm, Conv2d, Linear
-from pyro_compress.network.liveness import Weighted, is_plain_chain, products_per_link
+from pyro_compress.network.architecture import Architecture, BatchNorm, Conv2d, Linear, Weighted
+from pyro_compress.network.liveness import is_plain_chain, products_per_link
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
 
@@ -31,7 +31,7 @@ def prune_units(posterior: Posterior, architecture: Architecture, *, multiply_ad
 
     Args:
         posterior: moments of the network's parameters.
-        architecture: as traced; a chain of layers without grouped convolutions.
+        architecture: as traced; a chain of layers without grouped or transposed convolutions.
         multiply_adds: share of the products of a forward pass that may stay, above 0 and at most 1.
 
     Raises:
@@ -42,8 +42,8 @@ def prune_units(posterior: Posterior, architecture: Architecture, *, multiply_ad
         raise DecisionError(f"multiply_adds is the share that may stay, above 0 and at most 1; found {multiply_adds}")
     if not is_plain_chain(architecture):
         raise DecisionError(
-            "multiply_adds needs a chain of layers without grouped convolutions, and this network is none: prune it "
-            "with group_threshold, snr or remove_percent"
+            "multiply_adds needs a chain of layers without grouped or transposed convolutions, and this network is "
+            "none: prune it with group_threshold, snr or remove_percent"
         )
     weighted = zip(architecture.weighted(), products_per_link(architecture), strict=True)
     chain = _Chain([_Links(layer, products, posterior) for layer, products in weighted])
@@ -58,7 +58,7 @@ def without_units(
 
     Args:
         posterior: moments of the network's parameters.
-        architecture: as traced; a chain of layers without grouped convolutions.
+        architecture: as traced; a chain of layers without grouped or transposed convolutions.
         kept: boolean (outputs,) by name of the layer that has them; layers that are not named keep theirs.
         made_by: of the decision.
     """

@@ -19,13 +19,18 @@ from pyro_compress.network.architecture import (
     BatchNorm,
     ChannelAffine,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
     Layer,
-    Linear,
     MaxPool2d,
     Recall,
     Select,
+    Unflatten,
+    Weighted,
+    groups_of,
+    is_depthwise,
     last_references,
+    outputs_of,
 )
 
 Arrays = Mapping[str, np.ndarray]
@@ -115,7 +120,8 @@ def hidden_spaces(architecture: Architecture) -> tuple[HiddenSpace, ...]:
     """Every space of hidden units that may be renamed, in the order of the layers.
 
     Depthwise convolutions belong to the space that they pass on.  What stands on either side of another grouped
-    convolution, or of a selection of entries, is left as it is; so is what a residual connection adds.
+    convolution, of a selection of entries or of images made of features, is left as it is; so is what a residual
+    connection adds.
     """
     referred = last_references(architecture.layers)
     found: list[HiddenSpace] = []
@@ -123,7 +129,7 @@ def hidden_spaces(architecture: Architecture) -> tuple[HiddenSpace, ...]:
     for position, (layer, shape) in enumerate(zip(architecture.layers, architecture.shapes()[:-1], strict=True)):
         if position in referred:
             walk = None
-        if isinstance(layer, Linear) or (isinstance(layer, Conv2d) and layer.groups == 1):
+        if isinstance(layer, Weighted) and groups_of(layer) == 1:
             if walk is not None:
                 found.append(walk.closed_by(layer))
             walk = _Walk.opened_by(layer)
@@ -145,9 +151,9 @@ class _Walk:
     since: list[str] = field(default_factory=list)  # the last factor, and what was added behind it
 
     @staticmethod
-    def opened_by(layer: Linear | Conv2d) -> "_Walk":
-        walk = _Walk(layer.out_features if isinstance(layer, Linear) else layer.out_channels)
-        walk.factor(f"{layer.name}.weight")
+    def opened_by(layer: Weighted) -> "_Walk":
+        walk = _Walk(outputs_of(layer))
+        walk.factor(f"{layer.name}.weight", axis=1 if isinstance(layer, ConvTranspose2d) else 0)
         if layer.bias:
             walk.term(f"{layer.name}.bias")
         return walk
@@ -180,14 +186,14 @@ class _Walk:
         elif isinstance(layer, ChannelAffine):
             self.factor(f"{layer.name}.scale")
             self.term(f"{layer.name}.shift")
-        elif isinstance(layer, Conv2d):
-            if not layer.groups == layer.in_channels == layer.out_channels:
+        elif isinstance(layer, Conv2d | ConvTranspose2d):
+            if not is_depthwise(layer):
                 return False
             self.factor(f"{layer.name}.weight")
             if layer.bias:
                 self.term(f"{layer.name}.bias")
-        return not isinstance(layer, Select | Add | Recall)
+        return not isinstance(layer, Select | Add | Recall | Unflatten)
 
-    def closed_by(self, layer: Linear | Conv2d) -> HiddenSpace:
-        self.factor(f"{layer.name}.weight", axis=1)
+    def closed_by(self, layer: Weighted) -> HiddenSpace:
+        self.factor(f"{layer.name}.weight", axis=0 if isinstance(layer, ConvTranspose2d) else 1)
         return HiddenSpace(self.size, tuple(self.slots), tuple(self.factors), tuple(self.flips))

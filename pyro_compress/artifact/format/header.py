@@ -20,12 +20,15 @@ from pyro_compress.network.architecture import (
     AvgPool2d,
     ChannelAffine,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
     Layer,
     Linear,
     MaxPool2d,
     Recall,
     Select,
+    Unflatten,
+    Upsample,
     describe,
     last_references,
     output_shape,
@@ -58,17 +61,20 @@ CODES: tuple[type, ...] = (
 )
 # What the number of code 6 says.
 EXTENDED = ("Flatten", "Add", "Recall", "relu6")
-Named = Linear | Conv2d | ChannelAffine
+# What stands in the place of a Recall of distance 0.
+FURTHER: tuple[type, ...] = (ConvTranspose2d, Upsample, Unflatten)
+Named = Linear | Conv2d | ConvTranspose2d | ChannelAffine
 CODED_ACTIVATIONS = ACTIVATIONS[: 16 - len(CODES)]
 DEFAULT_SLOPES = {"leaky_relu": 0.01, "elu": 1.0}
 SHORT_NAME = 64
 SHORT_NUMBERS = 6
 STEMS = ("", "fc", "conv", "bn", "features.", "classifier.", "layers.", "net.", "linear", "layer")
-FIRST_NAMES: dict[type, str] = {Linear: "fc1", Conv2d: "conv1", ChannelAffine: "bn1"}
+FIRST_NAMES: dict[type, str] = {Linear: "fc1", Conv2d: "conv1", ChannelAffine: "bn1", ConvTranspose2d: "deconv1"}
 # Bits of each field that has a fixed number of them.
 CODE_BITS, NUMBER_BITS, STRENGTH_BITS, FALL_BITS, GAP_ORDER_BITS, FORM_BITS = 4, 2, 2, 2, 4, 2
 # Optional parts of a layer by its code; activations have one.
 FLAG_BITS = dict(enumerate((1, 4, 0, 2, 2, 0, 0, 0)))
+TRANSPOSED_FLAG_BITS = 5
 # Orders of the Exp-Golomb codes: of sizes, of what is mostly small, of what is mostly zero.
 SIZE, SMALL, LEAST = 4, 2, 0
 KINDS = ("integers", "all zero", "float32", "codebook", "of another form")
@@ -186,6 +192,8 @@ class Header:
 
 def extended(layer: Layer) -> int:
     """Number of a layer among those that share a code (0 is Flatten), 0 for all others."""
+    if isinstance(layer, FURTHER):
+        return EXTENDED.index("Recall")
     name = layer.kind if isinstance(layer, Activation) else type(layer).__name__
     return EXTENDED.index(name) if name in EXTENDED else 0
 
@@ -200,8 +208,8 @@ def shape_after(layer: Layer, shapes: Sequence[tuple[int, ...]], selected: int |
         after = output_shape(layer, shapes) if selected is None else (selected, *shapes[-1][1:])
     except ValueError as error:
         raise ArtifactError(f"the network does not fit together: {error}") from error
-    if isinstance(layer, Flatten | Linear) and prod(after) > MAX_EXTENT:
-        raise ArtifactError(f"{describe(layer)} gives {prod(after)} features, more than {MAX_EXTENT}")
+    if isinstance(layer, Flatten | Linear | ConvTranspose2d | Upsample) and prod(after) > MAX_EXTENT:
+        raise ArtifactError(f"{describe(layer)} gives {prod(after)} numbers, more than {MAX_EXTENT}")
     return after
 
 
@@ -214,6 +222,8 @@ def places(layer: Layer, before: tuple[int, ...], after: tuple[int, ...]) -> int
             return prod(after)
         case Conv2d():
             return layer.in_channels // layer.groups * prod(layer.kernel_size)
+        case ConvTranspose2d():
+            return layer.out_channels // layer.groups * prod(layer.kernel_size)
     return 0
 
 

@@ -4,6 +4,7 @@ import struct
 from dataclasses import replace
 from itertools import accumulate
 from math import isfinite, prod
+from operator import ge
 
 from pyro_compress.artifact.format.coding import LARGEST, TOKENS
 from pyro_compress.artifact.format.header import (
@@ -18,6 +19,7 @@ from pyro_compress.artifact.format.header import (
     FLOATS,
     FORM_BITS,
     FORMS,
+    FURTHER,
     GAP_ORDER_BITS,
     KINDS,
     LEAST,
@@ -38,8 +40,10 @@ from pyro_compress.artifact.format.header import (
     SMALL,
     STEMS,
     STRENGTH_BITS,
+    TRANSPOSED_FLAG_BITS,
     ZEROS,
     Header,
+    Named,
     TensorCode,
     check_kept,
     next_name,
@@ -59,6 +63,7 @@ from pyro_compress.network.architecture import (
     AvgPool2d,
     ChannelAffine,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
     Layer,
     Linear,
@@ -66,6 +71,8 @@ from pyro_compress.network.architecture import (
     Pair,
     Recall,
     Select,
+    Unflatten,
+    Upsample,
     describe,
 )
 from pyro_compress.network.quantizers import MOST_LEVELS, STEP_EXPONENTS
@@ -110,7 +117,7 @@ class HeaderReader:
             placed += here
             if here > MAX_EXTENT or placed > MAX_PLACES:
                 raise ArtifactError(f"{describe(layer)} has {here} places, limit {MAX_EXTENT}, {MAX_PLACES} in all")
-            if isinstance(layer, Linear | Conv2d | ChannelAffine):
+            if isinstance(layer, Named):
                 if layer.name in names:
                     raise ArtifactError(f"the file holds two layers named '{layer.name}'")
                 names.add(layer.name)
@@ -188,27 +195,53 @@ class HeaderReader:
                 if not shape:
                     raise ArtifactError("the file selects entries of an input without axes")
                 return Select(())
-        return self._extended(number, position)
+        return self._extended(number, position, shape)
 
-    def _extended(self, number: int, position: int) -> Layer:
+    def _extended(self, number: int, position: int, shape: tuple[int, ...]) -> Layer:
         match EXTENDED[number]:
             case "Add":
                 return Add(position - self.within("a reference", position, 1, SMALL))
             case "Recall":
-                return Recall(position - self.within("a reference", position, 1, SMALL))
+                distance = self.within("a reference", position, order=SMALL)
+                return Recall(position - distance) if distance else self._further(shape)
             case "Flatten":
                 return Flatten()
         return Activation(EXTENDED[number])
+
+    def _further(self, shape: tuple[int, ...]) -> Layer:
+        match FURTHER[self.within("a layer's kind", len(FURTHER) - 1, order=LEAST)].__name__:
+            case "Upsample":
+                return Upsample(self.pair("a factor", 1))
+            case "Unflatten":
+                return Unflatten(self.pair("height and width", 1))
+        return self._conv_transpose(shape[0] if shape else 0)
+
+    def _conv_transpose(self, channels: int) -> ConvTranspose2d:
+        flags = [bool(self.bits(1, "a layer")) for _ in range(TRANSPOSED_FLAG_BITS)]
+        out, kernel = self.within("out_channels", MAX_EXTENT), self.pair("kernel size", 1)
+        stride = self.pair("stride", 1) if flags[1] else (2, 2)
+        padding = self.pair("padding", 0) if flags[2] else (0, 0)
+        more = self.pair("output padding", 0) if flags[3] else (0, 0)
+        dilation, groups = self._rare(channels, out, flags[4])
+        if any(map(ge, more, map(max, stride, dilation))):
+            raise ArtifactError(f"output padding {more} is not below stride {stride} or dilation {dilation}")
+        name = self.name(ConvTranspose2d)
+        return ConvTranspose2d(name, channels, out, kernel, stride, padding, more, dilation, groups, flags[0])
 
     def _conv(self, channels: int, flags: list[bool]) -> Conv2d:
         out, kernel = self.within("out_channels", MAX_EXTENT), self.pair("kernel size", 1)
         stride = self.pair("stride", 1) if flags[1] else (1, 1)
         padding = self.pair("padding", 0) if flags[2] else (0, 0)
-        dilation = self.pair("dilation", 1) if flags[3] else (1, 1)
-        groups = self.within("groups", MAX_EXTENT, 1, SMALL) if flags[3] else 1
+        dilation, groups = self._rare(channels, out, flags[3])
+        return Conv2d(self.name(Conv2d), channels, out, kernel, stride, padding, dilation, groups, flags[0])
+
+    def _rare(self, channels: int, out: int, is_there: bool) -> tuple[Pair, int]:
+        """Dilation and groups of a convolution, where they are not 1."""
+        dilation = self.pair("dilation", 1) if is_there else (1, 1)
+        groups = self.within("groups", MAX_EXTENT, 1, SMALL) if is_there else 1
         if channels % groups or out % groups:
             raise ArtifactError(f"a convolution from {channels} to {out} channels cannot have {groups} groups")
-        return Conv2d(self.name(Conv2d), channels, out, kernel, stride, padding, dilation, groups, flags[0])
+        return dilation, groups
 
     def _pool(self, flags: list[bool]) -> tuple[Pair, Pair, Pair]:
         kernel = self.pair("kernel size", 1)

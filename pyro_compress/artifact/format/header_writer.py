@@ -16,6 +16,7 @@ from pyro_compress.artifact.format.header import (
     FALL_BITS,
     FLOATS,
     FORM_BITS,
+    FURTHER,
     GAP_ORDER_BITS,
     INTEGERS,
     LEAST,
@@ -45,8 +46,8 @@ from pyro_compress.network.architecture import (
     AdaptiveAvgPool2d,
     Add,
     AvgPool2d,
-    ChannelAffine,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
     Layer,
     Linear,
@@ -54,6 +55,8 @@ from pyro_compress.network.architecture import (
     Pair,
     Recall,
     Select,
+    Unflatten,
+    Upsample,
 )
 
 
@@ -107,18 +110,25 @@ class HeaderWriter:
         self.bits(_code(layer), CODE_BITS)
         if _code(layer) == CODES.index(Flatten):
             self.bits(extended(layer), NUMBER_BITS)
+        if isinstance(layer, FURTHER):
+            self.number(0, SMALL)
+            self.number(FURTHER.index(type(layer)), LEAST)
         for flag in flags:
             self.bits(flag, 1)
         match layer:
             case Linear():
                 self.number(layer.out_features)
-            case Conv2d():
+            case Conv2d() | ConvTranspose2d():
                 self.number(layer.out_channels)
                 self._pair(layer.kernel_size)
             case MaxPool2d() | AvgPool2d():
                 self._pair(layer.kernel_size)
             case AdaptiveAvgPool2d():
                 self._pair(layer.output_size)
+            case Upsample():
+                self._pair(layer.factor)
+            case Unflatten():
+                self._pair(layer.size)
             case Select():
                 self.number(selected)
             case Add() | Recall():
@@ -131,7 +141,7 @@ class HeaderWriter:
                     self._pair(value)
                 else:
                     self.number(value, SMALL)
-        if isinstance(layer, Linear | Conv2d | ChannelAffine):
+        if isinstance(layer, Named):
             self._name(layer)
 
     def _name(self, layer: Named) -> None:
@@ -222,6 +232,12 @@ def _flags(layer: Layer) -> tuple[list[bool], list[tuple[Pair | int | float, ...
             rare = layer.dilation != (1, 1) or layer.groups != 1
             flags = [layer.bias, layer.stride != (1, 1), layer.padding != (0, 0), rare]
             return flags, [(), (layer.stride,), (layer.padding,), (layer.dilation, layer.groups)]
+        case ConvTranspose2d():
+            rare = layer.dilation != (1, 1) or layer.groups != 1
+            usual = (layer.stride == (2, 2), layer.padding == (0, 0), layer.output_padding == (0, 0))
+            flags = [layer.bias, *(not is_usual for is_usual in usual), rare]
+            sizes = [(layer.stride,), (layer.padding,), (layer.output_padding,)]
+            return flags, [(), *sizes, (layer.dilation, layer.groups)]
         case MaxPool2d() | AvgPool2d():
             flags = [layer.stride != layer.kernel_size, layer.padding != (0, 0)]
             return flags, [(layer.stride,), (layer.padding,)]

@@ -1,16 +1,28 @@
 """How the numbers of each layer are laid out as a matrix whose columns have a place in an image or kernel.
 
 The probability models of `coding.py` see every tensor as a matrix: one row per output unit or filter, one column
-per input.  A column is a triple (channel, y, x); neighbours in (y, x) tend to be pruned together, and to have
-the same sign, which saves a fifth of a file.  Both sides of the format derive the same places from the
-architecture alone, so they cost no bytes.
+per input, and the other way round for a transposed convolution.  A column is a triple (channel, y, x); neighbours in
+(y, x) tend to be pruned together, and to have the same sign, which saves a fifth of a file.  Both sides of the format
+derive the same places from the architecture alone, so they cost no bytes.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from pyro_compress.network.architecture import Architecture, Conv2d, Flatten, Layer, Linear, Recall, Select, walk
+from pyro_compress.network.architecture import (
+    Architecture,
+    Conv2d,
+    ConvTranspose2d,
+    Flatten,
+    Layer,
+    Linear,
+    Recall,
+    Select,
+    Unflatten,
+    Weighted,
+    walk,
+)
 from pyro_compress.network.stored import tensor_shapes
 
 PARITY = 2
@@ -86,10 +98,12 @@ def flat(length: int) -> Columns:
     return grid(length, 1, 1)
 
 
-def weight_columns(layer: Linear | Conv2d, features: Columns | None) -> Columns:
+def weight_columns(layer: Weighted, features: Columns | None) -> Columns:
     """Places of the columns of a layer's weight matrix, given those of the features that reach it."""
     if isinstance(layer, Conv2d):
         return grid(layer.in_channels // layer.groups, *layer.kernel_size)
+    if isinstance(layer, ConvTranspose2d):
+        return grid(layer.out_channels // layer.groups, *layer.kernel_size)
     return features if features is not None else flat(layer.in_features)
 
 
@@ -109,6 +123,8 @@ def features_after(
     """
     if isinstance(layer, Recall):
         return earlier
+    if isinstance(layer, Unflatten):
+        return None
     if isinstance(layer, Flatten) and len(shape) == 3:
         return grid(*shape)
     if isinstance(layer, Select) and features is not None:
@@ -131,7 +147,7 @@ def tensor_columns(architecture: Architecture, image_side: int) -> dict[str, Col
     columns: dict[str, Columns] = {}
     for layer, features in zip(architecture.layers, places, strict=False):
         for name in tensor_shapes(Architecture((), (layer,))):
-            if isinstance(layer, Linear | Conv2d) and name.endswith(".weight"):
+            if isinstance(layer, Weighted) and name.endswith(".weight"):
                 columns[name] = weight_columns(layer, features)
             else:
                 columns[name] = flat(1)

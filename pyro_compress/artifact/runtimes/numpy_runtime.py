@@ -5,7 +5,8 @@
     network = load("network.pyrc")
     logits = network(images)  # (batch, *input shape) → (batch, *output shape), float32
 
-A convolution is a matrix product with the windows of its input (im2col), a pooling an elementwise maximum or sum
+A convolution is a matrix product with the windows of its input (im2col), a transposed one the sum of the windows that a
+matrix product gives, a pooling an elementwise maximum or sum
 over the places in its window.  Everything is float32, as in torch; sums are taken in another order, so outputs
 agree to rounding.
 """
@@ -52,7 +53,7 @@ def forward(network: StoredNetwork) -> Step:
     """
     layers, shapes = network.architecture.layers, network.architecture.shapes()
     steps = [_step(layer, network, *pair) for layer, *pair in zip(layers, shapes[:-1], shapes[1:], strict=True)]
-    widest = max([prod(shapes[0]), *map(_working_numbers, layers, shapes[1:])])
+    widest = max([prod(shapes[0]), *map(_working_numbers, layers, shapes[:-1], shapes[1:])])
     piece = max(1, PIECE_NUMBERS // max(1, widest))
 
     def through(x: Array) -> Array:
@@ -79,8 +80,10 @@ def forward(network: StoredNetwork) -> Step:
     return run
 
 
-def _working_numbers(layer: arch.Layer, after: Shape) -> int:
-    """Numbers per example in a layer's output, or for a convolution in the windows that it multiplies."""
+def _working_numbers(layer: arch.Layer, before: Shape, after: Shape) -> int:
+    """Numbers per example in a layer's output, or for a convolution in the windows that it multiplies or adds."""
+    if isinstance(layer, arch.ConvTranspose2d):
+        return layer.out_channels * (prod(layer.kernel_size) * prod(before[1:]) + prod(_uncut(layer, before)))
     if isinstance(layer, arch.Conv2d) and not _is_pointwise(layer):
         return max(layer.in_channels * prod(layer.kernel_size), layer.out_channels) * prod(after[1:])
     return prod(after)
@@ -97,6 +100,9 @@ def _step(layer: arch.Layer, network: StoredNetwork, before: Shape, after: Shape
         case arch.Conv2d():
             bias = tensor("bias") if layer.bias else np.zeros(1, np.float32)
             return _convolution(layer, tensor("weight"), bias[:, None, None], before, after)
+        case arch.ConvTranspose2d():
+            bias = tensor("bias") if layer.bias else np.zeros(1, np.float32)
+            return _transposed_convolution(layer, tensor("weight"), bias[:, None, None], before, after)
         case arch.ChannelAffine():
             each = (-1, *(1 for _ in before[1:]))
             scale, shift = tensor("scale").reshape(each), tensor("shift").reshape(each)
@@ -113,8 +119,13 @@ def _step(layer: arch.Layer, network: StoredNetwork, before: Shape, after: Shape
         case arch.AdaptiveAvgPool2d():
             rows, columns = (averages(*extents) for extents in zip(before[1:], after[1:], strict=True))
             return lambda x: rows @ x @ columns.T
+        case arch.Upsample():
+            down, right = layer.factor
+            return lambda x: x.repeat(down, axis=2).repeat(right, axis=3)
         case arch.Flatten():
             return lambda x: x.reshape(len(x), prod(before))
+        case arch.Unflatten():
+            return lambda x: x.reshape(len(x), *after)
         case arch.Select():
             indices = np.array(layer.indices, np.intp)
             return lambda x: x[:, indices]
@@ -154,6 +165,32 @@ def _convolution(layer: arch.Conv2d, weight: Array, shift: Array, before: Shape,
         return product
 
     return as_product
+
+
+def _transposed_convolution(
+    layer: arch.ConvTranspose2d, weight: Array, shift: Array, before: Shape, after: Shape
+) -> Step:
+    """Every place adds its channels times the kernel to the outputs from stride · place on; see FORMAT.md, part 4."""
+    inputs, outputs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+    matrix = weight.reshape(layer.groups, inputs, outputs * prod(layer.kernel_size)).swapaxes(1, 2)
+    places, extents = _places(layer.kernel_size, layer.stride, layer.dilation, before), _uncut(layer, before)
+    rows, columns = (slice(cut, cut + size) for cut, size in zip(layer.padding, after[1:], strict=True))
+
+    def spread(x: Array) -> Array:
+        windows = matrix @ x.reshape(len(x), layer.groups, inputs, prod(before[1:]))
+        windows = windows.reshape(len(x), layer.out_channels, len(places), *before[1:])
+        total = np.zeros((len(x), layer.out_channels, *extents), np.float32)
+        for number, (down, right) in enumerate(places):
+            total[:, :, down, right] += windows[:, :, number]
+        return np.asarray(total[:, :, rows, columns] + shift)
+
+    return spread
+
+
+def _uncut(layer: arch.ConvTranspose2d, before: Shape) -> Shape:
+    """Height and width of what a transposed convolution makes before its padding is cut off."""
+    sizes = zip(before[1:], layer.kernel_size, layer.stride, layer.dilation, layer.output_padding, strict=True)
+    return tuple((size - 1) * step + dil * (k - 1) + more + 1 for size, k, step, dil, more in sizes)
 
 
 def _windows(x: Array, layer: arch.Conv2d, after: Shape) -> Array:

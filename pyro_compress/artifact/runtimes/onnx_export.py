@@ -82,6 +82,19 @@ class _Graph:
                     dilations=layer.dilation,
                     group=layer.groups,
                 )
+            case arch.ConvTranspose2d():
+                more, ends = _at_the_end(layer)
+                return self._node(
+                    "ConvTranspose",
+                    value,
+                    *self._weights(layer),
+                    kernel_shape=layer.kernel_size,
+                    strides=layer.stride,
+                    pads=(*layer.padding, *ends),
+                    output_padding=more,
+                    dilations=layer.dilation,
+                    group=layer.groups,
+                )
             case arch.ChannelAffine():
                 each = (-1, *(1 for _ in before[1:]))
                 scaled = self._node("Mul", value, self._tensor(f"{layer.name}.scale", each), suffix="scaled")
@@ -96,8 +109,15 @@ class _Graph:
                 rows, columns = (averages(*extents) for extents in zip(before[1:], after[1:], strict=True))
                 fewer = self._node("MatMul", self._constant("rows", rows), value, suffix="rows_averaged")
                 return self._node("MatMul", fewer, self._constant("columns", columns.T))
+            case arch.Upsample():
+                factors = self._constant("factors", np.array([1, 1, *layer.factor], np.float32))
+                how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+                return self._node("Resize", value, "", factors, **how)
             case arch.Flatten():
                 return self._node("Flatten", value, axis=1)
+            case arch.Unflatten():
+                # 0 stands for as many examples as there are
+                return self._node("Reshape", value, self._constant("shape", np.array([0, *after], np.int64)))
             case arch.Select():
                 return self._node("Gather", value, self._constant("indices", np.array(layer.indices, np.int32)), axis=1)
             case arch.Activation():
@@ -126,7 +146,7 @@ class _Graph:
                 return self._node(layer.kind.capitalize(), value)
         raise ArtifactError(f"there is no ONNX operator for the activation '{layer.kind}'")
 
-    def _weights(self, layer: arch.Linear | arch.Conv2d) -> list[str]:
+    def _weights(self, layer: arch.Weighted) -> list[str]:
         roles = ["weight", "bias"] if layer.bias else ["weight"]
         return [self._tensor(f"{layer.name}.{role}") for role in roles]
 
@@ -174,6 +194,18 @@ class _Graph:
         levels = self._initializer(f"{name}.levels", codebook.book)
         self.nodes.append(helper.make_node("Gather", [levels, f"{name}.indices"], [name], name=name))
         return name
+
+
+def _at_the_end(layer: arch.ConvTranspose2d) -> tuple[arch.Pair, arch.Pair]:
+    """Output padding, and what is cut off at the lower right: the common runtime takes no more of it than a stride."""
+    pairs = list(zip(layer.output_padding, layer.padding, strict=True))
+    down, right = (max(0, more - cut) for more, cut in pairs)
+    below, beside = (max(0, cut - more) for more, cut in pairs)
+    if down >= layer.stride[0] or right >= layer.stride[1]:
+        raise ArtifactError(
+            f"there is no ONNX operator for {arch.describe(layer)}, whose output padding exceeds padding and stride"
+        )
+    return (down, right), (below, beside)
 
 
 def _window(layer: arch.MaxPool2d | arch.AvgPool2d) -> dict[str, Any]:

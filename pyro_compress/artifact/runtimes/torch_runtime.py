@@ -114,7 +114,11 @@ def to_torch(network: StoredNetwork, *, sparse: bool = False) -> nn.Sequential:
     """
     layers = network.architecture.layers
     modules = [_module(layer) for layer in layers]
-    channels_last = not any(isinstance(layer, arch.Conv2d) and arch.breaks_channels_last(layer) for layer in layers)
+    channels_last = not any(
+        arch.breaks_channels_last(layer, transposed=isinstance(layer, arch.ConvTranspose2d))
+        for layer in layers
+        if isinstance(layer, arch.Conv2d | arch.ConvTranspose2d)
+    )
     for layer, module in zip(layers, modules, strict=True):
         for name in tensor_shapes(arch.Architecture((), (layer,))):
             parameter, value = module.get_parameter(name.rpartition(".")[2]), _tensor(network.tensors[name])
@@ -156,6 +160,19 @@ def _module(layer: arch.Layer) -> nn.Module:
                 groups=layer.groups,
                 bias=layer.bias,
             )
+        case arch.ConvTranspose2d():
+            return nn.utils.skip_init(
+                nn.ConvTranspose2d,
+                layer.in_channels,
+                layer.out_channels,
+                layer.kernel_size,
+                stride=layer.stride,
+                padding=layer.padding,
+                output_padding=layer.output_padding,
+                dilation=layer.dilation,
+                groups=layer.groups,
+                bias=layer.bias,
+            )
         case arch.ChannelAffine():
             return ChannelAffine(layer.channels)
         case arch.MaxPool2d():
@@ -164,8 +181,12 @@ def _module(layer: arch.Layer) -> nn.Module:
             return nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding)
         case arch.AdaptiveAvgPool2d():
             return nn.AdaptiveAvgPool2d(layer.output_size)
+        case arch.Upsample():
+            return nn.Upsample(scale_factor=layer.factor, mode="nearest")
         case arch.Flatten():
             return nn.Flatten()
+        case arch.Unflatten():
+            return nn.Unflatten(1, (-1, *layer.size))
         case arch.Select():
             return Select(layer.indices)
         case arch.Add():

@@ -43,8 +43,11 @@ class DeclaredGuide(PyroModule):
         super().__init__()
         self.sites: dict[str, LatentSite] = {}
         self.loc, self.log_variance = PyroModule("loc"), PyroModule("log_variance")
-        convolutions = (module for module in model.network.modules() if isinstance(module, nn.Conv2d))
-        channels_last = not any(breaks_channels_last(convolution) for convolution in convolutions)
+        channels_last = not any(
+            breaks_channels_last(module, transposed=isinstance(module, nn.ConvTranspose2d))
+            for module in model.network.modules()
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+        )
         for site in model.latents():
             self._add(site, channels_last)
         families = {site.family: FAMILIES[site.family] for site in self.sites.values()}

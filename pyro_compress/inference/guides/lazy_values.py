@@ -22,6 +22,8 @@ from pyro_compress.models.parameters import along_axis, scale_groups
 
 # under the square root of a variance that may be exactly zero (an input that is zero everywhere)
 FLOOR = 1e-8
+CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 # what can be asked of a value without drawing it
 _DESCRIPTIVE = ("dtype", "device", "ndim", "dim", "size", "numel")
 _OPERATORS = (
@@ -59,7 +61,7 @@ class Lazy:
         kwargs = kwargs or {}
         if function is F.linear:
             return _linear(*args, **kwargs)
-        if function in (F.conv1d, F.conv2d, F.conv3d):
+        if function in CONVOLUTIONS or function in TRANSPOSED:
             return _convolution(function, *args, **kwargs)
         if (
             function is scale_groups
@@ -326,7 +328,11 @@ def _convolution(
     function: Callable[..., Any], input: Any, weight: Any, bias: Any = None, *args: Any, **kwargs: Any
 ) -> torch.Tensor:
     x = _plain(input)
-    scaled = isinstance(weight, LazyScaled) and weight.axis == 0
+    makes, reads = (1, 0) if function in TRANSPOSED else (0, 1)
+    if isinstance(weight, LazyScaled) and weight.axis == reads and makes == 1:
+        scale = weight.scale.draw(len(x))
+        x, weight = x * scale.reshape(*scale.shape, *([1] * (x.ndim - 2))), weight.weight
+    scaled = isinstance(weight, LazyScaled) and weight.axis == makes
     inner = weight.weight if scaled else weight
     if not is_open(inner) and (not scaled or isinstance(inner, Lazy)):
         return function(x, _plain(weight), _plain(bias), *args, **kwargs)

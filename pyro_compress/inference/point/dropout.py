@@ -27,9 +27,10 @@ from pyro_compress.inference.results.from_draws import derived_shapes
 from pyro_compress.inference.results.iid_draws import check_draws, independent_draws, number_of_draws
 from pyro_compress.inference.results.judged import with_all_stored
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.parameters import TRANSPOSED
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 
 
 @dataclass(frozen=True)

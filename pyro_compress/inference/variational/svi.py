@@ -157,9 +157,9 @@ class SVI(VariationalMethod):
     def refuse_shrinking(self) -> None:
         if self.shrink:
             raise InferenceError(
-                "shrink=True needs a network that is a chain of layers without grouped convolutions, with a bias in "
-                "every layer behind the first and no frozen parameters, and priors that say along which axes their "
-                "sites run: leave shrink out"
+                "shrink=True needs a network that is a chain of layers without grouped or transposed convolutions, "
+                "with a bias in every layer behind the first and no frozen parameters, and priors that say along which "
+                "axes their sites run: leave shrink out"
             )
 
     def traceable(self, state: VariationalState) -> bool:

@@ -1,6 +1,7 @@
 """What the tests of structured removal share: decisions on networks, and masked and reduced networks that run."""
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,12 +19,15 @@ from pyro_compress.network.architecture import (
     AvgPool2d,
     ChannelAffine,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
     Layer,
     Linear,
     MaxPool2d,
     Recall,
     Select,
+    Unflatten,
+    Upsample,
     walk,
 )
 from pyro_compress.network.quantizers import Uniform
@@ -56,6 +60,14 @@ def run(network: StoredNetwork, x: torch.Tensor) -> torch.Tensor:
             case Conv2d():
                 weight, bias = tensors[f"{layer.name}.weight"], tensors.get(f"{layer.name}.bias")
                 return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+            case ConvTranspose2d():
+                weight, bias = tensors[f"{layer.name}.weight"], tensors.get(f"{layer.name}.bias")
+                sizes = layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
+                return F.conv_transpose2d(x, weight, bias, *sizes)
+            case Upsample():
+                return F.interpolate(x, scale_factor=layer.factor, mode="nearest")
+            case Unflatten():
+                return x.reshape(len(x), x.shape[1] // math.prod(layer.size), *layer.size)
             case ChannelAffine():
                 shape = (1, -1) + (1,) * (x.ndim - 2)
                 scale, shift = tensors[f"{layer.name}.scale"], tensors[f"{layer.name}.shift"]

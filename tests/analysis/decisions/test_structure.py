@@ -1,5 +1,6 @@
 """Structured removal: the smaller network computes what the masked one does, and is exactly as small as it can be."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,19 @@ from pyro_compress.analysis.decisions.structure import architecture_left, format
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.networks import digits_cnn, lenet_5, lenet_300_100, vgg_16
 from pyro_compress.models.tracing import trace
-from pyro_compress.network.architecture import Activation, Architecture, ChannelAffine, Conv2d, Linear, Select
+from pyro_compress.network.architecture import (
+    Activation,
+    Architecture,
+    ChannelAffine,
+    Conv2d,
+    ConvTranspose2d,
+    Flatten,
+    Linear,
+    Select,
+    Unflatten,
+    Weighted,
+    weight_shape,
+)
 from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, power_of_two
 from tests.analysis.decisions.masked_networks import (
     ACTIVATIONS,
@@ -58,13 +71,31 @@ def grouped(seed: int) -> nn.Module:
     )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.integers(0, 2**20), st.sampled_from([dense, convolutional, grouped]), st.sampled_from([None, 2.0**-7]))
+def decoding(seed: int) -> nn.Module:
+    """Features to images, with transposed convolutions of every kind, and back to features."""
+    more = seed % 2
+    return nn.Sequential(
+        nn.Linear(9, 24, bias=seed % 3 > 0), nn.ReLU(), nn.Unflatten(1, (6, 2, 2)),
+        nn.ConvTranspose2d(6, 5, 3, stride=2, padding=more, output_padding=more), nn.BatchNorm2d(5), nn.ReLU(),
+        nn.ConvTranspose2d(5, 5, 2, groups=5, bias=seed % 5 > 0), nn.Sigmoid(), nn.Upsample(scale_factor=(1, 2)),
+        nn.Conv2d(5, 6, 3, padding=more), nn.ReLU(), nn.ConvTranspose2d(6, 4, (1, 2), groups=2, dilation=2), nn.Tanh(),
+        nn.ConvTranspose2d(4, 3, 1, bias=False), nn.Flatten(), nn.LazyLinear(8), nn.Tanh(),
+        nn.Unflatten(1, (4, 1, 2)), nn.Conv2d(4, 2, 1),
+    )  # fmt: skip
+
+
+FLAT = (dense, decoding)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    st.integers(0, 2**20), st.sampled_from([dense, convolutional, grouped, decoding]), st.sampled_from([None, 2.0**-7])
+)
 def test_reduced_equals_masked_on_random_decisions(
     seed: int, make: Callable[[int], nn.Module], step: float | None
 ) -> None:
     generator = np.random.default_rng(seed)
-    shape = (9,) if make is dense else (3, 16, 17)
+    shape = (9,) if make in FLAT else (3, 16, 17)
     network = make(seed).eval()
     x = torch.from_numpy(generator.normal(size=(5, *shape))).float()
     network(x)
@@ -108,10 +139,38 @@ def test_reduced_equals_masked_on_the_registered_networks(
     assert after < 0.5 * before
 
 
-def layer_size(layer: Linear | Conv2d) -> int:
-    if isinstance(layer, Linear):
-        return layer.in_features * layer.out_features
-    return layer.in_channels * layer.out_channels * layer.kernel_size[0] * layer.kernel_size[1]
+def test_dead_channels_of_a_decoder_go_with_their_features_and_filters() -> None:
+    network = nn.Sequential(
+        nn.Linear(3, 12), nn.ReLU(), nn.Unflatten(1, (3, 2, 2)), nn.ConvTranspose2d(3, 4, 3), nn.ReLU(),
+        nn.ConvTranspose2d(4, 2, 2, stride=2), nn.Sigmoid(),
+    )  # fmt: skip
+    put(network, {"3.bias": [0.1, -0.1, 0.2, 0.3]})
+    clear(network, "3.weight", 1)  # nothing reads channel 1, made of the features 4 to 7
+    clear(network, "3.weight", slice(None), 1)  # channel 1 of 4 is ReLU(-0.1) = 0 everywhere
+    clear(network, "3.weight", slice(None), 3)  # channel 3 of 4 is 0.3 everywhere, and is read unevenly
+    clear(network, "5.weight", 2)  # nothing reads channel 2 of 4
+    decision = decide(network)
+    reduced = remove_dead(trace(network, (3,)), decision)
+    linear, _, images, first, _, second, _ = reduced.architecture.layers
+    assert (linear, images) == (Linear("0", 3, 8, True), Unflatten((2, 2)))
+    assert isinstance(first, ConvTranspose2d) and isinstance(second, ConvTranspose2d)
+    assert (first.in_channels, first.out_channels, second.in_channels, second.out_channels) == (2, 2, 2, 2)
+    weight = network.get_parameter("3.weight").detach().numpy()
+    np.testing.assert_array_equal(reduced.tensors["3.weight"].dense(), weight[[0, 2]][:, [0, 3]])
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(run(reduced, x), masked(network, decision, x), rtol=1e-6, atol=1e-6)
+
+
+def test_a_channel_made_of_features_stays_whole() -> None:
+    network = nn.Sequential(nn.Linear(2, 4), nn.Unflatten(1, (2, 1, 2)), nn.Flatten(), nn.Linear(4, 1, bias=False))
+    put(network, {"3.weight": [[0.0, 0.0, 0.0, 2.0]]})  # the features 0 and 1 go together, 2 stays beside 3
+    reduced = remove_dead(trace(network, (2,)), decide(network))
+    layers = (Linear("0", 2, 2, True), Unflatten((1, 2)), Flatten(), Select((1,)), Linear("3", 1, 1, False))
+    assert reduced.architecture.layers == layers
+
+
+def layer_size(layer: Weighted) -> int:
+    return math.prod(weight_shape(layer))
 
 
 def small_mlp() -> nn.Sequential:
@@ -144,11 +203,11 @@ def any_quantizer(kind: str, value: np.ndarray) -> Quantizer:
 
 
 @pytest.mark.parametrize("kind", ["step", "steps", "levels"])
-@pytest.mark.parametrize("make", [dense, convolutional, grouped])
+@pytest.mark.parametrize("make", [dense, convolutional, grouped, decoding])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_reduced_equals_masked_on_every_quantizer(seed: int, make: Callable[[int], nn.Module], kind: str) -> None:
     generator = np.random.default_rng(seed)
-    shape = (9,) if make is dense else (3, 16, 17)
+    shape = (9,) if make in FLAT else (3, 16, 17)
     network = make(seed).eval()
     x = torch.from_numpy(generator.normal(size=(5, *shape))).float()
     network(x)

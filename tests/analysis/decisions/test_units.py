@@ -221,7 +221,7 @@ def test_point_estimates_have_no_evidence() -> None:
 
 def test_chains_only() -> None:
     network = nn.Sequential(nn.Conv2d(4, 4, 1, groups=2), nn.Flatten(), nn.Linear(4, 2))
-    with pytest.raises(DecisionError, match="needs a chain of layers without grouped convolutions"):
+    with pytest.raises(DecisionError, match="needs a chain of layers without grouped or transposed convolutions"):
         prune_units(posterior(network), trace(network, (4, 1, 1)), multiply_adds=0.5)
 
 

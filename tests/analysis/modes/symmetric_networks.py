@@ -35,6 +35,13 @@ def depthwise() -> nn.Module:
     return nn.Sequential(OrderedDict([*layers, ("b", nn.Conv2d(4, 2, 2)), ("flat", nn.Flatten())]))
 
 
+def transposed() -> nn.Module:
+    layers = [("a", nn.Conv2d(2, 4, 3)), ("f", nn.Tanh()), ("b", nn.ConvTranspose2d(4, 3, 2)), ("g", nn.ReLU())]
+    layers += [("w", nn.ConvTranspose2d(3, 3, 3, groups=3)), ("u", nn.Upsample(scale_factor=2)), ("h", nn.Tanh())]
+    layers += [("c", nn.ConvTranspose2d(3, 2, 2)), ("flat", nn.Flatten())]
+    return nn.Sequential(OrderedDict(layers))
+
+
 NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "dense relu": (lambda: dense(nn.ReLU), (5,)),
     "dense tanh": (lambda: dense(nn.Tanh), (5,)),
@@ -42,6 +49,7 @@ NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv, pool, flatten": (conv, (2, 12, 12)),
     "batch norm": (batch_norm, (2, 8, 8)),
     "depthwise": (depthwise, (2, 8, 8)),
+    "transposed": (transposed, (2, 4, 4)),
 }
 
 

@@ -16,6 +16,7 @@ FLIPS = {
     "conv, pool, flatten": [0, 1, 0],
     "batch norm": [1, 2],
     "depthwise": [1],
+    "transposed": [1, 1],
 }
 
 

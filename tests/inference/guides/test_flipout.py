@@ -36,6 +36,13 @@ LAYERS = pytest.mark.parametrize(
         pytest.param(
             lambda x, w, b: F.conv2d(x, w, b, padding=(1, 0), groups=2), (4, 1, 3, 2), 0, (2, 2, 2, 3), id="conv2d"
         ),
+        pytest.param(
+            lambda x, w, b: F.conv_transpose2d(x, w, b, stride=2, padding=1),
+            (2, 4, 3, 2),
+            1,
+            (2, 2, 1, 2),
+            id="transposed",
+        ),
     ],
 )
 
@@ -48,7 +55,7 @@ class Parts:
     """Distributions of w̃, z and b, handed on as the handler would."""
 
     def __init__(self, shape: tuple[int, ...], axis: int, scale: str | None) -> None:
-        self.weight, self.bias = (torch.randn(shape), spread(*shape)), (torch.randn(shape[0]), spread(shape[0]))
+        self.weight, self.bias = (torch.randn(shape), spread(*shape)), (torch.randn(4), spread(4))
         self.z = (0.5 + torch.rand(shape[axis]), spread(shape[axis]))
         self.axis, self.scale = axis, scale
 

@@ -35,7 +35,7 @@ class Parts:
         self.axis = axis
         self.z, self.z_scale = 0.5 + torch.rand(shape[axis]), spread(shape[axis])
         self.bias = bias
-        self.b, self.b_scale = torch.randn(shape[0]), spread(shape[0])
+        self.b, self.b_scale = torch.randn(4), spread(4)
 
     def tensors(self) -> list[torch.Tensor]:
         found = [self.weight, self.weight_scale]
@@ -66,7 +66,23 @@ CONV2D = pytest.param(
     lambda x, w, b: F.conv2d(x, w, b, stride=(2, 1), padding=(1, 0)), (4, 2, 3, 2), 0, (2, 2, 5, 4), id="conv2d"
 )
 GROUPED = pytest.param(lambda x, w, b: F.conv2d(x, w, b, groups=2), (4, 2, 2, 2), 0, (2, 4, 3, 3), id="conv2d-groups")
-LAYERS = pytest.mark.parametrize(("layer", "shape", "axis", "input_shape"), [LINEAR, SEQUENCE, CONV1D, CONV2D, GROUPED])
+TRANSPOSED = pytest.param(
+    lambda x, w, b: F.conv_transpose2d(x, w, b, stride=(2, 1), padding=(1, 0), output_padding=(1, 0), dilation=(1, 2)),
+    (2, 4, 3, 2),
+    1,
+    (2, 2, 2, 3),
+    id="transposed",
+)
+DEPTHWISE = pytest.param(
+    lambda x, w, b: F.conv_transpose2d(x, w, b, stride=2, groups=4),
+    (4, 1, 3, 3),
+    0,
+    (2, 4, 2, 2),
+    id="transposed-groups",
+)
+LAYERS = pytest.mark.parametrize(
+    ("layer", "shape", "axis", "input_shape"), [LINEAR, SEQUENCE, CONV1D, CONV2D, GROUPED, TRANSPOSED, DEPTHWISE]
+)
 SCALES = pytest.mark.parametrize("scale", [None, "normal", "lognormal"], ids=["no-z", "normal-z", "lognormal-z"])
 BIASES = pytest.mark.parametrize("bias", [None, "plain", "lazy"], ids=["no-bias", "plain-bias", "lazy-bias"])
 

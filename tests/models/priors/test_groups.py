@@ -21,6 +21,7 @@ from pyro_compress.posterior.posterior import ParameterPosterior
 
 LINEAR = Parameter("fc.weight", torch.Size((2, 3)), "linear")
 CONV = Parameter("conv.weight", torch.Size((3, 2, 2, 1)), "conv")
+TRANSPOSED = Parameter("deconv.weight", torch.Size((2, 3, 2, 1)), "transposed")
 
 
 def judged(prior: Prior, parameter: Parameter, sites: dict[str, Moments]) -> ParameterPosterior:
@@ -28,7 +29,7 @@ def judged(prior: Prior, parameter: Parameter, sites: dict[str, Moments]) -> Par
     return with_criterion(ParameterPosterior(none, none + 1, "AnyPrior"), parameter, prior, sites)
 
 
-@pytest.mark.parametrize("parameter", [LINEAR, CONV], ids=["linear", "conv"])
+@pytest.mark.parametrize("parameter", [LINEAR, CONV, TRANSPOSED], ids=["linear", "conv", "transposed"])
 def test_scales_multiply_input_units_or_filters(parameter: Parameter) -> None:
     assert parameter.groups == 3
     scale, axis = torch.tensor([2.0, 0.0, -1.0]), parameter.group_axis
