@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pyro_compress.artifact.writing.artifact import Artifact, load
     from pyro_compress.data.dataset import DataSet
     from pyro_compress.models.bayesian import BayesianNetwork
+    from pyro_compress.models.generative.vae import VAE
     from pyro_compress.pipeline.compressing import compress
     from pyro_compress.pipeline.coupled import coupled_channels
     from pyro_compress.pipeline.decision_settings import DecisionSettings
@@ -36,6 +37,7 @@ _NAMES = {
     "diagnose": "pyro_compress.pipeline.flagging",
     "fit": "pyro_compress.pipeline.fitting",
     "BayesianNetwork": "pyro_compress.models.bayesian",
+    "VAE": "pyro_compress.models.generative.vae",
     "DecisionSettings": "pyro_compress.pipeline.decision_settings",
     "decide": "pyro_compress.pipeline.search",
     "evaluate": "pyro_compress.pipeline.evaluation",
@@ -45,6 +47,7 @@ _NAMES = {
     "Posterior": "pyro_compress.posterior.posterior",
 }
 __all__ = [
+    "VAE",
     "Artifact",
     "BayesianNetwork",
     "DataSet",

@@ -20,6 +20,8 @@ from torch import Tensor
 from pyro_compress.config.factories import call_factory
 from pyro_compress.config.keyword_options import whole_number
 from pyro_compress.data import files
+from pyro_compress.data.binarisation import Binarisation
+from pyro_compress.data.generators import generator_for
 from pyro_compress.data.sources import Examples, class_names, count_among, first_like, pair_of, read_examples
 from pyro_compress.errors import DataError, unknown_name
 
@@ -40,8 +42,9 @@ class DataSet:
     int64 of shape (examples,) and index them; with `classes=None` targets are float32 of shape
     (examples,) or (examples, outputs).  `size` is N where it is more than the examples held (a sample of a
     larger set); validation and test may be empty.  `train_teacher` holds float32 outputs of a teacher on the training
-    inputs, of whatever shape the likelihood's means have.  Raises DataError where parts don't fit together, a label
-    has no class, or a value is NaN or infinite.
+    inputs, of whatever shape the likelihood's means have.  With a `binarisation` inputs and targets are drawn from
+    probabilities, see `reconstructing`.  Raises DataError where parts don't fit together, a label has no class, or a
+    value is NaN or infinite.
     """
 
     name: str
@@ -54,6 +57,7 @@ class DataSet:
     classes: tuple[str, ...] | None
     size: int | None = None
     train_teacher: Tensor | None = None
+    binarisation: Binarisation | None = None
 
     def __post_init__(self) -> None:
         if len(self.train_x) == 0:
@@ -93,6 +97,34 @@ class DataSet:
             raise DataError(f"{self.name}: there are no {name} examples; give {name}= with the data")
         return x, y
 
+    def reconstructing(self, binarisation: str | None = None, *, seed: int = 0) -> "DataSet":
+        """The same inputs as their own targets, (examples, numbers of one input), without classes and teacher.
+
+        Args:
+            binarisation: of inputs in 0..1, each the probability of a 1: None leaves them as they are, 'static' draws
+                all parts once, 'dynamic' draws validation and test once and training examples anew each time that a
+                fit sees them (Salakhutdinov & Murray 2008; Burda et al. 2016), `train_x` keeps the probabilities.
+                The name says which, since figures of one do not compare with those of another.
+            seed: of the draws.
+
+        Raises:
+            DataError: no such binarisation, inputs that are no probabilities, or data that are binarised already.
+        """
+        parts = {part: x for part, x, _ in self._parts()}
+        name, drawing = f"{self.name}, reconstructed", None
+        if binarisation is not None:
+            drawing = Binarisation(binarisation, seed)
+            if self.binarisation is not None:
+                raise DataError(f"{self.name}: it is binarised already: binarise the data that it was made of")
+            for number, (part, x) in enumerate(parts.items()):
+                drawing.check(x, f"{self.name}: {part}")
+                if part != "train" or not drawing.is_dynamic:
+                    parts[part] = drawing.draw(x, number)
+            name = f"{self.name}, {binarisation} binarisation {seed}, reconstructed"
+        made: dict[str, Any] = {f"{part}_x": x for part, x in parts.items()}
+        made |= {f"{part}_y": x.flatten(1) for part, x in parts.items()}
+        return replace(self, **made, name=name, classes=None, train_teacher=None, binarisation=drawing)
+
     def on(self, device: str | torch.device) -> "DataSet":
         """The same with all three parts on a device; itself where they are there already."""
         names = ["train_x", "train_y", "validation_x", "validation_y", "test_x", "test_y"]
@@ -112,6 +144,7 @@ class DataSet:
             "test_examples": len(self.test_x),
             "input_shape": list(self.input_shape),
             "classes": None if self.classes is None else list(self.classes),
+            **({} if self.binarisation is None else {"binarisation": self.binarisation.kind}),
         }
 
 
@@ -251,16 +284,6 @@ def stratified_split(y: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     for indices, quota in zip(members, quotas, strict=True):
         taken[indices[torch.randperm(len(indices), generator=generator, device="cpu")[:quota]]] = True
     return torch.nonzero(~taken).flatten(), torch.nonzero(taken).flatten()
-
-
-def generator_for(*numbers: int) -> torch.Generator:
-    """A CPU generator whose stream depends on these numbers and their order alone, for example (seed, epoch).
-
-    The numbers are hashed (numpy's SeedSequence), so that (0, 1) and (1, 0), or neighbouring seeds and
-    epochs, give unrelated streams.
-    """
-    state = np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0]))
 
 
 def batches(x: Tensor, y: Tensor, size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -128,6 +128,8 @@ class Method(ABC):
     trains_network: ClassVar[bool] = True
     # whether it trains what a model declares beside its latent sites: parameters, hyper-parameters of priors
     trains_parameters: ClassVar[bool] = False
+    # whether it runs the guide that a network's model has for latent sites of single examples, such as a VAE's codes
+    draws_local_sites: ClassVar[bool] = False
     # what data − complexity is
     objective_name: ClassVar[str] = "ELBO"
 

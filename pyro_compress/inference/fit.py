@@ -94,6 +94,7 @@ def fit(
     ranks, place = Ranks.here(), device_named(device)
     refuse_unscaled(method, ranks.count, place)
     if isinstance(model, BayesianNetwork):
+        refuse_local_sites(method, model)
         check_before_copying(model)
     feed, model = Feed.of(model, data).on(place, ranks), copy.deepcopy(model)
     if not isinstance(model, BayesianNetwork):
@@ -182,6 +183,19 @@ def refuse_unscaled(method: Method, count: int, device: torch.device) -> None:
             "torchrun, or use a method that descends gradients, such as SVI"
         )
     raise InferenceError(f"{name} runs on the CPU only: leave out --device, or use a method such as SVI")
+
+
+def refuse_local_sites(method: Method, model: BayesianNetwork) -> None:
+    """Say what a method cannot do that runs no guide for latent sites of single examples.
+
+    Raises:
+        InferenceError: names model and method.
+    """
+    if model.has_local_sites and not method.draws_local_sites:
+        raise InferenceError(
+            f"a {type(model).__name__} has a latent code per example, which its encoder infers and "
+            f"{type(method).__name__} does not: use SVI(...) or BayesByBackprop(...)"
+        )
 
 
 def refuse_parameters(method: Method, model: Program) -> None:

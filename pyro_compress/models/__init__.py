@@ -7,6 +7,9 @@ from pyro_compress._lazy import lazy_names
 if TYPE_CHECKING:
     from pyro_compress.models import zoo
     from pyro_compress.models.bayesian import BayesianNetwork
+    from pyro_compress.models.generative.codes import GaussianCodes
+    from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
+    from pyro_compress.models.generative.vae import VAE
     from pyro_compress.models.likelihoods import (
         Bernoulli,
         Categorical,
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
         mlp_500_500,
         mnist_softmax,
         mnist_tanh,
+        vae_digits,
+        vae_mnist,
         vgg_16,
     )
     from pyro_compress.models.priors.base import Prior
@@ -62,11 +67,16 @@ _NETWORKS = (
     "mlp_500_500",
     "mnist_softmax",
     "mnist_tanh",
+    "vae_digits",
+    "vae_mnist",
     "vgg_16",
 )
 _NAMES = {
     "zoo": "pyro_compress.models.zoo",
     "BayesianNetwork": "pyro_compress.models.bayesian",
+    "GaussianCodes": "pyro_compress.models.generative.codes",
+    "EncoderDecoder": "pyro_compress.models.generative.encoder_decoder",
+    "VAE": "pyro_compress.models.generative.vae",
     **dict.fromkeys(_LIKELIHOODS, "pyro_compress.models.likelihoods"),
     **dict.fromkeys(_NETWORKS, "pyro_compress.models.networks"),
     "Prior": "pyro_compress.models.priors.base",
@@ -88,12 +98,15 @@ _NAMES = {
 }
 __all__ = [
     "L0",
+    "VAE",
     "BayesianNetwork",
     "Bernoulli",
     "Categorical",
     "Cox",
+    "EncoderDecoder",
     "EntropyPenalised",
     "Gaussian",
+    "GaussianCodes",
     "GeneralizedDropout",
     "GroupHorseshoe",
     "GroupNormalJeffreys",
@@ -123,6 +136,8 @@ __all__ = [
     "mnist_softmax",
     "mnist_tanh",
     "trace",
+    "vae_digits",
+    "vae_mnist",
     "vgg_16",
     "zoo",
 ]

@@ -14,7 +14,7 @@ scale enters, so every log joint is a total over the data set.
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -55,7 +55,14 @@ class BayesianNetwork(HoldsNetwork):
             cover what it matches; a name that is not registered.
         RunError: a likelihood's name that is not registered.
         NetworkError: two parameters are one tensor, one has the name of the likelihood's sites, or all are frozen.
+
+    Class attributes:
+        covered: what the names of parameters begin with that priors may cover.
+        has_local_sites: whether there are latent sites of single examples, which `local_guide` draws.
     """
+
+    covered: ClassVar[str] = ""
+    has_local_sites: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -79,7 +86,7 @@ class BayesianNetwork(HoldsNetwork):
         self.prior = _priors(prior)
         rules = {"prior": self.prior} if isinstance(self.prior, Prior) else self.prior
         self.hyper, self.parameters_covered = with_hyperparameters(
-            assign_priors(network, self.prior), dict(network.named_parameters()), rules
+            assign_priors(network, self.prior, self.covered), dict(network.named_parameters()), rules
         )
         # its values are replaced at every call, `free` holds those that are learned
         self.hold(copy.deepcopy(network))
@@ -138,15 +145,7 @@ class BayesianNetwork(HoldsNetwork):
         """The second half of the program: y given the network's parameters; arguments as for `forward`."""
         latent = self.likelihood.sample_latents()
         output = self.call_network(values, x)
-        total = len(x) if size is None else size
-        if total != len(x) and not self.likelihood.factorises:
-            raise InferenceError(
-                f"{type(self.likelihood).__name__}'s likelihood is no product over examples, so {len(x)} of {total} "
-                f"have another one: see all the data at once (batch_size={total}, one process), or take the likelihood "
-                "'piecewise-exponential', which is a product"
-            )
-        # `subsample` is given: without it the plate would permute N indices at every call
-        with pyro.plate("data", total, subsample=torch.arange(len(x))):
+        with self.rows(x, size):
             if teacher is None:
                 self.likelihood.observe(output, y, latent)
             else:
@@ -155,6 +154,30 @@ class BayesianNetwork(HoldsNetwork):
                 nats = self.likelihood.cross_entropy(output, teacher, latent)
                 pyro.factor("teacher", -self.teacher_weight * nats)
         return output
+
+    def local_guide(self, x: torch.Tensor, *targets: torch.Tensor, size: int | None = None) -> None:
+        """The guide's sample statements for latent sites of single examples, arguments as for `forward`: none here."""
+        return
+
+    def rows(self, x: torch.Tensor, size: int | None) -> Any:
+        """The plate of N examples of which x holds some.
+
+        Raises:
+            InferenceError: it holds not all of them, and the likelihood is no product over examples.
+        """
+        total = len(x) if size is None else size
+        if total != len(x) and not self.likelihood.factorises:
+            raise InferenceError(
+                f"{type(self.likelihood).__name__}'s likelihood is no product over examples, so {len(x)} of {total} "
+                f"have another one: see all the data at once (batch_size={total}, one process), or take the likelihood "
+                "'piecewise-exponential', which is a product"
+            )
+        # `subsample` is given: without it the plate would permute N indices at every call
+        return pyro.plate("data", total, subsample=torch.arange(len(x)))
+
+    def stored_part(self, input_shape: tuple[int, ...]) -> tuple[nn.Module, tuple[int, ...]]:
+        """What a file holds of the network, and the shape of one example of what that takes."""
+        return self.network, input_shape
 
     def errors(self, values: Mapping[str, Any], x: torch.Tensor, y: torch.Tensor, *, chunk: int = 1000) -> torch.Tensor:
         """Per-example errors (`likelihood.error`) of the network in evaluation mode, (examples,): what validation sees.
@@ -231,10 +254,20 @@ def _priors(given: Prior | str | Mapping[str, Prior | str]) -> Prior | dict[str,
     return PRIORS.build(given) if isinstance(given, str) else given
 
 
-def assign_priors(network: nn.Module, prior: Prior | Mapping[str, Prior]) -> tuple[tuple[Parameter, Prior], ...]:
-    """Which prior covers which parameter; see `BayesianNetwork` for the rules and errors."""
+def assign_priors(
+    network: nn.Module, prior: Prior | Mapping[str, Prior], covered: str = ""
+) -> tuple[tuple[Parameter, Prior], ...]:
+    """Which prior covers which parameter; see `BayesianNetwork` for the rules and errors.
+
+    Args:
+        network, prior: see there.
+        covered: what names begin with that a prior may cover.
+    """
     refuse_tied_modules(network)
-    parameters = parameters_of(network)
+    everywhere = parameters_of(network)
+    parameters = tuple(parameter for parameter in everywhere if parameter.name.startswith(covered))
+    if isinstance(prior, Mapping):
+        _refuse_outside(prior, [parameter.name for parameter in everywhere], covered)
     frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
     if isinstance(prior, Prior):
         chosen = [
@@ -252,6 +285,16 @@ def assign_priors(network: nn.Module, prior: Prior | Mapping[str, Prior]) -> tup
     for parameter, rule in chosen:
         rule.check(parameter)
     return tuple(chosen)
+
+
+def _refuse_outside(rules: Mapping[str, Prior], names: list[str], covered: str) -> None:
+    for pattern, matched in matches("prior", rules, names, "parameter", PriorError).items():
+        outside = [name for name in matched if not name.startswith(covered)]
+        if outside:
+            raise PriorError(
+                f"prior: '{pattern}' matches {outside[0]}, and priors cover '{covered}*' alone, the part that files "
+                "hold: the others are point estimates"
+            )
 
 
 def _by_patterns(

@@ -15,10 +15,12 @@ from torch import nn
 
 from pyro_compress.config.factories import call_factory
 from pyro_compress.errors import NetworkError, unknown_name
+from pyro_compress.models.generative.codes import GaussianCodes
+from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 
 
-def _mlp(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+def _mlp(*widths: int, activation: type[nn.Module] = nn.ReLU, flatten: bool = True) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten()) if flatten else OrderedDict()
     for number, (inputs, outputs) in enumerate(pairwise(widths), start=1):
         layers[f"fc{number}"] = nn.Linear(inputs, outputs)
         if number < len(widths) - 1:
@@ -130,13 +132,33 @@ def vgg_16() -> nn.Sequential:
     return nn.Sequential(layers)
 
 
+def _dense_encoder_decoder(*widths: int) -> EncoderDecoder:
+    """Dense layers with tanh from inputs to Gaussian codes, and their mirror image."""
+    codes = GaussianCodes(widths[-1])
+    encoder = _mlp(*widths[:-1], codes.outputs, activation=nn.Tanh)
+    return EncoderDecoder(encoder, _mlp(*reversed(widths), activation=nn.Tanh, flatten=False), codes)
+
+
+def vae_digits() -> EncoderDecoder:
+    """Encoder 64-32-16 for 8 Gaussian codes of the digits, decoder 8-32-64; tanh, 5,008 parameters."""
+    return _dense_encoder_decoder(64, 32, 8)
+
+
+def vae_mnist() -> EncoderDecoder:
+    """Encoder 784-200-200-100 for 50 Gaussian codes, decoder 50-200-200-784, tanh; one layer of Burda et al. (2016).
+
+    425,284 parameters, 207,984 of them in the decoder.
+    """
+    return _dense_encoder_decoder(784, 200, 200, 50)
+
+
 @dataclass(frozen=True)
 class NetworkEntry:
-    """A registered network: how to build it, the shape of one example, the number of classes."""
+    """A registered network: how to build it, the shape of one example, the number of classes; None if it has none."""
 
     factory: Callable[[], nn.Module]
     input_shape: tuple[int, ...]
-    classes: int
+    classes: int | None
 
 
 NETWORKS: dict[str, NetworkEntry] = {
@@ -149,6 +171,8 @@ NETWORKS: dict[str, NetworkEntry] = {
     "digits-tanh": NetworkEntry(digits_tanh, (1, 8, 8), 10),
     "mnist-softmax": NetworkEntry(mnist_softmax, (1, 28, 28), 10),
     "mnist-tanh": NetworkEntry(mnist_tanh, (1, 28, 28), 10),
+    "vae-digits": NetworkEntry(vae_digits, (1, 8, 8), None),
+    "vae-mnist": NetworkEntry(vae_mnist, (1, 28, 28), None),
     "vgg-16": NetworkEntry(vgg_16, (3, 32, 32), 10),
 }
 

@@ -113,6 +113,9 @@ def _chain_flags(posterior: Posterior, network: bool, found: dict[str, Any]) -> 
 
 
 def _by_log_joint(posterior: Posterior, model: Any, data: Any, found: dict[str, Any], budget: int) -> Iterator[Flag]:
+    if isinstance(model, BayesianNetwork) and model.has_local_sites:
+        found["not_judged"] = "codes of single examples are not summed out, so the posterior's density is not known"
+        return
     feed = Feed.of(model, data)
     whole: Model = model if isinstance(model, BayesianNetwork) else Program(model, feed.tensors, feed.call)
     whole = with_buffers(whole, posterior)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.artifact import load as load_artifact
-from pyro_compress.data.dataset import DataSet, generator_for
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.generators import generator_for
 from pyro_compress.data.untouched import Untouched
 from pyro_compress.inference.results.drawn_networks import networks_predictive
 from pyro_compress.inference.results.predictive import PosteriorPredictive, posterior_predictive

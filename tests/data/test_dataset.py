@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pyro_compress.data.dataset import as_data, batches, generator_for, load, stratified_split
+from pyro_compress.data.dataset import as_data, batches, load, stratified_split
+from pyro_compress.data.generators import generator_for
 from pyro_compress.errors import DataError
 
 

@@ -15,7 +15,8 @@ from unittest import mock
 import torch
 from torch import nn
 
-from pyro_compress.data.dataset import DataSet, generator_for
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.generators import generator_for
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import State
 from pyro_compress.inference.finetuning.grid import GridSite, fine_tune

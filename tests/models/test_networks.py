@@ -1,5 +1,6 @@
 """Registered networks, and the user's own networks and weights."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pyro_compress.errors import NetworkError
+from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.networks import NETWORKS, build, lenet_300_100, load_network, load_weights
 from pyro_compress.models.tracing import trace
 from pyro_compress.network.architecture import Conv2d, Linear
@@ -26,11 +28,13 @@ PARAMETERS = {
     "mnist-tanh": 784 * 16 + 16 + 16 * 10 + 10,
     "vgg-16": 14_987_210,
 }
+CLASSIFIERS = sorted(name for name, entry in NETWORKS.items() if entry.classes is not None)
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_registered_networks_trace_and_take_a_gradient_step(name: str) -> None:
     entry, network = NETWORKS[name], build(name)
+    assert entry.classes is not None
     assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[name]
     assert trace(network, entry.input_shape).shapes()[-1] == (entry.classes,)
     outputs = network(torch.randn(2, *entry.input_shape))
@@ -38,9 +42,22 @@ def test_registered_networks_trace_and_take_a_gradient_step(name: str) -> None:
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - set(CLASSIFIERS)))
+def test_encoders_put_out_what_codes_take_and_decoders_give_inputs_back(name: str) -> None:
+    entry, network = NETWORKS[name], build(name)
+    assert isinstance(network, EncoderDecoder)
+    pixels = math.prod(entry.input_shape)
+    assert trace(network.encoder, entry.input_shape).shapes()[-1] == (network.codes.outputs,)
+    assert trace(network.decoder, network.codes.shape).shapes()[-1] == (pixels,)
+    x = torch.rand(2, *entry.input_shape)
+    assert network(x).shape == (2, pixels)
+    sizes = [sum(p.numel() for p in part.parameters()) for part in (network, network.decoder)]
+    assert sizes == {"vae-digits": [5_008, 2_400], "vae-mnist": [425_284, 207_984]}[name]
+
+
 def test_layers_have_the_published_sizes() -> None:
     sizes = {}
-    for name in NETWORKS:
+    for name in CLASSIFIERS:
         layers = trace(build(name), NETWORKS[name].input_shape).weighted()
         sizes[name] = [layer.out_features if isinstance(layer, Linear) else layer.out_channels for layer in layers]
     assert sizes["lenet-300-100"] == [300, 100, 10]

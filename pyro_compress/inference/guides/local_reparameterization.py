@@ -5,12 +5,14 @@
 
 Every sample site whose guide is a normal or a log-normal, or says `infer={"per_example": True}` of another distribution
 that is sampled through its parameters, then holds a lazy value instead of a sample.  Scalars (a layer's global scale)
-are drawn once as usual.  Nothing is patched; outside the context nothing changes.
+are drawn once as usual, and so is what stands in a plate, such as codes: it has a row per example already.  Nothing is
+patched; outside the context nothing changes.
 """
 
 from typing import Any, ClassVar
 
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch.distributions import Independent, LogNormal, Normal
 
 from pyro_compress.inference.guides.lazy_values import LazyGate, LazyLogNormal, LazyNormal
@@ -24,6 +26,8 @@ class LocalReparameterization(Messenger):
     def _pyro_sample(self, message: Any) -> None:
         # what other values are made of is no weight or scale itself
         if message["is_observed"] or message["done"] or message["infer"].get("is_auxiliary"):
+            return
+        if site_is_subsample(message) or message["cond_indep_stack"]:
             return
         base = message["fn"]
         while isinstance(base, Independent):

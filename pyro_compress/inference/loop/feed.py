@@ -4,15 +4,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 
-from pyro_compress.data.dataset import DataSet, as_data, batch_sizes, generator_for
-from pyro_compress.errors import InferenceError
+from pyro_compress.data.binarisation import Binarisation
+from pyro_compress.data.dataset import DataSet, as_data, batch_sizes
+from pyro_compress.data.generators import generator_for
+from pyro_compress.errors import DataError, InferenceError
 from pyro_compress.inference.loop.alone import own
 from pyro_compress.inference.loop.processes import Ranks
 from pyro_compress.inference.loop.targets import refuse_targets
 from pyro_compress.models.arguments import Arguments
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.generative.vae import VAE
 from pyro_compress.models.rows import examples_of
 
 Batch = tuple[torch.Tensor, ...]
@@ -31,6 +35,7 @@ class Feed:
         ranks: that share every batch.
         may_split: raises an InferenceError where the rows of the arguments may not come apart; None where they may.
         call: what else a Pyro model is called with, or None.
+        binarisation: by which inputs, which are the targets, are drawn anew in every batch; None where they are not.
     """
 
     tensors: Batch
@@ -41,6 +46,7 @@ class Feed:
     ranks: Ranks = field(default_factory=Ranks, compare=False, repr=False)
     may_split: Callable[[], object] | None = field(default=None, compare=False, repr=False)
     call: Arguments | None = None
+    binarisation: Binarisation | None = None
 
     @staticmethod
     def of(model: Any, data: Any) -> "Feed":
@@ -54,13 +60,17 @@ class Feed:
         Raises:
             DataError: none of those.
         """
+        if isinstance(model, VAE):
+            data = _reconstructed(data)
         if isinstance(model, BayesianNetwork):
             data = as_data(data)
             refuse_targets(model, data)
         if isinstance(data, DataSet):
             held = (own(data.validation_x), own(data.validation_y)) if len(data.validation_x) else None
             more = () if data.train_teacher is None else (own(data.train_teacher),)
-            return Feed((own(data.train_x), own(data.train_y), *more), data.N, data.name, held, data.classes)
+            anew = data.binarisation if data.binarisation is not None and data.binarisation.is_dynamic else None
+            tensors = (own(data.train_x), own(data.train_y), *more)
+            return Feed(tensors, data.N, data.name, held, data.classes, binarisation=anew)
         given, call = Arguments.taken_apart(data)
         tensors = tuple(own(tensor) for tensor in given)
         # without data N counts as 1, so that an objective per example is the whole one
@@ -102,12 +112,19 @@ class Feed:
         whole = not self.can_batch or len(sizes) == 1
         if whole and (not self.can_batch or self.ranks.count == 1 or not self._splits()):
             self.ranks.take_whole()
-            return iter((self.tensors,))
+            return iter((self._drawn(self.tensors, seed, epoch, 0),))
         if self.may_split is not None:
             self.may_split()
         order = torch.randperm(self.held, generator=generator_for(seed, epoch), device="cpu").to(self.tensors[0].device)
         shares = (self.ranks.share_of(chosen) for chosen in order.split(sizes))
-        return (tuple(part[chosen] for part in self.tensors) for chosen in shares)
+        batches = (tuple(part[chosen] for part in self.tensors) for chosen in shares)
+        return (self._drawn(batch, seed, epoch, number) for number, batch in enumerate(batches))
+
+    def _drawn(self, batch: Batch, seed: int, epoch: int, number: int) -> Batch:
+        if self.binarisation is None:
+            return batch
+        x = self.binarisation.draw(batch[0], seed, epoch, number, self.ranks.rank)
+        return (x, x.flatten(1))
 
     def _splits(self) -> bool:
         """Whether ranks may have a share each of what is one batch."""
@@ -117,3 +134,19 @@ class Feed:
         except InferenceError:
             return False
         return True
+
+
+def _reconstructed(data: Any) -> Any:
+    """Inputs alone as their own targets.
+
+    Raises:
+        DataError: a DataSet whose targets are class labels.
+    """
+    if isinstance(data, torch.Tensor | np.ndarray):
+        x = torch.as_tensor(data)
+        return as_data((x, x.flatten(1)))
+    if isinstance(data, DataSet) and data.classes is not None:
+        raise DataError(
+            f"{data.name}: the targets are class labels, and a VAE's are its inputs: give data.reconstructing()"
+        )
+    return data

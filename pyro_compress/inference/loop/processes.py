@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pyro_compress.data.dataset import generator_for
+from pyro_compress.data.generators import generator_for
 from pyro_compress.errors import InferenceError, PyroCompressError
 
 T = TypeVar("T")

@@ -36,7 +36,10 @@ def check_fit(model: BayesianNetwork, feed: Feed) -> None:
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         try:
-            trace(copy.deepcopy(model.network), tuple(x.shape[1:]))
+            part, shape = model.stored_part(tuple(x.shape[1:]))
+            trace(copy.deepcopy(part), shape)
+            if part is not model.network:
+                _check_rows(model, x)
         except UnstorableError as error:
             _check_rows(model, x)
             said = f"the network is fitted, but no file can hold it: {error}"

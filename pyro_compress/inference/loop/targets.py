@@ -31,6 +31,9 @@ def refuse_targets(model: BayesianNetwork, data: DataSet) -> None:
             return
         for part, y in (("train", data.train_y), ("validation", data.validation_y), ("test", data.test_y)):
             if len(y):
+                if part == "train" and data.binarisation is not None and data.binarisation.is_dynamic:
+                    # these are the probabilities of what is drawn
+                    y = data.binarisation.draw(y)
                 model.likelihood.check_support(output, y, f"{data.name}: {part}")
 
 

@@ -4,6 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from pyro.poutine.messenger import Messenger
@@ -71,6 +72,8 @@ class VariationalMethod(GradientMethod):
             256 MiB hold.
         compile: 'never', 'always', or 'auto': once the steps that are left pay for it.
     """
+
+    draws_local_sites: ClassVar[bool] = True
 
     rates: Mapping[str, float] = field(default_factory=dict)
     kl_weight: float = 1.0
@@ -218,7 +221,9 @@ class VariationalMethod(GradientMethod):
 
     def side_by_side(self, state: VariationalState) -> bool:
         """Whether `terms` is the mean over all particles."""
-        return self.particles > 1 and isinstance(state.guide, JointGuide) and self.traceable(state)
+        # noise of local sites would be the same for all particles
+        local = isinstance(state.model, BayesianNetwork) and state.model.has_local_sites
+        return self.particles > 1 and isinstance(state.guide, JointGuide) and self.traceable(state) and not local
 
     @abstractmethod
     def terms(self, state: VariationalState, batch: Batch) -> ElboTerms:
@@ -228,11 +233,15 @@ class VariationalMethod(GradientMethod):
         self, state: VariationalState, batch: Batch, handler: Messenger | None, divergence: Divergence | None
     ) -> ElboTerms:
         """The ELBO's terms with that handler around the guide, or the mean over particles that are side by side."""
-        # `.forward`, not a call: a PyroModule that is called registers its parameters in the global store
-        model, guide = state.model.forward, state.guide.forward
+
+        def guide(*args: Any, **kwargs: Any) -> None:
+            # `.forward`, not a call: a PyroModule that is called registers its parameters in the global store
+            state.guide.forward(*args, **kwargs)
+            if isinstance(state.model, BayesianNetwork):
+                state.model.local_guide(*args, **kwargs)
 
         def estimate(handler: Messenger | None) -> ElboTerms:
-            terms = elbo_terms(model, guide, handler, *batch, size=state.size, divergence=divergence)
+            terms = elbo_terms(state.model.forward, guide, handler, *batch, size=state.size, divergence=divergence)
             return terms.with_complexity(state.model.hyper.complexity_nats())
 
         if not self.side_by_side(state):

@@ -121,6 +121,10 @@ class SVI(VariationalMethod):
         return self.guide if isinstance(self.guide, str) else getattr(self.guide, "__name__", type(self.guide).__name__)
 
     def build_guide(self, model: Model) -> Guide:
+        if self.estimator == "score" and isinstance(model, BayesianNetwork) and model.has_local_sites:
+            raise InferenceError(
+                f"estimator 'score' takes no codes of single examples, as a {type(model).__name__} has: leave it out"
+            )
         if not isinstance(self.guide, str):
             return self._user_guide(model, self.guide)
         if self.guide == "full-rank":

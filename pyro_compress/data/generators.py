@@ -1,0 +1,14 @@
+"""Streams of random numbers, each of some whole numbers alone."""
+
+import numpy as np
+import torch
+
+
+def generator_for(*numbers: int) -> torch.Generator:
+    """A CPU generator whose stream depends on these numbers and their order alone, for example (seed, epoch).
+
+    The numbers are hashed (numpy's SeedSequence), so that (0, 1) and (1, 0), or neighbouring seeds and
+    epochs, give unrelated streams.
+    """
+    state = np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
