@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pyro_compress.config.factories import call_factory
 from pyro_compress.config.keyword_options import whole_number
-from pyro_compress.data import files
+from pyro_compress.data import files, survival
 from pyro_compress.data.binarisation import Binarisation
 from pyro_compress.data.generators import generator_for
 from pyro_compress.data.sources import Examples, class_names, count_among, first_like, pair_of, read_examples
@@ -156,17 +156,19 @@ def load(
     split_seed: int = SPLIT_SEED,
     download: bool = True,
 ) -> DataSet:
-    """A data set by its name (digits, mnist, fashion-mnist, cifar10) or by `module:factory`.
+    """A data set by its name (digits, mnist, fashion-mnist, cifar10; rossi, gbsg) or by `module:factory`.
 
-    Pixels are scaled to 0..1 and not normalised further.  `data_dir` is where files are looked for: by
-    default the folder named by PYRO_COMPRESS_DATA, else `~/.cache/pyro-compress`; missing files are
-    downloaded there unless `download` is false.  `validation` is the number or the share of training
-    examples held out (default 187 for digits, 5,000 for the others).  Raises DataError.
+    Pixels are scaled to 0..1 and not normalised further; `survival` says what the last two are.  `data_dir` is where
+    files are looked for: by default the folder named by PYRO_COMPRESS_DATA, else `~/.cache/pyro-compress`; missing
+    files are downloaded there unless `download` is false.  `validation` is the number or the share of training
+    examples held out (default 187 for digits, 60 for rossi, 300 for gbsg, 5,000 for the others).  Raises DataError.
     """
     if ":" in name:
         return from_factory(name, validation=0.1 if validation is None else validation, split_seed=split_seed)
+    if name in survival.READERS:
+        return _survival(name, validation, split_seed)
     if name not in _READERS:
-        raise DataError(unknown_name("data set", name, _READERS))
+        raise DataError(unknown_name("data set", name, NAMES))
     default_validation, classes, reader = _READERS[name]
     raw = reader(files.data_folder(data_dir), download)
     labels = torch.from_numpy(raw.train_y.astype(np.int64))
@@ -181,6 +183,29 @@ def load(
     train_x, validation_x = (pixels(raw.train_x[chosen.numpy()]) for chosen in (rest, part))
     test_y = torch.from_numpy(raw.test_y.astype(np.int64))
     return DataSet(name, train_x, labels[rest], validation_x, labels[part], pixels(raw.test_x), test_y, classes=classes)
+
+
+def _survival(name: str, validation: int | float | None, split_seed: int) -> DataSet:
+    """A table of times and events: every part has its share of events, covariates are standardised by training's.
+
+    A fifth is the test part where the table has none of its own.
+    """
+    default_validation, reader = survival.READERS[name]
+    table = reader()
+    x, y = torch.from_numpy(table.x), torch.from_numpy(table.y)
+    if table.test is None:
+        rest, part = stratified_split(y[:, 1].long(), len(y) // 5, SPLIT_SEED)
+        (x, y), test = (x[rest], y[rest]), (x[part], y[part])
+    else:
+        test = torch.from_numpy(table.test[0]), torch.from_numpy(table.test[1])
+    count = _count(default_validation if validation is None else validation, len(y), name)
+    rest, part = stratified_split(y[:, 1].long(), count, split_seed)
+    mean, sd = x[rest].mean(0), x[rest].std(0)
+
+    def part_of(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return ((x - mean) / sd).float(), y.float()
+
+    return DataSet(name, *part_of(x[rest], y[rest]), *part_of(x[part], y[part]), *part_of(*test), classes=None)
 
 
 def from_factory(spec: str, *, validation: int | float = 0.1, split_seed: int = SPLIT_SEED) -> DataSet:
@@ -334,7 +359,7 @@ _READERS: dict[str, tuple[int, tuple[str, ...], _Reader]] = {
     "fashion-mnist": (5000, _FASHION, files.read_fashion_mnist),
     "cifar10": (5000, _CIFAR10, files.read_cifar10),
 }
-NAMES = tuple(_READERS)
+NAMES = (*_READERS, *survival.READERS)
 """The data sets that `load` knows by name."""
 
 

@@ -37,7 +37,7 @@ UNKNOWN = {
     ),
     "data": (
         ["--network", "digits-mlp", "--prior", "normal", "--data", "digit"],
-        "unknown data set 'digit': known are cifar10, digits, fashion-mnist, mnist.",
+        "unknown data set 'digit': known are cifar10, digits, fashion-mnist, gbsg, mnist, rossi.",
         "Did you mean 'digits'?",
     ),
     "method": (
