@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyro_compress.pipeline.flagging import diagnose
     from pyro_compress.pipeline.scoring import score
     from pyro_compress.pipeline.search import decide
+    from pyro_compress.pipeline.teachers import with_teacher
     from pyro_compress.posterior.posterior import Posterior
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ _NAMES = {
     "score": "pyro_compress.pipeline.scoring",
     "coupled_channels": "pyro_compress.pipeline.coupled",
     "Posterior": "pyro_compress.posterior.posterior",
+    "with_teacher": "pyro_compress.pipeline.teachers",
 }
 __all__ = [
     "VAE",
@@ -67,5 +69,6 @@ __all__ = [
     "load",
     "models",
     "score",
+    "with_teacher",
 ]
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)

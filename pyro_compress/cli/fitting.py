@@ -30,6 +30,9 @@ from pyro_compress.cli.options import (
     RewriteOption,
     SeedOption,
     SetOption,
+    TeacherOption,
+    TeacherWeightOption,
+    TemperatureOption,
     ThreadsOption,
     WeightsOption,
 )
@@ -57,6 +60,9 @@ def run(
     pretrain_epochs: PretrainOption = None,
     rewrite: RewriteOption = None,
     retrain_epochs: RetrainOption = None,
+    teacher: TeacherOption = None,
+    teacher_weight: TeacherWeightOption = None,
+    temperature: TemperatureOption = None,
     kl_weight: KlWeightOption = None,
     chains: ChainsOption = None,
     draws: DrawsOption = None,
@@ -76,8 +82,9 @@ def run(
         settings, directory = _settings(
             here, entry, resume, out_dir, network=network, weights=weights, prior=prior, inference=inference,
             likelihood=likelihood, data=data, examples=examples, epochs=epochs, pretrain_epochs=pretrain_epochs,
-            rewrite=rewrite or None, retrain_epochs=retrain_epochs, kl_weight=kl_weight, chains=chains, draws=draws,
-            seed=seed, threads=threads, device=device, options=options,
+            rewrite=rewrite or None, retrain_epochs=retrain_epochs, teacher=teacher, teacher_weight=teacher_weight,
+            temperature=temperature, kl_weight=kl_weight, chains=chains, draws=draws, seed=seed, threads=threads,
+            device=device, options=options,
         )  # fmt: skip
         run_directory = steps.RunDirectory(directory)
         with _resumable(run_directory, "run"):
@@ -107,6 +114,9 @@ def fit(
     pretrain_epochs: PretrainOption = None,
     rewrite: RewriteOption = None,
     retrain_epochs: RetrainOption = None,
+    teacher: TeacherOption = None,
+    teacher_weight: TeacherWeightOption = None,
+    temperature: TemperatureOption = None,
     kl_weight: KlWeightOption = None,
     chains: ChainsOption = None,
     draws: DrawsOption = None,
@@ -125,8 +135,9 @@ def fit(
         settings, directory = _settings(
             here, entry, resume, out_dir, network=network, weights=weights, prior=prior, inference=inference,
             likelihood=likelihood, data=data, examples=examples, epochs=epochs, pretrain_epochs=pretrain_epochs,
-            rewrite=rewrite or None, retrain_epochs=retrain_epochs, kl_weight=kl_weight, chains=chains, draws=draws,
-            seed=seed, threads=threads, device=device, options=options,
+            rewrite=rewrite or None, retrain_epochs=retrain_epochs, teacher=teacher, teacher_weight=teacher_weight,
+            temperature=temperature, kl_weight=kl_weight, chains=chains, draws=draws, seed=seed, threads=threads,
+            device=device, options=options,
         )  # fmt: skip
         run_directory = steps.RunDirectory(directory)
         with _resumable(run_directory, "fit"):
@@ -179,12 +190,14 @@ def _fit(
     with progress.epoch_bars(err, quiet=quiet or not here.first) as bars:
         pretrains = settings.pretrain_epochs and not run.initial.exists()
         retrains = settings.retrain_epochs and not run.rewritten.exists()
+        teaching = steps.rounds_of_teacher(run, settings)
         steps.fit_step(
             run,
             settings,
             data,
             resume=resume,
             pretrain_callbacks=[bars.phase("pretraining epoch", settings.pretrain_epochs)] if pretrains else [],
+            teacher_callbacks=[bars.phase("teacher epoch", teaching)] if teaching else [],
             retrain_callbacks=[bars.phase("retraining epoch", settings.retrain_epochs)] if retrains else [],
             callbacks=[bars.phase(method.round_name, method.rounds)],
             watcher=bars.watcher,

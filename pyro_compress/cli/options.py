@@ -48,6 +48,26 @@ RewriteOption = Annotated[
 RetrainOption = Annotated[
     int | None, typer.Option("--retrain-epochs", min=0, help="Passes of maximum likelihood after the rewrites.")
 ]
+TeacherOption = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher",
+        help="Learn from its outputs too: a .pyrc file, a run directory, module:factory (+FILE for weights), or a zoo "
+        "entry that is fitted first; none takes an entry's own away.",
+    ),
+]
+TeacherWeightOption = Annotated[
+    float | None, typer.Option("--teacher-weight", min=0, max=1, help="λ, the teacher's share; 0.5 if not given.")
+]
+TemperatureOption = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature",
+        min=0,
+        help="T of both softmaxes, teacher's and student's; inf matches logits. Probabilities as they are if not "
+        "given.",
+    ),
+]
 KlWeightOption = Annotated[float | None, typer.Option("--kl-weight", min=0, help="β, weight of the KL term.")]
 ChainsOption = Annotated[int | None, typer.Option("--chains", help="Chains of a sampler, moved side by side.")]
 DrawsOption = Annotated[int | None, typer.Option("--draws", help="Draws of a sampler that are kept per chain.")]

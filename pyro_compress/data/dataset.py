@@ -42,9 +42,9 @@ class DataSet:
     int64 of shape (examples,) and index them; with `classes=None` targets are float32 of shape
     (examples,) or (examples, outputs).  `size` is N where it is more than the examples held (a sample of a
     larger set); validation and test may be empty.  `train_teacher` holds float32 outputs of a teacher on the training
-    inputs, of whatever shape the likelihood's means have.  With a `binarisation` inputs and targets are drawn from
-    probabilities, see `reconstructing`.  Raises DataError where parts don't fit together, a label has no class, or a
-    value is NaN or infinite.
+    inputs, in the form that the model takes (`models.teaching`).  With a `binarisation` inputs and targets are drawn
+    from probabilities, see `reconstructing`.  Raises DataError where parts don't fit together, a label has no class, or
+    a value is NaN or infinite.
     """
 
     name: str
@@ -124,6 +124,10 @@ class DataSet:
         made: dict[str, Any] = {f"{part}_x": x for part, x in parts.items()}
         made |= {f"{part}_y": x.flatten(1) for part, x in parts.items()}
         return replace(self, **made, name=name, classes=None, train_teacher=None, binarisation=drawing)
+
+    def taught(self, outputs: Tensor) -> "DataSet":
+        """The same with a teacher's outputs, a row per training example."""
+        return replace(self, train_teacher=outputs.to(self.train_x))
 
     def on(self, device: str | torch.device) -> "DataSet":
         """The same with all three parts on a device; itself where they are there already."""

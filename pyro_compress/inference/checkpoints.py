@@ -26,7 +26,7 @@ def fingerprint_of(model: Model, feed: Feed, method: Method, seed: int) -> dict[
         sites = ", ".join(f"{name} {tuple(fn.shape())}" for name, fn in model.sites.items())
         return found | {"model": f"{model.name}: {sites}"}
     if len(feed.tensors) > 2:
-        found["teacher"] = f"weight {model.teacher_weight}"
+        found["teacher"] = str(model.teaching)
     shapes = (f"{name} {tuple(tensor.shape)}" for name, tensor in model.network.named_parameters())
     return found | {
         "prior": repr(model.prior),

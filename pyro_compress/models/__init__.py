@@ -29,7 +29,9 @@ if TYPE_CHECKING:
         lenet_300_100,
         load_network,
         load_weights,
+        mlp_128_128,
         mlp_500_500,
+        mnist_cnn,
         mnist_softmax,
         mnist_tanh,
         vae_digits,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from pyro_compress.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
     from pyro_compress.models.rewrites.base import Rewrite
     from pyro_compress.models.rewrites.low_rank import LowRank
+    from pyro_compress.models.teaching import Teaching
     from pyro_compress.models.tracing import trace
 
 _LIKELIHOODS = ("Bernoulli", "Categorical", "Cox", "Gaussian", "Likelihood", "PiecewiseExponential", "Poisson")
@@ -64,7 +67,9 @@ _NETWORKS = (
     "lenet_300_100",
     "load_network",
     "load_weights",
+    "mlp_128_128",
     "mlp_500_500",
+    "mnist_cnn",
     "mnist_softmax",
     "mnist_tanh",
     "vae_digits",
@@ -94,6 +99,7 @@ _NAMES = {
     "L0": "pyro_compress.models.priors.l0",
     "SpikeAndSlab": "pyro_compress.models.priors.spike_and_slab",
     "StructuredBayesianPruning": "pyro_compress.models.priors.structured_bayesian_pruning",
+    "Teaching": "pyro_compress.models.teaching",
     "trace": "pyro_compress.models.tracing",
 }
 __all__ = [
@@ -123,6 +129,7 @@ __all__ = [
     "SoftWeightSharing",
     "SpikeAndSlab",
     "StructuredBayesianPruning",
+    "Teaching",
     "build",
     "digits_cnn",
     "digits_mlp",
@@ -132,7 +139,9 @@ __all__ = [
     "lenet_300_100",
     "load_network",
     "load_weights",
+    "mlp_128_128",
     "mlp_500_500",
+    "mnist_cnn",
     "mnist_softmax",
     "mnist_tanh",
     "trace",

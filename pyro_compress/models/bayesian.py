@@ -7,8 +7,8 @@ With outputs t_i of a teacher, means of the likelihood such as class probabiliti
 
     (1 − λ) log p(y_i | x_i, w) − λ H(t_i, network(x_i; w))
 
-where H is the likelihood's cross-entropy (Hinton, Vinyals & Dean 2015).  The plate is the one place where the data's
-scale enters, so every log joint is a total over the data set.
+where H is the likelihood's cross-entropy; of a teacher's logits it is that at a temperature (`models.teaching`).  The
+plate is the one place where the data's scale enters, so every log joint is a total over the data set.
 """
 
 import copy
@@ -23,7 +23,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from pyro_compress.data.untouched import Untouched
-from pyro_compress.errors import InferenceError, NetworkError, PriorError
+from pyro_compress.errors import NetworkError, PriorError, unknown_name
 from pyro_compress.models.checking import check_network
 from pyro_compress.models.held import HoldsNetwork
 from pyro_compress.models.hyperparameters import with_hyperparameters
@@ -32,6 +32,7 @@ from pyro_compress.models.names import attribute_name, refuse_names
 from pyro_compress.models.parameters import Parameter, parameters_of, refuse_tied_modules
 from pyro_compress.models.priors.base import LatentSite, Prior
 from pyro_compress.models.priors.registry import PRIORS
+from pyro_compress.models.teaching import Teaching
 from pyro_compress.network.name_patterns import by_pattern, matches
 
 
@@ -47,7 +48,11 @@ class BayesianNetwork(HoldsNetwork):
             mapping from name patterns such as 'conv*.weight' to priors.  A name, such as 'log-uniform', stands for the
             prior as it comes.
         likelihood: p(y | output), or its name, such as 'poisson'; categorical if not given.
-        teacher_weight: λ, at least 0 and below 1; matters where data come with a teacher's outputs.
+        teacher_weight: λ, from 0 to 1; matters where data come with a teacher's outputs, as the next two do.
+        temperature: T > 0, at which outputs (logits) of the teacher are compared, `math.inf` to match them; None where
+            it hands over means of the likelihood.
+        hint: dotted name of the network's module whose output is held against the teacher's, in place of the
+            network's own.
 
     Raises:
         NetworkError: see `models.checking.check_network`; `fit` looks at the forward pass too.
@@ -55,6 +60,7 @@ class BayesianNetwork(HoldsNetwork):
             cover what it matches; a name that is not registered.
         RunError: a likelihood's name that is not registered.
         NetworkError: two parameters are one tensor, one has the name of the likelihood's sites, or all are frozen.
+        InferenceError: a teacher's weight, temperature or hint that there cannot be, see `models.teaching.Teaching`.
 
     Class attributes:
         covered: what the names of parameters begin with that priors may cover.
@@ -70,17 +76,17 @@ class BayesianNetwork(HoldsNetwork):
         prior: Prior | str | Mapping[str, Prior | str],
         likelihood: Likelihood | str | None = None,
         teacher_weight: float = 0.5,
+        temperature: float | None = None,
+        hint: str | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= teacher_weight < 1:
-            raise InferenceError(
-                f"teacher_weight is a share below 1, found {teacher_weight}: to learn from a teacher alone, give its "
-                "outputs as the targets"
-            )
-        self.teacher_weight = float(teacher_weight)
+        self.teaching = Teaching(teacher_weight, temperature, hint)
         check_network(network)
         named = LIKELIHOODS.build(likelihood) if isinstance(likelihood, str) else likelihood
         self.likelihood = named or Categorical()
+        self.teaching.check_likelihood(self.likelihood)
+        if hint is not None and hint not in dict(network.named_modules()):
+            raise NetworkError(unknown_name("module for hint=", hint, dict(network.named_modules())))
         refuse_all_frozen(network, also_inferred=bool(self.likelihood.latents()))
         # of the original: a copy of parameters that share memory shares nothing
         self.prior = _priors(prior)
@@ -124,7 +130,7 @@ class BayesianNetwork(HoldsNetwork):
         Args:
             x: inputs, (n, *input shape).
             y: targets, (n, ...), or None to draw them.
-            teacher: of the shape of the likelihood's `mean`, or None where there is no teacher.
+            teacher: means of the likelihood, or with a temperature outputs, of a teacher; None where there is none.
             size: N, number of examples in the whole data set; n if not given.
             free: values of the parameters that no prior covers; the present ones if not given.
 
@@ -143,16 +149,16 @@ class BayesianNetwork(HoldsNetwork):
         size: int | None = None,
     ) -> torch.Tensor:
         """The second half of the program: y given the network's parameters; arguments as for `forward`."""
-        latent = self.likelihood.sample_latents()
-        output = self.call_network(values, x)
+        latent, teaching = self.likelihood.sample_latents(), self.teaching
+        output, taught = self.outputs(values, x)
         with self.rows(x, size):
             if teacher is None:
                 self.likelihood.observe(output, y, latent)
-            else:
-                with poutine.scale(scale=1 - self.teacher_weight):
+                return output
+            if teaching.weight < 1:
+                with poutine.scale(scale=1 - teaching.weight):
                     self.likelihood.observe(output, y, latent)
-                nats = self.likelihood.cross_entropy(output, teacher, latent)
-                pyro.factor("teacher", -self.teacher_weight * nats)
+            pyro.factor("teacher", -teaching.weight * teaching.cross_entropy(self.likelihood, taught, teacher, latent))
         return output
 
     def local_guide(self, x: torch.Tensor, *targets: torch.Tensor, size: int | None = None) -> None:
@@ -178,6 +184,19 @@ class BayesianNetwork(HoldsNetwork):
     def stored_part(self, input_shape: tuple[int, ...]) -> tuple[nn.Module, tuple[int, ...]]:
         """What a file holds of the network, and the shape of one example of what that takes."""
         return self.network, input_shape
+
+    def outputs(self, values: Mapping[str, Any], x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The network's output, and what of it a teacher's is held against: the same, or that of the hint."""
+        if self.teaching.hint is None:
+            output = self.call_network(values, x)
+            return output, output
+        seen: list[torch.Tensor] = []
+        module = self.network.get_submodule(self.teaching.hint)
+        with module.register_forward_hook(lambda module, given, found: seen.append(found)):
+            output = self.call_network(values, x)
+        if not seen:
+            raise NetworkError(f"hint='{self.teaching.hint}' names a module that the forward pass does not call")
+        return output, seen[-1]
 
     def errors(self, values: Mapping[str, Any], x: torch.Tensor, y: torch.Tensor, *, chunk: int = 1000) -> torch.Tensor:
         """Per-example errors (`likelihood.error`) of the network in evaluation mode, (examples,): what validation sees.

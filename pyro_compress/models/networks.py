@@ -38,6 +38,30 @@ def mlp_500_500() -> nn.Sequential:
     return _mlp(784, 500, 500, 10)
 
 
+def mlp_128_128() -> nn.Sequential:
+    """784-128-128-10 with ReLU, 118,282 parameters: a student to distil `mnist_cnn` into."""
+    return _mlp(784, 128, 128, 10)
+
+
+def mnist_cnn() -> nn.Sequential:
+    """32 and 64 filters of 3 × 3, max-pooled by 2, then 9216-128-10, 1,199,882 parameters; dropout ¼ and ½ (Keras)."""
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(1, 32, 3),
+            relu1=nn.ReLU(),
+            conv2=nn.Conv2d(32, 64, 3),
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+            dropout1=nn.Dropout(0.25),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(9216, 128),
+            relu3=nn.ReLU(),
+            dropout2=nn.Dropout(0.5),
+            fc2=nn.Linear(128, 10),
+        )
+    )
+
+
 def digits_mlp() -> nn.Sequential:
     """64-100-50-10 with ReLU for the 8 × 8 digits that scikit-learn ships."""
     return _mlp(64, 100, 50, 10)
@@ -165,6 +189,8 @@ NETWORKS: dict[str, NetworkEntry] = {
     "lenet-300-100": NetworkEntry(lenet_300_100, (1, 28, 28), 10),
     "lenet-5": NetworkEntry(lenet_5, (1, 28, 28), 10),
     "mlp-500-500": NetworkEntry(mlp_500_500, (1, 28, 28), 10),
+    "mlp-128-128": NetworkEntry(mlp_128_128, (1, 28, 28), 10),
+    "mnist-cnn": NetworkEntry(mnist_cnn, (1, 28, 28), 10),
     "digits-cnn": NetworkEntry(digits_cnn, (1, 8, 8), 10),
     "digits-mlp": NetworkEntry(digits_mlp, (1, 8, 8), 10),
     "digits-softmax": NetworkEntry(digits_softmax, (1, 8, 8), 10),
@@ -188,7 +214,7 @@ def build(name: str) -> nn.Module:
     return NETWORKS[name].factory()
 
 
-def load_network(reference: str) -> nn.Module:
+def load_network(reference: str, option: str = "--network") -> nn.Module:
     """The user's own network, from `module:factory`: a function or class that needs no arguments.
 
     The module is looked for on the Python path and in the current folder.
@@ -196,9 +222,9 @@ def load_network(reference: str) -> nn.Module:
     Raises:
         NetworkError: the module or the factory is not found, fails, or gives something else than a network.
     """
-    network = call_factory(reference, "--network", NetworkError)
+    network = call_factory(reference, option, NetworkError)
     if not isinstance(network, nn.Module):
-        raise NetworkError(f"--network {reference} returned a {type(network).__name__}, expected a torch.nn.Module")
+        raise NetworkError(f"{option} {reference} returned a {type(network).__name__}, expected a torch.nn.Module")
     return network
 
 

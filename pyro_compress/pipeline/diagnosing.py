@@ -96,17 +96,17 @@ def _diagnosed(
     asked: DiagnosisOptions,
     say: Callable[[str], None],
 ) -> tuple[Diagnosis, dict[str, Any]]:
-    model = BayesianNetwork(fitted_network(run, settings, data), settings.build_prior(), settings.build_likelihood())
+    model = settings.build_model(fitted_network(run, settings, data))
     found, given = _Found(), posterior.draws
     if given is None:
         posterior = _drawn_from_guide(model, posterior, asked.guide_draws, settings.seed)
         if posterior.has_density:
-            posterior = _weighed(model, posterior, data, found, say)
+            posterior = _weighed(model, posterior, data, found, say, taught=settings.teacher is not None)
         else:
             found.notes.append("sites of the guide are gates or point estimates, so there is no Pareto k-hat")
     elif GUIDE_DENSITY in given.statistics:
         posterior = replace(posterior, draws=given.select(0, asked.guide_draws))
-        posterior = _weighed(model, posterior, data, found, say)
+        posterior = _weighed(model, posterior, data, found, say, taught=settings.teacher is not None)
     elif posterior.kind != "chains" and given.log_weight is None:
         found.notes.append("the density of what was drawn from is not known, so there is no Pareto k-hat")
     _held_out(model, posterior, data, found)
@@ -136,11 +136,20 @@ def _drawn_from_guide(model: BayesianNetwork, posterior: Posterior, count: int, 
 
 
 def _weighed(
-    model: BayesianNetwork, posterior: Posterior, data: DataSet, found: _Found, say: Callable[[str], None]
+    model: BayesianNetwork,
+    posterior: Posterior,
+    data: DataSet,
+    found: _Found,
+    say: Callable[[str], None],
+    *,
+    taught: bool,
 ) -> Posterior:
     """The posterior with the log joint of its guide's draws; notes their log importance ratios."""
     assert posterior.draws is not None
     count, draws = posterior.draws.count, replace(posterior.draws, statistics={})
+    if taught:
+        found.notes.append("the posterior is given a teacher too, the log joint is of labels: no Pareto k-hat")
+        return replace(posterior, draws=draws)
     say(f"log joint of {count} draws of the guide on {len(data.train_x):,} training examples")
     try:
         joints = log_joints(model, posterior, data.train_x, data.train_y, size=data.N)

@@ -71,6 +71,10 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     }
     if "worse_than_start" in decision.made_by:
         results["worse_than_start"] = decision.made_by["worse_than_start"]
+    if settings.teacher is not None:
+        results["teacher"] = {
+            "name": settings.teacher, "weight": settings.teacher_weight, "temperature": settings.temperature
+        }  # fmt: skip
     if settings.rewrites:
         results["rewrites"] = [dict(rewrite) for rewrite in settings.rewrites]
     if given is not None:

@@ -13,6 +13,7 @@ from pyro_compress.data.dataset import DataSet
 from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
 from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer
 from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.models.teaching import Teaching
 from pyro_compress.models.tracing import trace
 from pyro_compress.network.architecture import Architecture, Weighted
 from pyro_compress.network.quantizers import Affine, PerChannel, Quantizer, bits_on, stored_as
@@ -34,6 +35,7 @@ def fine_tuned(
     learning_rate: float,
     noise: float,
     teacher: torch.Tensor | None,
+    teaching: Teaching | None = None,
     seed: int,
     moves: str = MOVES[0],
 ) -> Decision:
@@ -64,6 +66,7 @@ def fine_tuned(
         learning_rate=learning_rate,
         seed=seed,
         teacher=teacher,
+        teaching=teaching,
     )
     replaced = {}
     for name, site in moving.items():

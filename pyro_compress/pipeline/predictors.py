@@ -16,7 +16,6 @@ from pyro_compress.data.generators import generator_for
 from pyro_compress.data.untouched import Untouched
 from pyro_compress.inference.results.drawn_networks import networks_predictive
 from pyro_compress.inference.results.predictive import PosteriorPredictive, posterior_predictive
-from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.pipeline.starting import fitted_network
@@ -85,7 +84,7 @@ class Predictors:
 def predictors_of(run: RunDirectory, settings: RunSettings, data: DataSet, draws: int) -> Predictors:
     """The decoded file, the posterior mean and the predictive; samples of the file where it keeps deviations."""
     posterior, likelihood, seed = Posterior.load(run.posterior), settings.build_likelihood(), settings.seed
-    model = BayesianNetwork(fitted_network(run, settings, data), settings.build_prior(), likelihood)
+    model = settings.build_model(fitted_network(run, settings, data))
     networks = {"posterior mean": fitted_network(run, settings, data)}
     place(networks["posterior mean"], nothing_pruned(posterior))
     averaged: dict[str, Averaged] = {

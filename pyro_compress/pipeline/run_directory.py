@@ -1,6 +1,6 @@
 """The files of one run.
 
-settings.json  initial.safetensors  rewritten.safetensors  checkpoint.pt  posterior.safetensors
+settings.json  teacher.safetensors  initial.safetensors  rewritten.safetensors  checkpoint.pt  posterior.safetensors
 moments.safetensors  decision.safetensors  refined.safetensors  network.pyrc  results.json  timings.json  figures/
 """
 
@@ -28,6 +28,15 @@ class RunDirectory:
     @property
     def checkpoint(self) -> Path:
         return self.path / "checkpoint.pt"
+
+    @property
+    def teacher(self) -> Path:
+        return self.path / "teacher.safetensors"
+
+    @property
+    def teacher_run(self) -> "RunDirectory":
+        """Of a teacher that is a zoo entry and is fitted first."""
+        return RunDirectory(self.path / "teacher")
 
     @property
     def initial(self) -> Path:

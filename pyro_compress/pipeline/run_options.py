@@ -7,7 +7,7 @@ from typing import Any
 
 from pyro_compress.errors import RunError, unknown_name
 from pyro_compress.models import networks
-from pyro_compress.pipeline.settings import RunSettings, settings_from_entry
+from pyro_compress.pipeline.settings import NO_TEACHER, RunSettings, settings_from_entry
 
 SECTIONS = {section: f"{section}_options" for section in ("prior", "method", "likelihood", "decision")}
 # what a registered network is tried on where no data are named, by its input shape
@@ -71,10 +71,14 @@ def _new_settings(entry: str | None, sections: dict[str, dict[str, Any]], given:
     if "weights" in given:
         given["weights"] = str(Path(given["weights"]).resolve())
         given.setdefault("pretrain_epochs", 0)  # they are trained already
+    if "teacher" in given:
+        given["teacher"] = _at_home(given["teacher"])
     if entry is not None:
         if "network" in given or "prior" in given:
             raise RunError(f"'{entry}' names its network and prior: leave out --network and --prior, or the entry")
         return settings_from_entry(entry, **sections, **given)
+    if given.get("teacher") == NO_TEACHER:
+        del given["teacher"]
     for needed in ("network", "prior"):
         if needed not in given:
             raise RunError(f"give a zoo entry (see `pyro-compress zoo`) or --network and --prior; found no {needed}")
@@ -85,6 +89,14 @@ def _new_settings(entry: str | None, sections: dict[str, dict[str, Any]], given:
         # an unknown name is refused by the settings themselves
         given["data"] = "" if known is None else USUAL_DATA[known.input_shape]
     return RunSettings(**{**given, **sections})
+
+
+def _at_home(teacher: str) -> str:
+    """A teacher's files by their whole path; names as they are."""
+    if Path(teacher).exists():
+        return str(Path(teacher).resolve())
+    module, plus, weights = teacher.partition("+")
+    return f"{module}+{Path(weights).resolve()}" if plus else teacher
 
 
 def _refuse_taken(directory: Path) -> None:

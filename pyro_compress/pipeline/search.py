@@ -24,6 +24,7 @@ from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.results.predictive import predictive_mean
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.models.teaching import Teaching
 from pyro_compress.models.tracing import trace
 from pyro_compress.pipeline.acceptance import clearly_worse, within
 from pyro_compress.pipeline.decision_settings import DecisionSettings
@@ -69,7 +70,8 @@ def decide(
         posterior: what inference returned; draws are reduced to moments within one mode first.
         network: a module of the original shape, or the BayesianNetwork that was fitted; not touched.
         data: training part for fine-tuning and batch-norm statistics, validation part for choices; anything that
-            `as_data` takes.
+            `as_data` takes.  A teacher that it comes with counts in fine-tuning as it does for the BayesianNetwork that
+            is given; a hint, a plain network and a `teacher` in place of the targets leave it out.
         settings: see `DecisionSettings`; its defaults if not given.
         likelihood: p(y | output), or its name; that of a BayesianNetwork, else categorical, if not given.
         teacher: posterior predictive mean of every training example, to fine-tune by in place of the targets; made of
@@ -88,6 +90,7 @@ def decide(
     refuse_beside_own(posterior, settings.quantizer)
     if teacher is None:
         teacher = teacher_of(posterior, network, data, settings, seed)
+    teaching = network.teaching if isinstance(network, BayesianNetwork) and network.teaching.hint is None else None
     network, likelihood = network_and_likelihood(network, likelihood)
     posterior = without_draws(posterior, network, data, likelihood, settings, say=say)
     judge = Judge(network, data, likelihood)
@@ -97,7 +100,7 @@ def decide(
     say(f"pruned to {100 * kept / total:.2f} % of the weights: {100 * judge.errors(pruned).mean():.2f} %")
     decision = _rounded(posterior, pruned, judge, data, settings, seed, say)
     if settings.fine_tune_epochs:
-        tune = _tuning(judge, settings, teacher, seed)
+        tune = _tuning(judge, settings, teacher, teaching, seed)
         decision = _fine_tune_stages(decision, judge, tune, settings, reference, say)
     tolerance = settings.stage_tolerance_points if settings.fine_tune_epochs else settings.tolerance_points
     if settings.refine:
@@ -111,7 +114,7 @@ def decide(
 
 
 def _tuning(
-    judge: Judge, settings: DecisionSettings, teacher: torch.Tensor | None, seed: int
+    judge: Judge, settings: DecisionSettings, teacher: torch.Tensor | None, teaching: Teaching | None, seed: int
 ) -> Callable[..., Decision]:
     """A stage of fine-tuning as a function of the decision and the rate weight."""
     return partial(
@@ -124,6 +127,7 @@ def _tuning(
         learning_rate=settings.fine_tune_learning_rate,
         noise=settings.fine_tune_noise,
         teacher=teacher,
+        teaching=teaching,
         seed=seed,
         moves=settings.fine_tune_moves,
     )

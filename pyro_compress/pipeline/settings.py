@@ -15,15 +15,18 @@ from pyro_compress.inference.contract import Method
 from pyro_compress.inference.loop.devices import DEVICES
 from pyro_compress.inference.registry import METHODS
 from pyro_compress.models import networks, zoo
+from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import LIKELIHOODS, Likelihood
 from pyro_compress.models.priors.base import Prior
 from pyro_compress.models.priors.registry import PRIORS
 from pyro_compress.models.rewrites.base import Rewrite
 from pyro_compress.models.rewrites.registry import REWRITES
+from pyro_compress.models.teaching import Teaching
 from pyro_compress.pipeline.decision_settings import DecisionSettings
 from pyro_compress.posterior.posterior import Posterior
 
 NO_PRIOR = "none"
+NO_TEACHER = "none"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class RunSettings:
         pretrain_epochs: epochs of plain maximum likelihood before the posterior is fitted.
         rewrites: what makes another network of it after that, in order: the 'name' of each, and its options.
         retrain_epochs: epochs of plain maximum likelihood of the network that the rewrites made.
+        teacher: a .pyrc file, a run directory, 'module:factory' or 'module:factory+weights' whose outputs are learned
+            beside the labels, or a zoo entry that is fitted first, in the run's own folder; None for no teacher.
+        teacher_weight, temperature: λ and T of `models.teaching.Teaching`.
         examples: training examples that are taken, each class its share; None for all of them.
         seed: of initialisation, batches and noise.
         threads: torch threads, which ranks on one machine divide; sums of floats depend on them, so a run keeps its
@@ -61,6 +67,9 @@ class RunSettings:
     pretrain_epochs: int = 0
     rewrites: tuple[Mapping[str, Any], ...] = ()
     retrain_epochs: int = 0
+    teacher: str | None = None
+    teacher_weight: float = 0.5
+    temperature: float | None = None
     examples: int | None = None
     seed: int = 0
     threads: int = 2
@@ -71,6 +80,9 @@ class RunSettings:
         # build once: a misspelt name or option is said before hours of fitting, not after
         self.build_prior(), self.build_method(), self.build_decision(), self.build_likelihood()
         self.build_rewrites()
+        Teaching(self.teacher_weight, self.temperature).check_likelihood(self.build_likelihood())
+        if self.teacher is None and (self.teacher_weight, self.temperature) != (0.5, None):
+            raise RunError("teacher_weight and temperature are of a teacher, and there is none: give --teacher")
         if ":" not in self.network and self.network not in networks.NETWORKS:
             raise NetworkError(unknown_name("network", self.network, networks.NETWORKS))
         for name, least in (("pretrain_epochs", 0), ("retrain_epochs", 0), ("seed", 0), ("threads", 1)):
@@ -126,6 +138,17 @@ class RunSettings:
         """The likelihood."""
         return LIKELIHOODS.build(self.likelihood, self.likelihood_options)
 
+    def build_model(self, network: nn.Module) -> BayesianNetwork:
+        """The network under the run's prior, with its likelihood, taught as the run is."""
+        return self._model(network, self.build_prior())
+
+    def build_unpenalised(self, network: nn.Module) -> BayesianNetwork:
+        """The same without a prior: an empty rule set covers nothing, every parameter is a point estimate."""
+        return self._model(network, {})
+
+    def _model(self, network: nn.Module, prior: Prior | Mapping[str, Prior]) -> BayesianNetwork:
+        return BayesianNetwork(network, prior, self.build_likelihood(), self.teacher_weight, self.temperature)
+
     def build_decision(self) -> DecisionSettings:
         """The decision settings."""
         return build(DecisionSettings, "the decision", self.decision_options, RunError)
@@ -173,7 +196,7 @@ class RunSettings:
 def settings_from_entry(name: str, **changes: Any) -> RunSettings:
     """A zoo entry's settings with some replaced; option mappings are merged, None changes nothing.
 
-    Another method takes none of the options that the entry gives its own.
+    Another method takes none of the options that the entry gives its own; teacher 'none' takes the entry's away.
     """
     entry = zoo.entry(name)
     same_method = changes.get("method") in (None, entry.method)
@@ -191,6 +214,10 @@ def settings_from_entry(name: str, **changes: Any) -> RunSettings:
         "retrain_epochs": entry.retrain_epochs,
         "examples": entry.examples,
     }
+    if changes.get("teacher") == NO_TEACHER:
+        changes["teacher"] = None
+    elif entry.teacher is not None:
+        base |= {name: getattr(entry, name) for name in ("teacher", "teacher_weight", "temperature")}
     for key, value in changes.items():
         if isinstance(value, Mapping) and isinstance(base.get(key), dict):
             base[key] = {**base[key], **value}

@@ -18,7 +18,6 @@ from pyro_compress.inference.fit import Callback, fit
 from pyro_compress.inference.loop.processes import Ranks
 from pyro_compress.inference.loop.suitability import check_classes
 from pyro_compress.inference.point.map import MAP
-from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.networks import load_weights
 from pyro_compress.models.tracing import trace
 from pyro_compress.pipeline.run_directory import RunDirectory
@@ -76,8 +75,7 @@ def train_first(
     if not ranks.from_first(path.exists):
         held = {name: t.numpy() for name, t in network.state_dict().items() if t.is_floating_point()}
         if epochs:
-            # an empty rule set covers nothing: every parameter is a point estimate under a flat prior
-            model = BayesianNetwork(network, {}, settings.build_likelihood())
+            model = settings.build_unpenalised(network)
             method = MAP(epochs=epochs, schedule="linear")
             with timed(run, "pretrain"):
                 posterior = fit(model, data, method, seed=settings.seed, device=settings.device, callbacks=callbacks)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.artifact.writing.artifact import Artifact
@@ -17,13 +16,15 @@ from pyro_compress.inference.fit import Callback, fit, refuse_unscaled
 from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.loop.processes import Ranks, threads_here
 from pyro_compress.inference.loop.watching import Watcher
+from pyro_compress.models import zoo
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.pipeline.compressing import at_target, compress
 from pyro_compress.pipeline.flagging import flags_to_say, with_flags
 from pyro_compress.pipeline.run_directory import RunDirectory as RunDirectory
 from pyro_compress.pipeline.search import decide, teacher_of, without_draws
-from pyro_compress.pipeline.settings import RunSettings
+from pyro_compress.pipeline.settings import RunSettings, settings_from_entry
 from pyro_compress.pipeline.starting import build_network, fitted_network, rewritten, starts_of, timed, train_first
+from pyro_compress.pipeline.teachers import Teacher, taught, teacher_named
 from pyro_compress.posterior.posterior import Posterior
 
 
@@ -70,6 +71,7 @@ def fit_step(
     callbacks: Iterable[Callback] = (),
     pretrain_callbacks: Iterable[Callback] = (),
     retrain_callbacks: Iterable[Callback] = (),
+    teacher_callbacks: Iterable[Callback] = (),
     watcher: Watcher | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Posterior:
@@ -86,19 +88,22 @@ def fit_step(
     refuse_unscaled(method, ranks.count, device_named(settings.device))
     network = build_network(settings, data)
     # what is refused is refused before anything is written
-    model = _model_of(settings, rewritten(settings, network, data))
+    model = settings.build_model(rewritten(settings, network, data))
+    teacher = _teacher_of(run, settings, say, resume=resume)
     if ranks.first:
         run.path.mkdir(parents=True, exist_ok=True)
         settings.save(run.settings)
         if not resume:
-            run.timings.unlink(missing_ok=True)
+            for left_over in (run.timings, run.teacher):
+                left_over.unlink(missing_ok=True)
+    data = _with_teacher(run, settings, data, teacher, model, teacher_callbacks)
     if settings.pretrain_epochs:
         train_first(run, run.initial, network, settings, data, settings.pretrain_epochs, pretrain_callbacks)
     if settings.rewrites:
         network = rewritten(settings, network, data)
         train_first(run, run.rewritten, network, settings, data, settings.retrain_epochs, retrain_callbacks)
     if settings.pretrain_epochs or settings.rewrites:
-        model = _model_of(settings, network)
+        model = settings.build_model(network)
     how: dict[str, Any] = {"checkpoint": run.checkpoint, "resume": resume, "callbacks": callbacks, "watcher": watcher}
     with timed(run, "fit"):
         posterior = fit(model, data, method, seed=settings.seed, device=settings.device, **how)
@@ -108,8 +113,56 @@ def fit_step(
     return Posterior.load(run.posterior)
 
 
-def _model_of(settings: RunSettings, network: nn.Module) -> BayesianNetwork:
-    return BayesianNetwork(network, settings.build_prior(), settings.build_likelihood())
+def _teacher_of(
+    run: RunDirectory, settings: RunSettings, say: Callable[[str], None], *, resume: bool
+) -> Teacher | None:
+    """The teacher that is to be asked; None where there is none, its outputs are there, or it is yet to be fitted."""
+    if settings.teacher is None or settings.teacher in zoo.entries():
+        return None
+    if resume and Ranks.here().from_first(run.teacher.exists):
+        return None
+    teacher = teacher_named(settings.teacher)
+    if isinstance(teacher, str):
+        known = RunSettings.load(RunDirectory(Path(teacher)).settings).data
+        if known != settings.data:
+            say(
+                f"warning: the teacher in {teacher} was fitted to {known}, this run's data are {settings.data}: nobody "
+                "knows whether it has seen what this run holds out"
+            )
+    return teacher
+
+
+def _with_teacher(
+    run: RunDirectory,
+    settings: RunSettings,
+    data: DataSet,
+    teacher: Teacher | None,
+    model: BayesianNetwork,
+    callbacks: Iterable[Callback],
+) -> DataSet:
+    """The data with the teacher's outputs; a teacher that is a zoo entry is fitted first, to the same examples."""
+    if settings.teacher is None:
+        return data
+    own = teacher_settings(settings)
+    if own is not None and not Ranks.here().from_first(run.teacher.exists):
+        fit_step(run.teacher_run, own, data, resume=True, callbacks=callbacks)
+        teacher = str(run.teacher_run.path)
+    return taught(run, settings, data, teacher, model)
+
+
+def teacher_settings(settings: RunSettings) -> RunSettings | None:
+    """Of the run that fits a teacher which is a zoo entry; None for no teacher and for others."""
+    if settings.teacher not in zoo.entries():
+        return None
+    names = ("data", "examples", "seed", "threads", "device")
+    return settings_from_entry(settings.teacher, **{name: getattr(settings, name) for name in names})
+
+
+def rounds_of_teacher(run: RunDirectory, settings: RunSettings) -> int:
+    """Of the fit of a teacher that is yet to be fitted; 0 for none."""
+    own = teacher_settings(settings)
+    done = own is None or run.teacher.exists() or run.teacher_run.posterior.exists()
+    return 0 if own is None or done else own.build_method().rounds
 
 
 def _finish_fit(run: RunDirectory, posterior: Posterior, model: BayesianNetwork, say: Callable[[str], None]) -> None:
@@ -146,7 +199,9 @@ def analyse_step(
     prepare(settings)
     with timed(run, "analyse"):
         posterior, how = Posterior.load(run.posterior), settings.build_decision()
-        model, data = _model_of(settings, fitted_network(run, settings, data)), data.on(device_named(settings.device))
+        model = settings.build_model(fitted_network(run, settings, data))
+        data = data if settings.teacher is None else taught(run, settings, data, None, model)
+        data = data.on(device_named(settings.device))
         teacher = teacher_of(posterior, model, data, how, settings.seed)
         moments = without_draws(posterior, model.network, data, model.likelihood, how, say=say)
         decision = decide(

@@ -161,5 +161,5 @@ def test_what_is_no_share_or_no_teacher_is_refused(data: Any, message: str) -> N
 
 
 def test_a_weight_beyond_a_share_is_refused() -> None:
-    with pytest.raises(InferenceError, match="to learn from a teacher alone, give its outputs as the targets"):
-        network(teacher_weight=1.0)
+    with pytest.raises(InferenceError, match=r"teacher_weight is a share from 0 to 1, found 1\.5"):
+        network(teacher_weight=1.5)

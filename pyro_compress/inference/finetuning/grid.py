@@ -10,14 +10,15 @@ that prior restricted to what the file can hold; γ trades nats of fit against c
 through Q (Bengio et al. 2013).  Weights that the decision pruned stay zero.
 
 With a teacher, y_i is replaced by E[y | x_i, D] of the posterior predictive: the one network that is stored then learns
-what the whole posterior says, and not the training labels by heart (Korattikara et al. 2015).  With noise, the network
-is run at Q(θ) + σ ε, so that weights stay where the data leave them room.
+what the whole posterior says, and not the training labels by heart (Korattikara et al. 2015).  Where the data come with
+a teacher, an example counts as in the fit, by labels and teacher (`models.teaching`).  With noise, the network is run
+at Q(θ) + σ ε, so that weights stay where the data leave them room.
 
 The numbers of Q itself, its levels or steps, can be trained beside θ or instead of it (`learned_quantizers.py`).  The
 penalty keeps the Δ that Q had at the start.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -36,6 +37,7 @@ from pyro_compress.inference.loop.devices import on_device, seed_generators
 from pyro_compress.inference.loop.dtypes import default_dtype
 from pyro_compress.inference.loop.processes import Ranks
 from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.models.teaching import Teaching
 from pyro_compress.network.quantizers import Quantizer
 
 
@@ -105,6 +107,7 @@ def fine_tune(
     learning_rate: float = 1e-3,
     seed: int = 0,
     teacher: torch.Tensor | None = None,
+    teaching: Teaching | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Fine-tune every site on its grid, on the device of the data; ranks that have been joined share every batch.
@@ -120,6 +123,7 @@ def fine_tune(
         batch_size, learning_rate: of Adam.
         seed: decides the batches, the noise of dropout layers and that of the sites.
         teacher: means of y to learn in place of the targets, (training examples, ...); of the posterior predictive.
+        teaching: how the teacher counts that the data come with; None where it does not, and where `teacher` is given.
         progress: called with the number of finished epochs.
 
     Raises:
@@ -131,7 +135,9 @@ def fine_tune(
         The fine-tuned values before rounding, by name; round them with the site's grid, or with what has been learned
         in its place.
     """
-    training = _Training.started(network, sites, likelihood, rate_weight / data.N, taught=teacher is not None)
+    teaching = Teaching(weight=1.0) if teacher is not None else teaching
+    shown = data.train_teacher if teacher is None else teacher
+    training = _Training.started(network, sites, likelihood, rate_weight / data.N, teaching)
     hidden, trained = training.hidden, training.trained()
     optimizer = torch.optim.Adam(trained, lr=learning_rate, fused=True)
     steps = epochs * data_module.number_of_batches(len(data.train_x), batch_size)
@@ -141,11 +147,13 @@ def fine_tune(
     network.train()
     with on_device(device):
         seed_generators(ranks.stream(seed), device)  # the network may have dropout
-        targets = data.train_y if teacher is None else teacher.to(device)
+        targets = [data.train_y] if teaching is None or shown is None else [data.train_y, shown.to(device)]
+        rows = torch.arange(len(data.train_x), device=device)
         for epoch in range(epochs):
-            for x, y in data_module.batches(data.train_x, targets, batch_size, seed + 7919, epoch):
+            for x, chosen in data_module.batches(data.train_x, rows, batch_size, seed + 7919, epoch):
                 with ranks.together(trained, network.buffers()):
-                    training.backward(ranks.share_of(x), ranks.share_of(y), epoch)
+                    batch = [ranks.share_of(part[chosen]) for part in targets]
+                    training.backward(ranks.share_of(x), batch, epoch)
                     ranks.average(trained, network.buffers())
                 optimizer.param_groups[0]["lr"] = learning_rate * linear(done / steps)
                 optimizer.step()
@@ -166,7 +174,7 @@ class _Training:
         parameters: of the network, which hold Q(θ) + σ ε while it runs.
         hidden: θ, by name.
         penalty: γ / N, of the loss per example.
-        taught: whether targets are means of y.
+        teaching: how a teacher counts, or None.
     """
 
     network: nn.Module
@@ -175,11 +183,15 @@ class _Training:
     parameters: Mapping[str, nn.Parameter]
     hidden: Mapping[str, torch.Tensor]
     penalty: float
-    taught: bool
+    teaching: Teaching | None
 
     @staticmethod
     def started(
-        network: nn.Module, sites: Mapping[str, GridSite], likelihood: Likelihood, penalty: float, *, taught: bool
+        network: nn.Module,
+        sites: Mapping[str, GridSite],
+        likelihood: Likelihood,
+        penalty: float,
+        teaching: Teaching | None,
     ) -> "_Training":
         """θ at the sites' values, which it takes from parameters that torch may overwrite."""
         parameters = dict(network.named_parameters())
@@ -190,18 +202,21 @@ class _Training:
         hidden = {name: torch.empty_like(parameters[name]).detach() for name in sites}
         for name, site in sites.items():
             hidden[name].copy_(site.value.detach() * site.kept)
-        return _Training(network, sites, likelihood, parameters, hidden, penalty, taught)
+        return _Training(network, sites, likelihood, parameters, hidden, penalty, teaching)
 
     def trained(self) -> list[torch.Tensor]:
         """What the optimizer moves: θ, and the numbers of quantizers that are learned."""
         moving = [value for name, value in self.hidden.items() if self.sites[name].moves]
         return moving + [site.learned.numbers for site in self.sites.values() if site.learned is not None]
 
-    def backward(self, x: torch.Tensor, y: torch.Tensor, epoch: int) -> None:
-        """Gradients of θ on a batch: straight through Q, plus that of the code length, where it is kept."""
+    def backward(self, x: torch.Tensor, targets: Sequence[torch.Tensor], epoch: int) -> None:
+        """Gradients of θ on a batch: straight through Q, plus that of the code length, where it is kept.
+
+        `targets` are y, and what a teacher says where there is one.
+        """
         self.place({name: site.noisy(self.hidden[name]) for name, site in self.sites.items()})
         self.network.zero_grad(set_to_none=True)
-        loss = _loss(self.network, self.likelihood, x, y, taught=self.taught)
+        loss = self._loss(self.network(x), *targets)
         refuse_non_finite(loss, f"fine-tuning on the grid, epoch {epoch}", {})
         loss.backward()
         for name, site in self.sites.items():
@@ -219,12 +234,14 @@ class _Training:
             for name, value in values.items():
                 self.parameters[name].copy_(value)
 
+    def _loss(self, output: torch.Tensor, y: torch.Tensor, teacher: torch.Tensor | None = None) -> torch.Tensor:
+        """Nats per example."""
+        if teacher is None or self.teaching is None:
+            return self._of_targets(output, y)
+        taught = self.teaching.cross_entropy(self.likelihood, output, teacher).mean()
+        weight = self.teaching.weight
+        return taught if weight == 1 else (1 - weight) * self._of_targets(output, y) + weight * taught
 
-def _loss(
-    network: nn.Module, likelihood: Likelihood, x: torch.Tensor, y: torch.Tensor, *, taught: bool
-) -> torch.Tensor:
-    output = network(x)
-    if taught:
-        return likelihood.cross_entropy(output, y).mean()
-    likelihood.check(output, y)
-    return -likelihood.log_prob(output, y).sum() / len(y)
+    def _of_targets(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        self.likelihood.check(output, y)
+        return -self.likelihood.log_prob(output, y).sum() / len(y)

@@ -44,8 +44,8 @@ def check_fit(model: BayesianNetwork, feed: Feed) -> None:
             _check_rows(model, x)
             said = f"the network is fitted, but no file can hold it: {error}"
             warnings.warn(said, UnstorableWarning, stacklevel=4)
-        output = _training_output(copy.deepcopy(model), _few(x, BATCH))
-    _check_outputs(model, output, feed)
+        output, taught = _training_output(copy.deepcopy(model), _few(x, BATCH))
+    _check_outputs(model, output, taught, feed)
 
 
 def check_before_copying(model: BayesianNetwork) -> None:
@@ -110,12 +110,13 @@ def _one_tensor(network: torch.nn.Module, found: object) -> Tensor:
     return found
 
 
-def _training_output(model: BayesianNetwork, x: Tensor) -> Tensor:
-    """What it returns as it is fitted, with values in place of its parameters; refuses those that do not matter."""
+def _training_output(model: BayesianNetwork, x: Tensor) -> tuple[Tensor, Tensor]:
+    """`outputs` as it is fitted, with values in place of its parameters; refuses those that do not matter."""
     network = model.network.train()
     values = {name: value.detach().clone().requires_grad_() for name, value in network.named_parameters()}
     try:
-        output = _one_tensor(network, model.call_network(values, x.clone()))
+        found, taught = model.outputs(values, x.clone())
+        output = _one_tensor(network, found)
     except NetworkError:
         raise
     except Exception as error:
@@ -124,7 +125,7 @@ def _training_output(model: BayesianNetwork, x: Tensor) -> Tensor:
             f"{first_line(error)}"
         ) from error
     _check_used(values, output)
-    return output.detach()
+    return output.detach(), taught.detach()
 
 
 def _check_used(values: Mapping[str, Tensor], output: Tensor) -> None:
@@ -136,7 +137,7 @@ def _check_used(values: Mapping[str, Tensor], output: Tensor) -> None:
             raise NetworkError(f"parameter {name} is not used by the forward pass: remove its module from the network")
 
 
-def _check_outputs(model: BayesianNetwork, output: Tensor, feed: Feed) -> None:
+def _check_outputs(model: BayesianNetwork, output: Tensor, taught: Tensor, feed: Feed) -> None:
     name = type(model.network).__name__
     if isinstance(model.likelihood, Categorical):
         check_classes(feed, tuple(output.shape[1:]), f"network {name}")
@@ -146,9 +147,4 @@ def _check_outputs(model: BayesianNetwork, output: Tensor, feed: Feed) -> None:
             )
     model.likelihood.check(output, _few(feed.tensors[1], len(output)))
     for teacher in feed.tensors[2:]:
-        if tuple(teacher.shape[1:]) != tuple(model.likelihood.mean(output).shape[1:]):
-            raise DataError(
-                f"the teacher's outputs have the shape {tuple(teacher.shape[1:])} per example, expected that of the "
-                f"likelihood's mean, {tuple(model.likelihood.mean(output).shape[1:])}, such as class probabilities"
-            )
-        model.likelihood.check_teacher(teacher, f"{feed.name}: teacher")
+        model.teaching.check(model.likelihood, taught, teacher, feed.name)

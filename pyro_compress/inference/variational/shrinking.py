@@ -180,7 +180,8 @@ class ShrinkingNetwork:
         assert self.architecture is not None
         self._kept = list(kept)
         found = narrowed(self.model.network, self.architecture, kept)
-        model = BayesianNetwork(found.network, self.model.prior, self.model.likelihood, self.model.teacher_weight)
+        model = BayesianNetwork(found.network, self.model.prior, self.model.likelihood)
+        model.teaching = self.model.teaching
         # validation looks at the whole and may have left that in evaluation mode
         model.network.train()
         self.left = RemainingNetwork(model, DeclaredGuide(model), found.index)
@@ -250,10 +251,11 @@ def shrinkable(model: BayesianNetwork, input_shape: tuple[int, ...]) -> Architec
     """The architecture of a network that can lose units while it is trained; None for others.
 
     Its priors have to say along which axes of their parameter every site runs (`LatentSite.axes`), and one site of
-    each must be the weight or a factor of it.  A network in parts, such as encoder and decoder, is none of
-    these.  Frozen parameters stay as they are, so no unit of theirs leaves, and no bias takes over a constant.
+    each must be the weight or a factor of it.  A network in parts, such as encoder and decoder, is none of these.  Frozen
+    parameters stay as they are, so no unit of theirs leaves, and no bias takes over a constant.  Units that a teacher's
+    are held against stay too.
     """
-    if model.frozen_values() or model.has_local_sites:
+    if model.frozen_values() or model.has_local_sites or model.teaching.hint is not None:
         return None
     try:
         architecture = trace(model.network, input_shape)

@@ -47,6 +47,8 @@ class Entry:
         pretrain_epochs: epochs of plain maximum likelihood before the posterior is fitted.
         rewrites: what makes another network of it after that, each by its 'name' and options.
         retrain_epochs: epochs of plain maximum likelihood of the network that they made.
+        teacher: another entry, which is fitted first and teaches this one; None for no teacher.
+        teacher_weight, temperature: of `models.teaching.Teaching`.
         examples: training examples that are taken, stratified; None for all of them.
         published: what it is held against.
         chosen_on: what its β, epochs and stages were chosen on: examples, seed and rule, or that they are defaults.
@@ -63,6 +65,9 @@ class Entry:
     pretrain_epochs: int = 0
     rewrites: tuple[Mapping[str, Any], ...] = ()
     retrain_epochs: int = 0
+    teacher: str | None = None
+    teacher_weight: float = 0.5
+    temperature: float | None = None
     examples: int | None = None
     published: tuple[Published, ...] = ()
     chosen_on: str = DEFAULTS

@@ -1,0 +1,193 @@
+"""Teachers: what they are, and what they hand over to a student of the same training examples.
+
+A teacher is asked once about every training example, and about nothing else: it sees no label of the student's, and
+neither inputs nor labels of what is held out.  What it was itself fitted to is another matter.  A run of this package
+on the same data held out the same validation examples (`data.SPLIT_SEED`); of modules and files nobody knows.
+"""
+
+import copy
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from pyro_compress.artifact.writing.artifact import EXTENSION, Artifact
+from pyro_compress.artifact.writing.artifact import load as load_artifact
+from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.sources import Examples
+from pyro_compress.data.untouched import Untouched
+from pyro_compress.errors import DataError, RunError
+from pyro_compress.files import write_atomically
+from pyro_compress.inference.loop.processes import Ranks
+from pyro_compress.inference.results.predictive import posterior_predictive
+from pyro_compress.models import networks
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.likelihoods import Categorical
+from pyro_compress.models.probing import first_line
+from pyro_compress.models.teaching import are_probabilities
+from pyro_compress.pipeline.run_directory import RunDirectory
+from pyro_compress.pipeline.settings import RunSettings
+from pyro_compress.pipeline.starting import fitted_network
+from pyro_compress.posterior.posterior import Posterior
+
+Fitted: TypeAlias = tuple[BayesianNetwork, Posterior]
+Teacher: TypeAlias = nn.Module | Artifact | str | Path | Tensor | np.ndarray | Fitted
+
+DRAWS = 100
+FORMS = "a .pyrc file, a run directory, module:factory (with +FILE for its weights), or a zoo entry"
+# of logarithms of means: where all draws say zero, a finite logit says nearly so
+_LEAST_MEAN = 1e-300
+_CHUNK = 1000
+
+
+def with_teacher(
+    data: DataSet | Examples, teacher: Teacher, model: BayesianNetwork, *, draws: int = DRAWS, seed: int = 0
+) -> DataSet:
+    """The data with a teacher's outputs on the training examples, as `model` takes them: for `fit`, and for `decide`.
+
+    With `temperature` in the model outputs are handed over, logits z(x) of a network and ln E[p(y | x, w)] of a
+    posterior (Bayesian dark knowledge, Korattikara et al. 2015); without it means, softmax z(x) and E[p(y | x, w)].
+
+    Args:
+        data: anything that `as_data` takes.
+        teacher: a module, which is copied, put into evaluation mode and may return logits or class probabilities; a
+            compressed file, as an Artifact or a path; a pair (BayesianNetwork, Posterior), or a run directory, whose
+            predictive mean it is; 'module:factory' or 'module:factory+weights'; or its outputs themselves, an array of
+            a row per training example, in the model's form.
+        model: the student.
+        draws, seed: of a posterior that teaches.
+
+    Raises:
+        DataError: the teacher does not take these inputs, or its outputs do not go with the student's.
+        RunError, NetworkError, ArtifactError: there is no such teacher.
+    """
+    data = as_data(data)
+    found = _outputs(teacher, data, model, draws, seed)
+    if found.shape[:1] != data.train_x.shape[:1]:
+        raise DataError(
+            f"{data.name}: the teacher's outputs have the shape {tuple(found.shape)}, expected a row for each of the "
+            f"{len(data.train_x):,} training examples; examples that are held out have none"
+        )
+    network, x = copy.deepcopy(model).eval(), data.train_x[:2]
+    with torch.no_grad():
+        values = {name: value.to(x.device) for name, value in network.network.named_parameters()}
+        _, taught = network.outputs(values, x.clone())
+    model.teaching.check(model.likelihood, taught, found, data.name)
+    return data.taught(found)
+
+
+def teacher_named(word: str) -> Teacher:
+    """The teacher that a word of the command line names, one of `FORMS` but the last.
+
+    Raises:
+        RunError: it names none of them.
+        NetworkError, ArtifactError: the module or the file is no teacher.
+    """
+    if Path(word).is_dir():
+        run = RunDirectory(Path(word))
+        RunSettings.load(run.settings)
+        if not run.posterior.exists():
+            raise RunError(f"--teacher {word}: the run has no {run.posterior.name} yet: finish its fit first")
+        return word
+    if word.endswith(EXTENSION):
+        return load_artifact(word)
+    if ":" in word:
+        reference, _, weights = word.partition("+")
+        network = networks.load_network(reference, "--teacher")
+        if weights:
+            networks.load_weights(network, Path(weights))
+        return network
+    raise RunError(f"--teacher takes {FORMS}; found '{word}', which is no folder and no zoo entry")
+
+
+def taught(
+    run: RunDirectory, settings: RunSettings, data: DataSet, teacher: Teacher | None, model: BayesianNetwork
+) -> DataSet:
+    """The run's data with the teacher's outputs, which are read from disk where they have been written before.
+
+    Args:
+        run, settings, data: of the run.
+        teacher: asked if there are none yet; None where there have to be.
+        model: the run's student.
+
+    Raises:
+        RunError: there are none.
+    """
+    ranks = Ranks.here()
+    if not ranks.from_first(run.teacher.exists):
+        if teacher is None:
+            raise RunError(f"{run.path} has no {run.teacher.name}: start its fit again with `pyro-compress fit`")
+        if ranks.first:
+            found = with_teacher(data, teacher, model, seed=settings.seed).train_teacher
+            assert found is not None
+            write_atomically(run.teacher, save({"outputs": found.contiguous()}))
+        ranks.wait()
+    return data.taught(load_file(run.teacher)["outputs"])
+
+
+def _outputs(teacher: Teacher, data: DataSet, model: BayesianNetwork, draws: int, seed: int) -> Tensor:
+    """What the teacher says of every training example, in the model's form."""
+    if isinstance(teacher, Tensor | np.ndarray):
+        return torch.as_tensor(teacher)
+    if isinstance(teacher, str | Path):
+        word = str(teacher)
+        if Path(word).is_dir():
+            return _predictive(_of_run(RunDirectory(Path(word)), data), data, model, draws, seed)
+        return _outputs(teacher_named(word), data, model, draws, seed)
+    if isinstance(teacher, Artifact):
+        return _of_module(teacher.to_torch(), data, model)
+    if isinstance(teacher, nn.Module) and not isinstance(teacher, BayesianNetwork):
+        return _of_module(teacher, data, model)
+    if isinstance(teacher, tuple) and [type(part) for part in teacher] == [BayesianNetwork, Posterior]:
+        return _predictive(teacher, data, model, draws, seed)
+    if isinstance(teacher, BayesianNetwork):
+        raise DataError("a BayesianNetwork teaches with its posterior: give the pair (model, posterior)")
+    raise DataError(
+        "a teacher is a module, a compressed file, a pair (BayesianNetwork, Posterior), an array of outputs, or a "
+        f"path; found a {type(teacher).__name__}"
+    )
+
+
+def _of_module(module: nn.Module, data: DataSet, model: BayesianNetwork) -> Tensor:
+    network, untouched = copy.deepcopy(module).eval(), Untouched("the teacher")
+    try:
+        with torch.no_grad():
+            parts = [untouched(network, part) for part in data.train_x.split(_CHUNK)]
+            found = torch.cat([part.cpu().double() for part in parts])
+    except Exception as error:
+        raise DataError(
+            f"{data.name}: the teacher does not take examples of shape {data.input_shape}: {first_line(error)}"
+        ) from error
+    if isinstance(model.likelihood, Categorical) and model.teaching.hint is None and are_probabilities(found):
+        return _in_form(found, model)
+    return found if model.teaching.takes_outputs else model.likelihood.mean(found)
+
+
+def _predictive(fitted: Fitted, data: DataSet, model: BayesianNetwork, draws: int, seed: int) -> Tensor:
+    teacher, posterior = fitted
+    try:
+        found = posterior_predictive(teacher, posterior, data.train_x, draws=draws, seed=seed).mean
+    except RuntimeError as error:
+        raise DataError(
+            f"{data.name}: the teacher does not take examples of shape {data.input_shape}: {first_line(error)}"
+        ) from error
+    return _in_form(torch.from_numpy(found), model)
+
+
+def _in_form(mean: Tensor, model: BayesianNetwork) -> Tensor:
+    """Means, or outputs that have them."""
+    if not model.teaching.takes_outputs:
+        return mean
+    if isinstance(model.likelihood, Categorical):
+        mean = mean.clamp(min=_LEAST_MEAN)
+    return model.likelihood.link(mean)
+
+
+def _of_run(run: RunDirectory, data: DataSet) -> Fitted:
+    settings = RunSettings.load(run.settings)
+    # its network is built for the data that it was fitted to, which have this run's shapes or are of no use
+    model = BayesianNetwork(fitted_network(run, settings, data), settings.build_prior(), settings.build_likelihood())
+    return model, Posterior.load(run.posterior)
