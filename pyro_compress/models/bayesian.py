@@ -23,7 +23,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from pyro_compress.data.untouched import Untouched
-from pyro_compress.errors import NetworkError, PriorError, unknown_name
+from pyro_compress.errors import InferenceError, NetworkError, PriorError, unknown_name
 from pyro_compress.models.checking import check_network
 from pyro_compress.models.held import HoldsNetwork
 from pyro_compress.models.hyperparameters import with_hyperparameters

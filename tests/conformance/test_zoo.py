@@ -39,8 +39,9 @@ def test_each_entry_has_a_file_named_after_it() -> None:
 
 @entries
 def test_an_entry_names_registered_things(entry: Entry) -> None:
-    # after the network comes the prior, or what the method is called in its paper
-    assert entry.name.partition("/")[0] == entry.network
+    # after the network comes the prior, or what the method is called in its paper; a student's comes after 'distil'
+    assert entry.name.partition("/")[0] == ("distil" if entry.teacher else entry.network)
+    assert entry.teacher is None or zoo.entry(entry.teacher).data == entry.data
     assert entry.network in NETWORKS
     assert entry.prior in [*PRIORS, NO_PRIOR]
     assert entry.data in NAMES

@@ -251,9 +251,9 @@ def shrinkable(model: BayesianNetwork, input_shape: tuple[int, ...]) -> Architec
     """The architecture of a network that can lose units while it is trained; None for others.
 
     Its priors have to say along which axes of their parameter every site runs (`LatentSite.axes`), and one site of
-    each must be the weight or a factor of it.  A network in parts, such as encoder and decoder, is none of these.  Frozen
-    parameters stay as they are, so no unit of theirs leaves, and no bias takes over a constant.  Units that a teacher's
-    are held against stay too.
+    each must be the weight or a factor of it.  A network in parts, such as encoder and decoder, is none of these.
+    Frozen parameters stay as they are, so no unit of theirs leaves, and no bias takes over a constant.  Units that a
+    teacher's are held against stay too.
     """
     if model.frozen_values() or model.has_local_sites or model.teaching.hint is not None:
         return None

@@ -20,6 +20,8 @@ class Likelihood(ABC):
 
     counts_errors: ClassVar[bool] = False
     """Whether `error` is the share of an example's targets that are wrong."""
+    has_logits: ClassVar[bool] = False
+    """Whether outputs are logits, which a temperature divides."""
     error_unit: ClassVar[str | None] = None
     """What `error` is in, where that has a name and is no share."""
     factorises: ClassVar[bool] = True

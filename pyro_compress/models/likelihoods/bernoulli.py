@@ -14,6 +14,7 @@ class Bernoulli(Likelihood):
     """Each output is the logit of one binary target; several outputs are independent."""
 
     counts_errors = True
+    has_logits = True
 
     def distribution(self, output: torch.Tensor) -> TorchDistribution:
         return dist.Bernoulli(logits=output, validate_args=False).to_event(output.ndim - 1)

@@ -20,6 +20,7 @@ class Categorical(Likelihood):
     """
 
     counts_errors = True
+    has_logits = True
 
     def distribution(self, output: torch.Tensor) -> TorchDistribution:
         return dist.Categorical(logits=output, validate_args=False)
