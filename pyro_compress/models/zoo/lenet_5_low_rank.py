@@ -25,5 +25,5 @@ ENTRY = Entry(
             rival=True,
         ),
     ),
-    chosen_on="nothing: β and rate weight of lenet-300-100/low-rank, 9 % of the weights; never run",
+    chosen_on="nothing: β and rate weight of lenet-300-100/low-rank, 9 % of the weights",
 )

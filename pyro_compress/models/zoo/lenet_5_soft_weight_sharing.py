@@ -21,5 +21,5 @@ ENTRY = Entry(
     decision_options={"fine_tune_epochs": 4, "rate_weights": (0.1, 0.3)},
     pretrain_epochs=5,
     published=(Published("SWS", "Ullrich et al. 2017", 0.97, None, None, 162, weights_left_percent=0.5),),
-    chosen_on="nothing: as lenet-300-100/soft-weight-sharing, with fewer epochs on the levels; never run",
+    chosen_on="nothing: as lenet-300-100/soft-weight-sharing, with fewer epochs on the levels",
 )
