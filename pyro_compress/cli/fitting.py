@@ -187,7 +187,8 @@ def _fit(
     if resume and here.from_first(run.posterior.exists):
         return
     method = settings.build_method()
-    with progress.epoch_bars(err, quiet=quiet or not here.first) as bars:
+    unit = settings.build_likelihood().error_unit
+    with progress.epoch_bars(err, quiet=quiet or not here.first, unit=unit) as bars:
         pretrains = settings.pretrain_epochs and not run.initial.exists()
         retrains = settings.retrain_epochs and not run.rewritten.exists()
         teaching = steps.rounds_of_teacher(run, settings)

@@ -112,7 +112,10 @@ TargetBytesOption = Annotated[
 TargetErrorOption = Annotated[
     float | None,
     typer.Option(
-        "--target-error", min=0, metavar="E", help="The smallest file with at most E percent error on validation data."
+        "--target-error",
+        min=0,
+        metavar="E",
+        help="The smallest file with at most E percent (or nats) error on validation data.",
     ),
 ]
 KeepDeviationsOption = Annotated[

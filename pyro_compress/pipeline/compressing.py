@@ -83,7 +83,7 @@ def at_target(
     Args:
         network, decision, input_shape, data, keep_deviations: of `compress`.
         target_bytes: the file has at most that many.
-        target_error: its validation error is at most that many percent.
+        target_error: its validation error is at most that many percent, or what else the likelihood counts it in.
         likelihood: p(y | output), which says what an error is.
         say: told one line per file that was tried.
 
@@ -105,7 +105,8 @@ def at_target(
     if data is None:
         raise DecisionError("a target of the error is held on validation examples: give compress(..., data=...) some")
     assert target_error is not None
-    return to_error(architecture, decision, target_error, Judge(network, data, likelihood).error_percent, **how)
+    judge = Judge(network, data, likelihood)
+    return to_error(architecture, decision, target_error, judge.error_in_unit, unit=judge.unit, **how)
 
 
 def completing(network: nn.Module, decision: Decision, data: DataSet | None) -> Callable[[Decision], Decision]:

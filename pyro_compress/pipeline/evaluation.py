@@ -33,6 +33,7 @@ from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.pipeline.starting import build_network, fitted_network
 from pyro_compress.pipeline.steps import RunDirectory, prepare
 from pyro_compress.pipeline.validation import nothing_pruned, place
+from pyro_compress.posterior.error_unit import ErrorUnit, unit_of
 from pyro_compress.posterior.posterior import Posterior
 from pyro_compress.report.figures import RatePoint, save_all
 from pyro_compress.report.measure import Measurement, float32_bytes, mcnemar_p_value, measure, predict, standard_error
@@ -52,6 +53,7 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
         raise RunError(f"{run.path} has no {run.file.name} yet: run `pyro-compress compress {run.path}`")
     original, network = build_network(settings, data), fitted_network(run, settings, data)
     likelihood = settings.build_likelihood()
+    unit = likelihood.error_unit
     architecture = trace(network, data.input_shape)
     weights = sum(parameter.numel() for parameter in original.parameters() if parameter.ndim > 1)
     device = device_named(settings.device)
@@ -64,7 +66,8 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     decoded, left = artifact.to_torch(), artifact.network
     after = predict(decoded, x, y, likelihood)
     results = {
-        **_headline(before.errors, measured, weights, left),
+        "error_unit": unit.name,
+        **_headline(unit, before.errors, after.errors, measured, weights, left),
         **_context(run, settings, posterior, data),
         **_detail(measured, posterior, decision, architecture, weights, settings),
         "two_part_code_bits": two_part_code_bits(measured.file_bytes, _training_label_nats(decoded, data, likelihood)),
@@ -78,10 +81,12 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     if settings.rewrites:
         results["rewrites"] = [dict(rewrite) for rewrite in settings.rewrites]
     if given is not None:
-        results["error_given_percent"] = 100 * float(given.errors.mean())
+        results[unit.key("error_given")] = unit.scale * float(given.errors.mean())
     if data.classes is not None:
         results["mcnemar_p_value"] = mcnemar_p_value(before.errors, after.errors)
-    save_all(run.figures, figures_of_run(posterior, decision, architecture, left.architecture, _points(results)))
+    save_all(
+        run.figures, figures_of_run(posterior, decision, architecture, left.architecture, _points(results), unit.sign)
+    )
     # last: a run that has results has all of them
     write_atomically(run.results, json.dumps(results, indent=2) + "\n")
     return results
@@ -104,8 +109,9 @@ def evaluate(
         device: where it runs.
 
     Returns:
-        By the keys of results.json: `error_after_percent` and its `error_standard_error_percent`,
-        `nll_nats_per_example`, `file_bytes` and `architecture_left`.
+        By the keys of results.json: `error_after_percent` and its `error_standard_error_percent`, or those of another
+        unit of the likelihood's error such as `error_after_nats`, `nll_nats_per_example`, `file_bytes` and
+        `architecture_left`.
 
     Raises:
         ArtifactError: the file is missing or damaged.
@@ -128,21 +134,33 @@ def evaluate(
         chosen.check_support(network(x[:1]), y, f"{loaded.name}: {part}")
     found = predict(network, x, y, chosen)
     return {
-        "error_after_percent": 100 * float(found.errors.mean()),
-        "error_standard_error_percent": 100 * standard_error(found.errors),
+        **_error_after(chosen.error_unit, found.errors),
         "nll_nats_per_example": float(found.nll_nats.mean()),
         "file_bytes": len(artifact),
         "architecture_left": format_architecture(architecture_left(artifact.network)),
     }
 
 
-def _headline(before_errors: np.ndarray, measured: Measurement, weights: int, left: StoredNetwork) -> dict[str, Any]:
+def _error_after(unit: ErrorUnit, errors: np.ndarray) -> dict[str, float]:
+    return {
+        unit.key("error_after"): unit.scale * float(errors.mean()),
+        unit.key("error_standard_error"): unit.scale * standard_error(errors),
+    }
+
+
+def _headline(
+    unit: ErrorUnit,
+    before_errors: np.ndarray,
+    after_errors: np.ndarray,
+    measured: Measurement,
+    weights: int,
+    left: StoredNetwork,
+) -> dict[str, Any]:
     """What others rely on at the top level of results.json, except where it comes from."""
     kept = sum(np.count_nonzero(held.dense()) for name, held in left.tensors.items() if name.endswith(".weight"))
     return {
-        "error_before_percent": 100 * float(before_errors.mean()),
-        "error_after_percent": measured.error_percent,
-        "error_standard_error_percent": measured.error_standard_error_percent,
+        unit.key("error_before"): unit.scale * float(before_errors.mean()),
+        **_error_after(unit, after_errors),
         "file_bytes": measured.file_bytes,
         "file_rate": measured.file_rate,
         "weights_left_percent": 100 * kept / weights,
@@ -225,7 +243,7 @@ def published_rows(entry: str | None, original_bytes: int) -> list[dict[str, Any
 
 
 def _points(results: Mapping[str, Any]) -> list[RatePoint]:
-    error = results["error_after_percent"]
+    error = results[unit_of(results).key("error_after")]
     points = [RatePoint("this run", results["file_rate"], error, "file", ours=True)]
     ours = results["rates"]["maximum_compression"]
     points.append(RatePoint("this run", ours, error, "formula", ours=True))

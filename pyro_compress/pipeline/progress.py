@@ -11,6 +11,7 @@ from rich.table import Column
 from pyro_compress.inference.contract import State
 from pyro_compress.inference.fit import Callback, EpochRecord
 from pyro_compress.inference.loop.watching import ChainProgress, Watcher
+from pyro_compress.posterior.error_unit import PERCENT, ErrorUnit
 
 # chains that get a bar of their own
 MOST_CHAINS = 20
@@ -23,7 +24,7 @@ CHAIN_NUMBERS = {
 }
 
 
-def describe(record: EpochRecord) -> str:
+def describe(record: EpochRecord, unit: ErrorUnit = PERCENT) -> str:
     """One round in one line: the objective split in data and complexity nats, validation error, and what else goes."""
     parts = [
         f"{record.objective_name} {record.elbo_nats:,.0f} nats = "
@@ -34,7 +35,7 @@ def describe(record: EpochRecord) -> str:
     else:
         parts += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in record.extra.items()]
         parts.append(f"step size {record.learning_rate:.2g}")
-    parts.append(f"validation error {100 * record.validation_error:.2f} %")
+    parts.append(f"validation error {unit.text(record.validation_error)}")
     if record.objective_name == "ELBO":
         parts.append(f"weights left {record.weights_left_percent:.1f} %")
     return ", ".join(parts)
@@ -65,16 +66,17 @@ class Bars:
 
 
 @contextmanager
-def epoch_bars(console: Console, *, quiet: bool = False) -> Iterator[Bars]:
+def epoch_bars(console: Console, *, quiet: bool = False, unit: ErrorUnit = PERCENT) -> Iterator[Bars]:
     """Bars that move on a terminal, one per phase and one per chain.
 
     Elsewhere a phase prints a line every tenth of its epochs and chains print nothing; `quiet` prints nothing at all.
+    Validation errors are printed in `unit`.
     """
     if quiet:
         yield Bars(lambda phase, epochs: lambda record, state: None)
         return
     if not console.is_terminal:
-        yield Bars(lambda phase, epochs: lambda record, state: _print_line(console, phase, record))
+        yield Bars(lambda phase, epochs: lambda record, state: _print_line(console, phase, record, unit))
         return
     # a long description wraps: it would squeeze names and bars out
     columns = (
@@ -84,18 +86,18 @@ def epoch_bars(console: Console, *, quiet: bool = False) -> Iterator[Bars]:
         TextColumn("{task.description}", markup=False, table_column=Column(ratio=1)),
     )
     with Progress(*columns, console=console, expand=True) as progress:
-        yield Bars(lambda phase, epochs: _mover(progress, phase, epochs), _chain_mover(progress))
+        yield Bars(lambda phase, epochs: _mover(progress, phase, epochs, unit), _chain_mover(progress))
 
 
 def _firm(width: int) -> Column:
     return Column(no_wrap=True, min_width=width)
 
 
-def _mover(progress: Progress, phase: str, epochs: int) -> Callback:
+def _mover(progress: Progress, phase: str, epochs: int, unit: ErrorUnit) -> Callback:
     task = progress.add_task("", total=epochs, phase=phase)
 
     def move(record: EpochRecord, state: State) -> None:
-        progress.update(task, completed=record.epoch + 1, description=describe(record))
+        progress.update(task, completed=record.epoch + 1, description=describe(record, unit))
 
     return move
 
@@ -113,8 +115,8 @@ def _chain_mover(progress: Progress) -> Watcher:
     return move
 
 
-def _print_line(console: Console, phase: str, record: EpochRecord) -> None:
+def _print_line(console: Console, phase: str, record: EpochRecord, unit: ErrorUnit) -> None:
     every = max(1, record.epochs // 10)
     if (record.epoch + 1) % every == 0 or record.epoch + 1 == record.epochs:
-        line = f"{phase} {record.epoch + 1}/{record.epochs}  {describe(record)}"
+        line = f"{phase} {record.epoch + 1}/{record.epochs}  {describe(record, unit)}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)

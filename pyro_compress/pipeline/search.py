@@ -97,7 +97,7 @@ def decide(
     reference, noted = _reference(posterior, judge, {"network given": network} if starts is None else starts, say)
     pruned = _choose_cut(posterior, judge, data, settings, reference, say)
     kept, total = pruned.weights_left()
-    say(f"pruned to {100 * kept / total:.2f} % of the weights: {100 * judge.errors(pruned).mean():.2f} %")
+    say(f"pruned to {100 * kept / total:.2f} % of the weights: {judge.text(judge.errors(pruned))}")
     decision = _rounded(posterior, pruned, judge, data, settings, seed, say)
     if settings.fine_tune_epochs:
         tune = _tuning(judge, settings, teacher, teaching, seed)
@@ -109,7 +109,9 @@ def decide(
     evidence["within_tolerance"] = within(evidence["rise_points"], tolerance)
     if not evidence["within_tolerance"]:
         rise = evidence["rise_points"]
-        say(f"nothing was within the tolerance of {tolerance:g} points: the best is {rise:+.2f} points")
+        unit = judge.unit
+        allowed = f"{unit.from_points(tolerance):g} {unit.rise_sign}"
+        say(f"nothing was within the tolerance of {allowed}: the best is {unit.rise(rise)}")
     return decision.with_sites({}, **how_of(posterior), **noted, validation=evidence)
 
 
@@ -158,17 +160,21 @@ def _reference(
     """Validation errors of the best of the posterior mean and the starts, and what to note about them."""
     errors = judge.errors(nothing_pruned(posterior))
     fitted = stored_of(posterior)
-    say(f"{fitted}, nothing pruned: {100 * errors.mean():.2f} % validation error")
+    say(f"{fitted}, nothing pruned: {judge.text(errors)} validation error")
     known = {fitted: errors} | {name: judge.errors_of(start) for name, start in starts.items()}
     best = min(known, key=lambda name: float(known[name].sum()))
-    noted: dict[str, object] = {"reference": best, "reference_error_percent": 100 * float(known[best].mean())}
+    noted: dict[str, object] = {
+        "reference": best,
+        judge.unit.key("reference_error"): judge.unit.scale * float(known[best].mean()),
+    }
     if best != fitted:
         rise, standard_error = judge.rise_of(errors, known[best])
-        say(f"held against the {best}, which has {100 * known[best].mean():.2f} %")
+        say(f"held against the {best}, which has {judge.text(known[best])}")
         if clearly_worse(errors, known[best], targets=judge.targets):
+            worse = judge.unit.rise(rise, standard_error).removeprefix("+")
             noted["worse_than_start"] = (
-                f"the fit ended {rise:.2f} ± {standard_error:.2f} points worse on validation than the {best} that it "
-                f"started from ({100 * errors.mean():.2f} % against {100 * known[best].mean():.2f} %)"
+                f"the fit ended {worse} worse on validation than the {best} that it "
+                f"started from ({judge.text(errors)} against {judge.text(known[best])})"
             )
             say(f"{WARNING}{noted['worse_than_start']}: fit longer, or with a smaller KL weight or rate")
     return known[best], noted
@@ -218,7 +224,7 @@ def _choose_units(
     narrow = with_batch_norm(judge.network, nothing_pruned(posterior) & units, data)
     errors = judge.errors(narrow)
     sizes = format_architecture(architecture_left(remove_dead(architecture, narrow)))
-    say(f"{sizes} {why}: {100 * errors.mean():.2f} %")
+    say(f"{sizes} {why}: {judge.text(errors)}")
     return units, errors
 
 
@@ -272,7 +278,7 @@ def _rounded(
     ):
         decision = with_batch_norm(judge.network, rounded, data)
         rise, standard_error = judge.rise(decision, reference)
-        said = f"rounding {how} changes the error by {rise:+.2f} ± {standard_error:.2f} points"
+        said = f"rounding {how} changes the error by {judge.unit.rise(rise, standard_error)}"
         if within(rise, settings.tolerance_points):
             break
         said += ", more than the tolerance: no finer grid was tried"
@@ -303,7 +309,7 @@ def _fine_tune_stages(
         better = not found and rise <= accepted_rise
         say(
             f"on the grid with rate weight {rate_weight:g}: {100 * kept / total:.2f} % of the weights, error "
-            f"{rise:+.2f} ± {standard_error:.2f} points; "
+            f"{judge.unit.rise(rise, standard_error)}; "
             f"{'kept' if good else 'too much, but less than what was there' if better else 'refused'}"
         )
         if good or better:
@@ -331,5 +337,5 @@ def _refined(decision: Decision, judge: Judge, data: DataSet, reference: np.ndar
     )
     kept, total = decision.weights_left()
     rise, standard_error = judge.rise(decision, reference)
-    say(f"refined to {100 * kept / total:.2f} % of the weights, error {rise:+.2f} ± {standard_error:.2f} points")
+    say(f"refined to {100 * kept / total:.2f} % of the weights, error {judge.unit.rise(rise, standard_error)}")
     return decision

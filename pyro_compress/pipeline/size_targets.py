@@ -15,6 +15,7 @@ from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.artifact.writing.rate_distortion import refinement
 from pyro_compress.errors import DecisionError
 from pyro_compress.network.architecture import Architecture
+from pyro_compress.posterior.error_unit import PERCENT, ErrorUnit
 
 LEAST_PRICE, LARGEST_PRICE = 2.0**-10, 2.0**6
 # the search ends at a file that falls short of what was asked for by this share, or by so many bytes
@@ -29,7 +30,7 @@ class Tried:
 
     decision: Decision
     file_bytes: int
-    error_percent: float = 0.0
+    error: float = 0.0
 
 
 def to_bytes(
@@ -80,19 +81,21 @@ def to_bytes(
 def to_error(
     architecture: Architecture,
     decision: Decision,
-    target_percent: float,
-    error_percent: Callable[[Decision], float],
+    target: float,
+    error_of: Callable[[Decision], float],
     *,
+    unit: ErrorUnit = PERCENT,
     complete: Callable[[Decision], Decision] = lambda decision: decision,
     say: Callable[[str], None] = lambda line: None,
     keep_deviations: bool = False,
 ) -> Decision:
-    """The refined decision with the smallest file among those of at most `target_percent` validation error.
+    """The refined decision with the smallest file among those of at most `target` validation error.
 
     Args:
         architecture, decision, complete, say, keep_deviations: as for `to_bytes`.
-        target_percent: E, from 0 to 100 for classes.
-        error_percent: of what a decision stores, on validation data.
+        target: E in `unit`, from 0 to 100 for classes.
+        error_of: what a decision stores has on validation data, in `unit`.
+        unit: of the errors.
 
     Raises:
         DecisionError: the decision itself has a larger error; says both.
@@ -101,23 +104,21 @@ def to_error(
 
     def at(price: float) -> Tried:
         tried = trial(price)
-        error = error_percent(tried.decision)
-        say(f"λ = {price:.4g} nats per bit: {tried.file_bytes:,} bytes, {error:.2f} % validation error")
+        error = error_of(tried.decision)
+        say(f"λ = {price:.4g} nats per bit: {tried.file_bytes:,} bytes, {unit.shown(error)} validation error")
         return Tried(tried.decision, tried.file_bytes, error)
 
     found = at(0.0)
-    if found.error_percent > target_percent:
+    if found.error > target:
         raise DecisionError(
-            f"the decision itself has {found.error_percent:.2f} % validation error, more than the {target_percent:g} % "
-            f"asked for: ask for more, or make a decision that stores more"
+            f"the decision itself has {unit.shown(found.error)} validation error, more than the "
+            f"{target:g} {unit.sign} asked for: ask for more, or make a decision that stores more"
         )
     largest = at(LARGEST_PRICE)
-    kept = [found, *_search(largest, at, lambda tried: tried.error_percent > target_percent, lambda tried: False)]
-    fitting = [tried for tried in kept if tried.error_percent <= target_percent]
+    kept = [found, *_search(largest, at, lambda tried: tried.error > target, lambda tried: False)]
+    fitting = [tried for tried in kept if tried.error <= target]
     best = min(fitting, key=lambda tried: tried.file_bytes)
-    return best.decision.with_sites(
-        {}, target_error_percent=target_percent, validation_error_percent=best.error_percent
-    )
+    return best.decision.with_sites({}, **{unit.key("target_error"): target, unit.key("validation_error"): best.error})
 
 
 def smallest_accepted(

@@ -243,7 +243,7 @@ def compress_step(
         run: with a decision; a refined one is written beside it, and results of a former file are removed.
         settings, data: of the run; the validation part judges a target of the error.
         target_bytes: the file has at most that many.
-        target_error: its validation error is at most that many percent.
+        target_error: its validation error is at most that many percent, or what else the likelihood counts it in.
         keep_deviations: the file also keeps the posterior's standard deviations; a target of bytes counts them.
         say: told one line per file that was tried.
 

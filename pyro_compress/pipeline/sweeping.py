@@ -15,8 +15,9 @@ from typing import Any
 from pyro_compress.errors import RunError
 from pyro_compress.models import zoo
 from pyro_compress.pipeline.running import Work
+from pyro_compress.posterior.error_unit import PERCENT, unit_of
 
-COLUMNS = ("file_rate", "error_after_percent", "error_before_percent", "weights_left_percent", "file_bytes")
+COLUMNS = ("file_rate", "error_after", "error_before", "weights_left_percent", "file_bytes")
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,12 @@ def table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[str]:
         yield "| --- " * (len(heads) + 4) + "|"
     for entry, runs in found.items():
         seeds = ", ".join(str(one["seed"]) for one in runs)
-        cells = []
+        cells, unit = [], unit_of(runs[0])
         for column in COLUMNS:
-            values = [one[column] for one in runs]
+            values = [one[unit.key(column) if column.startswith("error") else column] for one in runs]
             worst = min(values) if column == "file_rate" else max(values)
-            digits = {"file_bytes": ",.0f", "file_rate": ".0f"}.get(column, ".2f")
-            cells.append(f"{statistics.median(values):{digits}} ({worst:{digits}})")
+            sign = "" if unit is PERCENT or not column.startswith("error") else f" {unit.sign}"
+            digits = {"file_bytes": ",.0f", "file_rate": ".0f"}.get(column, f".{unit.digits}f")
+            cells.append(f"{statistics.median(values):{digits}} ({worst:{digits}}){sign}")
         minutes = max(one["wall_seconds"] for one in runs) / 60
         yield f"| {entry} | {seeds} | {runs[0]['kl_weight']:g} | {' | '.join(cells)} | {minutes:.0f} |"

@@ -32,6 +32,7 @@ from pyro_compress.pipeline.predictors import (
 )
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.pipeline.steps import RunDirectory, prepare
+from pyro_compress.posterior.error_unit import ErrorUnit, unit_of
 from pyro_compress.report.calibration import detection_auroc, rejection_curve, reliability
 from pyro_compress.report.calibration_figures import out_of_distribution_figure, rejection_figure, reliability_diagram
 from pyro_compress.report.figures import save_all
@@ -67,12 +68,14 @@ def uncertainty_of_run(
     averaged = {name: predictive(x, y) for name, predictive in predictors.averaged.items()}
     found = {name: predictors.of_network(network, x, y) for name, network in predictors.networks.items()}
     found |= {name: of_draws(one, data) for name, one in averaged.items()}
+    unit = settings.build_likelihood().error_unit
     results: dict[str, Any] = {
+        "error_unit": unit.name,
         "data": data.name,
         "examples": len(x),
         "draws": averaged[PREDICTIVE].draws,
         "effective_draws": averaged[PREDICTIVE].effective_draws,
-        "predictors": {name: _scores(predicted, y) for name, predicted in found.items()},
+        "predictors": {name: _scores(predicted, y, unit) for name, predicted in found.items()},
     }
     drawn = _figures(found, y)
     if outside is not None and other is not None:
@@ -115,19 +118,19 @@ def _aurocs(inside: Mapping[str, np.ndarray], outside: Mapping[str, np.ndarray])
     return {name: detection_auroc(inside[name], outside[name]) for name in outside}
 
 
-def _scores(found: Predicted, y: Tensor) -> dict[str, float | None]:
+def _scores(found: Predicted, y: Tensor, unit: ErrorUnit) -> dict[str, float | None]:
     """One row of the table."""
     labels, probabilities = y.numpy(), found.probabilities
     spread = {"epistemic_sd": found.epistemic, "aleatoric_sd": found.aleatoric}
     return {
-        "error_percent": 100 * float(found.errors.mean()),
+        unit.key("error"): unit.scale * float(found.errors.mean()),
         "nll_nats_per_example": float(found.nll_nats.mean()),
         "calibration_error": None if probabilities is None else expected_calibration_error(probabilities, labels),
         "brier_score": None if probabilities is None else brier_score(probabilities, labels),
         "predictive_entropy_nats": None if found.entropy is None else float(found.entropy.mean()),
         "mutual_information_nats": None if found.information is None else float(found.information.mean()),
-        "rejection_error_percent": (
-            None if found.uncertainty is None else 100 * rejection_curve(found.uncertainty, found.errors).area
+        unit.key("rejection_error"): (
+            None if found.uncertainty is None else unit.scale * rejection_curve(found.uncertainty, found.errors).area
         ),
         **{name: None if values is None else float(np.sqrt(values.mean())) for name, values in spread.items()},
     }
@@ -157,7 +160,7 @@ def describe(results: Mapping[str, Any]) -> list[RenderableType]:
     title = (
         f"{results['examples']:,} test examples of {results['data']}; the predictive averages {results['draws']} draws"
     )
-    parts: list[RenderableType] = [title, _table(CLASS_COLUMNS if classes else REAL_COLUMNS, rows)]
+    parts: list[RenderableType] = [title, _table(CLASS_COLUMNS if classes else _real_columns(unit_of(results)), rows)]
     other = results.get("out_of_distribution")
     if other is not None:
         parts.append(f"AUROC of telling {results['data']} from {other['examples']:,} inputs of {other['data']}")
@@ -176,13 +179,16 @@ CLASS_COLUMNS: tuple[Column, ...] = (
     ("mutual_information_nats", "mutual\ninfo", "{:.4f}", 1.0),
     ("rejection_error_percent", "AURC\n%", "{:.3f}", 1.0),
 )
-REAL_COLUMNS: tuple[Column, ...] = (
-    ("error_percent", "error\n%", "{:.4g}", 1.0),
-    ("nll_nats_per_example", "NLL\nnats", "{:.4f}", 1.0),
-    ("epistemic_sd", "epistemic\nsd", "{:.4g}", 1.0),
-    ("aleatoric_sd", "aleatoric\nsd", "{:.4g}", 1.0),
-    ("rejection_error_percent", "AURC\n%", "{:.4g}", 1.0),
-)
+
+
+def _real_columns(unit: ErrorUnit) -> tuple[Column, ...]:
+    return (
+        (unit.key("error"), f"error\n{unit.sign}", "{:.4g}", 1.0),
+        ("nll_nats_per_example", "NLL\nnats", "{:.4f}", 1.0),
+        ("epistemic_sd", "epistemic\nsd", "{:.4g}", 1.0),
+        ("aleatoric_sd", "aleatoric\nsd", "{:.4g}", 1.0),
+        (unit.key("rejection_error"), f"AURC\n{unit.sign}", "{:.4g}", 1.0),
+    )
 
 
 def _table(columns: tuple[Column, ...], rows: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -118,7 +118,8 @@ def unit_sensitivity(
         likelihood: p(y | output), or its name; that of a BayesianNetwork, else categorical, if not given.
 
     Returns:
-        Percent for classes, as many as `percents`; `report.sensitivity_figure.sensitivity_figure` draws them.
+        In the unit of the likelihood's error, percent for classes, as many as `percents`;
+        `report.sensitivity_figure.sensitivity_figure` draws them.
     """
     data, (network, chosen) = as_data(data), network_and_likelihood(network, likelihood)
     scores, architecture = unit_scores(posterior, network, data, by=by), trace(network, data.input_shape)
@@ -126,6 +127,6 @@ def unit_sensitivity(
 
     def error(layer: str, percent: float) -> float:
         pruned = prune_lowest_units(posterior, architecture, scores, remove_percent={layer: percent})
-        return judge.error_percent(with_batch_norm(judge.network, pruned, data))
+        return judge.error_in_unit(with_batch_norm(judge.network, pruned, data))
 
     return {layer: [error(layer, percent) for percent in percents] for layer in scores}

@@ -18,6 +18,7 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood
 from pyro_compress.models.tracing import trace
 from pyro_compress.pipeline.acceptance import CONFIDENCE, changed, rise_of, upper_points, within
+from pyro_compress.posterior.error_unit import ErrorUnit
 from pyro_compress.posterior.posterior import Posterior
 from pyro_compress.report.measure import predict
 
@@ -41,6 +42,15 @@ class Judge:
             )
         self.network, self.data, self.likelihood = copy.deepcopy(network).to(data.train_x.device), data, likelihood
 
+    @property
+    def unit(self) -> ErrorUnit:
+        """What errors are printed in."""
+        return self.likelihood.error_unit
+
+    def text(self, errors: np.ndarray) -> str:
+        """The mean error as it is printed."""
+        return self.unit.text(float(errors.mean()))
+
     def errors(self, decision: Decision) -> np.ndarray:
         """Per-example validation errors of what the decision stores, (examples,)."""
         place(self.network, decision)
@@ -53,10 +63,10 @@ class Judge:
         network = copy.deepcopy(network).to(x.device)
         return Ranks.here().rows(len(x), lambda rows: predict(network, x[rows], y[rows], self.likelihood).errors)
 
-    def error_percent(self, decision: Decision) -> float:
-        """100 × the mean of `errors`, by one division, so that no rounding decides whether it is an error asked for."""
+    def error_in_unit(self, decision: Decision) -> float:
+        """The mean of `errors` in its unit, by one division: no rounding decides if it is one asked for."""
         errors = self.errors(decision)
-        return 100 * float(errors.sum()) / len(errors)
+        return self.unit.scale * float(errors.sum()) / len(errors)
 
     def rise(self, decision: Decision, reference: np.ndarray) -> tuple[float, float]:
         """(rise of the error over `reference`, its paired standard error), in points; see `pipeline.acceptance`."""

@@ -49,7 +49,7 @@ class RatePoint(NamedTuple):
 
     label: str
     rate: float
-    error_percent: float
+    error: float
     kind: str
     ours: bool = False
 
@@ -211,11 +211,12 @@ def snr_histogram(snr: np.ndarray, kept: np.ndarray, cut: float | None = None, r
     return figure
 
 
-def error_against_rate(points: Sequence[RatePoint]) -> Figure:
+def error_against_rate(points: Sequence[RatePoint], error_unit: str = "%") -> Figure:
     """Error over compression rate, a panel for each kind of rate: they measure different things.
 
     Ours are stars, published figures hollow markers under their own names.
     """
+    digits = 2 if error_unit == "%" else 4
     kinds = [kind for kind in RATE_KINDS if any(point.kind == kind for point in points)]
     figure = new_figure(6.0, "Error against compression rate")
     panels = figure.subplots(1, max(1, len(kinds)), sharey=True, squeeze=False)[0]
@@ -230,11 +231,11 @@ def error_against_rate(points: Sequence[RatePoint]) -> Figure:
                 style = {"marker": MARKERS[published % len(MARKERS)], "markersize": 9, "color": colour}
                 style |= {"fillstyle": "none", "markeredgewidth": 2}
                 published += 1
-            name = f"{point.label}: {point.rate:,.4g}×, {point.error_percent:.2f} %"
-            axes.plot([point.rate], [point.error_percent], linestyle="none", label=name, zorder=3, **style)
+            name = f"{point.label}: {point.rate:,.4g}×, {point.error:.{digits}f} {error_unit}"
+            axes.plot([point.rate], [point.error], linestyle="none", label=name, zorder=3, **style)
         log_axis(axes, "x")
         axes.margins(0.15)
-        label(axes, title, f"{unit} (log scale)", "test error (%)" if axes is panels[0] else "")
+        label(axes, title, f"{unit} (log scale)", f"test error ({error_unit})" if axes is panels[0] else "")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=9.5, frameon=False)
     return figure
 

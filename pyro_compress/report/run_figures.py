@@ -54,7 +54,7 @@ def figures_of_run(
         kept = np.concatenate([(stored[name] != 0).ravel() for name in uncertain])
         cut, rule = cut_and_rule(list(uncertain.values()), decision)
         figures["snr_histogram"] = snr_histogram(snr, kept, cut, rule)
-    figures["error_against_rate"] = error_against_rate(points)
+    figures["error_against_rate"] = error_against_rate(points, error_unit)
     return figures
 
 

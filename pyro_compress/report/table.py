@@ -11,6 +11,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from pyro_compress.posterior.error_unit import ErrorUnit, unit_of
+
 MISSING = "–"
 
 
@@ -39,14 +41,14 @@ def _run_table(results: Mapping[str, Any]) -> Table:
     table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("")
     table.add_column("this run", justify="right", overflow="fold")
-    rates = results.get("rates") or {}
-    if "error_given_percent" in results:
-        table.add_row("error of the weights given", _number(results, "error_given_percent", "{:.2f} %"))
-    table.add_row("error before compression", _number(results, "error_before_percent", "{:.2f} %"))
+    rates, unit = results.get("rates") or {}, unit_of(results)
+    if unit.key("error_given") in results:
+        table.add_row("error of the weights given", _error(results, unit, "error_given"))
+    table.add_row("error before compression", _error(results, unit, "error_before"))
     if results.get("worse_than_start"):
         table.add_row("warning", Text(str(results["worse_than_start"]), style="bold red"))
-    after = _number(results, "error_after_percent", "{:.2f} %")
-    table.add_row("error of the decoded file", after + _plus_minus(results))
+    after = _error(results, unit, "error_after")
+    table.add_row("error of the decoded file", after + _plus_minus(results, unit))
     table.add_row("file size", _number(results, "file_bytes", "{:,} bytes"))
     rate = _number(results, "file_rate", "{:,.1f}×")
     table.add_row("file rate (float32 bytes / file bytes)", Text(rate, style="bold"))
@@ -75,19 +77,27 @@ def _run_table(results: Mapping[str, Any]) -> Table:
 
 
 def _comparison_table(results: Mapping[str, Any]) -> Table:
+    unit = unit_of(results)
     title = "Beside the published figures (formulas count bits, a file rate counts bytes)"
     table = Table(
         title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, collapse_padding=True
     )
     table.add_column("method", overflow="fold")
-    for heading in ("error\n%", "left\n%", "pruning\nformula", "fast\nformula", "maximum\nformula", "rate\nfile"):
+    for heading in (
+        f"error\n{unit.sign}",
+        "left\n%",
+        "pruning\nformula",
+        "fast\nformula",
+        "maximum\nformula",
+        "rate\nfile",
+    ):
         table.add_column(heading, justify="right")
     table.add_column("layers\nleft", overflow="fold")
     ours = {**(results.get("rates") or {}), **results, "method": "this run"}
-    ours["error_percent"] = results.get("error_after_percent")
-    table.add_row(*_comparison_row(ours), style="bold", end_section=True)
+    ours["error"] = results.get(unit.key("error_after"))
+    table.add_row(*_comparison_row(ours, "error", unit), style="bold", end_section=True)
     for published in results["published"]:
-        table.add_row(*_comparison_row(published))
+        table.add_row(*_comparison_row(published, unit.key("error"), unit))
     sources = sorted({str(published["source"]) for published in results["published"] if published.get("source")})
     if sources:
         table.caption = Text("published: " + "; ".join(sources))
@@ -95,10 +105,10 @@ def _comparison_table(results: Mapping[str, Any]) -> Table:
     return table
 
 
-def _comparison_row(entry: Mapping[str, Any]) -> list[str]:
+def _comparison_row(entry: Mapping[str, Any], error: str, unit: ErrorUnit) -> list[str]:
     return [
         str(entry["method"]),
-        _number(entry, "error_percent", "{:.2f}"),
+        _number(entry, error, f"{{:.{unit.digits}f}}"),
         _number(entry, "weights_left_percent", "{:.1f}"),
         *(_number(entry, key, "{:,.0f}×") for key in ("pruning", "fast_prediction", "maximum_compression")),
         _number(entry, "file_rate", "{:,.0f}×"),
@@ -111,8 +121,13 @@ def _number(values: Mapping[str, Any], key: str, form: str) -> str:
     return MISSING if value is None else form.format(value)
 
 
-def _plus_minus(results: Mapping[str, Any]) -> str:
-    return _number(results, "error_standard_error_percent", " ± {:.2f}").replace(MISSING, "")
+def _error(results: Mapping[str, Any], unit: ErrorUnit, what: str) -> str:
+    value = results.get(unit.key(what))
+    return MISSING if value is None else unit.shown(value)
+
+
+def _plus_minus(results: Mapping[str, Any], unit: ErrorUnit) -> str:
+    return _number(results, unit.key("error_standard_error"), f" ± {{:.{unit.digits}f}}").replace(MISSING, "")
 
 
 def _architecture(sizes: str | Sequence[int] | None) -> str:

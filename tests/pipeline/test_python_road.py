@@ -103,15 +103,15 @@ def test_data_without_validation_examples_cannot_be_decided_on() -> None:
 def test_a_file_of_at_most_an_error() -> None:
     network, data = classes()
     decision = pc.decide(shifted(network, 1.0), network, data, pc.DecisionSettings(fine_tune_epochs=0))
-    own = Judge(network, data, Categorical()).error_percent(decision)
+    own = Judge(network, data, Categorical()).error_in_unit(decision)
     small = pc.compress(network, decision, data=data, target_error=own + 4)
     architecture = pc.models.trace(network, (6,))
     judge = Judge(network, data, Categorical())
-    expected = to_error(architecture, decision, own + 4, judge.error_percent)
+    expected = to_error(architecture, decision, own + 4, judge.error_in_unit)
     assert small == pc.compress(network, expected, (6,))
     assert len(small) < len(pc.compress(network, decision, data=data))
     x, y = data.part("validation")
-    assert pc.evaluate(small, (x, y))["error_after_percent"] == pytest.approx(judge.error_percent(expected))
+    assert pc.evaluate(small, (x, y))["error_after_percent"] == pytest.approx(judge.error_in_unit(expected))
     with pytest.raises(DecisionError, match=r"a target of the error is held on validation examples: give .* data="):
         pc.compress(network, decision, (6,), target_error=5)
     with pytest.raises(DecisionError, match="bytes or of the error, not both"):

@@ -12,6 +12,7 @@ from pyro_compress.config.keyword_options import check_options
 from pyro_compress.errors import DataError, InferenceError
 from pyro_compress.models.priors.base import LatentSite
 from pyro_compress.models.support import refuse_outside, same_support, support_of
+from pyro_compress.posterior.error_unit import PERCENT, ErrorUnit
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Likelihood(ABC):
     """Whether `error` is the share of an example's targets that are wrong."""
     has_logits: ClassVar[bool] = False
     """Whether outputs are logits, which a temperature divides."""
-    error_unit: ClassVar[str | None] = None
-    """What `error` is in, where that has a name and is no share."""
+    error_unit: ClassVar[ErrorUnit] = PERCENT
+    """What `error` is printed in."""
     factorises: ClassVar[bool] = True
     """Whether p(y | output) is a product over examples, so that a batch's, times N/n, estimates the whole."""
 

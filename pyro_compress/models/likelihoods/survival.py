@@ -11,6 +11,7 @@ import torch
 from torch.distributions import constraints
 
 from pyro_compress.models.likelihoods.base import Likelihood
+from pyro_compress.posterior.error_unit import NATS, ErrorUnit
 
 
 class _TimesAndEvents(constraints.Constraint):
@@ -38,7 +39,7 @@ class SurvivalLikelihood(Likelihood):
     are ordered, and how well curves are calibrated).
     """
 
-    error_unit: ClassVar[str] = "nats"
+    error_unit: ClassVar[ErrorUnit] = NATS
 
     @abstractmethod
     def risk(self, output: torch.Tensor) -> torch.Tensor:
