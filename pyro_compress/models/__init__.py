@@ -7,6 +7,7 @@ from pyro_compress._lazy import lazy_names
 if TYPE_CHECKING:
     from pyro_compress.models import zoo
     from pyro_compress.models.bayesian import BayesianNetwork
+    from pyro_compress.models.generative.bounds import elbo, log_likelihood
     from pyro_compress.models.generative.codes import GaussianCodes
     from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
     from pyro_compress.models.generative.vae import VAE
@@ -79,6 +80,8 @@ _NETWORKS = (
 _NAMES = {
     "zoo": "pyro_compress.models.zoo",
     "BayesianNetwork": "pyro_compress.models.bayesian",
+    "elbo": "pyro_compress.models.generative.bounds",
+    "log_likelihood": "pyro_compress.models.generative.bounds",
     "GaussianCodes": "pyro_compress.models.generative.codes",
     "EncoderDecoder": "pyro_compress.models.generative.encoder_decoder",
     "VAE": "pyro_compress.models.generative.vae",
@@ -135,10 +138,12 @@ __all__ = [
     "digits_mlp",
     "digits_softmax",
     "digits_tanh",
+    "elbo",
     "lenet_5",
     "lenet_300_100",
     "load_network",
     "load_weights",
+    "log_likelihood",
     "mlp_128_128",
     "mlp_500_500",
     "mnist_cnn",

@@ -5,6 +5,7 @@
 β = 1 is Bayes; every result records the β that was used (Hoffman et al. 2013; Kingma & Welling 2014).
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from pyro.poutine.messenger import Messenger
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.contract import Method, Model, left_at_defaults
 from pyro_compress.inference.defaults.best_normal import left_to_choose
-from pyro_compress.inference.gradient.elbo import ElboTerms, sampled
+from pyro_compress.inference.gradient.elbo import Divergence, ElboTerms, closed_form, sampled
 from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.flipout import Flipout
 from pyro_compress.inference.guides.guide import Guide
@@ -24,9 +25,11 @@ from pyro_compress.inference.guides.user import UserGuide
 from pyro_compress.inference.loop.feed import Batch, Feed
 from pyro_compress.inference.speed.flat_parameters import is_elementwise
 from pyro_compress.inference.variational.base import VariationalMethod
+from pyro_compress.inference.variational.codes import importance_weighted_terms, with_free_bits
 from pyro_compress.inference.variational.score_function import Baseline, ScoreFunction, score_terms
 from pyro_compress.inference.variational.state import VariationalState
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.generative.vae import VAE
 
 # effect handler around the guide by the estimator's name; the score function has an ELBO of its own
 HANDLERS: Mapping[str, Callable[[], Messenger] | None] = {
@@ -78,6 +81,10 @@ class SVI(VariationalMethod):
         entropy: of a guide over all sites: 'sampled', with gradients through the sample alone, which have no noise left
             where the guide is the posterior, or 'exact', which has less where no member of the family comes near it.
             Of a guide of your own: 'exact' takes KLs in closed form where there is one.
+        code_samples: K, codes drawn per example of a VAE; above 1 the importance-weighted bound takes the place of the
+            ELBO, with one draw of the weights per batch (`inference.variational.codes`); its codes have no KL of their
+            own, so that β is of the weights alone.
+        free_bits: λ, nats below which the KL of no number of a VAE's code counts less (Kingma et al. 2016).
     """
 
     estimator: str | None = None
@@ -86,6 +93,8 @@ class SVI(VariationalMethod):
     rank: int | None = None
     shrink: bool | None = None
     entropy: str = "sampled"
+    code_samples: int = 1
+    free_bits: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,6 +116,26 @@ class SVI(VariationalMethod):
             )
         if self.rank is not None and self.rank < 1:
             raise InferenceError(f"the rank of a low-rank guide must be at least 1, found rank={self.rank}")
+        self._check_codes()
+
+    def _check_codes(self) -> None:
+        if self.code_samples < 1 or not 0 <= self.free_bits < math.inf:
+            raise InferenceError(
+                f"SVI needs code_samples of at least 1 and free_bits ≥ 0, found code_samples={self.code_samples}, "
+                f"free_bits={self.free_bits}"
+            )
+        if self.code_samples == 1:
+            return
+        if self.estimator not in (None, "shared"):
+            raise InferenceError(
+                f"an importance-weighted bound has one draw of the weights for all codes, and estimator "
+                f"'{self.estimator}' draws others for each: leave it out, or take code_samples=1"
+            )
+        if self.free_bits:
+            raise InferenceError(
+                "an importance-weighted bound has no KL of codes, of which some bits could be free: take "
+                f"code_samples=1 or free_bits=0, found code_samples={self.code_samples}, free_bits={self.free_bits}"
+            )
 
     def for_model(self, model: Model, feed: Feed) -> Method:
         """`BestNormal` for a Pyro model, where nothing but the guide was set."""
@@ -124,6 +153,11 @@ class SVI(VariationalMethod):
         if self.estimator == "score" and isinstance(model, BayesianNetwork) and model.has_local_sites:
             raise InferenceError(
                 f"estimator 'score' takes no codes of single examples, as a {type(model).__name__} has: leave it out"
+            )
+        if (self.code_samples > 1 or self.free_bits) and not isinstance(model, VAE):
+            raise InferenceError(
+                f"code_samples and free_bits are of the codes of a VAE, which a {type(model).__name__} has not: leave "
+                "them out"
             )
         if not isinstance(self.guide, str):
             return self._user_guide(model, self.guide)
@@ -182,5 +216,10 @@ class SVI(VariationalMethod):
             terms = score_terms(model, guide, baseline, *batch, size=size, handler=scored, independent=not users)
             return terms.with_complexity(state.model.hyper.complexity_nats())
         handler = HANDLERS[estimator]
-        divergence = None if declared or self.entropy == "exact" else sampled if users else sticking_the_landing
+        exact = declared or self.entropy == "exact"
+        divergence: Divergence = closed_form if exact else sampled if users else sticking_the_landing
+        if self.code_samples > 1:
+            return importance_weighted_terms(state, batch, self.code_samples, divergence)
+        if self.free_bits:
+            divergence = with_free_bits(divergence, self.free_bits)
         return self.estimated(state, batch, handler and handler(), divergence)

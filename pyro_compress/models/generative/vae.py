@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import pyro
 import torch
 from torch import nn
-from torch.distributions import kl_divergence
 
 from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import DataError, NetworkError
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.generative.bounds import elbo
 from pyro_compress.models.generative.codes import Codes
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.likelihoods import Likelihood
@@ -118,13 +118,4 @@ class VAE(BayesianNetwork):
 
         One code is drawn per example, from noise that is the same at every call; torch's generator stays as it is.
         """
-        self.network.eval()
-        devices = [x.device] if x.device.type == "cuda" else []
-        found = []
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            torch.manual_seed(_NOISE_SEED)
-            for part, target in zip(x.split(chunk), y.split(chunk), strict=True):
-                q = self.codes.posterior(self.encode(values, part))
-                reconstruction = self.likelihood.log_prob(self.decode(values, q.rsample()), target)
-                found.append(kl_divergence(q, self.codes.prior().expand(q.batch_shape)) - reconstruction)
-        return torch.cat(found)
+        return -elbo(self, values, x, y, seed=_NOISE_SEED, rows=chunk)

@@ -1,0 +1,136 @@
+"""Bounds on the log-likelihood of single examples, in nats, at given weights w.
+
+With K codes z_k ~ q(z | x) and the importance weights  w_k = p(x | z_k, w) p(z_k) / q(z_k | x):
+
+    ELBO = E_q ln p(x | z, w) − KL(q(z | x) ‖ p(z))          (Kingma & Welling 2014)
+    L_K  = E ln 1/K Σ_k w_k                                  (Burda, Grosse & Salakhutdinov 2016)
+
+ELBO = L_1 ≤ L_K ≤ L_{K+1} ≤ ln p(x | w), to which L_K tends: with K = 5000 it is the customary estimate of that.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_compress.errors import NetworkError
+
+if TYPE_CHECKING:
+    # which takes its errors from here
+    from pyro_compress.models.generative.vae import VAE
+
+
+def log_weights(
+    model: "VAE", values: Mapping[str, Any], x: Tensor, y: Tensor | None, samples: int, latent: Tensor | None = None
+) -> Tensor:
+    """ln w_k of codes that are drawn here, (samples, examples), with gradients through the codes.
+
+    Args:
+        model: whose mode, training or evaluation, is left as it is.
+        values: of the parameters of encoder and decoder, by name.
+        x: inputs, (examples, ...).
+        y: targets, or None for x.
+        samples: K.
+        latent: of the likelihood's own latent site, where it has one.
+    """
+    q = model.codes.posterior(model.encode(values, x))
+    z = q.rsample(torch.Size([samples]))
+    likelihood = _log_likelihood(model, values, z, x, y, latent)
+    return likelihood + model.codes.prior().log_prob(z) - q.log_prob(z)
+
+
+def importance_weighted(weights: Tensor) -> Tensor:
+    """ln 1/K Σ_k w_k, (examples,), of the logarithms of weights, (K, examples)."""
+    return weights.logsumexp(0) - math.log(len(weights))
+
+
+def elbo(
+    model: "VAE",
+    values: Mapping[str, Any],
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    samples: int = 1,
+    seed: int = 0,
+    rows: int = 1000,
+) -> Tensor:
+    """The ELBO of every example, (examples,), with the KL of its code in closed form.
+
+    Args:
+        model, values, x, y: as of `log_weights`; the network is put into evaluation mode.
+        samples: codes per example over which ln p(x | z) is averaged.
+        seed: of the codes; torch's own generator stays as it is.
+        rows: codes that are decoded at once.
+    """
+    _refuse_none(samples)
+    found = []
+    with _evaluating(model, x, seed):
+        for part, target in _parts(x, y, max(1, rows // samples)):
+            q = model.codes.posterior(model.encode(values, part))
+            likelihood = _log_likelihood(model, values, q.rsample(torch.Size([samples])), part, target)
+            found.append(likelihood.mean(0) - kl_divergence(q, model.codes.prior().expand(q.batch_shape)))
+    return torch.cat(found)
+
+
+def log_likelihood(
+    model: "VAE",
+    values: Mapping[str, Any],
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    samples: int = 5000,
+    seed: int = 0,
+    rows: int = 5000,
+) -> Tensor:
+    """ln 1/K Σ_k w_k of every example, (examples,): in expectation the bound L_K, which is ln p(x | w) for large K.
+
+    Args:
+        model, values, x, y, seed, rows: as of `elbo`.
+        samples: K.
+    """
+    _refuse_none(samples)
+    found = []
+    with _evaluating(model, x, seed):
+        for part, target in _parts(x, y, max(1, rows // samples)):
+            total = part.new_full((len(part),), -math.inf)
+            for start in range(0, samples, rows):
+                weights = log_weights(model, values, part, target, min(rows, samples - start))
+                total = torch.logaddexp(total, weights.logsumexp(0))
+            found.append(total - math.log(samples))
+    return torch.cat(found)
+
+
+def _log_likelihood(
+    model: "VAE", values: Mapping[str, Any], z: Tensor, x: Tensor, y: Tensor | None, latent: Tensor | None = None
+) -> Tensor:
+    """ln p(x | z, w) of codes (samples, examples, *shape): (samples, examples)."""
+    samples, examples = z.shape[:2]
+    output = model.decode(values, z.flatten(0, 1))
+    target = model.target(x, y, output[:examples])
+    model.likelihood.check(output[:examples], target)
+    # one row per code: what a likelihood makes of further axes is its own
+    repeated = target.expand(samples, *target.shape).flatten(0, 1)
+    return model.likelihood.log_prob(output, repeated, latent).unflatten(0, (samples, examples))
+
+
+def _parts(x: Tensor, y: Tensor | None, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    for start in range(0, len(x), count):
+        yield x[start : start + count], None if y is None else y[start : start + count]
+
+
+@contextmanager
+def _evaluating(model: "VAE", x: Tensor, seed: int) -> Iterator[None]:
+    model.network.eval()
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _refuse_none(samples: int) -> None:
+    if samples < 1:
+        raise NetworkError(f"a bound takes at least one code per example, found samples={samples}")
