@@ -7,13 +7,16 @@ from pyro_compress._lazy import lazy_names
 if TYPE_CHECKING:
     from pyro_compress.models import zoo
     from pyro_compress.models.bayesian import BayesianNetwork
+    from pyro_compress.models.generative.activity import active_units, code_variances
     from pyro_compress.models.generative.bounds import elbo, log_likelihood
     from pyro_compress.models.generative.codes import GaussianCodes
     from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
+    from pyro_compress.models.generative.simplex import DirichletCodes, LogisticNormalCodes
     from pyro_compress.models.generative.vae import VAE
     from pyro_compress.models.likelihoods import (
         Bernoulli,
         Categorical,
+        ContinuousBernoulli,
         Cox,
         Gaussian,
         Likelihood,
@@ -57,7 +60,16 @@ if TYPE_CHECKING:
     from pyro_compress.models.teaching import Teaching
     from pyro_compress.models.tracing import trace
 
-_LIKELIHOODS = ("Bernoulli", "Categorical", "Cox", "Gaussian", "Likelihood", "PiecewiseExponential", "Poisson")
+_LIKELIHOODS = (
+    "Bernoulli",
+    "Categorical",
+    "ContinuousBernoulli",
+    "Cox",
+    "Gaussian",
+    "Likelihood",
+    "PiecewiseExponential",
+    "Poisson",
+)
 _NETWORKS = (
     "build",
     "digits_cnn",
@@ -80,10 +92,14 @@ _NETWORKS = (
 _NAMES = {
     "zoo": "pyro_compress.models.zoo",
     "BayesianNetwork": "pyro_compress.models.bayesian",
+    "active_units": "pyro_compress.models.generative.activity",
+    "code_variances": "pyro_compress.models.generative.activity",
     "elbo": "pyro_compress.models.generative.bounds",
     "log_likelihood": "pyro_compress.models.generative.bounds",
     "GaussianCodes": "pyro_compress.models.generative.codes",
     "EncoderDecoder": "pyro_compress.models.generative.encoder_decoder",
+    "DirichletCodes": "pyro_compress.models.generative.simplex",
+    "LogisticNormalCodes": "pyro_compress.models.generative.simplex",
     "VAE": "pyro_compress.models.generative.vae",
     **dict.fromkeys(_LIKELIHOODS, "pyro_compress.models.likelihoods"),
     **dict.fromkeys(_NETWORKS, "pyro_compress.models.networks"),
@@ -111,7 +127,9 @@ __all__ = [
     "BayesianNetwork",
     "Bernoulli",
     "Categorical",
+    "ContinuousBernoulli",
     "Cox",
+    "DirichletCodes",
     "EncoderDecoder",
     "EntropyPenalised",
     "Gaussian",
@@ -121,6 +139,7 @@ __all__ = [
     "GroupNormalJeffreys",
     "Likelihood",
     "LogUniform",
+    "LogisticNormalCodes",
     "LowRank",
     "MultiSpike",
     "Normal",
@@ -133,7 +152,9 @@ __all__ = [
     "SpikeAndSlab",
     "StructuredBayesianPruning",
     "Teaching",
+    "active_units",
     "build",
+    "code_variances",
     "digits_cnn",
     "digits_mlp",
     "digits_softmax",

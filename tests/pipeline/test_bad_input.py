@@ -47,7 +47,7 @@ UNKNOWN = {
     ),
     "likelihood": (
         ["--prior", "normal", *MINE, "--likelihood", "poison"],
-        "unknown likelihood 'poison': known are bernoulli, categorical, cox, gaussian, piecewise-exponential, poisson.",
+        "unknown likelihood 'poison': known are bernoulli, categorical, continuous-bernoulli, cox, ",
         "Did you mean 'poisson'?",
     ),
     "section": (

@@ -39,7 +39,7 @@ def with_free_bits(divergence: Divergence, nats: float) -> Divergence:
     """A divergence by which codes count  N Σ_j max(λ, 1/n Σ_i KL(q(z_ij | x_i) ‖ p(z_j))), λ = `nats`.
 
     j runs over the numbers of a code where these are independent, else a code is one group.  What is below λ has no
-    gradient, so that no number of the code is switched off for the sake of its KL (Kingma et al. 2016, eq. 15).
+    gradient, so that no number of the code is switched off for the sake of its KL (Kingma et al. 2016).
     """
 
     def freed(q: Any, p: Any) -> torch.Tensor:

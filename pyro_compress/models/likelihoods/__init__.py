@@ -3,6 +3,7 @@
 from pyro_compress.models.likelihoods.base import Likelihood
 from pyro_compress.models.likelihoods.bernoulli import Bernoulli
 from pyro_compress.models.likelihoods.categorical import Categorical
+from pyro_compress.models.likelihoods.continuous_bernoulli import ContinuousBernoulli
 from pyro_compress.models.likelihoods.cox import Cox
 from pyro_compress.models.likelihoods.gaussian import Gaussian
 from pyro_compress.models.likelihoods.piecewise_exponential import PiecewiseExponential
@@ -13,6 +14,7 @@ __all__ = [
     "LIKELIHOODS",
     "Bernoulli",
     "Categorical",
+    "ContinuousBernoulli",
     "Cox",
     "Gaussian",
     "Likelihood",

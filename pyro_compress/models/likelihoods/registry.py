@@ -5,6 +5,7 @@ from pyro_compress.errors import RunError
 from pyro_compress.models.likelihoods.base import Likelihood
 from pyro_compress.models.likelihoods.bernoulli import Bernoulli
 from pyro_compress.models.likelihoods.categorical import Categorical
+from pyro_compress.models.likelihoods.continuous_bernoulli import ContinuousBernoulli
 from pyro_compress.models.likelihoods.cox import Cox
 from pyro_compress.models.likelihoods.gaussian import Gaussian
 from pyro_compress.models.likelihoods.piecewise_exponential import PiecewiseExponential
@@ -18,6 +19,7 @@ LIKELIHOODS: Registry[Likelihood] = Registry(
         "categorical": Categorical,
         "gaussian": Gaussian,
         "bernoulli": Bernoulli,
+        "continuous-bernoulli": ContinuousBernoulli,
         "poisson": Poisson,
         "cox": Cox,
         "piecewise-exponential": PiecewiseExponential,

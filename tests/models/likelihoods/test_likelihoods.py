@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 
 from pyro_compress.errors import DataError
-from pyro_compress.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson
+from pyro_compress.models.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Gaussian, Likelihood, Poisson
 
 OUTPUT = torch.tensor([[0.3, -1.2], [2.0, 0.5], [-0.7, 1.1]])
 
@@ -30,6 +30,34 @@ def test_bernoulli() -> None:
     torch.testing.assert_close(Bernoulli().distribution(OUTPUT).log_prob(target), expected)
     torch.testing.assert_close(Bernoulli().mean(OUTPUT), probability)
     assert Bernoulli().error(OUTPUT, target).tolist() == [0.0, 1.0, 0.5]
+
+
+def test_continuous_bernoulli_by_integrals_over_targets() -> None:
+    output = torch.tensor([[0.0, 1e-3, 0.04], [0.06, -0.3, 1.7], [-4.0, 9.0, 12.0]]).double()
+    y = (torch.arange(200_000).double() + 0.5) / 200_000
+    shape = torch.exp(output[..., None] * y)
+    density = shape / shape.mean(-1, keepdim=True)
+    mean, square = (density * y).mean(-1), (density * y**2).mean(-1)
+    likelihood = ContinuousBernoulli()
+    torch.testing.assert_close(likelihood.mean(output), mean, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(likelihood.variance(output), square - mean**2, rtol=1e-5, atol=1e-8)
+    entropy = -(density * density.log()).mean(-1).sum(-1)
+    torch.testing.assert_close(likelihood.entropy(mean), entropy, rtol=1e-4, atol=1e-6)
+    target = torch.tensor([[0.0, 0.3, 1.0], [0.5, 0.9, 0.1], [0.2, 1.0, 0.7]]).double()
+    expected = (output * target - shape.mean(-1).log()).sum(-1)
+    torch.testing.assert_close(likelihood.log_prob(output, target), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(likelihood.error(output, target), (mean - target).square().mean(1))
+    # an image's pixels are one event, and single precision is enough
+    found = likelihood.log_prob(output.float().reshape(3, 1, 3), target.float().reshape(3, 1, 3))
+    torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=1e-3)
+
+
+def test_means_of_a_continuous_bernoulli_are_turned_into_logits_up_to_the_ends() -> None:
+    likelihood = ContinuousBernoulli()
+    mean = torch.tensor([1e-3, 0.02, 0.3, 0.49999, 0.5, 0.6, 0.95, 0.999]).double()
+    torch.testing.assert_close(likelihood.mean(likelihood.link(mean)), mean, rtol=1e-9, atol=1e-9)
+    with pytest.raises(DataError, match="ContinuousBernoulli"):
+        likelihood.check_support(OUTPUT, torch.tensor([[0.5, 1.5]]), "targets")
 
 
 def test_poisson() -> None:
@@ -88,7 +116,9 @@ def test_targets_that_would_broadcast_are_refused(likelihood: Any, target: torch
         likelihood.observe(OUTPUT, target, None)
 
 
-@pytest.mark.parametrize("likelihood", [Categorical(), Bernoulli(), Poisson(), Gaussian(noise=0.3)])
+@pytest.mark.parametrize(
+    "likelihood", [Categorical(), Bernoulli(), ContinuousBernoulli(), Poisson(), Gaussian(noise=0.3)]
+)
 def test_the_link_is_the_inverse_of_the_mean(likelihood: Likelihood) -> None:
     mean = likelihood.mean(OUTPUT)
     torch.testing.assert_close(likelihood.mean(likelihood.link(mean)), mean)
@@ -112,7 +142,9 @@ def test_entropies_of_means() -> None:
     assert Poisson().entropy(mean) is None and Gaussian().entropy(mean) is None
 
 
-@pytest.mark.parametrize("likelihood", [Categorical(), Bernoulli(), Poisson(), Gaussian(noise=0.6)])
+@pytest.mark.parametrize(
+    "likelihood", [Categorical(), Bernoulli(), ContinuousBernoulli(), Poisson(), Gaussian(noise=0.6)]
+)
 def test_cross_entropies_are_means_over_targets(likelihood: Likelihood) -> None:
     teacher, other = likelihood.distribution(OUTPUT.flip(0)), OUTPUT + 0.3 * OUTPUT.square()
     with torch.random.fork_rng(devices=[]):
