@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
     from pyro_compress.models.generative.simplex import DirichletCodes, LogisticNormalCodes
     from pyro_compress.models.generative.vae import VAE
+    from pyro_compress.models.hazards import proportional_hazards
     from pyro_compress.models.likelihoods import (
         Bernoulli,
         Categorical,
@@ -96,6 +97,7 @@ _NAMES = {
     "code_variances": "pyro_compress.models.generative.activity",
     "elbo": "pyro_compress.models.generative.bounds",
     "log_likelihood": "pyro_compress.models.generative.bounds",
+    "proportional_hazards": "pyro_compress.models.hazards",
     "GaussianCodes": "pyro_compress.models.generative.codes",
     "EncoderDecoder": "pyro_compress.models.generative.encoder_decoder",
     "DirichletCodes": "pyro_compress.models.generative.simplex",
@@ -170,6 +172,7 @@ __all__ = [
     "mnist_cnn",
     "mnist_softmax",
     "mnist_tanh",
+    "proportional_hazards",
     "trace",
     "vae_digits",
     "vae_mnist",

@@ -17,6 +17,7 @@ from pyro_compress.config.factories import call_factory
 from pyro_compress.errors import NetworkError, unknown_name
 from pyro_compress.models.generative.codes import GaussianCodes
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
+from pyro_compress.models.hazards import survival, survival_linear
 
 
 def _mlp(*widths: int, activation: type[nn.Module] = nn.ReLU, flatten: bool = True) -> nn.Sequential:
@@ -197,6 +198,8 @@ NETWORKS: dict[str, NetworkEntry] = {
     "digits-tanh": NetworkEntry(digits_tanh, (1, 8, 8), 10),
     "mnist-softmax": NetworkEntry(mnist_softmax, (1, 28, 28), 10),
     "mnist-tanh": NetworkEntry(mnist_tanh, (1, 28, 28), 10),
+    "survival": NetworkEntry(survival, (7,), None),
+    "survival-linear": NetworkEntry(survival_linear, (7,), None),
     "vae-digits": NetworkEntry(vae_digits, (1, 8, 8), None),
     "vae-mnist": NetworkEntry(vae_mnist, (1, 28, 28), None),
     "vgg-16": NetworkEntry(vgg_16, (3, 32, 32), 10),

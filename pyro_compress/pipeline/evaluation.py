@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pyro_compress.files import write_atomically
 from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.loop.suitability import check_classes
 from pyro_compress.models import zoo
-from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood
+from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood, PiecewiseExponential
 from pyro_compress.models.tracing import trace
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.quantizers import described
@@ -38,6 +39,7 @@ from pyro_compress.posterior.posterior import Posterior
 from pyro_compress.report.figures import RatePoint, save_all
 from pyro_compress.report.measure import Measurement, float32_bytes, mcnemar_p_value, measure, predict, standard_error
 from pyro_compress.report.run_figures import figures_of_run
+from pyro_compress.report.survival import survival_scores
 
 
 def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dict[str, Any]:
@@ -72,6 +74,7 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
         **_detail(measured, posterior, decision, architecture, weights, settings),
         "two_part_code_bits": two_part_code_bits(measured.file_bytes, _training_label_nats(decoded, data, likelihood)),
     }
+    results |= _survival(decoded, x, y, likelihood)
     if "worse_than_start" in decision.made_by:
         results["worse_than_start"] = decision.made_by["worse_than_start"]
     if settings.teacher is not None:
@@ -111,7 +114,7 @@ def evaluate(
     Returns:
         By the keys of results.json: `error_after_percent` and its `error_standard_error_percent`, or those of another
         unit of the likelihood's error such as `error_after_nats`, `nll_nats_per_example`, `file_bytes` and
-        `architecture_left`.
+        `architecture_left`; of times to an event also `survival`, what `report.survival.survival_scores` gives.
 
     Raises:
         ArtifactError: the file is missing or damaged.
@@ -138,7 +141,17 @@ def evaluate(
         "nll_nats_per_example": float(found.nll_nats.mean()),
         "file_bytes": len(artifact),
         "architecture_left": format_architecture(architecture_left(artifact.network)),
+        **_survival(network, x, y, chosen),
     }
+
+
+def _survival(network: nn.Module, x: torch.Tensor, y: torch.Tensor, likelihood: Likelihood) -> dict[str, Any]:
+    """Scores of survival curves, under the key `survival`; nothing of other targets."""
+    if not isinstance(likelihood, PiecewiseExponential):
+        return {}
+    with torch.no_grad():
+        output = network(x)
+    return {"survival": survival_scores(likelihood.risk(output), partial(likelihood.survival, output), y)}
 
 
 def _error_after(unit: ErrorUnit, errors: np.ndarray) -> dict[str, float]:

@@ -11,7 +11,12 @@ from pyro_compress.pipeline.settings import NO_TEACHER, RunSettings, settings_fr
 
 SECTIONS = {section: f"{section}_options" for section in ("prior", "method", "likelihood", "decision")}
 # what a registered network is tried on where no data are named, by its input shape
-USUAL_DATA: Mapping[tuple[int, ...], str] = {(1, 8, 8): "digits", (1, 28, 28): "mnist", (3, 32, 32): "cifar10"}
+USUAL_DATA: Mapping[tuple[int, ...], str] = {
+    (1, 8, 8): "digits",
+    (1, 28, 28): "mnist",
+    (3, 32, 32): "cifar10",
+    (7,): "rossi",
+}
 # options of the command line that are settings of the method
 METHOD_OPTIONS = ("epochs", "kl_weight", "chains", "draws")
 # files of a run that cost time, the last step's first

@@ -196,9 +196,11 @@ class RunSettings:
 def settings_from_entry(name: str, **changes: Any) -> RunSettings:
     """A zoo entry's settings with some replaced; option mappings are merged, None changes nothing.
 
-    Another method takes none of the options that the entry gives its own; teacher 'none' takes the entry's away.
+    Another method or likelihood takes none of the options that the entry gives its own; teacher 'none' takes the
+    entry's away.
     """
     entry = zoo.entry(name)
+    same_likelihood = changes.get("likelihood") in (None, entry.likelihood)
     same_method = changes.get("method") in (None, entry.method)
     base: dict[str, Any] = {
         "entry": entry.name,
@@ -206,8 +208,10 @@ def settings_from_entry(name: str, **changes: Any) -> RunSettings:
         "prior": entry.prior,
         "data": entry.data,
         "method": entry.method,
+        "likelihood": entry.likelihood,
         "prior_options": dict(entry.prior_options),
         "method_options": dict(entry.method_options) if same_method else {},
+        "likelihood_options": dict(entry.likelihood_options) if same_likelihood else {},
         "decision_options": dict(entry.decision_options),
         "pretrain_epochs": entry.pretrain_epochs,
         "rewrites": entry.rewrites,

@@ -49,6 +49,8 @@ def _run_table(results: Mapping[str, Any]) -> Table:
         table.add_row("warning", Text(str(results["worse_than_start"]), style="bold red"))
     after = _error(results, unit, "error_after")
     table.add_row("error of the decoded file", after + _plus_minus(results, unit))
+    for name, value in _survival_rows(results.get("survival")):
+        table.add_row(name, value)
     table.add_row("file size", _number(results, "file_bytes", "{:,} bytes"))
     rate = _number(results, "file_rate", "{:,.1f}×")
     table.add_row("file rate (float32 bytes / file bytes)", Text(rate, style="bold"))
@@ -74,6 +76,18 @@ def _run_table(results: Mapping[str, Any]) -> Table:
     table.add_row("seed", _number(results, "seed", "{}"))
     table.add_row("time", _duration(results.get("wall_seconds")))
     return table
+
+
+def _survival_rows(scores: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if scores is None:
+        return []
+    low, high = scores["concordance_interval_95"]
+    calibration = f"error of survival at {scores['calibration_time']:.3g} in five groups by risk"
+    return [
+        ("concordance of the decoded file (95 % by bootstrap)", f"{scores['concordance']:.3f} ({low:.3f}-{high:.3f})"),
+        ("integrated Brier score", f"{scores['integrated_brier_score']:.4f}"),
+        (calibration, f"{scores['calibration_error']:.4f}"),
+    ]
 
 
 def _comparison_table(results: Mapping[str, Any]) -> Table:

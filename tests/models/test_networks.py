@@ -44,7 +44,7 @@ def test_registered_networks_trace_and_take_a_gradient_step(name: str) -> None:
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("name", sorted(set(NETWORKS) - set(CLASSIFIERS)))
+@pytest.mark.parametrize("name", sorted(name for name in NETWORKS if name.startswith("vae")))
 def test_encoders_put_out_what_codes_take_and_decoders_give_inputs_back(name: str) -> None:
     entry, network = NETWORKS[name], build(name)
     assert isinstance(network, EncoderDecoder)

@@ -19,9 +19,9 @@ class PiecewiseExponential(SurvivalLikelihood):
     ln p(t, e | x) = e f_{j(t)} − Σ_j exp(f_j) |(τ_{j−1}, τ_j] ∩ (0, t]|
 
     which is Poisson's ln p of the events in each interval, up to a constant.  The last hazard goes on beyond τ_J.
-    Outputs are of shape (examples, J); with one interval also (examples,).  With a network that ends in one number
-    that is added to every interval's baseline hazards are proportional, as Cox's are, and the baseline is part of the
-    network and of its file.
+    Outputs are of shape (examples, J); with one interval also (examples,).  With a network of
+    `models.hazards.proportional_hazards`, one number added to every interval's baseline, hazards are proportional as
+    Cox's are, and the baseline is part of the network and of its file.
 
     `mean` is the survival curve at τ_1 … τ_J, (examples, J), E[1{time > τ_j}], so an average over draws is the curve of
     the posterior predictive; `survival` gives it at other times.

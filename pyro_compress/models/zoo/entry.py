@@ -43,7 +43,8 @@ class Entry:
         name: 'network/prior', as `pyro-compress run` takes it; 'network/prior-variant' for other decisions, and
             'network/rewrite' where a rewrite is what it shows.
         network, prior, method, data: registered names.
-        prior_options, method_options, decision_options: keywords of each.
+        likelihood: registered name.
+        prior_options, method_options, likelihood_options, decision_options: keywords of each.
         pretrain_epochs: epochs of plain maximum likelihood before the posterior is fitted.
         rewrites: what makes another network of it after that, each by its 'name' and options.
         retrain_epochs: epochs of plain maximum likelihood of the network that they made.
@@ -59,8 +60,10 @@ class Entry:
     prior: str
     data: str
     method: str = "svi"
+    likelihood: str = "categorical"
     prior_options: Mapping[str, Any] = field(default_factory=dict)
     method_options: Mapping[str, Any] = field(default_factory=dict)
+    likelihood_options: Mapping[str, Any] = field(default_factory=dict)
     decision_options: Mapping[str, Any] = field(default_factory=dict)
     pretrain_epochs: int = 0
     rewrites: tuple[Mapping[str, Any], ...] = ()
