@@ -13,8 +13,10 @@ from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.data.sources import Examples
 from pyro_compress.errors import DecisionError
+from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.tracing import trace
+from pyro_compress.pipeline.decoders import shipped
 from pyro_compress.pipeline.size_targets import to_bytes, to_error
 from pyro_compress.pipeline.validation import Judge, network_and_likelihood, with_batch_norm
 
@@ -33,7 +35,8 @@ def compress(
     """Structured removal, then encoding: what `pyro-compress compress` does.
 
     Args:
-        network: module of the original shape, or the BayesianNetwork that was fitted; only its structure is read.
+        network: module of the original shape, or the BayesianNetwork that was fitted; only its structure is read, and
+            of an autoencoder the decoder alone is stored.
         decision: what to store.
         input_shape: of one example; that of the data if not given.
         data: what a target needs: validation examples for one of the error, and where there is batch norm the training
@@ -47,6 +50,14 @@ def compress(
     """
     network, likelihood = network_and_likelihood(network, likelihood)
     held = None if data is None else as_data(data)
+    if isinstance(network, EncoderDecoder):
+        if target_error is not None:
+            raise DecisionError(
+                "a target of an autoencoder's error takes its encoder: give target_bytes, or what "
+                "pipeline.decoders.decoder_road makes of network, posterior and data"
+            )
+        network, input_shape = shipped(network, ())
+        held = None
     if input_shape is None:
         if held is None:
             raise DecisionError(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyro_compress.analysis.decisions.affine import RANGES
 from pyro_compress.analysis.decisions.pruning import NETWORK, check_ranking
@@ -47,6 +47,8 @@ class DecisionSettings:
             `analysis.decisions.affine`.
         tolerance_points: rise of validation error, in percentage points, that the SNR cut, and then rounding,
             may cost (the rule of `pipeline.acceptance`); fine-tuning wins most of it back.
+        tolerance_nats: what takes the place of both tolerances in points for an autoencoder: nats per example that the
+            bound may lose.
         fine_tune_epochs: epochs on the grid per stage; 0 stores rounded posterior means.
         rate_weights: γ of each stage, rising; the last stage within `stage_tolerance_points` is kept.
         stage_tolerance_points: rise of validation error over the reference that a stage may cost.
@@ -77,6 +79,7 @@ class DecisionSettings:
     level_start: str | None = None
     range_by: str | None = None
     tolerance_points: float = 0.2
+    tolerance_nats: float = 1.0
     fine_tune_epochs: int = 10
     rate_weights: tuple[float, ...] = (0.5, 1.0, 2.0)
     stage_tolerance_points: float = 0.1
@@ -100,7 +103,10 @@ class DecisionSettings:
             if getattr(self, name) not in known:
                 raise DecisionError(f"{name} is one of {', '.join(known)}, found '{getattr(self, name)}'")
         check_ranking(self.remove_percent, self.remove_by, self.remove_over, names=("remove_by", "remove_over"))
-        if self.fine_tune_epochs < 0 or self.tolerance_points < 0 or self.stage_tolerance_points < 0:
+        if (
+            self.fine_tune_epochs < 0
+            or min(self.tolerance_points, self.tolerance_nats, self.stage_tolerance_points) < 0
+        ):
             raise DecisionError("fine_tune_epochs and tolerances must not be negative")
         if self.teacher_draws < 0 or self.fine_tune_noise < 0:
             raise DecisionError(
@@ -127,6 +133,19 @@ class DecisionSettings:
         self._check_quantizer()
         if self.fine_tune_moves != MOVES[0]:
             self._check_moves()
+
+    def in_nats(self) -> "DecisionSettings":
+        """The same with `tolerance_nats` for tolerances: a nat is a hundred points of an error that is in nats.
+
+        Raises:
+            DecisionError: the posterior predictive is asked to teach, which is of supervised networks.
+        """
+        if self.teacher_draws:
+            raise DecisionError(
+                f"teacher_draws={self.teacher_draws}: an autoencoder's decoder learns from the examples, leave them out"
+            )
+        points = 100 * self.tolerance_nats
+        return replace(self, tolerance_points=points, stage_tolerance_points=points)
 
     def _check_moves(self) -> None:
         """A quantizer that is trained must be one that can move, in training that takes place."""

@@ -23,11 +23,14 @@ from pyro_compress.errors import DecisionError
 from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.results.predictive import predictive_mean
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
+from pyro_compress.models.generative.vae import VAE
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.teaching import Teaching
 from pyro_compress.models.tracing import trace
 from pyro_compress.pipeline.acceptance import clearly_worse, within
 from pyro_compress.pipeline.decision_settings import DecisionSettings
+from pyro_compress.pipeline.decoders import decoder_road
 from pyro_compress.pipeline.draw_moments import how_of, stored_of, within_one_mode
 from pyro_compress.pipeline.fine_tuning import fine_tuned
 from pyro_compress.pipeline.quantizing import refuse_beside_own, roundings
@@ -64,7 +67,8 @@ def decide(
 
     All of it is held against one reference: the posterior mean, or what the fit started from where that has fewer
     validation errors.  If the mean is worse than a start by more than the standard error of the difference, that is
-    said, and noted in the decision as `worse_than_start`.
+    said, and noted in the decision as `worse_than_start`.  Of an autoencoder the decoder alone is decided on, at codes
+    of the posterior's encoder and in nats of the bound, against the posterior mean (`pipeline.decoders`).
 
     Args:
         posterior: what inference returned; draws are reduced to moments within one mode first.
@@ -88,10 +92,16 @@ def decide(
     """
     settings, data = settings or DecisionSettings(), as_data(data).on(device_named(device))
     refuse_beside_own(posterior, settings.quantizer)
+    if isinstance(network, EncoderDecoder | VAE):
+        settings = settings.in_nats()
     if teacher is None:
         teacher = teacher_of(posterior, network, data, settings, seed)
     teaching = network.teaching if isinstance(network, BayesianNetwork) and network.teaching.hint is None else None
     network, likelihood = network_and_likelihood(network, likelihood)
+    if isinstance(network, EncoderDecoder):
+        road = decoder_road(network, posterior, data, likelihood)
+        posterior, network, data, likelihood = road.posterior, road.network, road.data, road.likelihood
+        starts = {}
     posterior = without_draws(posterior, network, data, likelihood, settings, say=say)
     judge = Judge(network, data, likelihood)
     reference, noted = _reference(posterior, judge, {"network given": network} if starts is None else starts, say)
