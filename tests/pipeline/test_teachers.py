@@ -238,8 +238,9 @@ def test_a_bayesian_student_of_any_teacher_becomes_a_file(cli: Cli, taught_run: 
     said = {}
     given = {"file": taught_run / "network.pyrc", "run": taught_run, "module": "mine:softmax+weights.safetensors"}
     for name, teacher in given.items():
-        words = ("--teacher", teacher, "--teacher-weight", "0.8", "--temperature", "3")
-        found = cli("run", *common, *words, "--out", name)
+        found = cli(
+            "run", *common, "--teacher", teacher, "--teacher-weight", "0.8", "--temperature", "3", "--out", name
+        )  # fmt: skip
         assert found.code == 0, found.err
         settings = RunSettings.load(Path(name) / "settings.json")
         assert (settings.teacher_weight, settings.temperature) == (0.8, 3.0)
@@ -252,6 +253,20 @@ def test_a_bayesian_student_of_any_teacher_becomes_a_file(cli: Cli, taught_run: 
     weights = load_file("weights.safetensors")
     torch.testing.assert_close(said["module"], x.flatten(1) @ weights["1.weight"].T + weights["1.bias"])
     assert float((said["run"].argmax(1) == said["file"].argmax(1)).float().mean()) > 0.9
+
+
+@pytest.mark.usefixtures("user")
+def test_fit_alone_takes_a_teacher(cli: Cli, taught_run: Path) -> None:
+    teacher = taught_run / "network.pyrc"
+    found = cli(
+        "fit", "--network", "digits-tanh", "--prior", "normal", "--epochs", "1", "--threads", "1", "--out", "fitted",
+        "--teacher", teacher, "--teacher-weight", "0.7", "--temperature", "2",
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    settings = RunSettings.load(Path("fitted") / "settings.json")
+    assert (settings.teacher, settings.teacher_weight, settings.temperature) == (str(teacher), 0.7, 2.0)
+    said = load_file(RunDirectory(Path("fitted")).teacher)["outputs"]
+    torch.testing.assert_close(said, pc.load(teacher).to_torch()(load("digits").train_x).detach())
 
 
 @pytest.mark.parametrize(
