@@ -9,6 +9,7 @@ Figures of one kind of binarisation do not compare with those of the other.
 import argparse
 import math
 import time
+from pathlib import Path
 
 import torch
 
@@ -22,6 +23,10 @@ def main() -> None:
     parser.add_argument("binarisation", choices=KINDS)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--code-samples", type=int, default=1, help="K while training")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--checkpoint", type=Path, help="where an interrupted fit goes on from")
+    parser.add_argument("--validate", action="store_true", help="to choose settings by: leave the test set alone")
     parser.add_argument("--samples", type=int, default=1000, help="K of the estimate of ln p(x)")
     parser.add_argument("--examples", type=int, default=2000, help="of the test set, the first so many, for that")
     given = parser.parse_args()
@@ -31,17 +36,23 @@ def main() -> None:
     model = pc.VAE(pc.models.vae_mnist(), {}, "bernoulli")
     method = pc.inference.SVI(
         epochs=given.epochs,
-        batch_size=100,
-        learning_rate=1e-3,
+        batch_size=given.batch_size,
+        learning_rate=given.learning_rate,
         schedule="linear",
         kl_warmup=0.0,
         compile="always",
         code_samples=given.code_samples,
     )
     start = time.process_time()
-    posterior = pc.fit(model, data, method)
+    posterior = pc.fit(model, data, method, checkpoint=given.checkpoint, resume=given.checkpoint is not None)
     seconds = time.process_time() - start
     values = {name: torch.from_numpy(site.mean) for name, site in posterior.parameters.items()}
+    validation = pc.models.elbo(model, values, data.validation_x).mean()
+    print(
+        f"{len(data.train_x):,} examples to learn from; ELBO of {len(data.validation_x):,} of validation {validation:.2f}"
+    )
+    if given.validate:
+        return
     bound = pc.models.elbo(model, values, data.test_x).mean()
     found = pc.models.log_likelihood(model, values, data.test_x[: given.examples], samples=given.samples)
     active = int(pc.models.active_units(model, values, data.test_x).sum())
