@@ -49,7 +49,8 @@ def main() -> None:
     values = {name: torch.from_numpy(site.mean) for name, site in posterior.parameters.items()}
     validation = pc.models.elbo(model, values, data.validation_x).mean()
     print(
-        f"{len(data.train_x):,} examples to learn from; ELBO of {len(data.validation_x):,} of validation {validation:.2f}"
+        f"{len(data.train_x):,} examples to learn from; ELBO of {len(data.validation_x):,} of validation "
+        f"{validation:.2f}"
     )
     if given.validate:
         return

@@ -13,7 +13,8 @@ MODULES = sorted(
     ".".join(part for part in path.relative_to(ROOT).with_suffix("").parts if part != "__init__")
     for path in (ROOT / "pyro_compress").rglob("*.py")
 )
-DATA_FILES = {"pyro_compress/py.typed", "pyro_compress/artifact/FORMAT.md"}
+SHIPPED = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pyro_compress" / "shipped").glob("*/*.*")}
+DATA_FILES = {"pyro_compress/py.typed", "pyro_compress/artifact/FORMAT.md"} | SHIPPED
 
 
 def run(*command: str | Path, cwd: Path) -> str:

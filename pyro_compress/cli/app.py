@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 
-from pyro_compress import __version__
+from pyro_compress import __version__, shipped
 from pyro_compress.cli.fitting import fit, report, run
 from pyro_compress.cli.many_runs import sweep, table
 from pyro_compress.cli.options import (
@@ -26,9 +27,11 @@ from pyro_compress.cli.options import (
 )
 from pyro_compress.cli.printing import OneSentenceErrors, ranks_asked_for, replace_what_cannot_be_written, say, show
 from pyro_compress.errors import RunError
+from pyro_compress.posterior.error_unit import unit_of
 
 # Everything else is imported by the command that needs it: `--help` loads no torch.
 if TYPE_CHECKING:
+    from pyro_compress.models.zoo.entry import Entry
     from pyro_compress.pipeline.settings import RunSettings
 
 app = typer.Typer(
@@ -61,20 +64,39 @@ def common(
 
 @app.command()
 def zoo() -> None:
-    """List the zoo's entries."""
+    """List the zoo's entries, and the files that are shipped of them."""
     from pyro_compress.models import zoo as models_zoo
 
-    table = Table()
-    table.add_column("entry", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("entry, and a published figure to beat")
     table.add_column("data", no_wrap=True)
-    table.add_column("published figure to beat")
+    for heading in ("bytes", "error"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for entry in models_zoo.entries().values():
-        best = entry.published[0] if entry.published else None
-        figure = "" if best is None else f"{best.method}: {best.error_percent:g} %"
-        if best is not None and best.maximum_compression:
-            figure += f" at {best.maximum_compression:g}× (formula)"
-        table.add_row(entry.name, entry.data, figure)
+        size, rate, error = _shipped_figures(entry.name)
+        said = [part for part in (rate, _figure_to_beat(entry)) if part]
+        table.add_row("\n  ".join([entry.name, *said]), entry.data, size, error)
     show(table)
+    show("Entries with bytes and error are shipped as files: pyro-compress card ENTRY, pyro-compress evaluate ENTRY")
+
+
+def _figure_to_beat(entry: "Entry") -> str:
+    """The first published figure of an entry, or nothing."""
+    if not entry.published:
+        return ""
+    best = entry.published[0]
+    rate = f" at {best.maximum_compression:g}× (formula)" if best.maximum_compression else ""
+    return f"{best.method}: {best.error_percent:g} %{rate}"
+
+
+def _shipped_figures(name: str) -> tuple[str, str, str]:
+    """Bytes, rate and error of what is shipped of an entry; nothing of the others."""
+    if name not in shipped.names():
+        return "", "", ""
+    card = shipped.card(name)
+    unit = unit_of(card)
+    rate = f"shipped, {card['file_rate']:,.0f} times smaller than float32"
+    return f"{card['file_bytes']:,}", rate, unit.shown(card[unit.key("error_after")])
 
 
 app.command()(run)
@@ -156,14 +178,15 @@ def compress(
 
 @app.command()
 def evaluate(
-    target: Annotated[Path, typer.Argument(help="Run directory, or a .pyrc file.")],
+    target: Annotated[Path, typer.Argument(help="Run directory, a .pyrc file, or a shipped network's name.")],
     data: Annotated[
         str | None,
         typer.Option("--data", help="For a file: digits, mnist, fashion-mnist, cifar10, or module:factory."),
     ] = None,
     likelihood: Annotated[
-        str, typer.Option("--likelihood", help="For a file: categorical, gaussian, bernoulli, poisson.")
-    ] = "categorical",
+        str | None,
+        typer.Option("--likelihood", help="For a file: categorical (if not given), gaussian, bernoulli, poisson."),
+    ] = None,
     device: DeviceOption = None,
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
@@ -174,17 +197,21 @@ def evaluate(
     from pyro_compress.pipeline.settings import RunSettings
 
     if target.is_dir():
-        if data is not None or likelihood != "categorical":
+        if data is not None or likelihood is not None:
             raise RunError(f"the run in {target} says its data and likelihood: leave out --data and --likelihood")
         run_directory = steps.RunDirectory(target)
         settings = _on_device(RunSettings.load(run_directory.settings), device)
         report(run_directory, settings, steps.load_data(settings, data_dir), as_json)
         return
-    if not target.exists():
-        raise RunError(f"{target} is neither a run directory nor a file: there is nothing of that name")
+    file = shipped.path_of(target)
+    if shipped.is_shipped(target):
+        settings = shipped.card(str(target))["settings"]
+        data, likelihood = data or settings["data"], likelihood or settings["likelihood"]
     if data is None:
         raise RunError("evaluating a single file needs --data: the file does not say what it was trained on")
-    found = evaluation.evaluate(target, load(data, data_dir), likelihood=likelihood, device=device or "cpu")
+    found = evaluation.evaluate(
+        file, load(data, data_dir), likelihood=likelihood or "categorical", device=device or "cpu"
+    )
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -239,6 +266,21 @@ def inspect(
 
 
 @app.command()
+def card(
+    target: Annotated[str, typer.Argument(metavar="NAME", help="Shipped network, or the directory of a finished run.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Print the model card of a shipped network, or of a finished run, as Markdown."""
+    from pyro_compress.pipeline import cards
+
+    found = cards.card_named(target)
+    print(
+        json.dumps(found, indent=2, ensure_ascii=False) if as_json else cards.markdown(found),
+        end="\n" if as_json else "",
+    )
+
+
+@app.command()
 def score(
     file: FileArgument,
     reference: Annotated[
@@ -277,10 +319,10 @@ def export(
 
 
 def _compressed_file(given: Path) -> Path:
-    """The file itself, or that of a run directory."""
-    from pyro_compress.pipeline.steps import RunDirectory
+    """The file itself, that of a run directory, or a shipped one by name."""
+    from pyro_compress.pipeline.run_directory import RunDirectory
 
-    path = RunDirectory(given).file if given.is_dir() else given
+    path = RunDirectory(given).file if given.is_dir() else shipped.path_of(given)
     if given.is_dir() and not path.exists():
         raise RunError(f"{given} holds no compressed file yet: run `pyro-compress compress {given}`")
     return path

@@ -90,16 +90,21 @@ def table(
     NAME.json and figures into the folder.
     """
     from pyro_compress.pipeline import running, sweeping
-    from pyro_compress.tables import collecting, rendering, work
+    from pyro_compress.tables import collecting, rendering, work, zoo
     from pyro_compress.tables.registry import TABLES, tables_named
 
     names, numbers = sweeping.entries_and_seeds(words or [], seeds)
     if not names:
         for name, named in TABLES.items():
             show(f"{name}: {named.title}")
+        show(f"{zoo.NAME}: {zoo.TITLE}; runs nothing")
         return
     if len(names) > 1:
         raise RunError(f"a table at a time: found {' and '.join(names)}")
+    if names == [zoo.NAME]:
+        show(zoo.terminal())
+        show(f"written: {', '.join(str(path) for path in zoo.save(out_dir))}")
+        return
     named = tables_named(names[0])
     tables = [one.quick() if quick else one for one in named.tables()]
     todo = [] if ready else work.work_of(tables, numbers, out_dir, threads, data_dir)

@@ -104,7 +104,10 @@ SitesOption = Annotated[
 LogLikelihoodOption = Annotated[
     bool, typer.Option("--log-likelihood", help="Also score training examples one by one, for LOO.")
 ]
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A .pyrc file, or a run directory that holds one.")]
+FileArgument = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="A .pyrc file, a run directory that holds one, or a shipped network's name."),
+]
 TargetBytesOption = Annotated[
     int | None,
     typer.Option("--target-bytes", min=1, metavar="N", help="Refine the decision: a file of at most N bytes."),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pyro_compress.errors import RunError, unknown_name
 from pyro_compress.tables.definitions import bayes_by_backprop, networks, vnq
 from pyro_compress.tables.spec import Table
+from pyro_compress.tables.zoo import NAME as ZOO
 
 
 @dataclass(frozen=True)
@@ -50,5 +51,5 @@ def tables_named(name: str) -> Named:
         RunError: there is no such table; lists the known ones and the nearest.
     """
     if name not in TABLES:
-        raise RunError(unknown_name("table", name, TABLES))
+        raise RunError(unknown_name("table", name, [*TABLES, ZOO]))
     return TABLES[name]

@@ -260,7 +260,7 @@ def test_steps_out_of_order_name_the_step_that_is_missing(cli: Cli, digits_run: 
 
 
 def test_files_that_are_missing_damaged_or_unfit(cli: Cli, digits_run: Path, user: Path) -> None:
-    assert "nowhere is neither a run directory nor a file" in sentence(cli("evaluate", "nowhere"))
+    assert "no file of that name, and unknown shipped network 'nowhere'" in sentence(cli("evaluate", "nowhere"))
     assert "cannot read nowhere.pyrc: No such file" in sentence(cli("inspect", "nowhere.pyrc"))
     whole = (digits_run / "network.pyrc").read_bytes()
     Path("cut.pyrc").write_bytes(whole[:-4])

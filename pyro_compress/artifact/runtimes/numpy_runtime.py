@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from pyro_compress import shipped
 from pyro_compress.artifact.format.decode import decode
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network import architecture as arch
@@ -32,13 +33,13 @@ PIECE_NUMBERS = 2**20
 
 
 def load(path: str | Path) -> Step:
-    """The network of a compressed file as a function of arrays; see `forward`.
+    """The network of a compressed file, or of a shipped one by name, as a function of arrays; see `forward`.
 
     Raises:
         ArtifactError: the file is missing, or not a complete and intact compressed network.
     """
     try:
-        return forward(decode(Path(path).read_bytes()))
+        return forward(decode(shipped.path_of(path).read_bytes()))
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
     except ArtifactError as error:

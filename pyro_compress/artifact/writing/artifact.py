@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyro_compress import shipped
 from pyro_compress.artifact.format.decode import Section, decode, decode_sections
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.errors import ArtifactError
@@ -84,13 +85,16 @@ class Artifact:
 
 
 def load(path: str | Path) -> Artifact:
-    """Read and check a compressed file.
+    """Read and check a compressed file, or one that is shipped.
+
+    Args:
+        path: of a .pyrc file, or the name of a shipped network, 'lenet-5/log-uniform' (`pyro_compress.shipped`).
 
     Raises:
         ArtifactError: the file is missing, or not a complete and intact compressed network.
     """
     try:
-        return Artifact(Path(path).read_bytes())
+        return Artifact(shipped.path_of(path).read_bytes())
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
     except ArtifactError as error:

@@ -1,0 +1,137 @@
+"""The table of what is shipped: every file with its figures, read off the cards, beside published sizes of files."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from pyro_compress import shipped
+from pyro_compress.files import write_atomically
+from pyro_compress.models import zoo
+from pyro_compress.posterior.error_unit import PERCENT, unit_of
+from pyro_compress.report.figures import save_all
+from pyro_compress.report.table_figures import SizePoint, error_against_bytes
+
+NAME = "zoo"
+TITLE = "Files that are shipped"
+HEADINGS = ("entry", "bytes", "rate", "error", "left %", "seed", "minutes")
+ON_A_TERMINAL = 5
+NOTES = (
+    "Bytes are those of the file. The error is that of what it decodes to, on the test set, ± its standard error. The "
+    "rate is float32 bytes of the network as it was, by bytes; left are the weights that are not zero. Nothing was "
+    "chosen on the test set. One seed each: which of several seeds would be smallest is not asked. Minutes are of "
+    "processor time, the whole run.",
+    "`pyro-compress card ENTRY` says how each was made, `pyro-compress evaluate ENTRY` measures it again, "
+    '`pc.load("ENTRY")` loads it, and `pyro-compress run ENTRY` makes it anew.',
+)
+
+
+def cards() -> list[Mapping[str, Any]]:
+    """Of all that is shipped: by network, and then by bytes."""
+    found = [shipped.card(name) for name in shipped.names()]
+    return sorted(found, key=lambda card: (card["settings"]["network"], card["file_bytes"]))
+
+
+def texts(card: Mapping[str, Any]) -> list[str]:
+    """A row, as it is printed."""
+    unit = unit_of(card)
+    error, spread = (card[unit.key(name)] for name in ("error_after", "error_standard_error"))
+    return [
+        card["name"],
+        f"{card['file_bytes']:,}",
+        f"{card['file_rate']:,.0f}×",
+        f"{error:.{unit.digits}f} ± {unit.shown(spread)}",
+        f"{card['weights_left_percent']:.2f}",
+        str(card["seed"]),
+        f"{sum(card['processor_seconds_per_step'].values()) / 60:.1f}",
+    ]
+
+
+def terminal() -> Table:
+    """The first columns, within 80 characters."""
+    table = Table(
+        title=TITLE,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for place, heading in enumerate(HEADINGS[:ON_A_TERMINAL]):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+    for card in cards():
+        name, size, rate, _, left, *_ = texts(card)
+        table.add_row(name, size, rate, unit_of(card).shown(card[unit_of(card).key("error_after")]), left)
+    return table
+
+
+def markdown(images: Sequence[Path]) -> str:
+    """The page; shows images, whose paths are relative to it."""
+    lines = [f"# {TITLE}", "", "`pyro-compress table zoo`", "", f"| {' | '.join(HEADINGS)} |"]
+    lines.append("| --- |" + " ---: |" * (len(HEADINGS) - 1))
+    lines += [f"| {' | '.join(texts(card))} |" for card in cards()]
+    for note in NOTES:
+        lines += ["", note]
+    lines += [
+        line for image in images for line in ("", f"![{image.stem.replace('-', ' ').replace('_', ' ')}]({image})")
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def comma_separated() -> str:
+    """A record per file."""
+    out = io.StringIO()
+    kept = ("name", "file_bytes", "file_rate", "weights_left_percent", "architecture_left", "seed", "sha256")
+    unit_keys = ("error", "standard_error", "unit")
+    writer = csv.DictWriter(out, fieldnames=[*kept, *unit_keys], lineterminator="\n")
+    writer.writeheader()
+    for card in cards():
+        unit = unit_of(card)
+        numbers = (card[unit.key("error_after")], card[unit.key("error_standard_error")], unit.name)
+        writer.writerow({key: card[key] for key in kept} | dict(zip(unit_keys, numbers, strict=True)))
+    return out.getvalue()
+
+
+def points(network: str) -> list[SizePoint]:
+    """Of the files of a network, and of the published sizes of files that its entries are held against."""
+    ours = [card for card in cards() if card["settings"]["network"] == network and unit_of(card) is PERCENT]
+    found = [
+        SizePoint(card["name"].partition("/")[2], card["file_bytes"], card["error_after_percent"]) for card in ours
+    ]
+    published = {
+        (row.method, row.source, row.file_bytes, row.error_percent)
+        for entry in zoo.entries().values()
+        if entry.network == network
+        for row in entry.published
+        if row.file_bytes is not None
+    }
+    return found + [
+        SizePoint(f"published: {method}, {source}", size, error, ours=False)
+        for method, source, size, error in sorted(published)
+    ]
+
+
+def save(folder: Path) -> list[Path]:
+    """zoo.md, zoo.csv, zoo.json and a figure for every network with several files."""
+    networks = dict.fromkeys(card["settings"]["network"] for card in cards())
+    figures = {}
+    for network in networks:
+        held = points(network)
+        if sum(point.ours for point in held) > 1:
+            figure = error_against_bytes(held)
+            figure.suptitle(f"{figure.get_suptitle()}: {network}", fontsize=14)
+            figures[f"{NAME}-error_against_bytes-{network}"] = figure
+    images = save_all(folder / "images", figures)
+    pages = {
+        "md": markdown([image.relative_to(folder) for image in images]),
+        "csv": comma_separated(),
+        "json": json.dumps(cards(), indent=2, ensure_ascii=False) + "\n",
+    }
+    for suffix, text in pages.items():
+        write_atomically(folder / f"{NAME}.{suffix}", text)
+    return [*(folder / f"{NAME}.{suffix}" for suffix in pages), *images]
