@@ -51,6 +51,8 @@ class DecisionSettings:
             bound may lose.
         fine_tune_epochs: epochs on the grid per stage; 0 stores rounded posterior means.
         rate_weights: γ of each stage, rising; the last stage within `stage_tolerance_points` is kept.
+        further_stages: how many come after those: γ doubles until a stage is refused, then it is sought between that
+            and the last one kept, see `pipeline.stages`.
         stage_tolerance_points: rise of validation error over the reference that a stage may cost.
         fine_tune_batch_size, fine_tune_learning_rate: of the fine-tuning.
         teacher_draws: fine-tuning learns the posterior predictive mean of that many draws; 0 takes the labels.
@@ -82,6 +84,7 @@ class DecisionSettings:
     tolerance_nats: float = 1.0
     fine_tune_epochs: int = 10
     rate_weights: tuple[float, ...] = (0.5, 1.0, 2.0)
+    further_stages: int = 0
     stage_tolerance_points: float = 0.1
     fine_tune_batch_size: int = 128
     fine_tune_learning_rate: float = 1e-3
@@ -108,6 +111,11 @@ class DecisionSettings:
             or min(self.tolerance_points, self.tolerance_nats, self.stage_tolerance_points) < 0
         ):
             raise DecisionError("fine_tune_epochs and tolerances must not be negative")
+        if self.further_stages < 0 or (self.further_stages and not self.fine_tune_epochs):
+            raise DecisionError(
+                f"further_stages is at least 0, and stages take fine_tune_epochs; found {self.further_stages} with "
+                f"{self.fine_tune_epochs} epochs"
+            )
         if self.teacher_draws < 0 or self.fine_tune_noise < 0:
             raise DecisionError(
                 f"teacher_draws and fine_tune_noise must not be negative, found {self.teacher_draws} and "

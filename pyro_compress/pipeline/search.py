@@ -35,6 +35,7 @@ from pyro_compress.pipeline.draw_moments import how_of, stored_of, within_one_mo
 from pyro_compress.pipeline.fine_tuning import fine_tuned
 from pyro_compress.pipeline.quantizing import refuse_beside_own, roundings
 from pyro_compress.pipeline.size_targets import smallest_accepted
+from pyro_compress.pipeline.stages import fine_tune_stages
 from pyro_compress.pipeline.unit_sensitivity import unit_scores
 from pyro_compress.pipeline.validation import Judge, network_and_likelihood, nothing_pruned, with_batch_norm
 from pyro_compress.posterior.posterior import Posterior
@@ -111,7 +112,7 @@ def decide(
     decision = _rounded(posterior, pruned, judge, data, settings, seed, say)
     if settings.fine_tune_epochs:
         tune = _tuning(judge, settings, teacher, teaching, seed)
-        decision = _fine_tune_stages(decision, judge, tune, settings, reference, say)
+        decision = fine_tune_stages(decision, judge, tune, settings, reference, say)
     tolerance = settings.stage_tolerance_points if settings.fine_tune_epochs else settings.tolerance_points
     if settings.refine:
         decision = _refined(decision, judge, data, reference, say)
@@ -294,39 +295,6 @@ def _rounded(
         said += ", more than the tolerance: no finer grid was tried"
     say(said)
     return decision.with_sites({}, rounding_rise_points=rise)
-
-
-def _fine_tune_stages(
-    decision: Decision,
-    judge: Judge,
-    tune: Callable[..., Decision],
-    settings: DecisionSettings,
-    reference: np.ndarray,
-    say: Say,
-) -> Decision:
-    """Stages of rising rate weight, each from where the last one ended; stops at the first that costs too much.
-
-    As long as none was within the tolerance, the one with the lowest error stands, or what was there before.
-    """
-    accepted, accepted_rise, found = decision, judge.rise(decision, reference)[0], False
-    current = decision
-    for rate_weight in settings.rate_weights:
-        current = tune(current, rate_weight=rate_weight)
-        rise, standard_error = judge.rise(current, reference)
-        kept, total = current.weights_left()
-        good = within(rise, settings.stage_tolerance_points)
-        # at the same error the later one has the shorter code
-        better = not found and rise <= accepted_rise
-        say(
-            f"on the grid with rate weight {rate_weight:g}: {100 * kept / total:.2f} % of the weights, error "
-            f"{judge.unit.rise(rise, standard_error)}; "
-            f"{'kept' if good else 'too much, but less than what was there' if better else 'refused'}"
-        )
-        if good or better:
-            accepted, accepted_rise, found = current, rise, good
-        elif found:
-            break
-    return accepted
 
 
 def _refined(decision: Decision, judge: Judge, data: DataSet, reference: np.ndarray, say: Say) -> Decision:

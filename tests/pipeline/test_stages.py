@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyro_compress.pipeline import search
+from pyro_compress.errors import DecisionError
 from pyro_compress.pipeline.decision_settings import DecisionSettings
+from pyro_compress.pipeline.stages import fine_tune_stages
+from pyro_compress.posterior.error_unit import PERCENT
 
 
 class Stage:
@@ -25,6 +27,8 @@ def next_stage(decision: Any, rate_weight: float) -> Any:
 
 class MadeUpJudge:
     """Knows the rise of every stage, with a standard error of 0.05 points."""
+
+    unit = PERCENT
 
     def __init__(self, rises: list[float]) -> None:
         self.rises = rises
@@ -51,8 +55,53 @@ def test_the_last_stage_within_the_tolerance_stands_or_else_the_best(
     settings = DecisionSettings(rate_weights=(0.5, 1.0, 2.0), stage_tolerance_points=0.1)
     start: Any = Stage(0)
     judge: Any = MadeUpJudge(rises)
-    found: Any = search._fine_tune_stages(start, judge, next_stage, settings, np.zeros(1), lines.append)
+    found: Any = fine_tune_stages(start, judge, next_stage, settings, np.zeros(1), lines.append)
     assert found.place == stands
     assert len(lines) == len(said)
     for line, words in zip(lines, said, strict=True):
         assert words in line
+
+
+@pytest.mark.parametrize(
+    ("most", "given", "tried", "stands"),
+    [
+        (3.0, (0.5, 1.0), [0.5, 1.0, 2.0, 4.0, 8**0.5], 8**0.5),  # doubled, refused, halved in logarithms
+        (1.5, (1.0, 2.0), [1.0, 2.0, 2**0.5, 2**0.75, 2**0.625], 2**0.5),
+        (9.0, (1.0, 2.0), [1.0, 2.0, 4.0, 8.0, 16.0], 8.0),
+        (0.4, (0.5, 1.0), [0.5, 1.0], None),  # nothing was good enough to start from
+    ],
+)
+def test_further_stages_look_for_the_largest_rate_weight_that_validation_allows(
+    most: float, given: tuple[float, ...], tried: list[float], stands: float | None
+) -> None:
+    seen: list[tuple[Any, float]] = []
+
+    class Tuned(Stage):
+        def __init__(self, rate_weight: float) -> None:
+            super().__init__(0)
+            self.rate_weight = rate_weight
+
+    class Steep:
+        unit = PERCENT
+
+        def rise(self, decision: Any, reference: np.ndarray) -> tuple[float, float]:
+            return (0.0 if 0 < decision.rate_weight <= most else 1.0), 0.05
+
+    def tune(decision: Any, rate_weight: float) -> Any:
+        seen.append((decision, rate_weight))
+        return Tuned(rate_weight)
+
+    start, judge = Tuned(0.0), Steep()
+    settings = DecisionSettings(rate_weights=given, further_stages=3)
+    found: Any = fine_tune_stages(start, judge, tune, settings, np.zeros(1), lambda line: None)  # type: ignore[arg-type]
+    assert [rate_weight for _, rate_weight in seen] == pytest.approx(tried)
+    if stands is not None:
+        assert found.rate_weight == pytest.approx(stands)
+        # each from the last one that was kept
+        for decision, rate_weight in seen[len(given) :]:
+            assert 0 < decision.rate_weight <= min(most, rate_weight)
+
+
+def test_further_stages_without_training_are_refused() -> None:
+    with pytest.raises(DecisionError, match="stages take fine_tune_epochs"):
+        DecisionSettings(further_stages=2, fine_tune_epochs=0)
