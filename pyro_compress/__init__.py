@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pyro_compress.artifact.writing.artifact import Artifact, load
     from pyro_compress.data.dataset import DataSet
     from pyro_compress.models.bayesian import BayesianNetwork
+    from pyro_compress.models.generative.semi_supervised import SemiSupervisedVAE
     from pyro_compress.models.generative.vae import VAE
     from pyro_compress.pipeline.compressing import compress
     from pyro_compress.pipeline.coupled import coupled_channels
@@ -38,6 +39,7 @@ _NAMES = {
     "diagnose": "pyro_compress.pipeline.flagging",
     "fit": "pyro_compress.pipeline.fitting",
     "BayesianNetwork": "pyro_compress.models.bayesian",
+    "SemiSupervisedVAE": "pyro_compress.models.generative.semi_supervised",
     "VAE": "pyro_compress.models.generative.vae",
     "DecisionSettings": "pyro_compress.pipeline.decision_settings",
     "decide": "pyro_compress.pipeline.search",
@@ -55,6 +57,7 @@ __all__ = [
     "DataSet",
     "DecisionSettings",
     "Posterior",
+    "SemiSupervisedVAE",
     "__version__",
     "analysis",
     "compress",

@@ -22,6 +22,7 @@ from pyro_compress.config.keyword_options import whole_number
 from pyro_compress.data import files, survival
 from pyro_compress.data.binarisation import Binarisation
 from pyro_compress.data.generators import generator_for
+from pyro_compress.data.labels import UNLABELLED, labels_kept
 from pyro_compress.data.sources import Examples, class_names, count_among, first_like, pair_of, read_examples
 from pyro_compress.errors import DataError, unknown_name
 
@@ -43,8 +44,8 @@ class DataSet:
     (examples,) or (examples, outputs).  `size` is N where it is more than the examples held (a sample of a
     larger set); validation and test may be empty.  `train_teacher` holds float32 outputs of a teacher on the training
     inputs, in the form that the model takes (`models.teaching`).  With a `binarisation` inputs and targets are drawn
-    from probabilities, see `reconstructing`.  Raises DataError where parts don't fit together, a label has no class, or
-    a value is NaN or infinite.
+    from probabilities, see `binarised`.  With `partly_labelled` a training label may be missing, -1.  Raises DataError
+    where parts don't fit together, a label has no class, or a value is NaN or infinite.
     """
 
     name: str
@@ -58,6 +59,7 @@ class DataSet:
     size: int | None = None
     train_teacher: Tensor | None = None
     binarisation: Binarisation | None = None
+    partly_labelled: bool = False
 
     def __post_init__(self) -> None:
         if len(self.train_x) == 0:
@@ -68,7 +70,10 @@ class DataSet:
                 "N counts the whole training set, not a batch"
             )
         for part, x, y in self._parts():
-            _check_part(f"{self.name}: {part}", x, y, self.input_shape, self.train_y.shape[1:], self.classes)
+            least = UNLABELLED if self.partly_labelled and part == "train" else 0
+            _check_part(f"{self.name}: {part}", x, y, self.input_shape, self.train_y.shape[1:], self.classes, least)
+        if self.partly_labelled and self.classes is None:
+            raise DataError(f"{self.name}: only class labels can be missing in part, and the targets are real numbers")
         if self.train_teacher is not None:
             shape = self.train_teacher.shape[1:]
             _check_part(f"{self.name}: teacher", self.train_x, self.train_teacher, self.input_shape, shape, None)
@@ -97,33 +102,66 @@ class DataSet:
             raise DataError(f"{self.name}: there are no {name} examples; give {name}= with the data")
         return x, y
 
-    def reconstructing(self, binarisation: str | None = None, *, seed: int = 0) -> "DataSet":
-        """The same inputs as their own targets, (examples, numbers of one input), without classes and teacher.
+    def binarised(self, kind: str, *, seed: int = 0) -> "DataSet":
+        """The same with zeros and ones drawn for inputs in 0..1, each the probability of a 1.
 
         Args:
-            binarisation: of inputs in 0..1, each the probability of a 1: None leaves them as they are, 'static' draws
-                all parts once, 'dynamic' draws validation and test once and training examples anew each time that a
-                fit sees them (Salakhutdinov & Murray 2008; Burda et al. 2016), `train_x` keeps the probabilities.
-                The name says which, since figures of one do not compare with those of another.
+            kind: 'static' draws all parts once, 'dynamic' draws validation and test once and training examples anew
+                each time that a fit sees them (Salakhutdinov & Murray 2008; Burda et al. 2016), `train_x` keeps the
+                probabilities.  The name says which, since figures of one do not compare with those of another.
             seed: of the draws.
 
         Raises:
             DataError: no such binarisation, inputs that are no probabilities, or data that are binarised already.
         """
-        parts = {part: x for part, x, _ in self._parts()}
-        name, drawing = f"{self.name}, reconstructed", None
-        if binarisation is not None:
-            drawing = Binarisation(binarisation, seed)
-            if self.binarisation is not None:
-                raise DataError(f"{self.name}: it is binarised already: binarise the data that it was made of")
-            for number, (part, x) in enumerate(parts.items()):
-                drawing.check(x, f"{self.name}: {part}")
-                if part != "train" or not drawing.is_dynamic:
-                    parts[part] = drawing.draw(x, number)
-            name = f"{self.name}, {binarisation} binarisation {seed}, reconstructed"
-        made: dict[str, Any] = {f"{part}_x": x for part, x in parts.items()}
-        made |= {f"{part}_y": x.flatten(1) for part, x in parts.items()}
-        return replace(self, **made, name=name, classes=None, train_teacher=None, binarisation=drawing)
+        drawing = Binarisation(kind, seed)
+        if self.binarisation is not None:
+            raise DataError(f"{self.name}: it is binarised already: binarise the data that it was made of")
+        made: dict[str, Any] = {}
+        for number, (part, x, _) in enumerate(self._parts()):
+            drawing.check(x, f"{self.name}: {part}")
+            if part != "train" or not drawing.is_dynamic:
+                made[f"{part}_x"] = drawing.draw(x, number)
+        return replace(self, **made, name=f"{self.name}, {kind} binarisation {seed}", binarisation=drawing)
+
+    def reconstructing(self, binarisation: str | None = None, *, seed: int = 0) -> "DataSet":
+        """The same inputs as their own targets, (examples, numbers of one input), without classes and teacher.
+
+        Args:
+            binarisation: as `kind` of `binarised`, or None, which leaves the inputs as they are.
+            seed: of the draws.
+
+        Raises:
+            DataError: as of `binarised`.
+        """
+        drawn = self if binarisation is None else self.binarised(binarisation, seed=seed)
+        made: dict[str, Any] = {f"{part}_y": x.flatten(1) for part, x, _ in drawn._parts()}
+        made |= {"name": f"{drawn.name}, reconstructed", "classes": None, "partly_labelled": False}
+        return replace(drawn, **made, train_teacher=None)
+
+    def with_labels(self, count: int, *, seed: int = 0) -> "DataSet":
+        """The same with the labels of `count` training examples, as many of each class; those of the others are -1.
+
+        Args:
+            count: a multiple of the number of classes.
+            seed: of the draw.
+
+        Raises:
+            DataError: the data have no classes, or the labels cannot be shared out so.
+        """
+        if self.classes is None:
+            raise DataError(f"{self.name}: the targets are no class labels, of which some could be kept")
+        kept = labels_kept(self.train_y, len(self.classes), count, seed, self.name)
+        return replace(self, train_y=kept, name=f"{self.name}, {count} labels {seed}", partly_labelled=True)
+
+    def labelled(self) -> "DataSet":
+        """The same with those training examples alone whose label is known, and N their number."""
+        if not self.partly_labelled:
+            return self
+        known = self.train_y != UNLABELLED
+        teacher = None if self.train_teacher is None else self.train_teacher[known]
+        made: dict[str, Any] = {"train_x": self.train_x[known], "train_y": self.train_y[known], "size": None}
+        return replace(self, **made, train_teacher=teacher, partly_labelled=False)
 
     def taught(self, outputs: Tensor) -> "DataSet":
         """The same with a teacher's outputs, a row per training example."""
@@ -240,6 +278,7 @@ def as_data(
     name: str = "user data",
     classes: tuple[str, ...] | list[str] | int | None = None,
     split_seed: int = SPLIT_SEED,
+    partly_labelled: bool = False,
 ) -> DataSet:
     """A `DataSet` of the user's own tensors, arrays, Dataset or DataLoader, read into memory once.
 
@@ -251,7 +290,8 @@ def as_data(
     Copies, examples of the same input and target, are held out or trained on together; where too few different ones
     are left for that, or the parts that were given share examples, a warning says how many.  A DataSet is returned
     unchanged.  A third tensor in `train` is a teacher's outputs, such as class probabilities; those of examples that
-    are held out are left out.
+    are held out are left out.  With `partly_labelled` a training label of -1 is one that is missing, and validation
+    examples, whose labels are known, come with the data.
     """
     if isinstance(train, DataSet):
         if validation is not None or test is not None or N is not None or classes is not None:
@@ -263,6 +303,10 @@ def as_data(
     empty = (x[:0], y[:0])
     held_out = empty
     if isinstance(validation, Real):
+        if partly_labelled:
+            raise DataError(
+                f"{name}: examples to hold out must have labels, of which these lack some: give validation=(x, y)"
+            )
         left, part = _split_without_copies(x, y, _count(validation, len(y), name), split_seed)
         (x, y), held_out = (x[left], y[left]), (x[part], y[part])
         teacher = None if teacher is None else teacher[left]
@@ -278,7 +322,14 @@ def as_data(
                 stacklevel=2,
             )
     names = class_names(classes, y, held_out[1], tested[1])
-    return DataSet(name, x, y, *held_out, *tested, classes=names, size=N, train_teacher=teacher)
+    return DataSet(
+        name,
+        *(x, y, *held_out, *tested),
+        classes=names,
+        size=N,
+        train_teacher=teacher,
+        partly_labelled=partly_labelled,
+    )
 
 
 def _split_without_copies(x: Tensor, y: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -383,8 +434,9 @@ def _check_part(
     input_shape: tuple[int, ...],
     target_shape: torch.Size,
     classes: tuple[str, ...] | None,
+    least: int = 0,
 ) -> None:
-    """Raise DataError unless this part's shapes, types and values are what a DataSet promises."""
+    """Raise DataError unless this part's shapes, types and values are what a DataSet promises; `least` of labels."""
     if len(x) != len(y):
         raise DataError(f"{where}: {len(x)} inputs {tuple(x.shape)} but {len(y)} targets {tuple(y.shape)}")
     if tuple(x.shape[1:]) != input_shape:
@@ -407,6 +459,6 @@ def _check_part(
         return
     if y.ndim != 1:
         raise DataError(f"{where}: class labels of shape {tuple(y.shape)}, expected one number per example ({len(y)},)")
-    outside = y[(y < 0) | (y >= len(classes))]
+    outside = y[(y < least) | (y >= len(classes))]
     if len(outside):
         raise DataError(f"{where}: label {int(outside[0])} is outside 0..{len(classes) - 1} ({len(classes)} classes)")

@@ -32,6 +32,7 @@ def fingerprint_of(model: Model, feed: Feed, method: Method, seed: int) -> dict[
         "prior": repr(model.prior),
         "likelihood": repr(model.likelihood),
         "network": ", ".join(shapes),
+        **model.own_settings(),
     }
 
 

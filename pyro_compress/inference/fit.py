@@ -114,6 +114,7 @@ def fit(
             stacklevel=2,
         )
     if isinstance(model, BayesianNetwork):
+        model.see(*feed.drawn_once())
         check_fit(model, feed)
         if isinstance(method, MinibatchMethod):
             refuse_batches_of_one(model.network, feed.tensors[0], method.batch_size, ranks.count)

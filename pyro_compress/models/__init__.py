@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from pyro_compress.models.bayesian import BayesianNetwork
     from pyro_compress.models.generative.activity import active_units, code_variances
     from pyro_compress.models.generative.bounds import elbo, log_likelihood
+    from pyro_compress.models.generative.coded import coded
     from pyro_compress.models.generative.codes import GaussianCodes
-    from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
+    from pyro_compress.models.generative.encoder_decoder import EncoderDecoder, LabelledEncoderDecoder
+    from pyro_compress.models.generative.semi_supervised import SemiSupervisedVAE
     from pyro_compress.models.generative.simplex import DirichletCodes, LogisticNormalCodes
     from pyro_compress.models.generative.vae import VAE
     from pyro_compress.models.hazards import proportional_hazards
@@ -97,9 +99,12 @@ _NAMES = {
     "code_variances": "pyro_compress.models.generative.activity",
     "elbo": "pyro_compress.models.generative.bounds",
     "log_likelihood": "pyro_compress.models.generative.bounds",
+    "coded": "pyro_compress.models.generative.coded",
     "proportional_hazards": "pyro_compress.models.hazards",
     "GaussianCodes": "pyro_compress.models.generative.codes",
     "EncoderDecoder": "pyro_compress.models.generative.encoder_decoder",
+    "LabelledEncoderDecoder": "pyro_compress.models.generative.encoder_decoder",
+    "SemiSupervisedVAE": "pyro_compress.models.generative.semi_supervised",
     "DirichletCodes": "pyro_compress.models.generative.simplex",
     "LogisticNormalCodes": "pyro_compress.models.generative.simplex",
     "VAE": "pyro_compress.models.generative.vae",
@@ -139,6 +144,7 @@ __all__ = [
     "GeneralizedDropout",
     "GroupHorseshoe",
     "GroupNormalJeffreys",
+    "LabelledEncoderDecoder",
     "Likelihood",
     "LogUniform",
     "LogisticNormalCodes",
@@ -150,6 +156,7 @@ __all__ = [
     "Prior",
     "Rewrite",
     "ScaleMixture",
+    "SemiSupervisedVAE",
     "SoftWeightSharing",
     "SpikeAndSlab",
     "StructuredBayesianPruning",
@@ -157,6 +164,7 @@ __all__ = [
     "active_units",
     "build",
     "code_variances",
+    "coded",
     "digits_cnn",
     "digits_mlp",
     "digits_softmax",

@@ -165,6 +165,29 @@ class BayesianNetwork(HoldsNetwork):
         """The guide's sample statements for latent sites of single examples, arguments as for `forward`: none here."""
         return
 
+    def bounded(self, *args: Any, **kwargs: Any) -> Any:
+        """The program whose evidence variational methods bound, called as `forward`, which it is here.
+
+        A model that sums some of its latent sites out says here how.
+        """
+        return self.forward(*args, **kwargs)
+
+    def bounded_guide(self, *args: Any, **kwargs: Any) -> None:
+        """What `local_guide` is to `forward`, for `bounded`."""
+        self.local_guide(*args, **kwargs)
+
+    def see(self, x: torch.Tensor, y: torch.Tensor, *more: torch.Tensor) -> None:
+        """Told of all training examples before the first step of a fit."""
+        return
+
+    def own_settings(self) -> dict[str, str]:
+        """What settles a model of this kind, by name, beside network, prior, likelihood and teaching."""
+        return {}
+
+    def reached(self, values: Mapping[str, Any], x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """A tensor that every parameter has a part in; `output` is the network's."""
+        return output
+
     def rows(self, x: torch.Tensor, size: int | None) -> Any:
         """The plate of N examples of which x holds some.
 

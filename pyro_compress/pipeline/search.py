@@ -24,6 +24,7 @@ from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.results.predictive import predictive_mean
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
+from pyro_compress.models.generative.semi_supervised import SemiSupervisedVAE
 from pyro_compress.models.generative.vae import VAE
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.teaching import Teaching
@@ -92,6 +93,7 @@ def decide(
             where the posterior says what may be stored.
     """
     settings, data = settings or DecisionSettings(), as_data(data).on(device_named(device))
+    _refuse_unlabelled(network, data)
     refuse_beside_own(posterior, settings.quantizer)
     if isinstance(network, EncoderDecoder | VAE):
         settings = settings.in_nats()
@@ -124,6 +126,16 @@ def decide(
         allowed = f"{unit.from_points(tolerance):g} {unit.rise_sign}"
         say(f"nothing was within the tolerance of {allowed}: the best is {unit.rise(rise)}")
     return decision.with_sites({}, **how_of(posterior), **noted, validation=evidence)
+
+
+def _refuse_unlabelled(network: nn.Module, data: DataSet) -> None:
+    if isinstance(network, SemiSupervisedVAE):
+        raise DecisionError(
+            "a SemiSupervisedVAE's classifier is a network of its own: fit pc.BayesianNetwork(classifier, prior) to "
+            "data.labelled(), or to what this model predicts, and decide on that"
+        )
+    if data.partly_labelled:
+        raise DecisionError(f"{data.name}: labels are missing, and the road to a file needs all: give data.labelled()")
 
 
 def _tuning(

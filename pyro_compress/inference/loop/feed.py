@@ -16,6 +16,7 @@ from pyro_compress.inference.loop.processes import Ranks
 from pyro_compress.inference.loop.targets import refuse_targets
 from pyro_compress.models.arguments import Arguments
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.generative.semi_supervised import SemiSupervisedVAE
 from pyro_compress.models.generative.vae import VAE
 from pyro_compress.models.rows import examples_of
 
@@ -35,7 +36,8 @@ class Feed:
         ranks: that share every batch.
         may_split: raises an InferenceError where the rows of the arguments may not come apart; None where they may.
         call: what else a Pyro model is called with, or None.
-        binarisation: by which inputs, which are the targets, are drawn anew in every batch; None where they are not.
+        binarisation: by which inputs are drawn anew in every batch, and targets too where these are no labels; None
+            where they are not.
     """
 
     tensors: Batch
@@ -63,7 +65,13 @@ class Feed:
         if isinstance(model, VAE):
             data = _reconstructed(data)
         if isinstance(model, BayesianNetwork):
-            data = as_data(data)
+            takes_some = isinstance(model, SemiSupervisedVAE)
+            data = as_data(data, partly_labelled=takes_some)
+            if data.partly_labelled and not takes_some:
+                raise DataError(
+                    f"{data.name}: labels are missing, which a SemiSupervisedVAE takes and a {type(model).__name__} "
+                    "does not: give data.labelled()"
+                )
             refuse_targets(model, data)
         if isinstance(data, DataSet):
             held = (own(data.validation_x), own(data.validation_y)) if len(data.validation_x) else None
@@ -124,7 +132,11 @@ class Feed:
         if self.binarisation is None:
             return batch
         x = self.binarisation.draw(batch[0], seed, epoch, number, self.ranks.rank)
-        return (x, x.flatten(1))
+        return (x, *batch[1:]) if self.classes is not None else (x, x.flatten(1))
+
+    def drawn_once(self) -> Batch:
+        """All examples, as one epoch may have them."""
+        return self._drawn(self.tensors, 0, 0, 0)
 
     def _splits(self) -> bool:
         """Whether ranks may have a share each of what is one batch."""

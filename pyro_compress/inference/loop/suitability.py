@@ -124,7 +124,7 @@ def _training_output(model: BayesianNetwork, x: Tensor) -> tuple[Tensor, Tensor]
             f"the network does not accept {len(x)} examples of shape {tuple(x.shape[1:])} in training mode: "
             f"{first_line(error)}"
         ) from error
-    _check_used(values, output)
+    _check_used(values, model.reached(values, x, output))
     return output.detach(), taught.detach()
 
 

@@ -5,6 +5,7 @@ import copy
 import torch
 
 from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.labels import UNLABELLED
 from pyro_compress.errors import DataError
 from pyro_compress.inference.loop.alone import own
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -31,7 +32,9 @@ def refuse_targets(model: BayesianNetwork, data: DataSet) -> None:
             return
         for part, y in (("train", data.train_y), ("validation", data.validation_y), ("test", data.test_y)):
             if len(y):
-                if part == "train" and data.binarisation is not None and data.binarisation.is_dynamic:
+                if data.partly_labelled:
+                    y = y[y != UNLABELLED]
+                if part == "train" and data.classes is None and data.binarisation and data.binarisation.is_dynamic:
                     # these are the probabilities of what is drawn
                     y = data.binarisation.draw(y)
                 model.likelihood.check_support(output, y, f"{data.name}: {part}")

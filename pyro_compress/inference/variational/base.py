@@ -238,10 +238,12 @@ class VariationalMethod(GradientMethod):
             # `.forward`, not a call: a PyroModule that is called registers its parameters in the global store
             state.guide.forward(*args, **kwargs)
             if isinstance(state.model, BayesianNetwork):
-                state.model.local_guide(*args, **kwargs)
+                state.model.bounded_guide(*args, **kwargs)
+
+        model = state.model.bounded if isinstance(state.model, BayesianNetwork) else state.model.forward
 
         def estimate(handler: Messenger | None) -> ElboTerms:
-            terms = elbo_terms(state.model.forward, guide, handler, *batch, size=state.size, divergence=divergence)
+            terms = elbo_terms(model, guide, handler, *batch, size=state.size, divergence=divergence)
             return terms.with_complexity(state.model.hyper.complexity_nats())
 
         if not self.side_by_side(state):

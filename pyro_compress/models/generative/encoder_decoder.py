@@ -1,4 +1,4 @@
-"""Two networks with a code between them."""
+"""Two networks with a code between them, and three that know of labels too."""
 
 import torch
 from torch import nn
@@ -27,4 +27,29 @@ class EncoderDecoder(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = self.decoder(self.codes.mean(self.encoder(x)))
+        return output
+
+
+class LabelledEncoderDecoder(nn.Module):
+    """x ↦ classifier(x): what a `SemiSupervisedVAE` is made of.
+
+    Args:
+        classifier: from inputs, (examples, *input shape), to logits, (examples, classes).
+        encoder: from inputs and labels side by side, (examples, numbers of an input + classes), to
+            (examples, codes.outputs); a label is one-hot, or of positive numbers of the sum 1.
+        decoder: from codes and labels side by side, (examples, codes.width + classes), to the likelihood's outputs.
+        codes: what a code is.
+    """
+
+    classifier: nn.Module
+    encoder: nn.Module
+    decoder: nn.Module
+    codes: Codes
+
+    def __init__(self, classifier: nn.Module, encoder: nn.Module, decoder: nn.Module, codes: Codes) -> None:
+        super().__init__()
+        self.classifier, self.encoder, self.decoder, self.codes = classifier, encoder, decoder, codes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.classifier(x)
         return output
