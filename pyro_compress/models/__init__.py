@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from pyro_compress.models import zoo
     from pyro_compress.models.bayesian import BayesianNetwork
     from pyro_compress.models.generative.activity import active_units, code_variances
+    from pyro_compress.models.generative.autoencoders import autoencoder_mnist, autoencoder_mnist_cnn
     from pyro_compress.models.generative.bounds import elbo, log_likelihood
     from pyro_compress.models.generative.coded import coded
     from pyro_compress.models.generative.codes import GaussianCodes
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
     from pyro_compress.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
     from pyro_compress.models.rewrites.base import Rewrite
     from pyro_compress.models.rewrites.low_rank import LowRank
-    from pyro_compress.models.teaching import Teaching
+    from pyro_compress.models.teaching import Teaching, at_temperature, matching_weight
     from pyro_compress.models.tracing import trace
 
 _LIKELIHOODS = (
@@ -101,6 +102,8 @@ _NAMES = {
     "log_likelihood": "pyro_compress.models.generative.bounds",
     "coded": "pyro_compress.models.generative.coded",
     "proportional_hazards": "pyro_compress.models.hazards",
+    "autoencoder_mnist": "pyro_compress.models.generative.autoencoders",
+    "autoencoder_mnist_cnn": "pyro_compress.models.generative.autoencoders",
     "GaussianCodes": "pyro_compress.models.generative.codes",
     "EncoderDecoder": "pyro_compress.models.generative.encoder_decoder",
     "LabelledEncoderDecoder": "pyro_compress.models.generative.encoder_decoder",
@@ -126,6 +129,8 @@ _NAMES = {
     "SpikeAndSlab": "pyro_compress.models.priors.spike_and_slab",
     "StructuredBayesianPruning": "pyro_compress.models.priors.structured_bayesian_pruning",
     "Teaching": "pyro_compress.models.teaching",
+    "at_temperature": "pyro_compress.models.teaching",
+    "matching_weight": "pyro_compress.models.teaching",
     "trace": "pyro_compress.models.tracing",
 }
 __all__ = [
@@ -162,6 +167,9 @@ __all__ = [
     "StructuredBayesianPruning",
     "Teaching",
     "active_units",
+    "at_temperature",
+    "autoencoder_mnist",
+    "autoencoder_mnist_cnn",
     "build",
     "code_variances",
     "coded",
@@ -175,6 +183,7 @@ __all__ = [
     "load_network",
     "load_weights",
     "log_likelihood",
+    "matching_weight",
     "mlp_128_128",
     "mlp_500_500",
     "mnist_cnn",

@@ -23,11 +23,12 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from pyro_compress.data.untouched import Untouched
-from pyro_compress.errors import InferenceError, NetworkError, PriorError, unknown_name
+from pyro_compress.errors import InferenceError, NetworkError, PriorError
 from pyro_compress.models.checking import check_network
 from pyro_compress.models.held import HoldsNetwork
 from pyro_compress.models.hyperparameters import with_hyperparameters
 from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood
+from pyro_compress.models.module_calls import refuse_unknown_module, with_output_of
 from pyro_compress.models.names import attribute_name, refuse_names
 from pyro_compress.models.parameters import Parameter, parameters_of, refuse_tied_modules
 from pyro_compress.models.priors.base import LatentSite, Prior
@@ -85,8 +86,8 @@ class BayesianNetwork(HoldsNetwork):
         named = LIKELIHOODS.build(likelihood) if isinstance(likelihood, str) else likelihood
         self.likelihood = named or Categorical()
         self.teaching.check_likelihood(self.likelihood)
-        if hint is not None and hint not in dict(network.named_modules()):
-            raise NetworkError(unknown_name("module for hint=", hint, dict(network.named_modules())))
+        if hint is not None:
+            refuse_unknown_module(network, hint)
         refuse_all_frozen(network, also_inferred=bool(self.likelihood.latents()))
         # of the original: a copy of parameters that share memory shares nothing
         self.prior = _priors(prior)
@@ -213,13 +214,7 @@ class BayesianNetwork(HoldsNetwork):
         if self.teaching.hint is None:
             output = self.call_network(values, x)
             return output, output
-        seen: list[torch.Tensor] = []
-        module = self.network.get_submodule(self.teaching.hint)
-        with module.register_forward_hook(lambda module, given, found: seen.append(found)):
-            output = self.call_network(values, x)
-        if not seen:
-            raise NetworkError(f"hint='{self.teaching.hint}' names a module that the forward pass does not call")
-        return output, seen[-1]
+        return with_output_of(self.network, self.teaching.hint, lambda: self.call_network(values, x))
 
     def errors(self, values: Mapping[str, Any], x: torch.Tensor, y: torch.Tensor, *, chunk: int = 1000) -> torch.Tensor:
         """Per-example errors (`likelihood.error`) of the network in evaluation mode, (examples,): what validation sees.

@@ -15,6 +15,7 @@ from torch import nn
 
 from pyro_compress.config.factories import call_factory
 from pyro_compress.errors import NetworkError, unknown_name
+from pyro_compress.models.generative.autoencoders import autoencoder_mnist, autoencoder_mnist_cnn
 from pyro_compress.models.generative.codes import GaussianCodes
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.hazards import survival, survival_linear
@@ -187,6 +188,8 @@ class NetworkEntry:
 
 
 NETWORKS: dict[str, NetworkEntry] = {
+    "autoencoder-mnist": NetworkEntry(autoencoder_mnist, (1, 28, 28), None),
+    "autoencoder-mnist-cnn": NetworkEntry(autoencoder_mnist_cnn, (1, 28, 28), None),
     "lenet-300-100": NetworkEntry(lenet_300_100, (1, 28, 28), 10),
     "lenet-5": NetworkEntry(lenet_5, (1, 28, 28), 10),
     "mlp-500-500": NetworkEntry(mlp_500_500, (1, 28, 28), 10),

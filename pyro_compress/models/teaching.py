@@ -134,6 +134,53 @@ class Teaching:
         return ", ".join(words + ([] if self.hint is None else [f"hint {self.hint}"]))
 
 
+def matching_weight(alpha: float, temperature: float, numbers: int, targets: int = 1) -> float:
+    """λ under which an example counts as in −ln p(y | v) / D + α T² ‖z − v‖² / K, but for a factor.
+
+        λ = r / (1 + r),   r = 2 α T² D / K
+
+    That is the loss that hands an autoencoder's codes over (D pixels and K numbers of a code, both averaged), and the
+    factor is (1 − λ) D.
+
+    Args:
+        alpha: α ≥ 0.
+        temperature: T > 0.
+        numbers: K, of what is matched.
+        targets: D, of an example; 1 where −ln p is not averaged over them.
+
+    Raises:
+        InferenceError: one of them out of range.
+    """
+    if not (alpha >= 0 and temperature > 0 and numbers >= 1 and targets >= 1):
+        raise InferenceError(
+            f"matching_weight takes alpha >= 0, temperature > 0, numbers >= 1 and targets >= 1, found {alpha}, "
+            f"{temperature}, {numbers} and {targets}"
+        )
+    ratio = 2 * alpha * temperature**2 * targets / numbers
+    return ratio / (1 + ratio)
+
+
+def at_temperature(probabilities: torch.Tensor, temperature: float, dim: int = -1) -> torch.Tensor:
+    """p_k^(1/T) / Σ_j p_j^(1/T), the softmax at temperature T of any logits of p (Hinton, Vinyals & Dean 2015).
+
+    Below T = 1 it is sharper than p, with less entropy; above, softer.  A pixel's probability q of being black is the
+    pair (q, 1 − q).
+
+    Args:
+        probabilities: p, distributions along `dim`; multiples of them give the same.
+        temperature: T > 0.
+        dim: of the classes.
+
+    Raises:
+        InferenceError: a temperature that is not above 0, a negative number, or nothing but zeros along `dim`.
+    """
+    if not 0 < temperature < math.inf:
+        raise InferenceError(f"the temperature of probabilities is above 0 and finite, found {temperature}")
+    if not bool((probabilities >= 0).all()) or not bool((probabilities.sum(dim) > 0).all()):
+        raise InferenceError(f"probabilities along dimension {dim} are at least 0, and not all of them 0")
+    return (probabilities.log() / temperature).softmax(dim)
+
+
 def are_probabilities(values: torch.Tensor) -> bool:
     """Whether all rows are distributions over classes."""
     total = values.sum(-1)

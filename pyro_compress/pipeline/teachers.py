@@ -19,13 +19,14 @@ from pyro_compress.artifact.writing.artifact import load as load_artifact
 from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.data.sources import Examples
 from pyro_compress.data.untouched import Untouched
-from pyro_compress.errors import DataError, RunError
+from pyro_compress.errors import DataError, NetworkError, RunError
 from pyro_compress.files import write_atomically
 from pyro_compress.inference.loop.processes import Ranks
-from pyro_compress.inference.results.predictive import posterior_predictive
+from pyro_compress.inference.results.predictive import hidden_mean, posterior_predictive
 from pyro_compress.models import networks
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Categorical
+from pyro_compress.models.module_calls import with_output_of
 from pyro_compress.models.probing import first_line
 from pyro_compress.models.teaching import are_probabilities
 from pyro_compress.pipeline.run_directory import RunDirectory
@@ -44,7 +45,13 @@ _CHUNK = 1000
 
 
 def with_teacher(
-    data: DataSet | Examples, teacher: Teacher, model: BayesianNetwork, *, draws: int = DRAWS, seed: int = 0
+    data: DataSet | Examples,
+    teacher: Teacher,
+    model: BayesianNetwork,
+    *,
+    hidden: str | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> DataSet:
     """The data with a teacher's outputs on the training examples, as `model` takes them: for `fit`, and for `decide`.
 
@@ -58,6 +65,8 @@ def with_teacher(
             predictive mean it is; 'module:factory' or 'module:factory+weights'; or its outputs themselves, an array of
             a row per training example, in the model's form.
         model: the student.
+        hidden: dotted name of the teacher's module that hands over its outputs, such as an encoder its codes; of a
+            posterior their mean.  The teacher's own if not given.
         draws, seed: of a posterior that teaches.
 
     Raises:
@@ -65,7 +74,7 @@ def with_teacher(
         RunError, NetworkError, ArtifactError: there is no such teacher.
     """
     data = as_data(data)
-    found = _outputs(teacher, data, model, draws, seed)
+    found = _outputs(teacher, data, model, hidden, draws, seed)
     if found.shape[:1] != data.train_x.shape[:1]:
         raise DataError(
             f"{data.name}: the teacher's outputs have the shape {tuple(found.shape)}, expected a row for each of the "
@@ -128,21 +137,25 @@ def taught(
     return data.taught(load_file(run.teacher)["outputs"])
 
 
-def _outputs(teacher: Teacher, data: DataSet, model: BayesianNetwork, draws: int, seed: int) -> Tensor:
+def _outputs(
+    teacher: Teacher, data: DataSet, model: BayesianNetwork, hidden: str | None, draws: int, seed: int
+) -> Tensor:
     """What the teacher says of every training example, in the model's form."""
     if isinstance(teacher, Tensor | np.ndarray):
+        if hidden is not None:
+            raise DataError(f"hidden='{hidden}' names a module of a teacher, and an array has none: leave it out")
         return torch.as_tensor(teacher)
     if isinstance(teacher, str | Path):
         word = str(teacher)
         if Path(word).is_dir():
-            return _predictive(_of_run(RunDirectory(Path(word)), data), data, model, draws, seed)
-        return _outputs(teacher_named(word), data, model, draws, seed)
+            return _predictive(_of_run(RunDirectory(Path(word)), data), data, model, hidden, draws, seed)
+        return _outputs(teacher_named(word), data, model, hidden, draws, seed)
     if isinstance(teacher, Artifact):
-        return _of_module(teacher.to_torch(), data, model)
+        return _of_module(teacher.to_torch(), data, model, hidden)
     if isinstance(teacher, nn.Module) and not isinstance(teacher, BayesianNetwork):
-        return _of_module(teacher, data, model)
+        return _of_module(teacher, data, model, hidden)
     if isinstance(teacher, tuple) and [type(part) for part in teacher] == [BayesianNetwork, Posterior]:
-        return _predictive(teacher, data, model, draws, seed)
+        return _predictive(teacher, data, model, hidden, draws, seed)
     if isinstance(teacher, BayesianNetwork):
         raise DataError("a BayesianNetwork teaches with its posterior: give the pair (model, posterior)")
     raise DataError(
@@ -151,12 +164,18 @@ def _outputs(teacher: Teacher, data: DataSet, model: BayesianNetwork, draws: int
     )
 
 
-def _of_module(module: nn.Module, data: DataSet, model: BayesianNetwork) -> Tensor:
+def _of_module(module: nn.Module, data: DataSet, model: BayesianNetwork, hidden: str | None) -> Tensor:
     network, untouched = copy.deepcopy(module).eval(), Untouched("the teacher")
+
+    def output(x: Tensor) -> Tensor:
+        return network(x) if hidden is None else with_output_of(network, hidden, lambda: network(x))[1]
+
     try:
         with torch.no_grad():
-            parts = [untouched(network, part) for part in data.train_x.split(_CHUNK)]
+            parts = [untouched(output, part) for part in data.train_x.split(_CHUNK)]
             found = torch.cat([part.cpu().double() for part in parts])
+    except NetworkError:
+        raise
     except Exception as error:
         raise DataError(
             f"{data.name}: the teacher does not take examples of shape {data.input_shape}: {first_line(error)}"
@@ -166,15 +185,20 @@ def _of_module(module: nn.Module, data: DataSet, model: BayesianNetwork) -> Tens
     return found if model.teaching.takes_outputs else model.likelihood.mean(found)
 
 
-def _predictive(fitted: Fitted, data: DataSet, model: BayesianNetwork, draws: int, seed: int) -> Tensor:
+def _predictive(
+    fitted: Fitted, data: DataSet, model: BayesianNetwork, hidden: str | None, draws: int, seed: int
+) -> Tensor:
     teacher, posterior = fitted
     try:
-        found = posterior_predictive(teacher, posterior, data.train_x, draws=draws, seed=seed).mean
+        if hidden is not None:
+            found = hidden_mean(teacher, posterior, data.train_x, hidden, draws=draws, seed=seed)
+            return found if model.teaching.takes_outputs else model.likelihood.mean(found)
+        mean = posterior_predictive(teacher, posterior, data.train_x, draws=draws, seed=seed).mean
     except RuntimeError as error:
         raise DataError(
             f"{data.name}: the teacher does not take examples of shape {data.input_shape}: {first_line(error)}"
         ) from error
-    return _in_form(torch.from_numpy(found), model)
+    return _in_form(torch.from_numpy(mean), model)
 
 
 def _in_form(mean: Tensor, model: BayesianNetwork) -> Tensor:

@@ -14,7 +14,7 @@ from pyro_compress.errors import NetworkError
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.networks import NETWORKS, build, lenet_300_100, load_network, load_weights
 from pyro_compress.models.tracing import trace
-from pyro_compress.network.architecture import Conv2d, Linear
+from pyro_compress.network.architecture import Activation, Conv2d, Linear
 
 PARAMETERS = {
     "lenet-300-100": 784 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10,
@@ -55,6 +55,29 @@ def test_encoders_put_out_what_codes_take_and_decoders_give_inputs_back(name: st
     assert network(x).shape == (2, pixels)
     sizes = [sum(p.numel() for p in part.parameters()) for part in (network, network.decoder)]
     assert sizes == {"vae-digits": [5_008, 2_400], "vae-mnist": [425_284, 207_984]}[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "images"),
+    [
+        ("autoencoder-mnist", 100_480 + 101_136, [28]),
+        ("autoencoder-mnist-cnn", 4_385, [28, 28, 14, 14, 7, 7, 4, 4, 4, 8, 8, 16, 14, 28, 28]),
+    ],
+)
+def test_autoencoders_have_the_published_sizes_and_codes_of_one_shape(
+    name: str, parameters: int, images: list[int]
+) -> None:
+    network, shapes = build(name), trace(build(name), NETWORKS[name].input_shape)
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+    after = [layer for layer in shapes.layers if not isinstance(layer, Activation)]
+    assert [shapes.shapes()[0], shapes.shapes()[-1]] == [(1, 28, 28), (784,)]
+    encoder, decoder = network.get_submodule("encoder"), network.get_submodule("decoder")
+    x = torch.rand(2, 1, 28, 28)
+    assert encoder(x).shape == (2, 128)
+    torch.testing.assert_close(network(x), decoder(encoder(x)))
+    # heights of images, layer by layer, without what keeps them all
+    kept = [shape for layer, shape in zip(shapes.layers, shapes.shapes()[1:], strict=True) if layer in after]
+    assert [28, *(shape[1] for shape in kept if len(shape) == 3)] == images
 
 
 def test_layers_have_the_published_sizes() -> None:

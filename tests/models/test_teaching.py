@@ -1,10 +1,13 @@
 """What a teacher's outputs count for: against formulas written out, and what is refused."""
 
 import math
+from collections import OrderedDict
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from pyro import poutine
 from torch import nn
 
 from pyro_compress.errors import DataError, InferenceError, NetworkError
@@ -17,7 +20,7 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.normal import Normal
-from pyro_compress.models.teaching import Teaching
+from pyro_compress.models.teaching import Teaching, at_temperature, matching_weight
 
 GENERATOR = torch.Generator().manual_seed(0)
 Z = 3 * torch.randn(5, 4, generator=GENERATOR, dtype=torch.float64)
@@ -142,6 +145,72 @@ def test_a_hint_is_held_against_the_output_of_a_module() -> None:
     assert float(((X @ first[0].T + first[1]).tanh() - hidden).square().mean()) < 2e-3
 
 
+ALPHA, TEMPERATURE = 0.5, 4.0
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_an_autoencoder_learns_by_cross_entropy_and_the_square_of_its_codes_errors(averaged: bool) -> None:
+    torch.manual_seed(2)
+    pixels, numbers = 12, 5
+    network = nn.Sequential(OrderedDict(encoder=nn.Linear(pixels, numbers), decoder=nn.Linear(numbers, pixels)))
+    x, codes = torch.rand(7, pixels), torch.randn(7, numbers)
+    weight = matching_weight(ALPHA, TEMPERATURE, numbers, pixels if averaged else 1)
+    model = BayesianNetwork(
+        network, {}, Bernoulli(soft_targets=True), teacher_weight=weight, temperature=math.inf, hint="encoder"
+    )
+    trace = poutine.trace(model.forward).get_trace(x, x, codes, size=70)
+    found = torch.as_tensor(-trace.log_prob_sum()) / 70 / (1 - weight) / (pixels if averaged else 1)
+
+    bce = nn.functional.binary_cross_entropy_with_logits(network(x), x) * (1 if averaged else pixels)
+    expected = bce + ALPHA * nn.functional.mse_loss(network.get_submodule("encoder")(x), codes) * TEMPERATURE**2
+    torch.testing.assert_close(found, expected)
+    expected.backward()
+    gradients = torch.autograd.grad(found, [*model.free_values().values()])
+    for (name, parameter), gradient in zip(network.named_parameters(), gradients, strict=True):
+        assert name in model.free_values()
+        torch.testing.assert_close(gradient, parameter.grad)
+
+
+def test_the_weight_of_codes_is_that_of_both_losses() -> None:
+    # 0.5 · 4² = 8 times a mean over 128 is ½ · ⅛ of a sum
+    assert matching_weight(0.5, 4.0, 128) == pytest.approx(1 / 9)
+    assert matching_weight(0.5, 4.0, 128, 784) == pytest.approx(98 / 99)
+    assert matching_weight(0.0, 4.0, 128) == 0.0
+    with pytest.raises(InferenceError, match=r"matching_weight takes alpha >= 0, .* found -1, 4\.0, 128 and 1"):
+        matching_weight(-1, 4.0, 128)
+
+
+def test_probabilities_at_a_temperature_are_their_powers() -> None:
+    p = Z.softmax(1)
+    for temperature in (0.6, 1.0, 4.0):
+        power = p ** (1 / temperature)
+        torch.testing.assert_close(at_temperature(p, temperature), power / power.sum(1, keepdim=True))
+        torch.testing.assert_close(at_temperature(p, temperature), (Z / temperature).softmax(1))
+        torch.testing.assert_close(at_temperature(7 * p.T, temperature, dim=0), at_temperature(p, temperature).T)
+    # sharper without end: at last the largest alone
+    ladder = [Categorical().entropy(at_temperature(p, temperature)) for temperature in (0.05, 0.6, 1.0, 4.0, 1e6)]
+    assert all(bool((low < high).all()) for low, high in pairwise(ladder))
+    torch.testing.assert_close(ladder[-1], torch.full_like(ladder[-1], math.log(4)))
+    torch.testing.assert_close(at_temperature(p, 1e-3).argmax(1), p.argmax(1))
+    # what was impossible stays so, and a pixel is a pair
+    black = torch.tensor([0.0, 0.2, 0.5, 1.0]).double()
+    pair = at_temperature(torch.stack([black, 1 - black]), 0.6, dim=0)
+    torch.testing.assert_close(pair[0], (black.logit() / 0.6).sigmoid())
+
+
+@pytest.mark.parametrize(
+    ("values", "temperature", "message"),
+    [
+        ([0.5, 0.5], 0.0, r"above 0 and finite, found 0\.0"),
+        ([0.5, -0.5], 0.6, "along dimension -1 are at least 0"),
+        ([0.0, 0.0], 0.6, "not all of them 0"),
+    ],
+)
+def test_what_has_no_temperature_is_refused(values: list[float], temperature: float, message: str) -> None:
+    with pytest.raises(InferenceError, match=message):
+        at_temperature(torch.tensor(values), temperature)
+
+
 def test_units_that_a_hint_names_do_not_leave_while_they_are_trained() -> None:
     hidden = torch.zeros(24, 6)
     model = BayesianNetwork(two_layers(), GroupHorseshoe(), teacher_weight=0.5, temperature=math.inf, hint="1")
@@ -156,7 +225,7 @@ def test_units_that_a_hint_names_do_not_leave_while_they_are_trained() -> None:
         ({"temperature": 0.0}, InferenceError, r"above 0, or inf to match them, found 0\.0"),
         ({"temperature": "hot"}, InferenceError, "temperature"),
         ({"hint": "0"}, InferenceError, "hint='0': a hidden output has no distribution to soften"),
-        ({"hint": "first", "temperature": math.inf}, NetworkError, "unknown module for hint= 'first'"),
+        ({"hint": "first", "temperature": math.inf}, NetworkError, "unknown module 'first': known are 0, 1, 2"),
         ({"hint": "0", "temperature": math.inf, "teacher_weight": 1.0}, InferenceError, "without a gradient"),
         ({"likelihood": Gaussian(), "temperature": 4.0}, InferenceError, "of the Gaussian likelihood are no logits"),
         ({"likelihood": Poisson(), "temperature": 4.0}, InferenceError, "of the Poisson likelihood are no logits"),
@@ -193,5 +262,5 @@ def test_a_module_that_is_not_called_is_no_hint() -> None:
             return self.used(x)
 
     model = BayesianNetwork(Idle(), {}, temperature=math.inf, hint="idle")
-    with pytest.raises(NetworkError, match="hint='idle' names a module that the forward pass does not call"):
+    with pytest.raises(NetworkError, match="'idle' names a module that the forward pass does not call"):
         fit(model, (X, LABELS, LOGITS), MAP(epochs=1))

@@ -27,7 +27,7 @@ UNKNOWN = {
     ),
     "network": (
         ["--network", "lenet5", "--prior", "normal"],
-        "unknown network 'lenet5': known are digits-cnn, ",
+        "unknown network 'lenet5': known are autoencoder-mnist, ",
         "Did you mean 'lenet-5'?",
     ),
     "prior": (

@@ -20,7 +20,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, phase: str, epoch: int) -> None:
     """Press Ctrl-C when this epoch of this phase has ended."""
 
     @contextmanager
-    def bars(console: Any, *, quiet: bool = False) -> Iterator[progress.Bars]:
+    def bars(console: Any, **options: Any) -> Iterator[progress.Bars]:
         def bar(name: str, epochs: int) -> Any:
             def move(record: Any, state: Any) -> None:
                 if (name, record.epoch) == (phase, epoch):

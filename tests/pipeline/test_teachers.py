@@ -14,7 +14,7 @@ from torch import nn
 
 import pyro_compress as pc
 from pyro_compress.data.dataset import DataSet, as_data, load
-from pyro_compress.errors import DataError, RunError
+from pyro_compress.errors import DataError, NetworkError, RunError
 from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
 from pyro_compress.inference.point.map import MAP
 from pyro_compress.inference.variational.svi import SVI
@@ -93,6 +93,34 @@ def test_a_posterior_hands_over_its_predictive_mean(data: DataSet) -> None:
     point = model.network.state_dict() | {k: torch.from_numpy(v.mean) for k, v in posterior.parameters.items()}
     sure = torch.func.functional_call(model.network, point, data.train_x).softmax(1)
     assert float(Categorical().entropy(mean).mean()) > float(Categorical().entropy(sure).mean())
+
+
+def test_a_hidden_output_is_handed_over_by_the_name_of_its_module(data: DataSet, module: nn.Module) -> None:
+    torch.manual_seed(2)
+    network = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3))
+    model = pc.BayesianNetwork(network, {}, temperature=math.inf, hint="0")
+
+    def hidden(teacher: Any) -> torch.Tensor:
+        found = pc.with_teacher(data, teacher, model, hidden="1").train_teacher
+        assert found is not None
+        return found
+
+    torch.testing.assert_close(hidden(module), nn.Sequential(*module.children())[:2](data.train_x).detach())
+    teacher = pc.BayesianNetwork(nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)), "log-uniform")
+    posterior = pc.fit(teacher, data, SVI(epochs=2))
+    weights = posterior.parameters["0.weight"]
+    # the mean over 100 draws, not what the mean weights put out
+    latent, bias = posterior.sample_latents(100, int(np.random.SeedSequence([0, 0]).generate_state(1)[0])), "0.bias"
+    (drawn,) = [value for name, value in latent.items() if value.shape[1:] == weights.mean.shape]
+    layers = torch.einsum("nd,skd->snk", data.train_x, torch.from_numpy(drawn).float())
+    expected = (layers + torch.from_numpy(posterior.parameters[bias].mean)).tanh().mean(0)
+    torch.testing.assert_close(hidden((teacher, posterior)), expected)
+    with pytest.raises(DataError, match=r"shape \(3,\) per example, expected that of the output of the student's '0'"):
+        pc.with_teacher(data, module, model, hidden="3")
+    with pytest.raises(NetworkError, match="unknown module 'encoder': known are 0, 1, 2, 3"):
+        pc.with_teacher(data, module, model, hidden="encoder")
+    with pytest.raises(DataError, match="hidden='1' names a module of a teacher, and an array has none"):
+        pc.with_teacher(data, np.zeros((30, 5)), model, hidden="1")
 
 
 def test_held_out_examples_reach_no_teacher(data: DataSet) -> None:

@@ -28,6 +28,7 @@ from pyro_compress.errors import InferenceError
 from pyro_compress.inference.loop.alone import alone
 from pyro_compress.inference.loop.dtypes import in_network_type
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.module_calls import with_output_of
 from pyro_compress.posterior.draws import Draws
 from pyro_compress.posterior.posterior import Posterior
 
@@ -128,6 +129,27 @@ def predictive_mean(
     total = torch.zeros((), dtype=torch.float64)
     for weight, values in weighted_values(model, posterior, draws, seed):
         total = total + weight * model.likelihood.mean(_outputs(model, values, x, chunk))
+    return total.float()
+
+
+@alone()
+@in_network_type
+def hidden_mean(
+    model: BayesianNetwork, posterior: Posterior, x: Tensor, module: str, *, draws: int = 100, seed: int = 0
+) -> Tensor:
+    """Mean over the posterior of what a module of the network puts out, (examples, ...).
+
+    Args:
+        model, posterior, x, draws, seed: as of `posterior_predictive`.
+        module: its dotted name.
+
+    Raises:
+        NetworkError: there is no such module, or the forward pass does not call it.
+    """
+    model = _ready(model, posterior)
+    total = torch.zeros((), dtype=torch.float64)
+    for weight, values in weighted_values(model, posterior, draws, seed):
+        total = total + weight * _outputs(model, values, x, 1000, module)
     return total.float()
 
 
@@ -262,13 +284,19 @@ def _ready(model: BayesianNetwork, posterior: Posterior) -> BayesianNetwork:
     return model
 
 
-def _outputs(model: BayesianNetwork, values: Values, x: Tensor, chunk: int) -> Tensor:
-    """float64 on the CPU, (examples, ...): the network's outputs."""
+def _outputs(model: BayesianNetwork, values: Values, x: Tensor, chunk: int, module: str | None = None) -> Tensor:
+    """float64 on the CPU, (examples, ...): the network's outputs, or those of a module of it."""
     parameters = {name: value.to(x.device) for name, value in values.parameters.items()}
+
+    def output(part: Tensor) -> Tensor:
+        if module is None:
+            return model.call_network(parameters, part)
+        return with_output_of(model.network, module, lambda: model.call_network(parameters, part))[1]
+
     # as a fit reads them
     x = x.to(torch.float32)
     with torch.no_grad():
-        return torch.cat([model.call_network(parameters, part) for part in x.split(chunk)]).cpu().double()
+        return torch.cat([output(part) for part in x.split(chunk)]).cpu().double()
 
 
 class RunningMoments:

@@ -32,6 +32,19 @@ def test_bernoulli() -> None:
     assert Bernoulli().error(OUTPUT, target).tolist() == [0.0, 1.0, 0.5]
 
 
+def test_soft_targets_of_a_bernoulli_count_with_their_cross_entropy() -> None:
+    share, likelihood = torch.tensor([[0.3, 0.0], [0.8, 0.55], [1.0, 0.4]]), Bernoulli(soft_targets=True)
+    probability = 1 / (1 + torch.exp(-OUTPUT))
+    expected = (share * probability.log() + (1 - share) * (1 - probability).log()).sum(1)
+    torch.testing.assert_close(likelihood.log_prob(OUTPUT, share), expected)
+    torch.testing.assert_close(likelihood.cross_entropy(OUTPUT, share), -expected)
+    likelihood.check_support(OUTPUT, share, "targets")
+    with pytest.raises(DataError, match=r"targets: the target 0\.3 at index \(0, 0\) .* whose targets are 0 or 1"):
+        Bernoulli().check_support(OUTPUT, share, "targets")
+    with pytest.raises(DataError, match=r"the target 1\.5 at index .* numbers from 0 to 1"):
+        likelihood.check_support(OUTPUT, torch.tensor([[0.5, 1.5]]), "targets")
+
+
 def test_continuous_bernoulli_by_integrals_over_targets() -> None:
     output = torch.tensor([[0.0, 1e-3, 0.04], [0.06, -0.3, 1.7], [-4.0, 9.0, 12.0]]).double()
     y = (torch.arange(200_000).double() + 0.5) / 200_000
