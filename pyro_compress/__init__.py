@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyro_compress.pipeline.coupled import coupled_channels
     from pyro_compress.pipeline.decision_settings import DecisionSettings
     from pyro_compress.pipeline.evaluation import evaluate
+    from pyro_compress.pipeline.evidence import evidence
     from pyro_compress.pipeline.fitting import fit
     from pyro_compress.pipeline.flagging import diagnose
     from pyro_compress.pipeline.scoring import score
@@ -44,6 +45,7 @@ _NAMES = {
     "DecisionSettings": "pyro_compress.pipeline.decision_settings",
     "decide": "pyro_compress.pipeline.search",
     "evaluate": "pyro_compress.pipeline.evaluation",
+    "evidence": "pyro_compress.pipeline.evidence",
     "compress": "pyro_compress.pipeline.compressing",
     "score": "pyro_compress.pipeline.scoring",
     "coupled_channels": "pyro_compress.pipeline.coupled",
@@ -67,6 +69,7 @@ __all__ = [
     "diagnose",
     "errors",
     "evaluate",
+    "evidence",
     "fit",
     "inference",
     "load",

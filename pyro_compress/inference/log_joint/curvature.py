@@ -19,14 +19,20 @@ def newton_step(log_joint: LogJoint, u: Tensor, batch: Batch, *, jacobian: bool)
         batch: all the data.
         jacobian: whether log p holds log |dθ/du|.
     """
-    leaf, gradient = _gradient(log_joint, u, batch, jacobian)
-    rows = [torch.autograd.grad(one, leaf, retain_graph=True, allow_unused=True)[0] for one in gradient]
-    hessian = torch.stack([torch.zeros_like(leaf) if row is None else row for row in rows]).double()
-    values, vectors = torch.linalg.eigh(-(hessian + hessian.T) / 2)
+    precision, gradient = precision_at(log_joint, u, batch, jacobian=jacobian)
+    values, vectors = torch.linalg.eigh(precision)
     if not bool(torch.isfinite(values).all()) or not float(values[0]) > 1e-7 * float(values[-1]):
         return None
     inverse = (vectors / values) @ vectors.T
-    return inverse @ gradient.detach().double(), inverse.diagonal().sqrt()
+    return inverse @ gradient, inverse.diagonal().sqrt()
+
+
+def precision_at(log_joint: LogJoint, u: Tensor, batch: Batch, *, jacobian: bool) -> tuple[Tensor, Tensor]:
+    """(H, g), (D, D) and (D,) in float64, of the same arguments as `newton_step`."""
+    leaf, gradient = _gradient(log_joint, u, batch, jacobian)
+    rows = [torch.autograd.grad(one, leaf, retain_graph=True, allow_unused=True)[0] for one in gradient]
+    hessian = torch.stack([torch.zeros_like(leaf) if row is None else row for row in rows]).double()
+    return -(hessian + hessian.T) / 2, gradient.detach().double()
 
 
 def largest_curvature(log_joint: LogJoint, u: Tensor, batch: Batch, scale: Tensor) -> float:

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,10 +36,12 @@ class WholeData:
         InferenceError: the model is too large, its log joint is random or cannot be run at many points at once.
     """
 
+    kind: ClassVar[type[LogJoint]] = LogJoint
+
     def __init__(self, model: Program, batch: Batch, size: int) -> None:
-        self.model = model
+        self.model, self.size = model, size
         for dtype in (torch.float64, torch.float32):
-            self.log_joint = LogJoint(model, size, dtype=dtype)
+            self.log_joint = self.kind(model, size, dtype=dtype)
             self.batch = tuple(part.to(dtype) if part.is_floating_point() else part for part in batch)
             width = self.log_joint.width
             if self.log_joint.dependent:
