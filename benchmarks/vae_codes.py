@@ -14,6 +14,7 @@ is the rule of Burda et al. (2016).
 import argparse
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from torch import nn
 
 import pyro_compress as pc
 from pyro_compress.models.generative.codes import Codes
+from pyro_compress.report.code_figures import component_images, latent_plane
 
 CODES: dict[str, Callable[[int], Codes]] = {
     "gaussian": lambda width: pc.models.GaussianCodes(width),
@@ -57,6 +59,28 @@ def network(codes: Codes) -> pc.models.EncoderDecoder:
     return pc.models.EncoderDecoder(nn.Sequential(nn.Flatten(), *hidden), seen, codes)
 
 
+def draw(name: str, model: pc.VAE, values: dict[str, torch.Tensor], folder: Path) -> None:
+    """Mean codes of test images in a plane, by class; and what every number of a code draws.
+
+    The middle code is the mean over the test set.  A number is raised to what one image in a hundred exceeds; of codes
+    on a simplex the others shrink alike.
+    """
+    plain = pc.data.load("mnist")
+    x, y = plain.binarised("static").test_x, plain.test_y
+    with torch.no_grad():
+        codes = model.codes.mean(model.encode(values, x))
+        middle, raised = codes.mean(0), codes.quantile(0.99, 0)
+        one = torch.eye(len(middle))
+        simplex = not isinstance(model.codes, pc.models.GaussianCodes)
+        rest = (1 - raised[:, None]) * (middle * (1 - one)) / (1 - middle)[:, None] if simplex else middle * (1 - one)
+        pictures = model.decode(values, torch.cat([middle[None], rest + raised[:, None] * one])).sigmoid()
+    images, titles = pictures.view(-1, 28, 28).numpy(), [f"{number}" for number in range(len(middle))]
+    folder.mkdir(parents=True, exist_ok=True)
+    plane = latent_plane(codes[:3000].numpy(), y[:3000].numpy(), plain.classes or ())
+    plane.savefig(folder / f"vae-{name}-plane.png")
+    component_images(images[1:], images[0], titles).savefig(folder / f"vae-{name}-numbers.png")
+
+
 def row(name: str, given: argparse.Namespace) -> str:
     """Fit and measure one kind of codes."""
     data = pc.data.load("mnist").reconstructing("static")
@@ -72,11 +96,17 @@ def row(name: str, given: argparse.Namespace) -> str:
         compile="always",
     )
     start = time.process_time()
-    posterior = pc.fit(model, data, method)
+    file = given.keep and given.keep / f"{name}.pt"
+    if file and file.exists():
+        values = torch.load(file, weights_only=True)
+    else:
+        posterior = pc.fit(model, data, method)
+        values = {name: torch.from_numpy(site.mean) for name, site in posterior.parameters.items()}
+        if file:
+            torch.save(values, file)
     seconds = time.process_time() - start
-    values = {name: torch.from_numpy(site.mean) for name, site in posterior.parameters.items()}
-    if given.keep:
-        torch.save(values, given.keep / f"{name}.pt")
+    if given.figures:
+        draw(name, model, values, given.figures)
     part = data.test_x if given.test else data.validation_x
     bound = float(pc.models.elbo(model, values, part).mean())
     found = pc.models.log_likelihood(model, values, part[: given.examples], samples=1000)
@@ -97,9 +127,12 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--examples", type=int, default=2000, help="the first so many, for ln p(x)")
     parser.add_argument("--test", action="store_true", help="measure on the test set, not on validation")
-    parser.add_argument("--keep", type=Path, help="folder for what was fitted")
+    parser.add_argument("--keep", type=Path, help="folder for what was fitted, which is read if it is there")
+    parser.add_argument("--figures", type=Path, help="folder for figures of the codes")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    # nothing is compressed here, and what stands before the decoder's first layer is not folded into it
+    warnings.simplefilter("ignore", pc.errors.UnstorableWarning)
     for name in given.codes or CODES:
         print(row(name, given), flush=True)
 

@@ -46,7 +46,7 @@ def m1(data: pc.DataSet, given: argparse.Namespace) -> pc.DataSet:
 
 def m2(inputs: int, given: argparse.Namespace, likelihood: Any) -> pc.SemiSupervisedVAE:
     """Classifier, encoder and decoder with one hidden layer of 300."""
-    codes = pc.models.GaussianCodes(50)
+    codes = pc.models.GaussianCodes(given.width)
     torch.manual_seed(0)
     parts = pc.models.LabelledEncoderDecoder(
         layers(inputs, 300, 10, activation=given.activation),
@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--width", type=int, default=50, help="numbers of a code of M2")
     parser.add_argument("--alpha", type=float, default=0.1)
     parser.add_argument("--labels", choices=("summed", "relaxed"), default="summed")
     parser.add_argument("--temperature", type=float, default=0.5)
