@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pyro_compress.cli.options import (
+    BinarisationOption,
     ChainsOption,
     DataDirOption,
     DataOption,
@@ -56,6 +57,7 @@ def run(
     data: DataOption = None,
     data_dir: DataDirOption = None,
     examples: ExamplesOption = None,
+    binarisation: BinarisationOption = None,
     epochs: EpochsOption = None,
     pretrain_epochs: PretrainOption = None,
     rewrite: RewriteOption = None,
@@ -81,10 +83,10 @@ def run(
     with processes.joined() as here:
         settings, directory = _settings(
             here, entry, resume, out_dir, network=network, weights=weights, prior=prior, inference=inference,
-            likelihood=likelihood, data=data, examples=examples, epochs=epochs, pretrain_epochs=pretrain_epochs,
-            rewrite=rewrite or None, retrain_epochs=retrain_epochs, teacher=teacher, teacher_weight=teacher_weight,
-            temperature=temperature, kl_weight=kl_weight, chains=chains, draws=draws, seed=seed, threads=threads,
-            device=device, options=options,
+            likelihood=likelihood, data=data, examples=examples, binarisation=binarisation, epochs=epochs,
+            pretrain_epochs=pretrain_epochs, rewrite=rewrite or None, retrain_epochs=retrain_epochs, teacher=teacher,
+            teacher_weight=teacher_weight, temperature=temperature, kl_weight=kl_weight, chains=chains, draws=draws,
+            seed=seed, threads=threads, device=device, options=options,
         )  # fmt: skip
         run_directory = steps.RunDirectory(directory)
         with _resumable(run_directory, "run"):
@@ -110,6 +112,7 @@ def fit(
     data: DataOption = None,
     data_dir: DataDirOption = None,
     examples: ExamplesOption = None,
+    binarisation: BinarisationOption = None,
     epochs: EpochsOption = None,
     pretrain_epochs: PretrainOption = None,
     rewrite: RewriteOption = None,
@@ -134,10 +137,10 @@ def fit(
     with processes.joined() as here:
         settings, directory = _settings(
             here, entry, resume, out_dir, network=network, weights=weights, prior=prior, inference=inference,
-            likelihood=likelihood, data=data, examples=examples, epochs=epochs, pretrain_epochs=pretrain_epochs,
-            rewrite=rewrite or None, retrain_epochs=retrain_epochs, teacher=teacher, teacher_weight=teacher_weight,
-            temperature=temperature, kl_weight=kl_weight, chains=chains, draws=draws, seed=seed, threads=threads,
-            device=device, options=options,
+            likelihood=likelihood, data=data, examples=examples, binarisation=binarisation, epochs=epochs,
+            pretrain_epochs=pretrain_epochs, rewrite=rewrite or None, retrain_epochs=retrain_epochs, teacher=teacher,
+            teacher_weight=teacher_weight, temperature=temperature, kl_weight=kl_weight, chains=chains, draws=draws,
+            seed=seed, threads=threads, device=device, options=options,
         )  # fmt: skip
         run_directory = steps.RunDirectory(directory)
         with _resumable(run_directory, "fit"):
@@ -187,8 +190,7 @@ def _fit(
     if resume and here.from_first(run.posterior.exists):
         return
     method = settings.build_method()
-    unit = settings.build_likelihood().error_unit
-    with progress.epoch_bars(err, quiet=quiet or not here.first, unit=unit) as bars:
+    with progress.epoch_bars(err, quiet=quiet or not here.first, unit=settings.error_unit) as bars:
         pretrains = settings.pretrain_epochs and not run.initial.exists()
         retrains = settings.retrain_epochs and not run.rewritten.exists()
         teaching = steps.rounds_of_teacher(run, settings)

@@ -15,7 +15,8 @@ MethodOption = Annotated[
     str | None, typer.Option("--inference", help="Inference method: svi, map, sgld, nuts, ...; a wrong one lists all.")
 ]
 LikelihoodOption = Annotated[
-    str | None, typer.Option("--likelihood", help="categorical, gaussian, bernoulli, poisson.")
+    str | None,
+    typer.Option("--likelihood", help="categorical, gaussian, bernoulli, ...; a wrong one lists all."),
 ]
 DataOption = Annotated[
     str | None,
@@ -30,6 +31,13 @@ ExamplesOption = Annotated[
     int | None,
     typer.Option(
         "--examples", help="Training examples that are taken, each class its share; all if not given. N counts these."
+    ),
+]
+BinarisationOption = Annotated[
+    str | None,
+    typer.Option(
+        "--binarisation",
+        help="Of an autoencoder's images: static draws each pixel once, dynamic anew whenever the fit sees it.",
     ),
 ]
 EpochsOption = Annotated[int | None, typer.Option("--epochs", min=1, help="Passes of posterior fitting.")]

@@ -30,14 +30,14 @@ Held = TypeVar("Held")
 
 
 @dataclass(frozen=True, eq=False)
-class DecoderRoad:
-    """What takes the place of an autoencoder on the road.
+class Road:
+    """What is compressed, and what says how well it does.
 
     Attributes:
-        network: the decoder.
-        posterior: of the decoder's parameters, by the decoder's own names.
-        data: codes as inputs, examples as targets.
-        likelihood: p(x | output), with errors in nats.
+        network: that a file holds: of an autoencoder the decoder.
+        posterior: of its parameters, by its own names.
+        data: its inputs and targets: of a decoder codes and examples.
+        likelihood: p(target | output), which says what an error is and its unit.
     """
 
     network: nn.Module
@@ -53,7 +53,14 @@ def shipped(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[nn.Module
     return network, input_shape
 
 
-def decoder_road(network: EncoderDecoder, posterior: Posterior, data: DataSet, likelihood: Likelihood) -> DecoderRoad:
+def road_of(network: nn.Module, posterior: Posterior, data: DataSet, likelihood: Likelihood) -> Road:
+    """The same as it is given, or of an autoencoder its `decoder_road`."""
+    if isinstance(network, EncoderDecoder):
+        return decoder_road(network, posterior, data, likelihood)
+    return Road(network, posterior, data, likelihood)
+
+
+def decoder_road(network: EncoderDecoder, posterior: Posterior, data: DataSet, likelihood: Likelihood) -> Road:
     """The decoder with the codes that the posterior's encoder draws for the data.
 
     Args:
@@ -74,8 +81,10 @@ def decoder_road(network: EncoderDecoder, posterior: Posterior, data: DataSet, l
         posterior,
         parameters=of_decoder(posterior.parameters),
         buffers=of_decoder(posterior.buffers),
+        # it counts the KL of codes too, and is no description length of weights
+        statistics={name: value for name, value in posterior.statistics.items() if name != "complexity_nats"},
     )
-    return DecoderRoad(encoding.decoder, decoder_posterior, _codes_of(encoding, data), InNats(likelihood))
+    return Road(encoding.decoder, decoder_posterior, _codes_of(encoding, data), InNats(likelihood))
 
 
 def at_mean(network: EncoderDecoder, posterior: Posterior) -> EncoderDecoder:

@@ -17,7 +17,7 @@ from pyro_compress.analysis.diagnosis.diagnostics import HDI_SHARE, Diagnosis, d
 from pyro_compress.analysis.diagnosis.flags import Row
 from pyro_compress.analysis.diagnosis.psis import LEAST_RATIOS, guide_log_density, loo
 from pyro_compress.data.dataset import DataSet
-from pyro_compress.errors import PriorError
+from pyro_compress.errors import InferenceError, PriorError
 from pyro_compress.files import write_atomically
 from pyro_compress.inference.results.iid_draws import MOST_BYTES
 from pyro_compress.inference.results.pointwise import draws_of_guide, log_joints, log_likelihoods, predictions
@@ -34,6 +34,10 @@ HELD_OUT = 20
 GUIDE_DRAWS = 200
 MOST_LOG_LIKELIHOODS = 2**25  # chains × draws × examples
 MOST_ROWS = 20
+OF_CODES = (
+    "codes of single examples are not summed out, so the log joint of the weights is not known: no Pareto k-hat, "
+    "and no predictions to compare"
+)
 NOTHING = "a point estimate has one value per parameter and no draws: there is nothing to diagnose"
 
 
@@ -98,7 +102,14 @@ def _diagnosed(
 ) -> tuple[Diagnosis, dict[str, Any]]:
     model = settings.build_model(fitted_network(run, settings, data))
     found, given = _Found(), posterior.draws
-    if given is None:
+    if model.has_local_sites and asked.log_likelihood:
+        raise InferenceError("--log-likelihood scores targets given inputs, and an autoencoder has none: leave it out")
+    if model.has_local_sites:
+        posterior = _drawn_from_guide(model, posterior, asked.guide_draws, settings.seed)
+        assert posterior.draws is not None
+        posterior = replace(posterior, draws=replace(posterior.draws, statistics={}))
+        found.notes.append(OF_CODES)
+    elif given is None:
         posterior = _drawn_from_guide(model, posterior, asked.guide_draws, settings.seed)
         if posterior.has_density:
             posterior = _weighed(model, posterior, data, found, say, taught=settings.teacher is not None)
@@ -109,7 +120,8 @@ def _diagnosed(
         posterior = _weighed(model, posterior, data, found, say, taught=settings.teacher is not None)
     elif posterior.kind != "chains" and given.log_weight is None:
         found.notes.append("the density of what was drawn from is not known, so there is no Pareto k-hat")
-    _held_out(model, posterior, data, found)
+    if not model.has_local_sites:
+        _held_out(model, posterior, data, found)
     examples = _scored(model, posterior, data, found, say) if asked.log_likelihood else 0
     count = posterior.draws.count if posterior.draws is not None else asked.guide_draws
     idata = to_arviz(posterior, sites=asked.sites, draws=count, seed=settings.seed, coords=found.coords, **found.export)

@@ -25,11 +25,14 @@ from pyro_compress.files import write_atomically
 from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.loop.suitability import check_classes
 from pyro_compress.models import zoo
+from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood, PiecewiseExponential
 from pyro_compress.models.tracing import trace
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.quantizers import described
 from pyro_compress.network.stored import StoredNetwork
+from pyro_compress.pipeline.decoder_scores import DecoderScores, decoder_scores
+from pyro_compress.pipeline.decoders import at_mean, road_of, shipped
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.pipeline.starting import build_network, fitted_network
 from pyro_compress.pipeline.steps import RunDirectory, prepare
@@ -54,26 +57,34 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     if not run.file.exists():
         raise RunError(f"{run.path} has no {run.file.name} yet: run `pyro-compress compress {run.path}`")
     original, network = build_network(settings, data), fitted_network(run, settings, data)
-    likelihood = settings.build_likelihood()
-    unit = likelihood.error_unit
-    architecture = trace(network, data.input_shape)
+    original, _ = shipped(original, data.input_shape)
+    data = data.on(device_named(settings.device))
+    road = road_of(network, posterior, data, settings.build_likelihood())
+    likelihood, unit = road.likelihood, settings.error_unit
+    architecture = trace(road.network, road.data.input_shape)
     weights = sum(parameter.numel() for parameter in original.parameters() if parameter.ndim > 1)
-    device = device_named(settings.device)
-    x, y = (part.to(device) for part in data.part("test"))
-    given = predict(original, x, y, likelihood) if settings.weights is not None else None
-    place(network, nothing_pruned(posterior))
-    before = predict(network, x, y, likelihood)
+    x, y = road.data.part("test")
+    given = predict(original, x, y, likelihood) if settings.weights is not None and not settings.reconstructs else None
+    place(road.network, nothing_pruned(road.posterior))
+    before = predict(road.network, x, y, likelihood).errors
     measured = measure(run.file, x, y, likelihood, float32_bytes(original))
     artifact = load_artifact(run.file)
     decoded, left = artifact.to_torch(), artifact.network
-    after = predict(decoded, x, y, likelihood)
+    after = predict(decoded, x, y, likelihood).errors
+    scores = _scores_of_decoder(network, posterior, decoded, settings, data)
+    if scores is not None:
+        before, after = -scores.before.elbo, -scores.after.elbo
     results = {
         "error_unit": unit.name,
-        **_headline(unit, before.errors, after.errors, measured, weights, left),
+        **_headline(unit, before, after, measured, weights, left),
         **_context(run, settings, posterior, data),
-        **_detail(measured, posterior, decision, architecture, weights, settings),
-        "two_part_code_bits": two_part_code_bits(measured.file_bytes, _training_label_nats(decoded, data, likelihood)),
+        **_detail(measured, road.posterior, decision, architecture, weights, settings),
     }
+    if scores is None:
+        nats = _training_label_nats(decoded, data, likelihood)
+        results["two_part_code_bits"] = two_part_code_bits(measured.file_bytes, nats)
+    else:
+        results["generative"] = {"binarisation": settings.binarisation, "codes": str(network.codes), **scores.as_dict()}
     results |= _survival(decoded, x, y, likelihood)
     if "worse_than_start" in decision.made_by:
         results["worse_than_start"] = decision.made_by["worse_than_start"]
@@ -86,10 +97,9 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     if given is not None:
         results[unit.key("error_given")] = unit.scale * float(given.errors.mean())
     if data.classes is not None:
-        results["mcnemar_p_value"] = mcnemar_p_value(before.errors, after.errors)
-    save_all(
-        run.figures, figures_of_run(posterior, decision, architecture, left.architecture, _points(results), unit.sign)
-    )
+        results["mcnemar_p_value"] = mcnemar_p_value(before, after)
+    drawn = figures_of_run(road.posterior, decision, architecture, left.architecture, _points(results), unit)
+    save_all(run.figures, drawn)
     # last: a run that has results has all of them
     write_atomically(run.results, json.dumps(results, indent=2) + "\n")
     return results
@@ -152,6 +162,16 @@ def _survival(network: nn.Module, x: torch.Tensor, y: torch.Tensor, likelihood: 
     with torch.no_grad():
         output = network(x)
     return {"survival": survival_scores(likelihood.risk(output), partial(likelihood.survival, output), y)}
+
+
+def _scores_of_decoder(
+    network: nn.Module, posterior: Posterior, decoded: nn.Module, settings: RunSettings, data: DataSet
+) -> DecoderScores | None:
+    """Bounds of the test part with the decoded decoder and the posterior's encoder; None where there is none."""
+    if not isinstance(network, EncoderDecoder):
+        return None
+    encoding = at_mean(network, posterior).to(data.test_x.device)
+    return decoder_scores(encoding, decoded, settings.build_likelihood(), data.part("test")[0])
 
 
 def _error_after(unit: ErrorUnit, errors: np.ndarray) -> dict[str, float]:

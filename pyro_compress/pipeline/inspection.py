@@ -105,5 +105,7 @@ def description_length(directory: Path) -> dict[str, float | None]:
         return {}
     posterior, settings = Posterior.load(run.posterior), RunSettings.load(run.settings)
     nats = posterior.statistics.get("complexity_nats", math.nan)
+    if settings.reconstructs:  # the fit's KL is of codes too
+        return {}
     proper = settings.prior_is_proper and posterior.kind != "point" and posterior.has_density
     return {"description_length_bits": description_length_bits(nats, proper_prior=proper and math.isfinite(nats))}

@@ -35,7 +35,7 @@ def describe(record: EpochRecord, unit: ErrorUnit = PERCENT) -> str:
     else:
         parts += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in record.extra.items()]
         parts.append(f"step size {record.learning_rate:.2g}")
-    parts.append(f"validation error {unit.text(record.validation_error)}")
+    parts.append(f"validation {unit.noun} {unit.text(record.validation_error)}")
     if record.objective_name == "ELBO":
         parts.append(f"weights left {record.weights_left_percent:.1f} %")
     return ", ".join(parts)

@@ -31,7 +31,7 @@ from pyro_compress.models.teaching import Teaching
 from pyro_compress.models.tracing import trace
 from pyro_compress.pipeline.acceptance import clearly_worse, within
 from pyro_compress.pipeline.decision_settings import DecisionSettings
-from pyro_compress.pipeline.decoders import decoder_road
+from pyro_compress.pipeline.decoders import road_of
 from pyro_compress.pipeline.draw_moments import how_of, stored_of, within_one_mode
 from pyro_compress.pipeline.fine_tuning import fine_tuned
 from pyro_compress.pipeline.quantizing import refuse_beside_own, roundings
@@ -102,9 +102,10 @@ def decide(
     teaching = network.teaching if isinstance(network, BayesianNetwork) and network.teaching.hint is None else None
     network, likelihood = network_and_likelihood(network, likelihood)
     if isinstance(network, EncoderDecoder):
-        road = decoder_road(network, posterior, data, likelihood)
-        posterior, network, data, likelihood = road.posterior, road.network, road.data, road.likelihood
         starts = {}
+        say("errors are −ln p(x | z) in nats at codes z that the encoder drew once: what they rise by, the bound loses")
+    road = road_of(network, posterior, data, likelihood)
+    posterior, network, data, likelihood = road.posterior, road.network, road.data, road.likelihood
     posterior = without_draws(posterior, network, data, likelihood, settings, say=say)
     judge = Judge(network, data, likelihood)
     reference, noted = _reference(posterior, judge, {"network given": network} if starts is None else starts, say)

@@ -3,12 +3,15 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from pyro_compress.config.keyword_options import build, check_options
+from pyro_compress.data.binarisation import Binarisation
 from pyro_compress.errors import NetworkError, PriorError, RunError, unknown_name
 from pyro_compress.files import write_atomically
 from pyro_compress.inference.contract import Method
@@ -16,6 +19,8 @@ from pyro_compress.inference.loop.devices import DEVICES
 from pyro_compress.inference.registry import METHODS
 from pyro_compress.models import networks, zoo
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
+from pyro_compress.models.generative.vae import VAE
 from pyro_compress.models.likelihoods import LIKELIHOODS, Likelihood
 from pyro_compress.models.priors.base import Prior
 from pyro_compress.models.priors.registry import PRIORS
@@ -23,6 +28,7 @@ from pyro_compress.models.rewrites.base import Rewrite
 from pyro_compress.models.rewrites.registry import REWRITES
 from pyro_compress.models.teaching import Teaching
 from pyro_compress.pipeline.decision_settings import DecisionSettings
+from pyro_compress.posterior.error_unit import NATS_OF_BOUND, ErrorUnit
 from pyro_compress.posterior.posterior import Posterior
 
 NO_PRIOR = "none"
@@ -47,6 +53,7 @@ class RunSettings:
             beside the labels, or a zoo entry that is fitted first, in the run's own folder; None for no teacher.
         teacher_weight, temperature: λ and T of `models.teaching.Teaching`.
         examples: training examples that are taken, each class its share; None for all of them.
+        binarisation: 'static' or 'dynamic', of the images that an autoencoder learns; None leaves them as they are.
         seed: of initialisation, batches and noise.
         threads: torch threads, which ranks on one machine divide; sums of floats depend on them, so a run keeps its
             number.
@@ -71,6 +78,7 @@ class RunSettings:
     teacher_weight: float = 0.5
     temperature: float | None = None
     examples: int | None = None
+    binarisation: str | None = None
     seed: int = 0
     threads: int = 2
     device: str = "cpu"
@@ -96,6 +104,31 @@ class RunSettings:
             raise RunError(unknown_name("device", self.device, DEVICES))
         if self.examples is not None and self.examples < 1:
             raise RunError(f"examples must be at least 1, found {self.examples}")
+        self._check_reconstruction()
+
+    def _check_reconstruction(self) -> None:
+        """What goes with autoencoders alone, or not with them; no network is built where nothing of it is asked for."""
+        if self.binarisation is not None:
+            Binarisation(self.binarisation)
+            if not self.reconstructs:
+                raise RunError(
+                    f"binarisation='{self.binarisation}' makes binary images for an autoencoder to reconstruct, and "
+                    f"network {self.network} is none: leave it out"
+                )
+        for option, asked in (("--teacher", self.teacher), ("--rewrite", self.rewrites)):
+            if asked and self.reconstructs:
+                raise RunError(f"{option} is for networks that predict, and {self.network} is an autoencoder")
+
+    @cached_property
+    def reconstructs(self) -> bool:
+        """Whether the network is an autoencoder, whose targets are its inputs."""
+        with torch.random.fork_rng(devices=[]):
+            return isinstance(self._fresh_network(), EncoderDecoder)
+
+    @property
+    def error_unit(self) -> ErrorUnit:
+        """What the fit's validation errors are in."""
+        return NATS_OF_BOUND if self.reconstructs else self.build_likelihood().error_unit
 
     def build_prior(self) -> Prior | Mapping[str, Prior]:
         """The prior object; of 'none' an empty rule set, which covers nothing.
@@ -147,6 +180,8 @@ class RunSettings:
         return self._model(network, {})
 
     def _model(self, network: nn.Module, prior: Prior | Mapping[str, Prior]) -> BayesianNetwork:
+        if isinstance(network, EncoderDecoder):
+            return VAE(network, prior, self.build_likelihood())
         return BayesianNetwork(network, prior, self.build_likelihood(), self.teacher_weight, self.temperature)
 
     def build_decision(self) -> DecisionSettings:
@@ -159,10 +194,13 @@ class RunSettings:
 
     def build_network(self) -> nn.Module:
         """The network with its initial parameters: drawn under the global seed, or read from `weights`."""
-        network = networks.load_network(self.network) if ":" in self.network else networks.build(self.network)
+        network = self._fresh_network()
         if self.weights is not None:
             networks.load_weights(network, Path(self.weights))
         return network
+
+    def _fresh_network(self) -> nn.Module:
+        return networks.load_network(self.network) if ":" in self.network else networks.build(self.network)
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -217,6 +255,7 @@ def settings_from_entry(name: str, **changes: Any) -> RunSettings:
         "rewrites": entry.rewrites,
         "retrain_epochs": entry.retrain_epochs,
         "examples": entry.examples,
+        "binarisation": entry.binarisation,
     }
     if changes.get("teacher") == NO_TEACHER:
         changes["teacher"] = None

@@ -13,13 +13,18 @@ from safetensors.numpy import save
 from torch import nn
 
 from pyro_compress.data.dataset import DataSet
+from pyro_compress.errors import RunError
 from pyro_compress.files import write_atomically
+from pyro_compress.inference.contract import Method
 from pyro_compress.inference.fit import Callback, fit
 from pyro_compress.inference.loop.processes import Ranks
 from pyro_compress.inference.loop.suitability import check_classes
 from pyro_compress.inference.point.map import MAP
+from pyro_compress.inference.variational.svi import SVI
+from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.networks import load_weights
 from pyro_compress.models.tracing import trace
+from pyro_compress.pipeline.decoders import shipped
 from pyro_compress.pipeline.run_directory import RunDirectory
 from pyro_compress.pipeline.settings import RunSettings
 
@@ -29,7 +34,12 @@ def build_network(settings: RunSettings, data: DataSet) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed)
         network = settings.build_network()
-    architecture = trace(network, data.input_shape)
+    if isinstance(network, EncoderDecoder) and settings.likelihood == "categorical":
+        raise RunError(
+            f"network {settings.network} is an autoencoder, which reconstructs numbers and no classes: take the "
+            "likelihood bernoulli (with a binarisation), continuous-bernoulli or gaussian"
+        )
+    architecture = trace(*shipped(network, data.input_shape))
     if settings.likelihood == "categorical":
         check_classes(data, architecture.shapes()[-1], f"network {settings.network}")
     return network
@@ -76,7 +86,10 @@ def train_first(
         held = {name: t.numpy() for name, t in network.state_dict().items() if t.is_floating_point()}
         if epochs:
             model = settings.build_unpenalised(network)
-            method = MAP(epochs=epochs, schedule="linear")
+            method: Method = MAP(epochs=epochs, schedule="linear")
+            if settings.reconstructs:
+                # codes have a posterior, whatever the weights have
+                method = SVI(epochs=epochs, schedule="linear", kl_warmup=0.0)
             with timed(run, "pretrain"):
                 posterior = fit(model, data, method, seed=settings.seed, device=settings.device, callbacks=callbacks)
             held = {name: site.mean for name, site in posterior.parameters.items()} | dict(posterior.buffers)

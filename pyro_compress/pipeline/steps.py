@@ -19,6 +19,7 @@ from pyro_compress.inference.loop.watching import Watcher
 from pyro_compress.models import zoo
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.pipeline.compressing import at_target, compress
+from pyro_compress.pipeline.decoders import road_of
 from pyro_compress.pipeline.flagging import flags_to_say, with_flags
 from pyro_compress.pipeline.run_directory import RunDirectory as RunDirectory
 from pyro_compress.pipeline.search import decide, teacher_of, without_draws
@@ -36,13 +37,14 @@ def prepare(settings: RunSettings) -> None:
 
 
 def load_data(settings: RunSettings, data_dir: Path | None) -> DataSet:
-    """The run's data set, with as many of its training examples as the settings say.
+    """The run's data set, with as many of its training examples as the settings say; inputs an autoencoder's targets.
 
     Raises:
         DataError: it cannot be loaded, or has fewer than that.
     """
     data = load(settings.data, data_dir)
-    return data if settings.examples is None else with_examples(data, settings.examples)
+    data = data if settings.examples is None else with_examples(data, settings.examples)
+    return data.reconstructing(settings.binarisation) if settings.reconstructs else data
 
 
 def with_examples(data: DataSet, count: int) -> DataSet:
@@ -199,6 +201,7 @@ def analyse_step(
     prepare(settings)
     with timed(run, "analyse"):
         posterior, how = Posterior.load(run.posterior), settings.build_decision()
+        how = how.in_nats() if settings.reconstructs else how
         model = settings.build_model(fitted_network(run, settings, data))
         data = data if settings.teacher is None else taught(run, settings, data, None, model)
         data = data.on(device_named(settings.device))
@@ -253,14 +256,15 @@ def compress_step(
     prepare(settings)
     with run.timed("compress"):
         decision, network = Decision.load(run.decision), fitted_network(run, settings, data)
+        road = road_of(network, Posterior.load(run.posterior), data, settings.build_likelihood())
         stored = at_target(
-            network,
+            road.network,
             decision,
-            data.input_shape,
-            data,
+            road.data.input_shape,
+            road.data,
             target_bytes=target_bytes,
             target_error=target_error,
-            likelihood=settings.build_likelihood(),
+            likelihood=road.likelihood,
             keep_deviations=keep_deviations,
             say=say,
         )

@@ -63,6 +63,11 @@ def uncertainty_of_run(
         PyroCompressError: no posterior there, or other inputs of another shape.
     """
     prepare(settings)
+    if settings.reconstructs:
+        raise DataError(
+            f"{settings.network} is an autoencoder, which predicts no targets to be sure of: `pyro-compress evaluate` "
+            "says what its bound is"
+        )
     outside = None if other is None else other_inputs(other, data, data_dir, settings.seed)
     predictors, (x, y) = predictors_of(run, settings, data, draws), data.part("test")
     averaged = {name: predictive(x, y) for name, predictive in predictors.averaged.items()}

@@ -15,6 +15,7 @@ class ErrorUnit:
         scale: what an error is multiplied by.
         digits: after the point.
         rise_sign: behind differences, 'points' of percentages.
+        noun: what people call it.
     """
 
     name: str
@@ -22,6 +23,7 @@ class ErrorUnit:
     scale: float
     digits: int
     rise_sign: str
+    noun: str = "error"
 
     def key(self, what: str) -> str:
         """'error_after' as a key of results.json."""
@@ -47,9 +49,10 @@ class ErrorUnit:
 
 PERCENT = ErrorUnit("percent", "%", 100.0, 2, "points")
 NATS = ErrorUnit("nats", "nats", 1.0, 4, "nats")
+NATS_OF_BOUND = ErrorUnit("nats", "nats", 1.0, 2, "nats", noun="negative ELBO")
 UNITS = {unit.name: unit for unit in (PERCENT, NATS)}
 
 
 def unit_of(results: Mapping[str, Any]) -> ErrorUnit:
     """The unit that `results` name by `error_unit`; percent where they name none."""
-    return UNITS[results.get("error_unit", PERCENT.name)]
+    return NATS_OF_BOUND if "generative" in results else UNITS[results.get("error_unit", PERCENT.name)]

@@ -13,6 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from pyro_compress.posterior.error_unit import PERCENT, ErrorUnit
 from pyro_compress.report.drawing import (
     BLUE,
     COLOURS,
@@ -54,18 +55,17 @@ class RatePoint(NamedTuple):
     ours: bool = False
 
 
-def learning_curve(history: Sequence[Mapping[str, Any]], error_unit: str = "%") -> Figure:
+def learning_curve(history: Sequence[Mapping[str, Any]], unit: ErrorUnit = PERCENT) -> Figure:
     """Data and complexity nats, validation error and weights left over epochs; the KL warm-up is shaded.
 
     Args:
         history: `EpochRecord`s as dicts, as in `posterior.provenance["history"]`.
-        error_unit: '%' shows 100 × validation_error; anything else shows it as it is, with that unit.
+        unit: of the validation error.
     """
     columns = {key: np.array([record[key] for record in history], dtype=float) for key in _DRAWN}
     epochs = columns["epoch"] + 1
     figure = new_figure(7.0, "Learning curve")
     panels = figure.subplots(2, 2, sharex=True).ravel()
-    scale = 100.0 if error_unit == "%" else 1.0
     samples = history[-1].get("objective_name", "ELBO") != "ELBO"
     drawn = (
         (
@@ -75,19 +75,19 @@ def learning_curve(history: Sequence[Mapping[str, Any]], error_unit: str = "%") 
             BLUE,
         ),
         ("Complexity, −ln p(w)" if samples else "Complexity, KL(q ‖ p)", "nats", columns["complexity_nats"], VERMILION),
-        ("Validation error", f"{error_unit} (log scale)", scale * columns["validation_error"], GREEN),
+        (f"Validation {unit.noun}", f"{unit.sign} (log scale)", unit.scale * columns["validation_error"], GREEN),
         ("Weights left at the default cut", "% of all weights (log scale)", columns["weights_left_percent"], PURPLE),
     )
-    for axes, (title, unit, values, colour) in zip(panels, drawn, strict=True):
+    for axes, (title, counted_in, values, colour) in zip(panels, drawn, strict=True):
         axes.plot(epochs, values, color=colour, linewidth=2, marker="." if len(epochs) < 40 else None)
         below = axes in panels[2:]
-        label(axes, title, history[-1].get("round_name", "epoch") if below else "", unit)
+        label(axes, title, history[-1].get("round_name", "epoch") if below else "", counted_in)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(plain_number))
         finite = values[np.isfinite(values)]
         if not finite.size:
             axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", fontsize=11, color="0.4")
-        elif "log scale" in unit and finite.min() > 0:
+        elif "log scale" in counted_in and finite.min() > 0:
             log_axis(axes, "y")
     if samples:
         figure.suptitle("Learning curve of the chains", fontsize=14)
@@ -211,17 +211,16 @@ def snr_histogram(snr: np.ndarray, kept: np.ndarray, cut: float | None = None, r
     return figure
 
 
-def error_against_rate(points: Sequence[RatePoint], error_unit: str = "%") -> Figure:
+def error_against_rate(points: Sequence[RatePoint], unit: ErrorUnit = PERCENT) -> Figure:
     """Error over compression rate, a panel for each kind of rate: they measure different things.
 
     Ours are stars, published figures hollow markers under their own names.
     """
-    digits = 2 if error_unit == "%" else 4
     kinds = [kind for kind in RATE_KINDS if any(point.kind == kind for point in points)]
-    figure = new_figure(6.0, "Error against compression rate")
+    figure = new_figure(6.0, f"{unit.noun[:1].upper()}{unit.noun[1:]} against compression rate")
     panels = figure.subplots(1, max(1, len(kinds)), sharey=True, squeeze=False)[0]
     for axes, kind in zip(panels, kinds, strict=False):
-        title, unit = RATE_KINDS[kind]
+        title, ratio = RATE_KINDS[kind]
         published = 0
         for point in (point for point in points if point.kind == kind):
             if point.ours:
@@ -231,11 +230,11 @@ def error_against_rate(points: Sequence[RatePoint], error_unit: str = "%") -> Fi
                 style = {"marker": MARKERS[published % len(MARKERS)], "markersize": 9, "color": colour}
                 style |= {"fillstyle": "none", "markeredgewidth": 2}
                 published += 1
-            name = f"{point.label}: {point.rate:,.4g}×, {point.error:.{digits}f} {error_unit}"
+            name = f"{point.label}: {point.rate:,.4g}×, {unit.shown(point.error)}"
             axes.plot([point.rate], [point.error], linestyle="none", label=name, zorder=3, **style)
         log_axis(axes, "x")
         axes.margins(0.15)
-        label(axes, title, f"{unit} (log scale)", f"test error ({error_unit})" if axes is panels[0] else "")
+        label(axes, title, f"{ratio} (log scale)", f"test {unit.noun} ({unit.sign})" if axes is panels[0] else "")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=9.5, frameon=False)
     return figure
 

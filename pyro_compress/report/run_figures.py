@@ -11,6 +11,7 @@ from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.analysis.decisions.pruning import signal_to_noise
 from pyro_compress.network.architecture import Architecture, Linear
 from pyro_compress.posterior.criterion import Criterion
+from pyro_compress.posterior.error_unit import PERCENT, ErrorUnit
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 from pyro_compress.report.figures import (
     RatePoint,
@@ -28,7 +29,7 @@ def figures_of_run(
     original: Architecture,
     left: Architecture,
     points: Sequence[RatePoint],
-    error_unit: str = "%",
+    unit: ErrorUnit = PERCENT,
 ) -> dict[str, Figure]:
     """Every figure of a run by the name of its file; those that a point estimate has nothing to show for are left out.
 
@@ -38,13 +39,13 @@ def figures_of_run(
         original: the network before compression, as traced.
         left: the network in the file.
         points: for `error_against_rate`.
-        error_unit: see `learning_curve`.
+        unit: of errors.
     """
     weights = {name: site for name, site in posterior.parameters.items() if site.mean.ndim > 1}
     figures = {}
     history = posterior.provenance.get("history")
     if isinstance(history, list) and history:
-        figures["learning_curve"] = learning_curve(history, error_unit)
+        figures["learning_curve"] = learning_curve(history, unit)
     figures["pruned_architecture"] = pruned_architecture(_sizes(original), _sizes(left))
     stored = {name: decision.sites[name].stored() for name in weights}
     figures["weight_matrices"] = weight_matrices({name: site.to_store for name, site in weights.items()}, stored)
@@ -54,7 +55,7 @@ def figures_of_run(
         kept = np.concatenate([(stored[name] != 0).ravel() for name in uncertain])
         cut, rule = cut_and_rule(list(uncertain.values()), decision)
         figures["snr_histogram"] = snr_histogram(snr, kept, cut, rule)
-    figures["error_against_rate"] = error_against_rate(points, error_unit)
+    figures["error_against_rate"] = error_against_rate(points, unit)
     return figures
 
 

@@ -44,12 +44,12 @@ def _run_table(results: Mapping[str, Any]) -> Table:
     rates, unit = results.get("rates") or {}, unit_of(results)
     if unit.key("error_given") in results:
         table.add_row("error of the weights given", _error(results, unit, "error_given"))
-    table.add_row("error before compression", _error(results, unit, "error_before"))
+    table.add_row(f"{unit.noun} before compression", _error(results, unit, "error_before"))
     if results.get("worse_than_start"):
         table.add_row("warning", Text(str(results["worse_than_start"]), style="bold red"))
     after = _error(results, unit, "error_after")
-    table.add_row("error of the decoded file", after + _plus_minus(results, unit))
-    for name, value in _survival_rows(results.get("survival")):
+    table.add_row(f"{unit.noun} of the decoded file", after + _plus_minus(results, unit))
+    for name, value in (*_survival_rows(results.get("survival")), *_generative_rows(results.get("generative"))):
         table.add_row(name, value)
     table.add_row("file size", _number(results, "file_bytes", "{:,} bytes"))
     rate = _number(results, "file_rate", "{:,.1f}×")
@@ -90,6 +90,24 @@ def _survival_rows(scores: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     ]
 
 
+def _generative_rows(scores: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if scores is None:
+        return []
+
+    def lost(key: str) -> str:
+        return f"{scores[key]:.3f} ± {scores[f'{key}_standard_error']:.3f} nats"
+
+    return [
+        ("nats of the ELBO lost", lost("nats_lost")),
+        (
+            f"ln p(x) of the decoded file, by {scores['log_likelihood_samples']:,} codes",
+            f"{scores['log_likelihood_after_nats']:.2f} nats",
+        ),
+        ("nats of ln p(x) lost", lost("log_likelihood_nats_lost")),
+        ("binarisation", scores["binarisation"] or "none"),
+    ]
+
+
 def _comparison_table(results: Mapping[str, Any]) -> Table:
     unit = unit_of(results)
     title = "Beside the published figures (formulas count bits, a file rate counts bytes)"
@@ -98,7 +116,7 @@ def _comparison_table(results: Mapping[str, Any]) -> Table:
     )
     table.add_column("method", overflow="fold")
     for heading in (
-        f"error\n{unit.sign}",
+        f"{unit.noun}\n{unit.sign}",
         "left\n%",
         "pruning\nformula",
         "fast\nformula",

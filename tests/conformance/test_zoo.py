@@ -16,6 +16,7 @@ from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
 from pyro_compress.models.priors.registry import PRIORS
 from pyro_compress.models.tracing import trace
 from pyro_compress.models.zoo.entry import DEFAULTS, Entry
+from pyro_compress.pipeline.decoders import shipped
 from pyro_compress.pipeline.evaluation import published_rows
 from pyro_compress.pipeline.settings import NO_PRIOR, settings_from_entry
 
@@ -40,7 +41,10 @@ def test_each_entry_has_a_file_named_after_it() -> None:
 @entries
 def test_an_entry_names_registered_things(entry: Entry) -> None:
     # after the network comes the prior, or what the method is called in its paper; a student's comes after 'distil'
-    assert entry.name.partition("/")[0] == ("distil" if entry.teacher else entry.network)
+    if settings_from_entry(entry.name).reconstructs:
+        assert f"{entry.network} ".startswith(entry.name.replace("/", "-"))
+    else:
+        assert entry.name.partition("/")[0] == ("distil" if entry.teacher else entry.network)
     assert entry.teacher is None or zoo.entry(entry.teacher).data == entry.data
     assert entry.network in NETWORKS
     assert entry.prior in [*PRIORS, NO_PRIOR]
@@ -67,10 +71,12 @@ def test_an_entry_builds_everything(entry: Entry) -> None:
     network, registered = settings.build_network(), NETWORKS[entry.network]
     for rewrite in settings.build_rewrites():
         network = rewrite(network)
-    shape = trace(network, registered.input_shape).shapes()[-1]
+    shape = trace(*shipped(network, registered.input_shape)).shapes()[-1]
     assert shape == (registered.classes,) or (registered.classes is None and len(shape) == 1)
-    model = BayesianNetwork(network, settings.build_prior(), settings.build_likelihood())
+    model = settings.build_model(network)
     weights = {name for name, parameter in network.named_parameters() if parameter.ndim > 1 and parameter.requires_grad}
+    if settings.reconstructs:
+        weights = {name for name in weights if name.startswith("decoder.")}
     assert entry.prior == NO_PRIOR or {parameter.name for parameter, _ in model.parameters_covered} >= weights
 
 

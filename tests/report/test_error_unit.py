@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 
 from pyro_compress.pipeline.sweeping import table
-from pyro_compress.posterior.error_unit import NATS, PERCENT, unit_of
+from pyro_compress.posterior.error_unit import NATS, NATS_OF_BOUND, PERCENT, unit_of
 from pyro_compress.report.figures import RatePoint, error_against_rate
 from pyro_compress.report.table import print_results
 
@@ -38,9 +38,27 @@ def test_the_results_table_says_nats() -> None:
     assert not any("error" in line and "%" in line for line in text.splitlines())
 
 
+def test_an_autoencoders_table_says_what_the_bound_loses() -> None:
+    scores: dict[str, Any] = {
+        "binarisation": "static",
+        "log_likelihood_samples": 1000,
+        "log_likelihood_after_nats": -24.06,
+        **{f"{name}nats_lost": 0.228 for name in ("", "log_likelihood_")},
+        **{f"{name}nats_lost_standard_error": 0.028 for name in ("", "log_likelihood_")},
+    }
+    results = {**RESULTS, "published": [], "generative": scores}
+    assert unit_of(results) is NATS_OF_BOUND
+    console = Console(width=200)
+    with console.capture() as captured:
+        print_results(results, console)
+    text = captured.get()
+    assert "negative ELBO of the decoded file" in text and "0.228 ± 0.028 nats" in text and "-24.06 nats" in text
+    assert "binarisation" in text and "error" not in text
+
+
 def test_sweeps_and_figures_say_nats() -> None:
     context = {"seed": 0, "kl_weight": 1.0, "wall_seconds": 60.0}
     row = list(table({"a/b": [{**RESULTS, **context}]}))[-1]
     assert "1.7312 (1.7312) nats" in row.replace("1.7313", "1.7312")
-    axes = error_against_rate([RatePoint("this run", 4.0, 1.7, "file", ours=True)], "nats").axes[0]
+    axes = error_against_rate([RatePoint("this run", 4.0, 1.7, "file", ours=True)], NATS).axes[0]
     assert axes.get_ylabel() == "test error (nats)"

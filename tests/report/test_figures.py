@@ -7,6 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pyro_compress.posterior.error_unit import NATS
 from pyro_compress.report import figures
 from pyro_compress.report.drawing import weight_image
 from pyro_compress.report.figures import RatePoint
@@ -75,9 +76,9 @@ def test_without_validation_examples_the_panel_says_so() -> None:
 
 
 def test_regression_errors_are_not_percent() -> None:
-    axes = figures.learning_curve(history(validation_error=3.0), error_unit="squared error").axes[2]
+    axes = figures.learning_curve(history(validation_error=3.0), unit=NATS).axes[2]
     assert line(axes)[1].tolist() == [3.0] * 20
-    assert axes.get_ylabel().startswith("squared error")
+    assert axes.get_ylabel().startswith("nats")
 
 
 def test_quantities_that_can_be_negative_are_not_on_a_log_axis() -> None:

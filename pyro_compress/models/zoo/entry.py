@@ -51,6 +51,7 @@ class Entry:
         teacher: another entry, which is fitted first and teaches this one; None for no teacher.
         teacher_weight, temperature: of `models.teaching.Teaching`.
         examples: training examples that are taken, stratified; None for all of them.
+        binarisation: of an autoencoder's data, see `DataSet.reconstructing`.
         published: what it is held against.
         chosen_on: what its β, epochs and stages were chosen on: examples, seed and rule, or that they are defaults.
     """
@@ -72,5 +73,6 @@ class Entry:
     teacher_weight: float = 0.5
     temperature: float | None = None
     examples: int | None = None
+    binarisation: str | None = None
     published: tuple[Published, ...] = ()
     chosen_on: str = DEFAULTS
