@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyro_compress.pipeline.evidence import evidence
     from pyro_compress.pipeline.fitting import fit
     from pyro_compress.pipeline.flagging import diagnose
+    from pyro_compress.pipeline.generating import generate
     from pyro_compress.pipeline.scoring import score
     from pyro_compress.pipeline.search import decide
     from pyro_compress.pipeline.teachers import with_teacher
@@ -47,6 +48,7 @@ _NAMES = {
     "evaluate": "pyro_compress.pipeline.evaluation",
     "evidence": "pyro_compress.pipeline.evidence",
     "compress": "pyro_compress.pipeline.compressing",
+    "generate": "pyro_compress.pipeline.generating",
     "score": "pyro_compress.pipeline.scoring",
     "coupled_channels": "pyro_compress.pipeline.coupled",
     "Posterior": "pyro_compress.posterior.posterior",
@@ -71,6 +73,7 @@ __all__ = [
     "evaluate",
     "evidence",
     "fit",
+    "generate",
     "inference",
     "load",
     "models",

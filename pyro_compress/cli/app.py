@@ -281,6 +281,35 @@ def card(
 
 
 @app.command()
+def generate(
+    file: FileArgument,
+    out: Annotated[Path, typer.Option("--out", help="Image to write; ends in .png.")],
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Of images.")] = 10,
+    columns: Annotated[int, typer.Option("--columns", min=1, help="Of images.")] = 10,
+    likelihood: Annotated[
+        str | None,
+        typer.Option(
+            "--likelihood", help="For a file: bernoulli, continuous-bernoulli, gaussian; bernoulli if not given."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the codes.")] = 0,
+) -> None:
+    """Draw codes, decode them with the decoder of a compressed file, and write the images as one."""
+    from pyro_compress.pipeline import generating, steps
+    from pyro_compress.pipeline.settings import RunSettings
+    from pyro_compress.report.image_sheets import images_of, save_sheet
+
+    if file.is_dir() and likelihood is not None:
+        raise RunError(f"the run in {file} says its likelihood: leave out --likelihood")
+    known = RunSettings.load(steps.RunDirectory(file).settings).build_likelihood() if file.is_dir() else None
+    made = generating.generate(
+        _compressed_file(file), rows * columns, likelihood=known or likelihood or "bernoulli", seed=seed
+    )
+    save_sheet(out, images_of(made), columns)
+    show(f"{out}: {rows} × {columns} images")
+
+
+@app.command()
 def score(
     file: FileArgument,
     reference: Annotated[

@@ -1,8 +1,8 @@
 """What a network computes, as plain data: layers in order, over one example's input shape.
 
 This is the one description that tracing (`models/tracing.py`), structured removal (`analysis/decisions/structure.py`),
-the file format (`artifact/`) and the runtimes share.  It imports the standard library only, so that a decoder
-on a small device can read it.  Layers that hold numbers carry the dotted name of the module they came from;
+the file format (`artifact/`) and the runtimes share.  It imports no torch, so that a decoder on a small device
+can read it.  Layers that hold numbers carry the dotted name of the module they came from;
 their tensors are named `NAME.weight`, `NAME.bias` (for `ChannelAffine`: `NAME.scale`, `NAME.shift`).
 
 Each layer takes the output of the one before it.  Output 0 is the input, output i what the i-th layer gives (from 1
@@ -13,6 +13,8 @@ a sequence too; `walk` carries any value through it, and every walk over layers 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol, TypeVar, Union
+
+from pyro_compress.network.input_codes import InputCode
 
 Pair = tuple[int, int]
 T = TypeVar("T")
@@ -209,10 +211,15 @@ ACTIVATIONS = ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "softplus", "gelu
 
 @dataclass(frozen=True)
 class Architecture:
-    """Layers in order and the shape of one example (no batch axis) that they accept."""
+    """Layers in order and the shape of one example (no batch axis) that they accept.
+
+    Attributes:
+        code: of a decoder, what its input is; None of all other networks.
+    """
 
     input_shape: tuple[int, ...]
     layers: tuple[Layer, ...]
+    code: InputCode | None = None
 
     def weighted(self) -> tuple[Weighted, ...]:
         """The dense and convolution layers in order."""

@@ -23,7 +23,7 @@ KEPT = (
     *("file_bytes", "file_rate", "original_bytes", "weights_left_percent", "architecture_left", "bits_per_layer"),
     *("nll_nats_per_example", "calibration_error", "brier_score", "two_part_code_bits", "mcnemar_p_value"),
     *("worse_than_start", "kl_weight", "seed", "threads", "processor_seconds_per_step", "error_unit", "survival"),
-    *("data_description", "decision", "published"),
+    *("generative", "data_description", "decision", "published"),
 )
 
 
@@ -107,8 +107,8 @@ def markdown(card: Mapping[str, Any]) -> str:
         f"# {card['name']}",
         "",
         f"{card['file_bytes']:,} bytes, {card['file_rate']:,.0f} times smaller than {card['original_bytes']:,} bytes "
-        f"of float32. Decoded, its test error is {error} ± {spread} (standard error over {data['test_examples']:,} "
-        f"examples); before compression it was {unit.shown(card[unit.key('error_before')])}.",
+        f"of float32. Decoded, its test {unit.noun} is {error} ± {spread} (standard error over "
+        f"{data['test_examples']:,} examples); before compression it was {unit.shown(card[unit.key('error_before')])}.",
         "",
         *_listed("What it is", _what(card)),
         *_listed("How it was chosen", _chosen(card)),

@@ -15,8 +15,8 @@ from pyro_compress.data.sources import Examples
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.likelihoods import Likelihood
-from pyro_compress.models.tracing import trace
-from pyro_compress.pipeline.decoders import shipped
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.pipeline.decoders import architecture_of, shipped
 from pyro_compress.pipeline.size_targets import to_bytes, to_error
 from pyro_compress.pipeline.validation import Judge, network_and_likelihood, with_batch_norm
 
@@ -56,31 +56,31 @@ def compress(
                 "a target of an autoencoder's error takes its encoder: give target_bytes, or what "
                 "pipeline.decoders.decoder_road makes of network, posterior and data"
             )
-        network, input_shape = shipped(network, ())
-        held = None
+        input_shape, held = (), None
     if input_shape is None:
         if held is None:
             raise DecisionError(
                 "compress(...) needs the shape of one example: give input_shape=(1, 28, 28), or data=... that has it"
             )
         input_shape = held.input_shape
+    architecture = architecture_of(network, input_shape)
     decision = at_target(
-        network,
+        shipped(network, input_shape)[0],
         decision,
-        input_shape,
+        architecture,
         held,
         target_bytes=target_bytes,
         target_error=target_error,
         likelihood=likelihood,
         keep_deviations=keep_deviations,
     )
-    return Artifact.of(stored_network(trace(network, input_shape), decision, keep_deviations=keep_deviations))
+    return Artifact.of(stored_network(architecture, decision, keep_deviations=keep_deviations))
 
 
 def at_target(
     network: nn.Module,
     decision: Decision,
-    input_shape: tuple[int, ...],
+    architecture: Architecture,
     data: DataSet | None,
     *,
     target_bytes: int | None,
@@ -92,7 +92,8 @@ def at_target(
     """The decision refined to a target (`pipeline.size_targets`): weights move to integers that cost fewer bits.
 
     Args:
-        network, decision, input_shape, data, keep_deviations: of `compress`.
+        network, decision, data, keep_deviations: of `compress`.
+        architecture: of the network, as the file says it.
         target_bytes: the file has at most that many.
         target_error: its validation error is at most that many percent, or what else the likelihood counts it in.
         likelihood: p(y | output), which says what an error is.
@@ -105,7 +106,6 @@ def at_target(
         raise DecisionError("give a target of bytes or of the error, not both: one decides the other")
     if target_bytes is None and target_error is None:
         return decision
-    architecture = trace(network, input_shape)
     how: dict[str, Any] = {
         "complete": completing(network, decision, data),
         "say": say,

@@ -31,8 +31,9 @@ from pyro_compress.models.tracing import trace
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.quantizers import described
 from pyro_compress.network.stored import StoredNetwork
-from pyro_compress.pipeline.decoder_scores import DecoderScores, decoder_scores
+from pyro_compress.pipeline.decoder_scores import decoder_scores
 from pyro_compress.pipeline.decoders import at_mean, road_of, shipped
+from pyro_compress.pipeline.generating import figures_of_decoder
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.pipeline.starting import build_network, fitted_network
 from pyro_compress.pipeline.steps import RunDirectory, prepare
@@ -71,8 +72,10 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     artifact = load_artifact(run.file)
     decoded, left = artifact.to_torch(), artifact.network
     after = predict(decoded, x, y, likelihood).errors
-    scores = _scores_of_decoder(network, posterior, decoded, settings, data)
-    if scores is not None:
+    scores = None
+    if isinstance(network, EncoderDecoder):
+        network = at_mean(network, posterior).to(x.device)
+        scores = decoder_scores(network, decoded, settings.build_likelihood(), data.part("test")[0])
         before, after = -scores.before.elbo, -scores.after.elbo
     results = {
         "error_unit": unit.name,
@@ -99,6 +102,8 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     if data.classes is not None:
         results["mcnemar_p_value"] = mcnemar_p_value(before, after)
     drawn = figures_of_run(road.posterior, decision, architecture, left.architecture, _points(results), unit)
+    if isinstance(network, EncoderDecoder):
+        drawn |= figures_of_decoder(artifact, network, settings.build_likelihood(), data.part("test")[0])
     save_all(run.figures, drawn)
     # last: a run that has results has all of them
     write_atomically(run.results, json.dumps(results, indent=2) + "\n")
@@ -135,7 +140,12 @@ def evaluate(
     artifact = Artifact(artifact.data) if isinstance(artifact, Artifact) else load_artifact(artifact)
     chosen = LIKELIHOODS.build(likelihood) if isinstance(likelihood, str) else likelihood
     loaded = as_data(data)
-    shapes = artifact.network.architecture.shapes()
+    shapes, code = artifact.network.architecture.shapes(), artifact.network.architecture.code
+    if code is not None:
+        raise DataError(
+            f"{where} holds a decoder, whose inputs are codes {code}: evaluate its run, which has the encoder, or "
+            "look at what `generate` draws"
+        )
     if loaded.input_shape != shapes[0]:
         raise DataError(f"{where} takes inputs of shape {shapes[0]}, data set {loaded.name} has {loaded.input_shape}")
     if isinstance(chosen, Categorical):
@@ -162,16 +172,6 @@ def _survival(network: nn.Module, x: torch.Tensor, y: torch.Tensor, likelihood: 
     with torch.no_grad():
         output = network(x)
     return {"survival": survival_scores(likelihood.risk(output), partial(likelihood.survival, output), y)}
-
-
-def _scores_of_decoder(
-    network: nn.Module, posterior: Posterior, decoded: nn.Module, settings: RunSettings, data: DataSet
-) -> DecoderScores | None:
-    """Bounds of the test part with the decoded decoder and the posterior's encoder; None where there is none."""
-    if not isinstance(network, EncoderDecoder):
-        return None
-    encoding = at_mean(network, posterior).to(data.test_x.device)
-    return decoder_scores(encoding, decoded, settings.build_likelihood(), data.part("test")[0])
 
 
 def _error_after(unit: ErrorUnit, errors: np.ndarray) -> dict[str, float]:

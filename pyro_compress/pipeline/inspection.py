@@ -32,6 +32,7 @@ def as_dict(path: Path) -> dict[str, Any]:
         "file": str(path),
         "file_bytes": len(artifact),
         "input_shape": list(architecture.input_shape),
+        **({} if architecture.code is None else {"code": str(architecture.code)}),
         "layers": [describe(layer) for layer in architecture.layers],
         "architecture_left": format_architecture(architecture_left(artifact.network)),
         "other_bytes": other_bytes(artifact.network),
@@ -55,7 +56,8 @@ def describe_file(path: Path) -> list[RenderableType]:
     """The same as printable parts."""
     found = as_dict(path)
     lines = [f"{found['file']}: {found['file_bytes']:,} bytes, architecture left {found['architecture_left']}"]
-    lines.append(f"input shape {tuple(found['input_shape'])}")
+    code = f", a code {found['code']}" if "code" in found else ""
+    lines.append(f"input shape {tuple(found['input_shape'])}{code}")
     lines += [f"  {layer}" for layer in found["layers"]]
     for name, size in found["other_bytes"].items():
         said = "install zstandard to see it" if size is None else f"{size:,} bytes, {size / found['file_bytes']:.2f} ×"

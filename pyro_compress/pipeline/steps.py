@@ -12,14 +12,14 @@ from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.data.dataset import SPLIT_SEED, DataSet, load, stratified_split
 from pyro_compress.errors import DataError
-from pyro_compress.inference.fit import Callback, fit, refuse_unscaled
+from pyro_compress.inference.fit import Callback, fit, refuse_local_sites, refuse_unscaled
 from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.loop.processes import Ranks, threads_here
 from pyro_compress.inference.loop.watching import Watcher
 from pyro_compress.models import zoo
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.pipeline.compressing import at_target, compress
-from pyro_compress.pipeline.decoders import road_of
+from pyro_compress.pipeline.decoders import architecture_of, road_of
 from pyro_compress.pipeline.flagging import flags_to_say, with_flags
 from pyro_compress.pipeline.run_directory import RunDirectory as RunDirectory
 from pyro_compress.pipeline.search import decide, teacher_of, without_draws
@@ -91,6 +91,7 @@ def fit_step(
     network = build_network(settings, data)
     # what is refused is refused before anything is written
     model = settings.build_model(rewritten(settings, network, data))
+    refuse_local_sites(method, model)
     teacher = _teacher_of(run, settings, say, resume=resume)
     if ranks.first:
         run.path.mkdir(parents=True, exist_ok=True)
@@ -260,7 +261,7 @@ def compress_step(
         stored = at_target(
             road.network,
             decision,
-            road.data.input_shape,
+            architecture_of(network, data.input_shape),
             road.data,
             target_bytes=target_bytes,
             target_error=target_error,

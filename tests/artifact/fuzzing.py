@@ -179,6 +179,7 @@ def small_networks() -> list[StoredNetwork]:
         networks.filled((8,), dense, floats=("fc2.weight",)),
         networks.filled((1, 4, 4), images, floats=("conv2.bias",)),
         networks.filled((1, 3, 3), residual, floats=("bn.scale",)),
+        networks.coded(),
     ]
     integers = found[2].tensors["fc1.weight"].integers
     assert integers is not None

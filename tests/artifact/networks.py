@@ -20,6 +20,7 @@ from pyro_compress.network.architecture import (
     Unflatten,
     Upsample,
 )
+from pyro_compress.network.input_codes import InputCode
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform, power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 
@@ -149,6 +150,13 @@ def decoder() -> StoredNetwork:
         Unflatten((6, 9)),
     )
     return filled((5,), layers)
+
+
+def coded() -> StoredNetwork:
+    """A decoder whose input is a code with a parameter."""
+    plain = filled((5,), (Linear("fc1", 5, 9, True), Activation("tanh"), Linear("fc2", 9, 4, True)))
+    code = InputCode("dirichlet", 0.75)
+    return StoredNetwork(Architecture((5,), plain.architecture.layers, code), plain.tensors)
 
 
 def norms() -> StoredNetwork:

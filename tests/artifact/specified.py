@@ -19,6 +19,7 @@ ACTIVATIONS = ["relu", "leaky_relu", "elu", "tanh", "sigmoid", "softplus", "gelu
 LINEAR, CONV, AFFINE, MAX_POOL, AVERAGE_POOL, ADAPTIVE_POOL, FLATTEN, SELECT = range(8)
 EXTENDED = ["flatten", "add", "recall", "relu6"]
 FURTHER = ["conv_transpose", "upsample", "unflatten"]
+CODES = ["gaussian", "dirichlet", "logistic-normal"]
 Pair = tuple[int, int]
 
 
@@ -74,12 +75,13 @@ class Tensor:
 
 @dataclass
 class Network:
-    """What a file holds; `deviations` by tensor name, row major, None where the number is zero."""
+    """What a file holds; `deviations` by tensor name, row major, None where the number is zero; `code` of a decoder."""
 
     input_shape: tuple[int, ...]
     layers: list[Layer]
     tensors: dict[str, Tensor]
     deviations: dict[str, list[int | None]]
+    code: tuple[str, float | None] | None = None
 
     @property
     def selections(self) -> list[list[int]]:
@@ -272,13 +274,17 @@ def decode(data: bytes) -> Network:
     body = body_of(data)
     header = Bits(body)
     has_deviations = header.bits(1)
-    shape = tuple(header.number() for _ in range(header.number(2)))
-    side = header.number() if len(shape) == 1 else 0
+    rank, code = header.number(2), None
+    if rank > 8:
+        parameter = struct.unpack("<d", header.take(8))[0] if rank > 9 else None
+        rank, code = 1, (CODES[rank - 9], parameter)
+    shape = tuple(header.number() for _ in range(rank))
+    side = header.number() if rank == 1 and code is None else 0
     outputs, layers = [shape], list[Layer]()
     for _ in range(header.number()):
         layers.append(read_layer(header, outputs))
         outputs.append(layers[-1].after)
-    found, at = Network(shape, layers, {}, {}), header.at
+    found, at = Network(shape, layers, {}, {}, code), header.at
     tensors = {f"{layer.name}.{part}": tensor for layer in layers for part, tensor in layer.tensors.items()}
     floats: dict[str, np.ndarray] = {}
     for name, (extents, said) in tensors.items():

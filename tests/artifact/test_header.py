@@ -17,6 +17,7 @@ from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.encode import encode, encode_with
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network.architecture import Activation, Architecture, Linear, Select
+from pyro_compress.network.input_codes import InputCode
 from pyro_compress.network.quantizers import Codebook
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact import fuzzing, networks
@@ -36,6 +37,22 @@ def test_a_header_by_hand() -> None:
     networks.assert_same(decode(data), network)
 
 
+def test_a_code_by_hand() -> None:
+    """It takes the place of the rank, and no image side follows."""
+    layers = (Linear("fc1", 16, 2, False),)
+    tensors = networks.filled((16,), layers).tensors
+    tensors["fc1.weight"].integers[:] = 0  # type: ignore[index]
+    descriptor = linear(2) + "010" + number(7, 0)
+    for code, digits in (
+        (InputCode("gaussian"), number(9, 2)),
+        (InputCode("logistic-normal", 0.5), number(11, 2) + text(np.float64(0.5).tobytes())),
+    ):
+        network = StoredNetwork(Architecture((16,), layers, code), tensors)
+        data = encode(network)
+        assert unwrap(data) == fuzzing.packed("0" + digits + number(16) + number(1) + descriptor)
+        networks.assert_same(decode(data), network)
+
+
 BOOK = number(3, 0) + "1" + number(0, 2) + "00" + number(0, 2)  # codebook, e = 0, density 7/8, strength 1, tokens 0
 CONV = IMAGE + "0001"
 
@@ -49,8 +66,17 @@ def zeros_of(form: str, *floats: float) -> str:
 FURTHER = "0110 10" + number(0, 2)  # a Recall of distance 0
 MALFORMED: dict[str, tuple[str, str]] = {
     "ends": (FLAT[:4], "ends inside its header, where input extent was expected"),
-    "endless zeros": ("0" + "0" * 400, "input rank in the header exceeds the limit 8"),
-    "rank": ("0" + number(9, 2), "input rank in the header exceeds the limit 8"),
+    "endless zeros": ("0" + "0" * 400, "input rank in the header exceeds the limit 11"),
+    "rank": ("0" + number(12, 2), "input rank in the header exceeds the limit 11"),
+    "parameter of a code": (
+        "0" + number(10, 2) + text(np.float64("inf").tobytes()),
+        "holds no code: the parameter of a dirichlet code is above 0 and finite, found inf",
+    ),
+    "code of one number": (
+        "0" + number(11, 2) + text(np.float64(1).tobytes()) + number(1),
+        "declares a logistic-normal code of 1 numbers",
+    ),
+    "code of no number": ("0" + number(9, 2) + number(0), "declares a gaussian code of 0 numbers"),
     "extent": (shape(2**22 + 1), "input extent in the header exceeds the limit"),
     "input": (shape(2**12, 2**12), "declares an input of 16777216 numbers"),
     "image side": (shape(10) + number(3), "10 inputs are not square images of side 3"),

@@ -10,6 +10,7 @@ from pyro_compress.artifact.format.decode import decode
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network.architecture import Activation, Architecture, Conv2d, Flatten, Layer, Linear, Select
+from pyro_compress.network.input_codes import InputCode
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact import networks
 from tests.artifact.fuzzing import wrapped
@@ -145,6 +146,10 @@ REFUSED: dict[str, tuple[Callable[[], StoredNetwork], str]] = {
     "name without UTF-8": (
         lambda: network_with(Linear("\ud800", 4, 1, False), weight=tensor((1, 4))),
         "the format cannot hold this network",
+    ),
+    "a code of images": (
+        lambda: StoredNetwork(Architecture((1, 4, 4), (), InputCode("gaussian")), {}),
+        r"a gaussian code is a vector of at least 1 numbers, and the input has the shape \(1, 4, 4\)",
     ),
     "too many layers": (lambda: network_with(*[Flatten()] * 1025), "number of layers in the header exceeds"),
 }

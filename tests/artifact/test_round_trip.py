@@ -31,13 +31,14 @@ from pyro_compress.network.architecture import (
     Upsample,
     output_shape,
 )
+from pyro_compress.network.input_codes import InputCode
 from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 from tests.artifact import networks
 from tests.artifact.runnable import RUNNABLE, runnable
 
 GOLDEN = Path(__file__).parent / "golden"
-GOLDEN_FILES = ["dense", "conv", "depthwise", "residual", "levels", "norms", "image", "decoder"]
+GOLDEN_FILES = ["dense", "conv", "depthwise", "residual", "levels", "norms", "image", "decoder", "coded"]
 GOLDEN_FILES += ["uniform", "per_channel", "ternary", "shared"]
 NAMES = st.text(max_size=12) | st.sampled_from(["0", "fc1", "a.00", "x007", "9" * 30, "conv4294967295", "7²"])
 
@@ -129,7 +130,10 @@ def quantizers(channels: int) -> st.SearchStrategy[Quantizer]:
 @st.composite
 def stored_networks(draw: st.DrawFn) -> StoredNetwork:
     shape = draw(st.sampled_from([(5,), (16,), (12,), (2, 6, 5), (1, 9, 9), (3, 1, 1)]))
-    architecture = Architecture(shape, draw(layers_on(shape)))
+    codes = [None, InputCode("gaussian"), InputCode("dirichlet", 0.3), InputCode("logistic-normal", 2.5)]
+    architecture = Architecture(
+        shape, draw(layers_on(shape)), draw(st.sampled_from(codes if len(shape) == 1 else [None]))
+    )
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     tensors = {}
     for name, extents in tensor_shapes(architecture).items():

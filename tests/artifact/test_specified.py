@@ -51,6 +51,7 @@ def assert_same_layer(found: specified.Layer, layer: Layer) -> None:
 def assert_same_network(found: specified.Network, network: StoredNetwork) -> None:
     architecture = network.architecture
     assert found.input_shape == architecture.input_shape
+    assert found.code == (None if architecture.code is None else (architecture.code.kind, architecture.code.parameter))
     assert [found.input_shape, *(layer.after for layer in found.layers)] == list(architecture.shapes())
     for pair in zip(found.layers, architecture.layers, strict=True):
         assert_same_layer(*pair)

@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 
 import pyro_compress as pc
+from pyro_compress.artifact.runtimes.numpy_runtime import load as numpy_load
 from pyro_compress.artifact.writing.artifact import load as load_artifact
 from pyro_compress.data.dataset import load
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.likelihoods import Bernoulli
+from pyro_compress.network.input_codes import InputCode
 from pyro_compress.pipeline import decoder_scores, steps
 from pyro_compress.pipeline.decoders import at_mean
+from pyro_compress.pipeline.generating import figures_of_decoder
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.posterior.posterior import Posterior
 from tests.pipeline.conftest import Called, Cli, cli, draw_nothing
@@ -29,9 +33,9 @@ def vae_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         patch.setattr("pyro_compress.pipeline.evaluation.save_all", draw_nothing)
         patch.setattr(decoder_scores, "IMPORTANCE_SAMPLES", 50)
         called = cli(
-            *("run", "vae/digits", "--out", out, "--epochs", 15, "--threads", 1),
-            *("--set", "decision.fine_tune_epochs=1", "--set", "decision.rate_weights=[1.0]"),
-        )
+            "run", "vae/digits", "--binarisation", "static", "--out", out, "--epochs", 15, "--threads", 1,
+            "--set", "decision.fine_tune_epochs=1", "--set", "decision.rate_weights=[1.0]",
+        )  # fmt: skip
     assert called.code == 0, called.err
     return out, called
 
@@ -96,7 +100,8 @@ def test_later_steps_work_or_refuse(vae_run: Run, cli: Cli, tmp_path: Path, quic
         ("diagnose", run, "--log-likelihood"): "autoencoder",
         ("uncertainty", run): "predicts no targets",
         ("analyse", run, "--set", "decision.teacher_draws=3"): "leave them out",
-        ("evaluate", run / "network.pyrc", "--data", "digits"): "takes inputs of shape (8,)",
+        ("evaluate", run / "network.pyrc", "--data", "digits"): "whose inputs are codes z ~ N(0, I)",
+        ("generate", run, "--out", "grid.png", "--likelihood", "gaussian"): "says its likelihood",
     }
     for words, why in refused.items():
         called = cli(*words)
@@ -148,3 +153,54 @@ def test_what_does_not_go_with_it_is_refused(cli: Cli, tmp_path: Path) -> None:
         called = cli(*words, "--out", out)
         assert called.code == 1 and why in called.err, (words, called.err)
         assert not out.exists()
+
+
+def test_generate_draws_codes_and_decodes_them_without_torch(vae_run: Run, cli: Cli, tmp_path: Path) -> None:
+    path, out = vae_run[0] / "network.pyrc", tmp_path / "grid.png"
+    called = cli("generate", path, "--out", out, "--rows", 2, "--columns", 3, "--seed", 7, "--likelihood", "bernoulli")
+    assert called.code == 0 and "2 × 3 images" in called.out, called.err
+    z = np.random.default_rng(7).standard_normal((6, 8)).astype(np.float32)
+    means = 1 / (1 + np.exp(-numpy_load(path)(z)))
+    np.testing.assert_allclose(pc.generate(path, 6, seed=7), means, atol=1e-6)
+    pixels = imread(out)
+    factor = pixels.shape[0] // 17
+    assert pixels.shape[:2] == (17 * factor, 26 * factor)
+    small = pixels[::factor, ::factor, 0]
+    for number in range(6):
+        down, right = 9 * (number // 3), 9 * (number % 3)
+        image = small[down : down + 8, right : right + 8]
+        np.testing.assert_allclose(image, means[number].reshape(8, 8), atol=2 / 255)
+    again = cli("generate", vae_run[0], "--out", tmp_path / "again.png", "--rows", 2, "--columns", 3, "--seed", 7)
+    assert again.code == 0 and (tmp_path / "again.png").read_bytes() == out.read_bytes()
+
+
+def test_generate_refuses_what_is_no_decoder(vae_run: Run, cli: Cli, digits_run: Path, tmp_path: Path) -> None:
+    for words, why in (
+        ((digits_run, "--out", tmp_path / "a.png"), "is no decoder"),
+        ((vae_run[0], "--out", tmp_path / "a.gif"), "are written as .png"),
+    ):
+        called = cli("generate", *words)
+        assert called.code == 1 and why in called.err and called.err.count("\n") == 1, called.err
+
+
+def test_the_file_says_what_its_code_is(vae_run: Run, cli: Cli) -> None:
+    network = load_artifact(vae_run[0] / "network.pyrc").network
+    assert network.architecture.code == InputCode("gaussian")
+    assert "a code z ~ N(0, I)" in cli("inspect", vae_run[0]).out
+
+
+def test_figures_are_of_the_decoded_file(vae_run: Run) -> None:
+    artifact = load_artifact(vae_run[0] / "network.pyrc")
+    settings = RunSettings.load(vae_run[0] / "settings.json")
+    network = at_mean(settings.build_network(), Posterior.load(vae_run[0] / "posterior.safetensors"))  # type: ignore[arg-type]
+    x = steps.load_data(settings, None).test_x
+    drawn = figures_of_decoder(artifact, network, Bernoulli(), x)
+    assert list(drawn) == ["samples", "reconstructions", "interpolations"]
+    originals, rebuilt = (np.asarray(axes.images[0].get_array()) for axes in drawn["reconstructions"].axes)
+    np.testing.assert_array_equal(originals[:8, :8], x[0, 0])
+    with torch.no_grad():
+        decoded = EncoderDecoder(network.encoder, artifact.to_torch(), network.codes)(x[:50]).sigmoid()
+    np.testing.assert_allclose(rebuilt[9:17, 9:17], decoded[6].reshape(8, 8), atol=1e-5)
+    between = np.asarray(drawn["interpolations"].axes[0].images[0].get_array())
+    np.testing.assert_allclose(between[:8, :8], decoded[0].reshape(8, 8), atol=1e-5)
+    np.testing.assert_allclose(between[:8, -8:], decoded[1].reshape(8, 8), atol=1e-5)

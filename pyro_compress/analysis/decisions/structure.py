@@ -159,7 +159,7 @@ class _Builder:
         self.spread: dict[str, np.ndarray] = {}
 
     def network(self) -> StoredNetwork:
-        return StoredNetwork(Architecture(self._architecture.input_shape, tuple(self.layers)), self.tensors)
+        return StoredNetwork(replace(self._architecture, layers=tuple(self.layers)), self.tensors)
 
     def build(self) -> None:
         self._select(self._signals[0].kept)

@@ -73,7 +73,7 @@ def _decode(data: bytes, sections: list[Section] | None) -> StoredNetwork:
     coder = RangeReader(body[start:])
     bits = [coder.used_bits()]
     try:
-        architecture = Architecture(header.input_shape, code_selections(coder, header, None))
+        architecture = Architecture(header.input_shape, code_selections(coder, header, None), header.code)
         bits.append(coder.used_bits())
         columns = tensor_columns(architecture, header.image_side)
         tensors: dict[str, StoredTensor] = {}

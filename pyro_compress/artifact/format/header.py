@@ -33,6 +33,7 @@ from pyro_compress.network.architecture import (
     last_references,
     output_shape,
 )
+from pyro_compress.network.input_codes import InputCode
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform, power_of_two
 from pyro_compress.network.stored import tensor_shapes
 
@@ -42,6 +43,8 @@ MAX_LENGTH_BYTES = 5
 
 MAX_LAYERS = 1024
 MAX_RANK = 8
+# What stands in the place of the rank where the input is a code: this, and the kind's number more.
+CODE_RANKS = MAX_RANK + 1
 MAX_EXTENT = 1 << 22
 MAX_KEPT = 1 << 24
 MAX_NUMBERS = 1 << 27
@@ -183,6 +186,7 @@ class Header:
     selected: dict[int, int] = field(default_factory=dict)
     codes: dict[str, TensorCode] = field(default_factory=dict)
     flags: int = 0
+    code: InputCode | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -9,6 +9,7 @@ from operator import ge
 from pyro_compress.artifact.format.coding import LARGEST, TOKENS
 from pyro_compress.artifact.format.header import (
     CODE_BITS,
+    CODE_RANKS,
     CODEBOOK,
     CODED_ACTIVATIONS,
     CODES,
@@ -75,6 +76,8 @@ from pyro_compress.network.architecture import (
     Upsample,
     describe,
 )
+from pyro_compress.network.input_codes import GAUSSIAN, InputCode
+from pyro_compress.network.input_codes import KINDS as CODE_KINDS
 from pyro_compress.network.quantizers import MOST_LEVELS, STEP_EXPONENTS
 from pyro_compress.network.stored import tensor_shapes
 
@@ -97,12 +100,15 @@ class HeaderReader:
     def header(self) -> Header:
         """Read the header; `position` is then where it ends."""
         flags = self.bits(1, "its flags")
-        rank = self.within("input rank", MAX_RANK, order=SMALL)
-        extents = tuple(self.within("input extent", MAX_EXTENT) for _ in range(rank))
-        header = Header(extents, flags=flags)
+        rank = self.within("input rank", MAX_RANK + len(CODE_KINDS), order=SMALL)
+        code = self._code(rank) if rank > MAX_RANK else None
+        extents = tuple(self.within("input extent", MAX_EXTENT) for _ in range(1 if code else rank))
+        if code is not None and extents[0] < code.least_width:
+            raise ArtifactError(f"the file declares a {code.kind} code of {extents[0]} numbers")
+        header = Header(extents, flags=flags, code=code)
         if prod(header.input_shape) > MAX_EXTENT:
             raise ArtifactError(f"the file declares an input of {prod(header.input_shape)} numbers, limit {MAX_EXTENT}")
-        if len(header.input_shape) == 1:
+        if len(header.input_shape) == 1 and code is None:
             header.image_side = self.within("image side", MAX_EXTENT)
             if header.image_side and header.input_shape[0] % header.image_side**2:
                 raise ArtifactError(f"{header.input_shape[0]} inputs are not square images of side {header.image_side}")
@@ -247,6 +253,16 @@ class HeaderReader:
         kernel = self.pair("kernel size", 1)
         stride = self.pair("stride", 1) if flags[0] else kernel
         return kernel, stride, self.pair("padding", 0) if flags[1] else (0, 0)
+
+    def _code(self, rank: int) -> InputCode:
+        kind = CODE_KINDS[rank - CODE_RANKS]
+        if kind == GAUSSIAN:
+            return InputCode(kind)
+        (parameter,) = struct.unpack("<d", self.raw(8, "the parameter of a code"))
+        try:
+            return InputCode(kind, parameter)
+        except ValueError as error:
+            raise ArtifactError(f"the file holds no code: {error}") from error
 
     def name(self, kind: type) -> str:
         if self.bits(1, "a layer's name"):

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pyro_compress.artifact.format.header import (
     ALL_ZERO,
     CODE_BITS,
+    CODE_RANKS,
     CODEBOOK,
     CODED_ACTIVATIONS,
     CODES,
@@ -58,6 +59,7 @@ from pyro_compress.network.architecture import (
     Unflatten,
     Upsample,
 )
+from pyro_compress.network.input_codes import KINDS
 
 
 class HeaderWriter:
@@ -73,10 +75,13 @@ class HeaderWriter:
     def header(self, header: Header) -> bytes:
         """The whole header; zero bits fill its last byte."""
         self.bits(header.flags, 1)
-        self.number(len(header.input_shape), SMALL)
+        code = header.code
+        self.number(len(header.input_shape) if code is None else CODE_RANKS + KINDS.index(code.kind), SMALL)
+        if code is not None and code.parameter is not None:
+            self._raw(struct.pack("<d", code.parameter))
         for extent in header.input_shape:
             self.number(extent)
-        if len(header.input_shape) == 1:
+        if len(header.input_shape) == 1 and code is None:
             self.number(header.image_side)
         self.number(len(header.layers))
         for position, layer in enumerate(header.layers):

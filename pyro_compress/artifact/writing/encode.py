@@ -43,7 +43,8 @@ def encode(network: StoredNetwork) -> bytes:
         ArtifactError: the format cannot hold the network; the sentence says which part and why.
     """
     _check(network)
-    sides = _image_sides(network.architecture.input_shape)
+    # the numbers of a code have no places
+    sides = [0] if network.architecture.code else _image_sides(network.architecture.input_shape)
     files = [_encode(network, side) for side in sides]
     return min(files, key=len)
 
@@ -52,7 +53,8 @@ def _encode(network: StoredNetwork, image_side: int) -> bytes:
     architecture = network.architecture
     columns = tensor_columns(architecture, image_side)
     flags = DEVIATIONS_FLAG if network.deviations else 0
-    header = Header(architecture.input_shape, image_side, list(architecture.layers), flags=flags)
+    layers = list(architecture.layers)
+    header = Header(architecture.input_shape, image_side, layers, flags=flags, code=architecture.code)
     for position, layer in enumerate(architecture.layers):
         if isinstance(layer, Select):
             header.selected[position] = len(layer.indices)
@@ -162,6 +164,12 @@ def _check(network: StoredNetwork) -> None:
         shapes = network.architecture.shapes()
     except ValueError as error:
         raise ArtifactError(f"the network does not fit together: {error}") from error
+    code = network.architecture.code
+    if code is not None and (len(shapes[0]) != 1 or shapes[0][0] < code.least_width):
+        raise ArtifactError(
+            f"a {code.kind} code is a vector of at least {code.least_width} numbers, and the input has the shape "
+            f"{shapes[0]}"
+        )
     for layer, shape in zip(network.architecture.layers, shapes, strict=False):
         if isinstance(layer, Select):
             edges = np.array([-1, *layer.indices, shape[0]])

@@ -10,6 +10,7 @@ from pyro.distributions import TorchDistribution
 
 from pyro_compress.config.keyword_options import check_options
 from pyro_compress.errors import NetworkError
+from pyro_compress.network.input_codes import GAUSSIAN, InputCode
 
 
 class ReparameterizedNormal(dist.Normal):
@@ -62,6 +63,10 @@ class Codes(ABC):
     def mean(self, output: torch.Tensor) -> torch.Tensor:
         """E_q[z], (examples, width)."""
 
+    def stored(self) -> InputCode | None:
+        """p(z) as a file says it; None where the format has no such codes, so that it says nothing."""
+        return None
+
     def check(self, output: torch.Tensor) -> torch.Tensor:
         """The encoder's outputs, or a sentence where they are not of the shape that goes with these codes.
 
@@ -93,3 +98,6 @@ class GaussianCodes(Codes):
 
     def mean(self, output: torch.Tensor) -> torch.Tensor:
         return self.check(output)[:, : self.width]
+
+    def stored(self) -> InputCode:
+        return InputCode(GAUSSIAN)

@@ -11,6 +11,7 @@ from torch.nn.functional import pad, softplus
 
 from pyro_compress.errors import NetworkError, unknown_name
 from pyro_compress.models.generative.codes import Codes, ReparameterizedNormal
+from pyro_compress.network.input_codes import DIRICHLET, LOGISTIC_NORMAL, InputCode
 
 GRADIENTS = ("implicit", "inverse-cdf")
 # below it single-precision draws are all 0 and 1
@@ -74,6 +75,9 @@ class DirichletCodes(Codes):
     def mean(self, output: torch.Tensor) -> torch.Tensor:
         alpha = self._concentration(output)
         return alpha / alpha.sum(1, keepdim=True)
+
+    def stored(self) -> InputCode:
+        return InputCode(DIRICHLET, float(self.concentration))
 
     def _concentration(self, output: torch.Tensor) -> torch.Tensor:
         return softplus(self.check(output)) + SMALLEST_CONCENTRATION
@@ -146,6 +150,9 @@ class LogisticNormalCodes(Codes):
         """softmax(μ, 0), the code at the mean of h: E_q[z] has no closed form."""
         code: torch.Tensor = AdditiveLogistic()(self.check(output)[:, : self.width - 1])
         return code
+
+    def stored(self) -> InputCode:
+        return InputCode(LOGISTIC_NORMAL, float(self.scale))
 
 
 def _logistic(normal: dist.Normal) -> TorchDistribution:
