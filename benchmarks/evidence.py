@@ -1,0 +1,117 @@
+"""Estimates of the evidence against the truth over the dimension: a table and a figure of docs/evidence.md.
+
+    python -m benchmarks.evidence --out docs/images/evidence.png
+
+The model is Bayesian linear regression, 40 examples and weights w ~ N(0, 1), of which log p(y) is known.
+"""
+
+import argparse
+import math
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from matplotlib.figure import Figure
+from scipy.stats import multivariate_normal
+from torch import Tensor
+
+import pyro_compress as pc
+from pyro_compress.analysis.diagnosis.evidence import Evidence
+from pyro_compress.errors import PosteriorWarning
+from pyro_compress.report.drawing import COLOURS, GREY, MARKERS, label, new_figure
+
+METHODS = ("elbo", "laplace", "importance", "bridge", "annealed", "harmonic-mean")
+EXAMPLES, NOISE = 40, 0.5
+
+Estimates = dict[str, dict[int, tuple[float, float]]]  # method -> width -> (estimate, its standard error)
+
+
+def regression(x: Tensor, y: Tensor) -> None:
+    """log p(y) = log N(y; 0, X Xᵀ + σ² I)."""
+    w = pyro.sample("w", dist.Normal(torch.zeros(x.shape[1]), 1.0).to_event(1))
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Normal(x @ w, NOISE), obs=y)
+
+
+def of_regression(width: int) -> tuple[tuple[Tensor, Tensor], float]:
+    """Data drawn from the model, and log p(y)."""
+    random = np.random.default_rng(width)
+    x = random.normal(size=(EXAMPLES, width))
+    covariance = x @ x.T + NOISE**2 * np.eye(EXAMPLES)
+    y = np.linalg.cholesky(covariance) @ random.normal(size=EXAMPLES)
+    data = (torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32))
+    return data, float(multivariate_normal(np.zeros(EXAMPLES), covariance).logpdf(y))
+
+
+def over_dimension(widths: list[int], draws: int) -> Estimates:
+    """Estimate − truth."""
+    found: Estimates = {method: {} for method in METHODS}
+    for width in widths:
+        data, truth = of_regression(width)
+        for method in METHODS:
+            estimate = quietly(regression, data, method, draws)
+            found[method][width] = (estimate.log_evidence - truth, estimate.standard_error)
+    return found
+
+
+def quietly(model: Any, data: tuple[Tensor, Tensor], method: str, draws: int) -> Evidence:
+    """The figure shows what warnings say."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PosteriorWarning)
+        return pc.evidence(model, data, method, draws)
+
+
+def table(errors: Estimates) -> Iterator[str]:
+    """Markdown."""
+    widths = list(next(iter(errors.values())))
+    yield f"| weights | {' | '.join(map(str, widths))} |\n{'| --- ' * (len(widths) + 1)}|"
+    for method, values in errors.items():
+        yield f"| {method} | " + " | ".join(_printed(*value) for value in values.values()) + " |"
+
+
+def _printed(value: float, error: float) -> str:
+    return f"{value:.2f}" if math.isnan(error) else f"{value:.2f} ± {error:.2f}"
+
+
+def figure(errors: Estimates) -> Figure:
+    """Errors over the dimension, with two standard errors."""
+    drawn = new_figure(5.0, "Model evidence: estimates against the truth")
+    axes = drawn.subplots()
+    for place, (method, values) in enumerate(errors.items()):
+        # side by side, where they would cover each other
+        x = [width * (1 + 0.02 * (place - len(errors) / 2)) for width in values]
+        y, error = np.array(list(values.values())).T
+        look: dict[str, Any] = {"color": COLOURS[place], "marker": MARKERS[place], "markersize": 5, "capsize": 3}
+        axes.errorbar(x, y, 2 * np.nan_to_num(error), label=method, **look)
+    widths = list(next(iter(errors.values())))
+    axes.axhline(0, color=GREY, linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xticks(widths, [str(width) for width in widths])
+    axes.minorticks_off()
+    axes.set_yscale("symlog", linthresh=1)
+    label(axes, "Linear regression", "weights", "estimate − truth, nats (linear within ±1)")
+    drawn.legend(frameon=False, loc="outside lower center", ncols=len(errors))
+    return drawn
+
+
+def main() -> None:
+    """Measure, print the tables and save the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--widths", nargs="+", type=int, default=[1, 2, 4, 8, 16])
+    parser.add_argument("--draws", type=int, default=400)
+    parser.add_argument("--out", type=Path, default=Path("runs/evidence.png"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    found = over_dimension(given.widths, given.draws)
+    print("\n".join(table(found)))
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    figure(found).savefig(given.out)
+
+
+if __name__ == "__main__":
+    main()
