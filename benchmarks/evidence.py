@@ -1,8 +1,10 @@
-"""Estimates of the evidence against the truth over the dimension: a table and a figure of docs/evidence.md.
+"""Estimates of the evidence against the truth over the dimension, and as a choice of size: docs/evidence.md.
 
-    python -m benchmarks.evidence --out docs/images/evidence.png
+    python -m benchmarks.evidence --out docs/images/evidence.png      # and prints two tables, the second with --sizes
 
-The model is Bayesian linear regression, 40 examples and weights w ~ N(0, 1), of which log p(y) is known.
+The first model is Bayesian linear regression, 40 examples and weights w ~ N(0, 1), of which log p(y) is known.  The
+second is a network with one hidden layer of H tanh units.  It has 2^H H! copies of every mode, by signs and order of
+its units.
 """
 
 import argparse
@@ -18,15 +20,20 @@ import pyro.distributions as dist
 import torch
 from matplotlib.figure import Figure
 from scipy.stats import multivariate_normal
-from torch import Tensor
+from torch import Tensor, nn
 
 import pyro_compress as pc
 from pyro_compress.analysis.diagnosis.evidence import Evidence
 from pyro_compress.errors import PosteriorWarning
+from pyro_compress.models.likelihoods import Gaussian
+from pyro_compress.models.priors.normal import Normal
 from pyro_compress.report.drawing import COLOURS, GREY, MARKERS, label, new_figure
 
 METHODS = ("elbo", "laplace", "importance", "bridge", "annealed", "harmonic-mean")
+OF_ONE_MODE = ("elbo", "laplace", "importance")
 EXAMPLES, NOISE = 40, 0.5
+# of the networks' data
+HELD_OUT, LITTLE_NOISE, PRIOR = 500, 0.15, 1.5
 
 Estimates = dict[str, dict[int, tuple[float, float]]]  # method -> width -> (estimate, its standard error)
 
@@ -59,6 +66,47 @@ def over_dimension(widths: list[int], draws: int) -> Estimates:
     return found
 
 
+def of_networks() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """(x, y) to learn from and (x, y) held out: two steps of tanh under noise."""
+    random = np.random.default_rng(5)
+    x = random.uniform(-3, 3, (EXAMPLES + HELD_OUT, 1))
+    y = np.tanh(3 * (x + 1)) - 0.8 * np.tanh(2 * (x - 1)) + LITTLE_NOISE * random.normal(size=x.shape)
+    x, y = (torch.tensor(part, dtype=torch.float32) for part in (x, y))
+    return (x[:EXAMPLES], y[:EXAMPLES]), (x[EXAMPLES:], y[EXAMPLES:])
+
+
+def over_sizes(sizes: list[int], draws: int) -> tuple[Estimates, dict[int, float]]:
+    """log p(y) by number of hidden units, and the mean log predictive density of held-out examples."""
+    train, (x, y) = of_networks()
+    found: Estimates = {method: {} for method in (*OF_ONE_MODE, "annealed")}
+    held: dict[int, float] = {}
+    for size in sizes:
+        torch.manual_seed(size)
+        network = nn.Sequential(nn.Linear(1, size), nn.Tanh(), nn.Linear(size, 1))
+        model = pc.BayesianNetwork(network, Normal(scale=PRIOR), Gaussian(noise=LITTLE_NOISE))
+        for method, values in found.items():
+            estimate = quietly(model, train, method, draws)
+            copies = size * math.log(2) + math.lgamma(size + 1) if method in OF_ONE_MODE else 0.0
+            values[size] = (estimate.log_evidence + copies, estimate.standard_error)
+        held[size] = held_out(model, train, x, y, draws)
+    return found, held
+
+
+def held_out(model: pc.BayesianNetwork, train: tuple[Tensor, Tensor], x: Tensor, y: Tensor, draws: int) -> float:
+    """Mean over examples of log 1/S Σ_s p(y | x, w_s), nats, by draws of NUTS."""
+    method = pc.inference.NUTS(chains=4, warmup=300, draws=max(50, draws // 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        drawn = pc.fit(model, train, method).draws
+    assert drawn is not None
+    density = []
+    for _, values in drawn.rows():
+        weights = {name: torch.tensor(np.array(value)) for name, value in values.items()}
+        with torch.no_grad():
+            density.append(dist.Normal(model.call_network(weights, x), LITTLE_NOISE).log_prob(y)[:, 0])
+    return float((torch.logsumexp(torch.stack(density), 0) - math.log(len(density))).mean())
+
+
 def quietly(model: Any, data: tuple[Tensor, Tensor], method: str, draws: int) -> Evidence:
     """The figure shows what warnings say."""
     with warnings.catch_warnings():
@@ -66,11 +114,11 @@ def quietly(model: Any, data: tuple[Tensor, Tensor], method: str, draws: int) ->
         return pc.evidence(model, data, method, draws)
 
 
-def table(errors: Estimates) -> Iterator[str]:
+def table(head: str, found: Estimates) -> Iterator[str]:
     """Markdown."""
-    widths = list(next(iter(errors.values())))
-    yield f"| weights | {' | '.join(map(str, widths))} |\n{'| --- ' * (len(widths) + 1)}|"
-    for method, values in errors.items():
+    columns = list(next(iter(found.values())))
+    yield f"| {head} | {' | '.join(map(str, columns))} |\n{'| --- ' * (len(columns) + 1)}|"
+    for method, values in found.items():
         yield f"| {method} | " + " | ".join(_printed(*value) for value in values.values()) + " |"
 
 
@@ -103,12 +151,17 @@ def main() -> None:
     """Measure, print the tables and save the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", nargs="+", type=int, default=[1, 2, 4, 8, 16])
+    parser.add_argument("--sizes", nargs="*", type=int, default=[], help="hidden units of networks; none if not given")
     parser.add_argument("--draws", type=int, default=400)
     parser.add_argument("--out", type=Path, default=Path("runs/evidence.png"))
     given = parser.parse_args()
     torch.set_num_threads(1)
     found = over_dimension(given.widths, given.draws)
-    print("\n".join(table(found)))
+    print("\n".join(table("weights", found)))
+    if given.sizes:
+        sizes, held = over_sizes(given.sizes, given.draws)
+        print("\n".join(table("hidden units", sizes)))
+        print("| held-out | " + " | ".join(f"{value:.3f}" for value in held.values()) + " |")
     given.out.parent.mkdir(parents=True, exist_ok=True)
     figure(found).savefig(given.out)
 
