@@ -100,6 +100,8 @@ def figure(em: Curve, exact: Curve, bound: Curve, best: float) -> Figure:
         axes.plot(np.arange(len(values)) + 1, best - np.array(values), color=colour, linestyle=style, label=name)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    # EM goes on to the last bits of a double, which would leave the rest a tenth of the height
+    axes.set_ylim(bottom=1e-3)
     label(axes, "", "passes over the data + 1", "nats per example below the maximum")
     axes.legend(frameon=False)
     return drawn
