@@ -8,7 +8,7 @@ ENTRY = Entry(
     prior="none",
     data="mnist",
     method="map",
-    method_options={"epochs": 10, "batch_size": 64},
+    method_options={"epochs": 10, "batch_size": 64, "learning_rate": 3e-3},
     decision_options={"fine_tune_epochs": 0},
     teacher="mnist-cnn/none",
     teacher_weight=0.9,
@@ -17,5 +17,5 @@ ENTRY = Entry(
         Published("distilled", "slides on distillation (10 epochs, batch 64, T = 4)", 1.29),
         Published("student alone", "slides on distillation (10 epochs, batch 64)", 3.68, rival=True),
     ),
-    chosen_on="nothing: epochs, batch and T as published; λ, which is not, as is usual",
+    chosen_on="epochs, batch and T as published, λ as is usual; the rate by validation examples, seeds 10 and 11",
 )
