@@ -1,5 +1,8 @@
 """Streams of random numbers, each of some whole numbers alone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
@@ -12,3 +15,11 @@ def generator_for(*numbers: int) -> torch.Generator:
     """
     state = np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
+
+
+@contextmanager
+def noise_of(seed: int, device: torch.device) -> Iterator[None]:
+    """Within it torch draws what this seed gives; afterwards its generators are where they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -49,7 +49,7 @@ def card_of(run: RunDirectory) -> dict[str, Any]:
         "name": settings.entry or f"{settings.network}/{settings.prior}",
         "sha256": hashlib.sha256(content).hexdigest(),
         **{key: value for key, value in results.items() if key in errors or key in KEPT},
-        "settings": json.loads(json.dumps(asdict(settings))),
+        "settings": _plain(settings),
         "changed": changed(settings),
         "chosen_on": zoo.entry(settings.entry).chosen_on if settings.entry else None,
         "made_with": {name: version(name) for name in LIBRARIES}
@@ -59,12 +59,17 @@ def card_of(run: RunDirectory) -> dict[str, Any]:
 
 def changed(settings: RunSettings) -> dict[str, Any]:
     """What a run has otherwise than its zoo entry, but for seed and threads; all of it where it has no entry."""
-    found: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    found = _plain(settings)
     if settings.entry is None:
         return found
-    entry = settings_from_entry(settings.entry, seed=settings.seed, threads=settings.threads)
-    own = json.loads(json.dumps(asdict(entry)))
+    own = _plain(settings_from_entry(settings.entry, seed=settings.seed, threads=settings.threads))
     return {name: value for name, value in found.items() if value != own[name]}
+
+
+def _plain(settings: RunSettings) -> dict[str, Any]:
+    """As JSON gives them back: lists in the place of tuples."""
+    found: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    return found
 
 
 def ship(run: RunDirectory, folder: Path = shipped.FOLDER) -> Path:

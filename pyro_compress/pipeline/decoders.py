@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.generators import noise_of
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.generative.reconstruction import InNats
@@ -112,9 +113,7 @@ def _codes_of(network: EncoderDecoder, data: DataSet) -> DataSet:
     if data.binarisation is not None and data.binarisation.is_dynamic:
         train_x = data.binarisation.draw(train_x, _CODES_SEED)
         train_y = train_x.flatten(1)
-    devices = [train_x.device] if train_x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
-        torch.manual_seed(_CODES_SEED)
+    with noise_of(_CODES_SEED, train_x.device), torch.no_grad():
         train, validation, test = (
             torch.cat(list(_drawn(network, x))) for x in (train_x, data.validation_x, data.test_x)
         )

@@ -28,7 +28,7 @@ def fine_tune_stages(
     current = decision
     for rate_weight in settings.rate_weights:
         current = ladder.stage(current, rate_weight)
-        if ladder.found and ladder.refused is not None:
+        if ladder.refused is not None:
             break
     for _ in range(settings.further_stages):
         further = ladder.next_rate_weight()
@@ -43,8 +43,9 @@ class _Ladder:
     """What stands so far.
 
     Attributes:
-        accepted: the decision that stands, with the rise of its error, and whether that is within the tolerance.
-        kept, refused: the largest γ within the tolerance, and the smallest above it that was not.
+        accepted: the decision that stands.
+        kept, refused: the largest γ within the tolerance, None as long as none was, and the smallest above it that was
+            not.
     """
 
     accepted: Decision
@@ -53,7 +54,6 @@ class _Ladder:
     settings: DecisionSettings
     reference: np.ndarray
     say: Say
-    found: bool = False
     kept: float | None = None
     refused: float | None = None
 
@@ -67,7 +67,7 @@ class _Ladder:
         kept, total = tuned.weights_left()
         good = within(rise, self.settings.stage_tolerance_points)
         # at the same error the later one has the shorter code
-        better = not self.found and rise <= self.rise
+        better = self.kept is None and rise <= self.rise
         self.say(
             f"on the grid with rate weight {rate_weight:.3g}: {100 * kept / total:.2f} % of the weights, error "
             f"{self.judge.unit.rise(rise, standard_error)}; "
@@ -75,10 +75,10 @@ class _Ladder:
         )
         if good:
             self.kept = rate_weight
-        elif self.found:
+        elif self.kept is not None:
             self.refused = rate_weight
         if good or better:
-            self.accepted, self.rise, self.found = tuned, rise, good
+            self.accepted, self.rise = tuned, rise
         return tuned
 
     def next_rate_weight(self) -> float | None:

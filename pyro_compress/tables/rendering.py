@@ -208,10 +208,13 @@ def save_all(
     for form, path in zip(FORMATS, paths, strict=True):
         text = in_format(form, tables, seeds, command, title)
         if form == "markdown":
-            text += "".join(f"\n![{_words(figure)}]({figure.relative_to(folder)})\n" for figure in figures)
+            text += shown(figures, folder)
         write_atomically(path, text)
     return paths
 
 
-def _words(figure: Path) -> str:
-    return figure.stem.replace("-", " ").replace("_", " ")
+def shown(figures: Sequence[Path], folder: Path) -> str:
+    """The end of a page in the folder, which shows figures that lie in it or below it."""
+    return "".join(
+        f"\n![{figure.stem.replace('-', ' ').replace('_', ' ')}]({figure.relative_to(folder)})\n" for figure in figures
+    )

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pyro_compress.models import zoo
 from pyro_compress.posterior.error_unit import PERCENT, unit_of
 from pyro_compress.report.figures import save_all
 from pyro_compress.report.table_figures import SizePoint, error_against_bytes
+from pyro_compress.tables.rendering import shown
 
 NAME = "zoo"
 TITLE = "Files that are shipped"
@@ -66,20 +67,18 @@ def terminal() -> Table:
         table.add_column(heading, justify="right" if place else "left", no_wrap=True)
     for card in cards():
         name, size, rate, _, left, *_ = texts(card)
-        table.add_row(name, size, rate, unit_of(card).shown(card[unit_of(card).key("error_after")]), left)
+        unit = unit_of(card)
+        table.add_row(name, size, rate, unit.shown(card[unit.key("error_after")]), left)
     return table
 
 
-def markdown(images: Sequence[Path]) -> str:
-    """The page; shows images, whose paths are relative to it."""
+def markdown() -> str:
+    """The page, without figures."""
     lines = [f"# {TITLE}", "", "`pyro-compress table zoo`", "", f"| {' | '.join(HEADINGS)} |"]
     lines.append("| --- |" + " ---: |" * (len(HEADINGS) - 1))
     lines += [f"| {' | '.join(texts(card))} |" for card in cards()]
     for note in NOTES:
         lines += ["", note]
-    lines += [
-        line for image in images for line in ("", f"![{image.stem.replace('-', ' ').replace('_', ' ')}]({image})")
-    ]
     return "\n".join(lines) + "\n"
 
 
@@ -128,7 +127,7 @@ def save(folder: Path) -> list[Path]:
             figures[f"{NAME}-error_against_bytes-{network}"] = figure
     images = save_all(folder / "images", figures)
     pages = {
-        "md": markdown([image.relative_to(folder) for image in images]),
+        "md": markdown() + shown(images, folder),
         "csv": comma_separated(),
         "json": json.dumps(cards(), indent=2, ensure_ascii=False) + "\n",
     }

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_compress.data.generators import noise_of
 from pyro_compress.errors import NetworkError
+from pyro_compress.models.likelihoods import Likelihood
 
 if TYPE_CHECKING:
     # which takes its errors from here
@@ -108,13 +110,27 @@ def _log_likelihood(
     model: "VAE", values: Mapping[str, Any], z: Tensor, x: Tensor, y: Tensor | None, latent: Tensor | None = None
 ) -> Tensor:
     """ln p(x | z, w) of codes (samples, examples, *shape): (samples, examples)."""
-    samples, examples = z.shape[:2]
     output = model.decode(values, z.flatten(0, 1))
-    target = model.target(x, y, output[:examples])
-    model.likelihood.check(output[:examples], target)
+    target = model.target(x, y, output[: len(x)])
+    return log_prob_by_code(model.likelihood, output, target, z.shape[:2], latent)
+
+
+def log_prob_by_code(
+    likelihood: Likelihood, output: Tensor, target: Tensor, codes: torch.Size, latent: Tensor | None = None
+) -> Tensor:
+    """ln p(target | output) of several codes per example, in the shape of `codes`.
+
+    Args:
+        likelihood: p(target | output).
+        output: a row per code.
+        target: a row per example.
+        codes: (*others, examples), as the rows of `output` follow each other.
+        latent: of the likelihood's own latent site, where it has one.
+    """
+    likelihood.check(output[: len(target)], target)
     # one row per code: what a likelihood makes of further axes is its own
-    repeated = target.expand(samples, *target.shape).flatten(0, 1)
-    return model.likelihood.log_prob(output, repeated, latent).unflatten(0, (samples, examples))
+    repeated = target.expand(*codes, *target.shape[1:]).flatten(0, len(codes) - 1)
+    return likelihood.log_prob(output, repeated, latent).unflatten(0, codes)
 
 
 def _parts(x: Tensor, y: Tensor | None, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -125,9 +141,7 @@ def _parts(x: Tensor, y: Tensor | None, count: int) -> Iterator[tuple[Tensor, Te
 @contextmanager
 def _evaluating(model: "VAE", x: Tensor, seed: int) -> Iterator[None]:
     model.network.eval()
-    devices = [x.device] if x.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with torch.no_grad(), noise_of(seed, x.device):
         yield
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_compress.config.keyword_options import whole_number
 from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.generators import noise_of
 from pyro_compress.errors import DataError, NetworkError
 from pyro_compress.models.generative.activity import active_units
 from pyro_compress.models.generative.vae import VAE
@@ -70,8 +71,6 @@ def coded(
 
 
 def _drawn(model: VAE, values: Mapping[str, Any], x: Tensor, draws: int, seed: int) -> Tensor:
-    devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with noise_of(seed, x.device):
         each = [model.codes.posterior(model.encode(values, rows)).sample((draws,)) for rows in x.split(_ROWS)]
     return torch.cat(each, 1).flatten(0, 1)

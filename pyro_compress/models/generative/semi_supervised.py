@@ -28,6 +28,7 @@ from pyro_compress.data.labels import UNLABELLED
 from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import DataError, InferenceError, NetworkError, unknown_name
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.generative.bounds import log_prob_by_code
 from pyro_compress.models.generative.codes import Codes
 from pyro_compress.models.generative.encoder_decoder import LabelledEncoderDecoder
 from pyro_compress.models.likelihoods import LIKELIHOODS, Likelihood
@@ -226,11 +227,7 @@ class SemiSupervisedVAE(BayesianNetwork):
     ) -> Tensor:
         """ln p(x | y, z, w), (*others, examples)."""
         output = self.decode(values, z, label)
-        target = _target(x, output)
-        self.reconstruction.check(output[: len(x)], target)
-        # one row per code: what a likelihood makes of further axes is its own
-        repeated = target.expand(*label.shape[:-1], *target.shape[1:]).flatten(0, label.ndim - 2)
-        return self.reconstruction.log_prob(output, repeated, latent).unflatten(0, label.shape[:-1])
+        return log_prob_by_code(self.reconstruction, output, _target(x, output), label.shape[:-1], latent)
 
     def classify(self, values: Mapping[str, Any], x: Tensor) -> Tensor:
         """Logits of q(y | x), (examples, classes)."""
