@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pyro_compress.models import activations
+from pyro_compress.models.rules import Layers, RefusedError, Rule, Shape, as_module
 from pyro_compress.network.architecture import (
-    Activation,
     AdaptiveAvgPool2d,
     AvgPool2d,
     BatchNorm,
     Conv2d,
     ConvTranspose2d,
     Flatten,
-    Layer,
     Linear,
     MaxPool2d,
     Pair,
@@ -32,16 +32,9 @@ from pyro_compress.network.architecture import (
 SUPPORTED = (
     "Linear, Conv2d, ConvTranspose2d, BatchNorm1d, BatchNorm2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Upsample, "
     "Flatten, Unflatten, Dropout, Identity "
-    "and the activations ReLU, ReLU6, LeakyReLU, ELU, Tanh, Sigmoid, Softplus, GELU, SiLU, as modules or functions, "
-    "and the sum of two results"
+    "and the activations ReLU, ReLU6, LeakyReLU, PReLU, ELU, SELU, CELU, Tanh, Hardtanh, Sigmoid, Hardsigmoid, "
+    "LogSigmoid, Softplus, Softsign, GELU, SiLU, Hardswish, Mish, as modules or functions, and the sum of two results"
 )
-
-Layers = list[Layer]
-Shape = tuple[int, ...]
-
-
-class RefusedError(Exception):
-    """Why one operation cannot be described; `tracing.trace` adds where it stands."""
 
 
 def _pair(value: Any) -> Pair:
@@ -177,30 +170,6 @@ def reshape(before: Shape, after: Shape) -> Layers:
     return flat if len(after) == 2 else [*flat, Unflatten(_pair(after[2:]))]
 
 
-def _simple(kind: str) -> Callable[..., Layers]:
-    return lambda before, inplace=False: [Activation(kind)]
-
-
-def _leaky_relu(before: Shape, negative_slope: float = 0.01, inplace: bool = False) -> Layers:
-    return [Activation("leaky_relu", float(negative_slope))]
-
-
-def _elu(before: Shape, alpha: float = 1.0, inplace: bool = False) -> Layers:
-    return [Activation("elu", float(alpha))]
-
-
-def _gelu(before: Shape, approximate: str = "none") -> Layers:
-    if approximate != "none":
-        raise RefusedError(f"has approximate='{approximate}', supported is 'none'")
-    return [Activation("gelu")]
-
-
-def _softplus(before: Shape, beta: float = 1.0, threshold: float = 20.0) -> Layers:
-    if beta != 1 or threshold != 20:
-        raise RefusedError(f"has beta={beta} and threshold={threshold}, supported are 1 and 20")
-    return [Activation("softplus")]
-
-
 def _dropout(before: Shape, p: float = 0.5, training: bool = True, inplace: bool = False) -> Layers:
     if training:
         raise RefusedError("drops units at inference too: pass training=self.training")
@@ -211,49 +180,28 @@ def _identity(before: Shape) -> Layers:
     return []
 
 
-def _as_module(function: Callable[..., Layers], *fields: str) -> Callable[[Any, str, Shape], Layers]:
-    """A function's rule for the module of the same meaning, whose attributes `fields` are its arguments."""
-    return lambda module, name, before: function(before, **{field: getattr(module, field) for field in fields})
-
-
 _POOL = ("kernel_size", "stride", "padding", "ceil_mode")
-MODULES: dict[type[nn.Module], Callable[[Any, str, Shape], Layers]] = {
+MODULES: dict[type[nn.Module], Rule] = {
     nn.Linear: _linear,
     nn.Conv2d: _conv,
     nn.ConvTranspose2d: _conv_transpose,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
-    nn.MaxPool2d: _as_module(_max_pool, *_POOL, "dilation"),
-    nn.AvgPool2d: _as_module(_avg_pool, *_POOL, "count_include_pad", "divisor_override"),
-    nn.AdaptiveAvgPool2d: _as_module(_adaptive_pool, "output_size"),
+    nn.MaxPool2d: as_module(_max_pool, *_POOL, "dilation"),
+    nn.AvgPool2d: as_module(_avg_pool, *_POOL, "count_include_pad", "divisor_override"),
+    nn.AdaptiveAvgPool2d: as_module(_adaptive_pool, "output_size"),
     **dict.fromkeys(
-        (nn.Upsample, nn.UpsamplingNearest2d), _as_module(_upsample, "size", "scale_factor", "mode", "align_corners")
+        (nn.Upsample, nn.UpsamplingNearest2d), as_module(_upsample, "size", "scale_factor", "mode", "align_corners")
     ),
-    nn.LeakyReLU: _as_module(_leaky_relu, "negative_slope"),
-    nn.ELU: _as_module(_elu, "alpha"),
-    nn.GELU: _as_module(_gelu, "approximate"),
-    nn.Softplus: _as_module(_softplus, "beta", "threshold"),
-    nn.ReLU: _as_module(_simple("relu")),
-    nn.ReLU6: _as_module(_simple("relu6")),
-    nn.Tanh: _as_module(_simple("tanh")),
-    nn.Sigmoid: _as_module(_simple("sigmoid")),
-    nn.SiLU: _as_module(_simple("silu")),
+    **activations.MODULES,
     **dict.fromkeys(
         (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout),
-        _as_module(_identity),
+        as_module(_identity),
     ),
 }
 
 FUNCTIONS: dict[Any, Callable[..., Layers]] = {
-    **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"), _simple("relu")),
-    **dict.fromkeys((F.tanh, torch.tanh, torch.tanh_, "tanh", "tanh_"), _simple("tanh")),
-    **dict.fromkeys((F.sigmoid, torch.sigmoid, torch.sigmoid_, "sigmoid", "sigmoid_"), _simple("sigmoid")),
-    F.silu: _simple("silu"),
-    F.relu6: _simple("relu6"),
-    F.leaky_relu: _leaky_relu,
-    F.elu: _elu,
-    F.gelu: _gelu,
-    F.softplus: _softplus,
+    **activations.FUNCTIONS,
     F.max_pool2d: _max_pool,
     torch.max_pool2d: _max_pool,
     F.avg_pool2d: _avg_pool,

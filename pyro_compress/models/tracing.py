@@ -19,14 +19,13 @@ from pyro_compress.models.operations import (
     RESHAPES,
     SOFTMAXES,
     SUPPORTED,
-    Layers,
-    RefusedError,
     reshape,
 )
 from pyro_compress.models.parameters import place_in_memory, refuse_tied
 from pyro_compress.models.probing import BATCH, FEW, are_rows, evaluating, examples, first_line
 from pyro_compress.models.recorder import Recorder
-from pyro_compress.network.architecture import Add, Architecture, BatchNorm, Recall, Weighted
+from pyro_compress.models.rules import Layers, RefusedError
+from pyro_compress.network.architecture import Add, Architecture, BatchNorm, PReLU, Recall, Weighted
 
 # methods that a known module's forward pass is made of
 _COMPUTING = (*CALLED, "_conv_forward", "__getattr__", "__getattribute__")
@@ -274,7 +273,7 @@ def _check_all_used(network: nn.Module, layers: Layers) -> None:
         owners = refuse_tied(
             (f"{layer.name}.{kind}", parameter)
             for layer in layers
-            if isinstance(layer, Weighted | BatchNorm)
+            if isinstance(layer, Weighted | BatchNorm | PReLU)
             for kind, parameter in network.get_submodule(layer.name).named_parameters(recurse=False)
         )
     except NetworkError as error:

@@ -3,7 +3,8 @@
 This is the one description that tracing (`models/tracing.py`), structured removal (`analysis/decisions/structure.py`),
 the file format (`artifact/`) and the runtimes share.  It imports no torch, so that a decoder on a small device
 can read it.  Layers that hold numbers carry the dotted name of the module they came from;
-their tensors are named `NAME.weight`, `NAME.bias` (for `ChannelAffine`: `NAME.scale`, `NAME.shift`).
+their tensors are named `NAME.weight`, `NAME.bias` (for `ChannelAffine`: `NAME.scale`, `NAME.shift`; for `PReLU`:
+`NAME.slope`).
 
 Each layer takes the output of the one before it.  Output 0 is the input, output i what the i-th layer gives (from 1
 on), and two layers refer back to an earlier output by that number: `Add` and `Recall`.  With them a residual network is
@@ -112,13 +113,25 @@ class ChannelAffine:
 
 @dataclass(frozen=True)
 class Activation:
-    """An elementwise function: one of `ACTIVATIONS`; `slope` is used by leaky_relu and elu (its alpha).
+    """An elementwise function: one of `ACTIVATIONS`; `artifact/FORMAT.md`, part 4, has their formulas.
 
-    relu6 is min(max(x, 0), 6).
+    `slope` is used by leaky_relu, by elu (its alpha), and as the other operand of times (slope · x), plus (x + slope),
+    at_least (max(x, slope)) and at_most (min(x, slope)).
     """
 
     kind: str
     slope: float = 0.0
+
+
+@dataclass(frozen=True)
+class PReLU:
+    """y = x where x > 0, else NAME.slope · x; `slopes` is 1, or the number of entries along axis 1, each with its own.
+
+    The module that it comes from calls the tensor NAME.weight.
+    """
+
+    name: str
+    slopes: int
 
 
 @dataclass(frozen=True)
@@ -192,6 +205,7 @@ Layer = Union[
     BatchNorm,
     ChannelAffine,
     Activation,
+    PReLU,
     MaxPool2d,
     AvgPool2d,
     AdaptiveAvgPool2d,
@@ -206,7 +220,10 @@ Layer = Union[
 # Layers with a weight and perhaps a bias.
 Weighted = Linear | Conv2d | ConvTranspose2d
 
-ACTIVATIONS = ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "softplus", "gelu", "silu", "relu6")
+ACTIVATIONS = (
+    *("relu", "leaky_relu", "elu", "tanh", "sigmoid", "softplus", "gelu", "silu", "relu6"),
+    *("hardswish", "hardsigmoid", "mish", "gelu_tanh", "softsign", "times", "plus", "at_least", "at_most"),
+)
 
 
 @dataclass(frozen=True)
@@ -307,6 +324,9 @@ def output_shape(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> tuple[int, 
         return (shape[0], *layer.output_size)
     if isinstance(layer, BatchNorm | ChannelAffine):
         expect(len(shape) in (1, 3) and shape[0] == layer.channels, f"{layer.channels} channels")
+        return shape
+    if isinstance(layer, PReLU):
+        expect(bool(shape) and layer.slopes in (1, shape[0]), f"{layer.slopes} entries along its first axis")
         return shape
     if isinstance(layer, Flatten):
         size_all = 1

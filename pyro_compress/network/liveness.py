@@ -12,29 +12,40 @@ channels of a dependency graph (Fang et al. 2023, DepGraph, CVPR).
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from pyro_compress.network.activations import FUNCTIONS
 from pyro_compress.network.architecture import (
     Activation,
+    AdaptiveAvgPool2d,
     Add,
     Architecture,
     AvgPool2d,
     BatchNorm,
+    ChannelAffine,
     Conv2d,
     ConvTranspose2d,
     Flatten,
     Layer,
     Linear,
+    MaxPool2d,
+    PReLU,
     Recall,
     Unflatten,
+    Upsample,
     Weighted,
     groups_of,
     is_depthwise,
     outputs_of,
     walk,
+)
+
+PLAIN = (
+    *(Linear, Conv2d, BatchNorm, ChannelAffine, Activation),
+    *(MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Upsample, Flatten),
 )
 
 
@@ -78,6 +89,10 @@ class Numbers:
     def bias(self, layer: Weighted) -> np.ndarray:
         """float64 (outputs,): zeros if the layer has none."""
         return self._stored[f"{layer.name}.bias"].astype(np.float64) if layer.bias else np.zeros(outputs_of(layer))
+
+    def slope(self, layer: PReLU) -> np.ndarray:
+        """float64 (slopes,)."""
+        return self._stored[f"{layer.name}.weight"].astype(np.float64)
 
     def affine(self, layer: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
         """float64 (channels,), twice: scale and shift of a batch norm at inference."""
@@ -125,9 +140,9 @@ def as_stored(layer: Weighted, weight: np.ndarray) -> np.ndarray:
 
 
 def is_plain_chain(architecture: Architecture) -> bool:
-    """Whether no layer refers back, and none is a grouped or transposed convolution or makes images of features."""
-    others = any(isinstance(layer, Add | Recall | ConvTranspose2d | Unflatten) for layer in architecture.layers)
-    return not others and all(groups_of(layer) == 1 for layer in architecture.weighted())
+    """Whether there is nothing but dense layers, convolutions of one group, and what treats every entry alike."""
+    plain = all(isinstance(layer, PLAIN) for layer in architecture.layers)
+    return plain and all(groups_of(layer) == 1 for layer in architecture.weighted())
 
 
 def products_per_link(architecture: Architecture) -> list[int]:
@@ -179,8 +194,10 @@ def _constant_after(layer: Layer, constant: np.ndarray, shape: tuple[int, ...], 
     if isinstance(layer, Activation):
         known = np.isfinite(constant)
         result = constant.copy()
-        result[known] = _ACTIVATIONS[layer.kind](constant[known], layer.slope)
+        result[known] = FUNCTIONS[layer.kind](constant[known], layer.slope)
         return result
+    if isinstance(layer, PReLU):
+        return np.where(constant > 0, constant, numbers.slope(layer) * constant)
     if isinstance(layer, AvgPool2d) and any(layer.padding):
         return np.where(constant == 0, 0.0, np.nan)
     if isinstance(layer, Flatten):
@@ -189,19 +206,6 @@ def _constant_after(layer: Layer, constant: np.ndarray, shape: tuple[int, ...], 
         each = constant.reshape(-1, math.prod(layer.size))
         return np.where((each == each[:, :1]).all(axis=1), each[:, 0], np.nan)
     return constant
-
-
-_ACTIVATIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
-    "relu": lambda x, _: np.maximum(x, 0),
-    "leaky_relu": lambda x, slope: np.where(x > 0, x, slope * x),
-    "elu": lambda x, slope: np.where(x > 0, x, slope * np.expm1(np.minimum(x, 0))),
-    "tanh": lambda x, _: np.tanh(x),
-    "sigmoid": lambda x, _: np.exp(-np.logaddexp(0, -x)),
-    "softplus": lambda x, _: np.logaddexp(0, x),
-    "gelu": lambda x, _: x * np.array([0.5 * math.erfc(-entry / math.sqrt(2)) for entry in x]),
-    "silu": lambda x, _: x * np.exp(-np.logaddexp(0, -x)),
-    "relu6": lambda x, _: np.clip(x, 0, 6),
-}
 
 
 def _live(architecture: Architecture, constants: list[np.ndarray], numbers: Numbers) -> list[np.ndarray]:

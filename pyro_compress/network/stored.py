@@ -12,6 +12,7 @@ from pyro_compress.network.architecture import (
     Architecture,
     BatchNorm,
     ChannelAffine,
+    PReLU,
     Weighted,
     outputs_of,
     weight_shape,
@@ -129,6 +130,8 @@ def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
         elif isinstance(layer, ChannelAffine):
             shapes[f"{layer.name}.scale"] = (layer.channels,)
             shapes[f"{layer.name}.shift"] = (layer.channels,)
+        elif isinstance(layer, PReLU):
+            shapes[f"{layer.name}.slope"] = (layer.slopes,)
         elif isinstance(layer, BatchNorm):
             raise ValueError(f"batch normalisation {layer.name} must become a ChannelAffine before it is stored")
     return shapes

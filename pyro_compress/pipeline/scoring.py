@@ -12,7 +12,7 @@ from torch import nn
 from pyro_compress.artifact.writing.artifact import Artifact, load
 from pyro_compress.errors import NetworkError
 from pyro_compress.models.tracing import trace
-from pyro_compress.network.architecture import Architecture, BatchNorm, ChannelAffine, Layer
+from pyro_compress.network.architecture import Architecture, BatchNorm, ChannelAffine, Layer, PReLU
 from pyro_compress.network.liveness import Numbers
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 from pyro_compress.pipeline.validation import network_and_likelihood
@@ -62,6 +62,8 @@ def as_it_is(network: nn.Module, input_shape: tuple[int, ...]) -> StoredNetwork:
         if isinstance(layer, BatchNorm):
             values |= zip((f"{layer.name}.scale", f"{layer.name}.shift"), numbers.affine(layer), strict=True)
             layer = ChannelAffine(layer.name, layer.channels)
+        if isinstance(layer, PReLU):
+            values[f"{layer.name}.slope"] = values[f"{layer.name}.weight"]
         layers.append(layer)
     found = Architecture(architecture.input_shape, tuple(layers))
     tensors = {name: StoredTensor(floats=values[name].astype(np.float32)) for name in tensor_shapes(found)}

@@ -40,6 +40,7 @@ from pyro_compress.network.architecture import (
     Layer,
     Linear,
     MaxPool2d,
+    PReLU,
     Select,
     Weighted,
     describe,
@@ -81,6 +82,15 @@ _OF_ACTIVATIONS = {
     "softplus": (2, 1),
     "gelu": (4, 1),
     "silu": (3, 1),
+    "hardswish": (4, 1),
+    "hardsigmoid": (3, 1),
+    "mish": (4, 1),
+    "gelu_tanh": (7, 2),
+    "softsign": (2, 1),
+    "times": (1, 0),
+    "plus": (0, 1),
+    "at_least": (1, 0),
+    "at_most": (1, 0),
 }
 
 
@@ -218,6 +228,9 @@ class _Counter:
             case Activation(kind=kind):
                 multiplies, additions = _OF_ACTIVATIONS[kind]
                 return self._made(layer, 0, multiplies * values, additions * values)
+            case PReLU(name=name):
+                slope = self._network.tensors[f"{name}.slope"]
+                return self._made(layer, self._dense(slope), 2 * values, 0, self._width(slope))
             case Add():
                 return self._made(layer, 0, 0, values)
             case MaxPool2d(kernel_size=kernel):

@@ -33,6 +33,7 @@ from pyro_compress.network.architecture import (
     Layer,
     Linear,
     MaxPool2d,
+    PReLU,
     Recall,
     Select,
     Unflatten,
@@ -168,7 +169,9 @@ def small_networks() -> list[StoredNetwork]:
         ChannelAffine("bn", 2),
     )
     decoder: tuple[Layer, ...] = (
+        Activation("times", -0.5),
         Unflatten((2, 1)),
+        PReLU("prelu1", 2),
         ConvTranspose2d("deconv1", 2, 1, (3, 2), (2, 2), (0, 0), (0, 0), (1, 1), 1, True),
         Upsample((1, 2)),
         ConvTranspose2d("up", 1, 1, (1, 2), (1, 2), (0, 1), (0, 1), (2, 1), 1, False),

@@ -15,6 +15,7 @@ from pyro_compress.network.architecture import (
     Layer,
     Linear,
     MaxPool2d,
+    PReLU,
     Recall,
     Select,
     Unflatten,
@@ -150,6 +151,29 @@ def decoder() -> StoredNetwork:
         Unflatten((6, 9)),
     )
     return filled((5,), layers)
+
+
+def curves() -> StoredNetwork:
+    """Elementwise functions of every kind behind the first nine, and slopes of an image and of features."""
+    layers = (
+        Conv2d("conv1", 1, 4, (2, 2), (1, 1), (0, 0), (1, 1), 1, True),
+        PReLU("prelu1", 4),
+        Activation("hardswish"),
+        Activation("times", 0.375),
+        Flatten(),
+        Linear("fc1", 24, 8, True),
+        PReLU("act", 1),
+        Activation("mish"),
+        Linear("fc2", 8, 8, False),
+        Activation("gelu_tanh"),
+        Activation("plus", -0.25),
+        Activation("at_least", -0.3),
+        Activation("at_most", 2.5),
+        Linear("fc3", 8, 5, True),
+        Activation("softsign"),
+        Activation("hardsigmoid"),
+    )
+    return filled((1, 3, 4), layers, floats=("prelu1.slope",))
 
 
 def coded() -> StoredNetwork:

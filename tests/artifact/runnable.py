@@ -34,6 +34,7 @@ from tests.artifact import networks
 
 # Of a float32 forward pass, as a share of the largest output: sums are taken in another order.
 TOLERANCE = 1e-5
+SLOPES = {"leaky_relu": 0.2, "elu": 0.7, "times": -0.8, "plus": 0.3, "at_least": -0.5, "at_most": 0.6}
 
 
 def reduced(network: nn.Module, input_shape: tuple[int, ...], seed: int = 0) -> StoredNetwork:
@@ -93,11 +94,11 @@ def residual() -> StoredNetwork:
     return normal(Architecture((4, 9, 8), layers))
 
 
-def activations() -> StoredNetwork:
-    """All activations, one after the other, on numbers that stay where they bend."""
+def activations(kinds: tuple[str, ...]) -> StoredNetwork:
+    """Activations, one after the other, on numbers that stay where they bend."""
     layers: list[Layer] = []
-    for number, kind in enumerate(ACTIVATIONS):
-        slope = {"leaky_relu": 0.2, "elu": 0.7}.get(kind, 0.0)
+    for number, kind in enumerate(kinds):
+        slope = SLOPES.get(kind, 0.0)
         layers += [Linear(f"fc{number}", 32, 32, True), Activation(kind, slope)]
     return normal(Architecture((32,), tuple(layers)))
 
@@ -115,7 +116,9 @@ RUNNABLE: dict[str, Callable[[], StoredNetwork]] = {
     "levels": networks.shared,
     "residual": residual,
     "decoder": networks.decoder,
-    "activations": activations,
+    "curves": networks.curves,
+    "activations": lambda: activations(ACTIVATIONS[:9]),
+    "further activations": lambda: activations(ACTIVATIONS[9:]),
     **{name: _registered(name) for name, entry in NETWORKS.items() if entry.classes is not None},
     "resnet18": lambda: reduced(resnet18(num_classes=10), (3, 64, 64)),
     "mobilenet_v2": lambda: reduced(mobilenet_v2(num_classes=10), (3, 64, 64)),

@@ -18,7 +18,9 @@ STEMS = ["", "fc", "conv", "bn", "features.", "classifier.", "layers.", "net.", 
 ACTIVATIONS = ["relu", "leaky_relu", "elu", "tanh", "sigmoid", "softplus", "gelu", "silu"]
 LINEAR, CONV, AFFINE, MAX_POOL, AVERAGE_POOL, ADAPTIVE_POOL, FLATTEN, SELECT = range(8)
 EXTENDED = ["flatten", "add", "recall", "relu6"]
-FURTHER = ["conv_transpose", "upsample", "unflatten"]
+FURTHER = ["conv_transpose", "upsample", "unflatten", "activation", "prelu"]
+FURTHER_ACTIVATIONS = ["hardswish", "hardsigmoid", "mish", "gelu_tanh", "softsign", "times", "plus"]
+FURTHER_ACTIVATIONS += ["at_least", "at_most"]
 CODES = ["gaussian", "dirichlet", "logistic-normal"]
 Pair = tuple[int, int]
 
@@ -105,7 +107,7 @@ class Bits:
         self.data, self.bit = data, 0
         self.stem, self.number_in_name = "", -1
         self.last: dict[str, tuple[str, int]] = {"linear": ("fc", 0), "conv": ("conv", 0), "affine": ("bn", 0)}
-        self.last["conv_transpose"] = ("deconv", 0)
+        self.last |= {"conv_transpose": ("deconv", 0), "prelu": ("prelu", 0)}
         self.steps = {"weight": 0, "other": 0}
 
     @property
@@ -241,6 +243,13 @@ def read_further(header: Bits, shape: tuple[int, ...]) -> Layer:
         layer.size = header.pair()
         layer.after = (shape[0] // prod(layer.size), *layer.size)
         return layer
+    if layer.kind == "activation":
+        flag = header.bits(1)
+        layer.kind = FURTHER_ACTIVATIONS[header.number(2)]
+        layer.slope = struct.unpack("<d", header.take(8))[0] if flag else 0.0
+        return layer
+    if layer.kind == "prelu":
+        return with_tensors(header, layer, {"slope": (shape[0] if header.bits(1) else 1,)})
     flags = [header.bits(1) for _ in range(5)]
     out, layer.kernel = header.number(), header.pair()
     layer.stride = header.pair() if flags[1] else (2, 2)

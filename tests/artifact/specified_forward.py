@@ -1,6 +1,6 @@
 """Part 4 of `FORMAT.md`, for the second reader: what a network computes, in float64 and one number after the other."""
 
-from math import erf, exp, expm1, log1p, prod, tanh
+from math import erf, exp, expm1, log1p, pi, prod, tanh
 
 import numpy as np
 
@@ -38,6 +38,8 @@ def after(layer: Layer, x: Array, earlier: Array | None, tensors: dict[str, Arra
     if layer.kind == "affine":
         each = (-1, *[1] * (x.ndim - 1))
         return tensors["scale"].reshape(each) * x + tensors["shift"].reshape(each)
+    if layer.kind == "prelu":
+        return np.where(x > 0, x, tensors["slope"].reshape(-1, *[1] * (x.ndim - 1)) * x)
     if layer.kind in ("max_pool", "average_pool"):
         return pool(layer, x)
     if layer.kind == "adaptive_pool":
@@ -111,6 +113,7 @@ def bin_of(part: int, extent: int, count: int) -> slice:
 
 def activation(kind: str, slope: float, x: float) -> float:
     sigmoid = 1 / (1 + exp(-x)) if x >= 0 else exp(x) / (1 + exp(x))
+    hard = min(max(x + 3, 0.0), 6.0) / 6
     return {
         "relu": lambda: max(x, 0.0),
         "leaky_relu": lambda: x if x > 0 else slope * x,
@@ -121,4 +124,13 @@ def activation(kind: str, slope: float, x: float) -> float:
         "gelu": lambda: x * (1 + erf(x / 2**0.5)) / 2,
         "silu": lambda: x * sigmoid,
         "relu6": lambda: min(max(x, 0.0), 6.0),
+        "hardswish": lambda: x * hard,
+        "hardsigmoid": lambda: hard,
+        "mish": lambda: x * tanh(max(x, 0.0) + log1p(exp(-abs(x)))),
+        "gelu_tanh": lambda: x * (1 + tanh((2 / pi) ** 0.5 * (x + 0.044715 * x**3))) / 2,
+        "softsign": lambda: x / (1 + abs(x)),
+        "times": lambda: slope * x,
+        "plus": lambda: x + slope,
+        "at_least": lambda: max(x, slope),
+        "at_most": lambda: min(x, slope),
     }[kind]()

@@ -13,7 +13,9 @@ from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network.architecture import ACTIVATIONS, Activation, Architecture
 from pyro_compress.network.stored import StoredNetwork
+from tests.analysis.decisions import masked_networks
 from tests.artifact import networks
+from tests.artifact.runnable import SLOPES
 
 
 def test_save_and_load(tmp_path: Path) -> None:
@@ -89,12 +91,10 @@ def test_the_module_of_a_convolutional_network() -> None:
 
 @pytest.mark.parametrize("kind", ACTIVATIONS)
 def test_activations(kind: str) -> None:
-    slope = {"leaky_relu": 0.3, "elu": 0.7}.get(kind, 0.0)
+    slope = SLOPES.get(kind, 0.0)
     module = Artifact(encode(StoredNetwork(Architecture((5,), (Activation(kind, slope),)), {}))).to_torch()
     x = torch.linspace(-2, 2, 5)[None]
-    reference = getattr(F, kind, None) or getattr(torch, kind)
-    expected = reference(x, slope) if slope else reference(x)
-    torch.testing.assert_close(module(x), expected)
+    torch.testing.assert_close(module(x), masked_networks.ACTIVATIONS[kind](x, slope))
 
 
 def test_the_module_can_be_trained_further() -> None:

@@ -119,7 +119,7 @@ MALFORMED: dict[str, tuple[str, str]] = {
         "gives 16777216 numbers, more than 4194304",
     ),
     "reference to nothing": (FLAT + number(1) + "0110 01" + number(0, 2), "a reference in the header exceeds|is 0"),
-    "layer of no kind": (FLAT + number(1) + FURTHER + number(3, 0), "a layer's kind in the header exceeds the limit 2"),
+    "layer of no kind": (FLAT + number(1) + FURTHER + number(5, 0), "a layer's kind in the header exceeds the limit 4"),
     "enlarged to nothing": (IMAGE + FURTHER + number(1, 0) + pair(0), "a factor in the header is 0, at least 2"),
     "enlarged": (IMAGE + FURTHER + number(1, 0) + pair(2**12), "gives 268435456 numbers, more than 4194304"),
     "images of features": (

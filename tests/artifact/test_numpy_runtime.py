@@ -54,7 +54,7 @@ def test_outputs_of_random_networks_are_those_of_torch(drawn: st.DataObject) -> 
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * scale)
 
 
-@pytest.mark.parametrize("kind", ["gelu", "sigmoid", "silu", "softplus", "tanh", "elu"])
+@pytest.mark.parametrize("kind", ["gelu", "sigmoid", "silu", "softplus", "tanh", "elu", "mish", "hardswish"])
 def test_activations_far_from_zero(kind: str) -> None:
     network = normal(Architecture((401,), (Activation(kind, 1.0),)))
     x = np.linspace(-100, 100, 401, dtype=np.float32)[None]

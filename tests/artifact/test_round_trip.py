@@ -25,6 +25,7 @@ from pyro_compress.network.architecture import (
     Layer,
     Linear,
     MaxPool2d,
+    PReLU,
     Recall,
     Select,
     Unflatten,
@@ -38,7 +39,7 @@ from tests.artifact import networks
 from tests.artifact.runnable import RUNNABLE, runnable
 
 GOLDEN = Path(__file__).parent / "golden"
-GOLDEN_FILES = ["dense", "conv", "depthwise", "residual", "levels", "norms", "image", "decoder", "coded"]
+GOLDEN_FILES = ["dense", "conv", "depthwise", "residual", "levels", "norms", "image", "decoder", "coded", "curves"]
 GOLDEN_FILES += ["uniform", "per_channel", "ternary", "shared"]
 NAMES = st.text(max_size=12) | st.sampled_from(["0", "fc1", "a.00", "x007", "9" * 30, "conv4294967295", "7²"])
 
@@ -50,7 +51,7 @@ def layers_on(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[Layer, ...]:
     layers: list[Layer] = []
     shapes = [shape]
     for _ in range(draw(st.integers(0, 7))):
-        kinds = ["activation", "affine", "select", "flatten"]
+        kinds = ["activation", "affine", "prelu", "select", "flatten"]
         kinds += ["recall"] if layers else []
         kinds += ["add", "add"] if shape in shapes[:-1] else []
         kinds += ["linear", "linear", "unflatten"] if len(shape) == 1 else ["conv", "conv", "pool", "up", "transposed"]
@@ -71,6 +72,8 @@ def layers_on(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[Layer, ...]:
             layer = Unflatten(draw(st.sampled_from([(1, 1), (2, 2), (1, 3)])))
         elif kind == "affine":
             layer = ChannelAffine(next(names), shape[0])
+        elif kind == "prelu":
+            layer = PReLU(next(names), draw(st.sampled_from([1, shape[0]])))
         elif kind == "select":
             kept = draw(st.sets(st.integers(0, shape[0] - 1))) if shape[0] else set()
             layer = Select(tuple(sorted(kept)))

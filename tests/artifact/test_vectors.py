@@ -82,6 +82,7 @@ def test_names() -> None:
         "Conv2d": "conv",
         "ChannelAffine": "affine",
         "ConvTranspose2d": "conv_transpose",
+        "PReLU": "prelu",
     }
     for digits, kind, name in found:
         before = second.bit

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torchvision.models import mobilenet_v2, resnet18
 
+from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import NetworkError
 from pyro_compress.models.tracing import trace
 from pyro_compress.network.architecture import (
@@ -25,11 +26,13 @@ from pyro_compress.network.architecture import (
     Layer,
     Linear,
     MaxPool2d,
+    PReLU,
     Recall,
     Unflatten,
     Upsample,
     walk,
 )
+from pyro_compress.network.stored import StoredNetwork
 
 IMAGE = (2, 8, 8)
 
@@ -85,6 +88,14 @@ SAME = Conv2d("same", 4, 4, (3, 3), (1, 1), (1, 1), (1, 1), 1, True)
         (nn.Softplus(), [Activation("softplus")]),
         (nn.GELU(), [Activation("gelu")]),
         (nn.SiLU(), [Activation("silu")]),
+        (nn.PReLU(), [PReLU("0", 1)]),
+        (nn.PReLU(2, init=0.1), [PReLU("0", 2)]),
+        (nn.Hardswish(), [Activation("hardswish")]),
+        (nn.Hardsigmoid(), [Activation("hardsigmoid")]),
+        (nn.Mish(), [Activation("mish")]),
+        (nn.Softsign(), [Activation("softsign")]),
+        (nn.GELU("tanh"), [Activation("gelu_tanh")]),
+        (nn.Hardtanh(-2, 0.5), [Activation("at_least", -2.0), Activation("at_most", 0.5)]),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -102,6 +113,8 @@ def test_modules(module: nn.Module, layers: list[Layer]) -> None:
         (lambda m, x: F.leaky_relu(x, 0.25), [Activation("leaky_relu", 0.25)]),
         (lambda m, x: F.elu(x, alpha=0.5), [Activation("elu", 0.5)]),
         (lambda m, x: torch.sigmoid(x).tanh(), [Activation("sigmoid"), Activation("tanh")]),
+        (lambda m, x: -x.clamp(-1), [Activation("at_least", -1.0), Activation("times", -1.0)]),
+        (lambda m, x: torch.clamp(x, max=6), [Activation("at_most", 6.0)]),
         (lambda m, x: F.gelu(F.silu(F.softplus(x))), [Activation("softplus"), Activation("silu"), Activation("gelu")]),
         (lambda m, x: F.max_pool2d(x, 2), [MaxPool2d((2, 2), (2, 2), (0, 0))]),
         (lambda m, x: F.max_pool2d(x, 3, stride=2, padding=1), [MaxPool2d((3, 3), (2, 2), (1, 1))]),
@@ -123,6 +136,19 @@ def test_modules(module: nn.Module, layers: list[Layer]) -> None:
 )
 def test_functions(rest: Callable[[Any, Any], Any], layers: list[Layer]) -> None:
     assert trace(Forward(rest), IMAGE).layers == (CONV, *layers)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.CELU(1.7), nn.SELU(), nn.LogSigmoid(), nn.Softplus(beta=2.5), nn.Hardtanh()],
+    ids=lambda module: type(module).__name__,
+)
+def test_functions_that_are_chains_of_others(module: nn.Module) -> None:
+    architecture = trace(nn.Sequential(module), (401,))
+    assert all(isinstance(layer, Activation) for layer in architecture.layers)
+    x = torch.linspace(-12, 12, 401)[None]
+    found = to_torch(StoredNetwork(architecture, {}))(x)
+    torch.testing.assert_close(found, module(x), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +252,7 @@ def _hooked() -> nn.Module:
         (nn.GroupNorm(1, 2), IMAGE, "module '0' (GroupNorm) is not supported: supported are Linear, Conv2d,"),
         (nn.Conv1d(2, 4, 3), (2, 8), "module '0' (Conv1d) is not supported"),
         (nn.MaxPool3d(1), (2, 8, 8, 8), "module '0' (MaxPool3d) is not supported"),
-        (nn.Hardtanh(), IMAGE, "module '0' (Hardtanh) is not supported"),
+        (nn.Hardshrink(), IMAGE, "module '0' (Hardshrink) is not supported"),
         (nn.LSTM(8, 8), (8, 8), "module '0' (LSTM)"),
         (nn.BatchNorm2d(2, track_running_stats=False), IMAGE, "module '0' (BatchNorm2d) keeps no running statistics"),
         (nn.MaxPool2d(3, ceil_mode=True), IMAGE, "module '0' (MaxPool2d) has ceil_mode=True"),
@@ -241,8 +267,7 @@ def _hooked() -> nn.Module:
             "has padding 'same' with kernel (2, 2)",
             marks=pytest.mark.filterwarnings("ignore:Using padding='same'"),
         ),
-        (nn.GELU(approximate="tanh"), IMAGE, "has approximate='tanh'"),
-        (nn.Softplus(beta=2), IMAGE, "has beta=2"),
+        (nn.Softplus(threshold=5), IMAGE, "has threshold=5, supported is 20"),
         (nn.LogSoftmax(1), (3,), "module '0' (LogSoftmax) returns probabilities: let the network return the logits"),
         (nn.Unflatten(1, (1, 2)), (2,), "module '0' (Unflatten) reshapes (7, 2) to (7, 1, 2) (batch axis first)"),
         (nn.Upsample(scale_factor=1.5), IMAGE, "module '0' (Upsample) enlarges by (1.5, 1.5), supported are whole"),
@@ -376,8 +401,8 @@ def test_a_method_of_a_layer_that_was_replaced_on_the_instance_is_seen() -> None
 
 
 def test_torch_functions_that_were_replaced_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(F, "relu", lambda x, inplace=False: x.clamp(min=0.5))
-    with pytest.raises(NetworkError, match=r"function 'clamp' in the forward pass of .*is not supported"):
+    monkeypatch.setattr(F, "relu", lambda x, inplace=False: x.frac())
+    with pytest.raises(NetworkError, match=r"function 'frac' in the forward pass of .*is not supported"):
         trace(Forward(lambda m, x: F.relu(x)), IMAGE)
     monkeypatch.setattr(nn.Linear, "forward", lambda self, x: x @ self.weight.T)
     with pytest.raises(NetworkError):

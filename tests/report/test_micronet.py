@@ -117,6 +117,11 @@ def test_a_transposed_convolution_counts_what_reaches_its_outputs() -> None:
     assert [(c.multiplies, c.additions) for c in found.layers] == [(16, 0)]
 
 
+def test_slopes_are_stored_and_multiplied() -> None:
+    found = pc.score(nn.Sequential(nn.PReLU(3), nn.Hardswish()), (3, 2, 2), reference=UNIT, freebie=False)
+    assert [(c.storage_bits, c.multiplies, c.additions) for c in found.layers] == [(3 * 32, 24, 0), (0, 48, 12)]
+
+
 def test_windows_of_adaptive_pooling_overlap() -> None:
     # along an axis of 5 windows of 2 outputs have 3 each
     found = pc.score(nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 1)), (1, 5, 5), reference=UNIT)

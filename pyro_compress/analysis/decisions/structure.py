@@ -40,6 +40,7 @@ from pyro_compress.network.architecture import (
     Flatten,
     Layer,
     Linear,
+    PReLU,
     Recall,
     Select,
     Unflatten,
@@ -179,6 +180,8 @@ class _Builder:
             self._add_weighted(layer, before, after, norm_follows)
         elif isinstance(layer, BatchNorm):
             self._add_norm(layer)
+        elif isinstance(layer, PReLU):
+            self._add_slopes(layer)
         elif isinstance(layer, Add | Recall):
             self.layers.append(type(layer)(self._number[layer.source]))
             self._present = after.kept
@@ -206,6 +209,16 @@ class _Builder:
             self.tensors[f"{layer.name}.{kind}"] = StoredTensor(floats=numbers[self._present].astype(np.float32))
             self.spread[f"{layer.name}.{kind}"] = np.broadcast_to(spread, numbers.shape)[self._present]
         self.layers.append(ChannelAffine(layer.name, int(self._present.sum())))
+
+    def _add_slopes(self, layer: PReLU) -> None:
+        kept = self._present if layer.slopes > 1 else np.ones(1, dtype=bool)
+        name, site = f"{layer.name}.slope", self._sites[f"{layer.name}.weight"]
+        if site.quantizer is None:
+            self.tensors[name] = StoredTensor(floats=site.stored()[kept])
+        else:
+            self.tensors[name] = _stored(site.integers()[kept], site.quantizer.rows(kept))
+        self.spread[name] = np.broadcast_to(self._spread_of(f"{layer.name}.weight"), site.value.shape)[kept]
+        self.layers.append(PReLU(layer.name, int(kept.sum())))
 
     def _spread_of(self, name: str) -> np.ndarray:
         """float64 of the parameter's shape; one zero where there is no such parameter, or nobody asks for spreads."""
@@ -339,6 +352,8 @@ def _expected(architecture: Architecture) -> tuple[dict[str, tuple[int, ...]], d
             sites[f"{layer.name}.weight"] = weight_shape(layer)
             if layer.bias:
                 sites[f"{layer.name}.bias"] = (outputs_of(layer),)
+        if isinstance(layer, PReLU):
+            sites[f"{layer.name}.weight"] = (layer.slopes,)
         if isinstance(layer, BatchNorm):
             channels = (layer.channels,)
             buffers |= {f"{layer.name}.running_mean": channels, f"{layer.name}.running_var": channels}

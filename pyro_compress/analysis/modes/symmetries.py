@@ -14,8 +14,9 @@ import numpy as np
 
 from pyro_compress.network.architecture import (
     Activation,
-    Add,
+    AdaptiveAvgPool2d,
     Architecture,
+    AvgPool2d,
     BatchNorm,
     ChannelAffine,
     Conv2d,
@@ -23,9 +24,7 @@ from pyro_compress.network.architecture import (
     Flatten,
     Layer,
     MaxPool2d,
-    Recall,
-    Select,
-    Unflatten,
+    Upsample,
     Weighted,
     groups_of,
     is_depthwise,
@@ -34,7 +33,7 @@ from pyro_compress.network.architecture import (
 )
 
 Arrays = Mapping[str, np.ndarray]
-ODD = ("tanh",)
+ODD = ("tanh", "softsign", "times")
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,8 @@ def hidden_spaces(architecture: Architecture) -> tuple[HiddenSpace, ...]:
     """Every space of hidden units that may be renamed, in the order of the layers.
 
     Depthwise convolutions belong to the space that they pass on.  What stands on either side of another grouped
-    convolution, of a selection of entries or of images made of features, is left as it is; so is what a residual
-    connection adds.
+    convolution, of a selection of entries or of images made of features, is left as it is; so is what earlier outputs
+    are combined to, and what meets any other layer that does not treat all entries alike.
     """
     referred = last_references(architecture.layers)
     found: list[HiddenSpace] = []
@@ -192,7 +191,9 @@ class _Walk:
             self.factor(f"{layer.name}.weight")
             if layer.bias:
                 self.term(f"{layer.name}.bias")
-        return not isinstance(layer, Select | Add | Recall | Unflatten)
+        else:
+            return isinstance(layer, AvgPool2d | AdaptiveAvgPool2d | Upsample)
+        return True
 
     def closed_by(self, layer: Weighted) -> HiddenSpace:
         self.factor(f"{layer.name}.weight", axis=0 if isinstance(layer, ConvTranspose2d) else 1)

@@ -25,6 +25,7 @@ from pyro_compress.network.architecture import (
     Layer,
     Linear,
     MaxPool2d,
+    PReLU,
     Recall,
     Select,
     Unflatten,
@@ -65,14 +66,22 @@ CODES: tuple[type, ...] = (
 # What the number of code 6 says.
 EXTENDED = ("Flatten", "Add", "Recall", "relu6")
 # What stands in the place of a Recall of distance 0.
-FURTHER: tuple[type, ...] = (ConvTranspose2d, Upsample, Unflatten)
-Named = Linear | Conv2d | ConvTranspose2d | ChannelAffine
+FURTHER: tuple[type, ...] = (ConvTranspose2d, Upsample, Unflatten, Activation, PReLU)
+Named = Linear | Conv2d | ConvTranspose2d | ChannelAffine | PReLU
 CODED_ACTIVATIONS = ACTIVATIONS[: 16 - len(CODES)]
+# Those that stand among the further layers, behind relu6.
+FURTHER_ACTIVATIONS = ACTIVATIONS[len(CODED_ACTIVATIONS) + 1 :]
 DEFAULT_SLOPES = {"leaky_relu": 0.01, "elu": 1.0}
 SHORT_NAME = 64
 SHORT_NUMBERS = 6
 STEMS = ("", "fc", "conv", "bn", "features.", "classifier.", "layers.", "net.", "linear", "layer")
-FIRST_NAMES: dict[type, str] = {Linear: "fc1", Conv2d: "conv1", ChannelAffine: "bn1", ConvTranspose2d: "deconv1"}
+FIRST_NAMES: dict[type, str] = {
+    Linear: "fc1",
+    Conv2d: "conv1",
+    ChannelAffine: "bn1",
+    ConvTranspose2d: "deconv1",
+    PReLU: "prelu1",
+}
 # Bits of each field that has a fixed number of them.
 CODE_BITS, NUMBER_BITS, STRENGTH_BITS, FALL_BITS, GAP_ORDER_BITS, FORM_BITS = 4, 2, 2, 2, 4, 2
 # Optional parts of a layer by its code; activations have one.
@@ -194,9 +203,14 @@ class Header:
         return tensor_shapes(Architecture(self.input_shape, tuple(self.layers)))
 
 
+def is_further(layer: Layer) -> bool:
+    """Whether a layer stands in the place of a Recall of distance 0."""
+    return layer.kind in FURTHER_ACTIVATIONS if isinstance(layer, Activation) else isinstance(layer, FURTHER)
+
+
 def extended(layer: Layer) -> int:
     """Number of a layer among those that share a code (0 is Flatten), 0 for all others."""
-    if isinstance(layer, FURTHER):
+    if is_further(layer):
         return EXTENDED.index("Recall")
     name = layer.kind if isinstance(layer, Activation) else type(layer).__name__
     return EXTENDED.index(name) if name in EXTENDED else 0

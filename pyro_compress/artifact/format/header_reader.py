@@ -21,6 +21,7 @@ from pyro_compress.artifact.format.header import (
     FORM_BITS,
     FORMS,
     FURTHER,
+    FURTHER_ACTIVATIONS,
     GAP_ORDER_BITS,
     KINDS,
     LEAST,
@@ -70,6 +71,7 @@ from pyro_compress.network.architecture import (
     Linear,
     MaxPool2d,
     Pair,
+    PReLU,
     Recall,
     Select,
     Unflatten,
@@ -177,11 +179,7 @@ class HeaderReader:
         number = self.bits(NUMBER_BITS, "a layer") if code == CODES.index(Flatten) else 0
         flags = [bool(self.bits(1, "a layer")) for _ in range(FLAG_BITS.get(code, 1))]
         if code >= len(CODES):
-            kind = CODED_ACTIVATIONS[code - len(CODES)]
-            slope = struct.unpack("<d", self.raw(8, "a slope"))[0] if flags[0] else DEFAULT_SLOPES.get(kind, 0.0)
-            if not isfinite(slope):
-                raise ArtifactError(f"the slope of a {kind} layer is {slope}")
-            return Activation(kind, slope)
+            return self._activation(CODED_ACTIVATIONS[code - len(CODES)], flags[0])
         channels = shape[0] if shape else 0
         match CODES[code].__name__:
             case "Linear":
@@ -203,6 +201,12 @@ class HeaderReader:
                 return Select(())
         return self._extended(number, position, shape)
 
+    def _activation(self, kind: str, has_slope: bool) -> Activation:
+        slope = struct.unpack("<d", self.raw(8, "a slope"))[0] if has_slope else DEFAULT_SLOPES.get(kind, 0.0)
+        if not isfinite(slope):
+            raise ArtifactError(f"the slope of a {kind} layer is {slope}")
+        return Activation(kind, slope)
+
     def _extended(self, number: int, position: int, shape: tuple[int, ...]) -> Layer:
         match EXTENDED[number]:
             case "Add":
@@ -215,12 +219,20 @@ class HeaderReader:
         return Activation(EXTENDED[number])
 
     def _further(self, shape: tuple[int, ...]) -> Layer:
+        channels = shape[0] if shape else 0
         match FURTHER[self.within("a layer's kind", len(FURTHER) - 1, order=LEAST)].__name__:
             case "Upsample":
                 return Upsample(self.pair("a factor", 1))
             case "Unflatten":
                 return Unflatten(self.pair("height and width", 1))
-        return self._conv_transpose(shape[0] if shape else 0)
+            case "Activation":
+                flag = bool(self.bits(1, "a layer"))
+                kind = self.within("an activation", len(FURTHER_ACTIVATIONS) - 1, order=SMALL)
+                return self._activation(FURTHER_ACTIVATIONS[kind], flag)
+            case "PReLU":
+                slopes = channels if self.bits(1, "a layer") else 1
+                return PReLU(self.name(PReLU), slopes)
+        return self._conv_transpose(channels)
 
     def _conv_transpose(self, channels: int) -> ConvTranspose2d:
         flags = [bool(self.bits(1, "a layer")) for _ in range(TRANSPOSED_FLAG_BITS)]

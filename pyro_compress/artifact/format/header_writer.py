@@ -18,6 +18,7 @@ from pyro_compress.artifact.format.header import (
     FLOATS,
     FORM_BITS,
     FURTHER,
+    FURTHER_ACTIVATIONS,
     GAP_ORDER_BITS,
     INTEGERS,
     LEAST,
@@ -35,6 +36,7 @@ from pyro_compress.artifact.format.header import (
     Named,
     TensorCode,
     extended,
+    is_further,
     next_name,
     role,
     split_name,
@@ -54,6 +56,7 @@ from pyro_compress.network.architecture import (
     Linear,
     MaxPool2d,
     Pair,
+    PReLU,
     Recall,
     Select,
     Unflatten,
@@ -115,7 +118,7 @@ class HeaderWriter:
         self.bits(_code(layer), CODE_BITS)
         if _code(layer) == CODES.index(Flatten):
             self.bits(extended(layer), NUMBER_BITS)
-        if isinstance(layer, FURTHER):
+        if is_further(layer):
             self.number(0, SMALL)
             self.number(FURTHER.index(type(layer)), LEAST)
         for flag in flags:
@@ -134,6 +137,8 @@ class HeaderWriter:
                 self._pair(layer.factor)
             case Unflatten():
                 self._pair(layer.size)
+            case Activation() if is_further(layer):
+                self.number(FURTHER_ACTIVATIONS.index(layer.kind), SMALL)
             case Select():
                 self.number(selected)
             case Add() | Recall():
@@ -246,7 +251,9 @@ def _flags(layer: Layer) -> tuple[list[bool], list[tuple[Pair | int | float, ...
         case MaxPool2d() | AvgPool2d():
             flags = [layer.stride != layer.kernel_size, layer.padding != (0, 0)]
             return flags, [(layer.stride,), (layer.padding,)]
-        case Activation() if not extended(layer):
+        case PReLU():
+            return [layer.slopes != 1], [()]
+        case Activation() if is_further(layer) or not extended(layer):
             return [layer.slope != DEFAULT_SLOPES.get(layer.kind, 0.0)], [(float(layer.slope),)]
     return [], []
 

@@ -22,6 +22,7 @@ from pyro_compress import shipped
 from pyro_compress.artifact.format.decode import decode
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network import architecture as arch
+from pyro_compress.network.activations import FUNCTIONS
 from pyro_compress.network.stored import StoredNetwork
 
 Array = np.ndarray
@@ -132,6 +133,9 @@ def _step(layer: arch.Layer, network: StoredNetwork, before: Shape, after: Shape
             return lambda x: x[:, indices]
         case arch.Activation():
             return _activation(layer)
+        case arch.PReLU():
+            slopes = tensor("slope").reshape(-1, *(1 for _ in before[1:]))
+            return lambda x: np.where(x > 0, x, slopes * x)
         case arch.Add() | arch.Recall():
             return lambda x: x
     raise ArtifactError(f"this program cannot run {arch.describe(layer)}: update it")
@@ -243,21 +247,16 @@ def averages(extent: int, count: int) -> Array:
 
 
 def _activation(layer: arch.Activation) -> Step:
-    slope = np.float32(layer.slope)
-    steps: dict[str, Step] = {
-        "relu": lambda x: np.maximum(x, 0),
-        "relu6": lambda x: np.clip(x, 0, 6),
-        "leaky_relu": lambda x: np.where(x > 0, x, slope * x),
-        "elu": lambda x: np.where(x > 0, x, slope * np.expm1(np.minimum(x, 0))),
-        "tanh": np.tanh,
+    if layer.kind not in FUNCTIONS:
+        raise ArtifactError(f"this program does not know the activation '{layer.kind}': update it")
+    # those of the table need a pass more, or go through one number after the other
+    quick: dict[str, Step] = {
         "sigmoid": _sigmoid,
-        "softplus": lambda x: np.logaddexp(x, np.float32(0)),
         "gelu": lambda x: x * _normal_distribution(x),
         "silu": lambda x: x * _sigmoid(x),
     }
-    if layer.kind not in steps:
-        raise ArtifactError(f"this program does not know the activation '{layer.kind}': update it")
-    return steps[layer.kind]
+    function, slope = FUNCTIONS[layer.kind], float(layer.slope)
+    return quick.get(layer.kind, lambda x: function(x, slope))
 
 
 def _sigmoid(x: Array) -> Array:

@@ -122,6 +122,8 @@ class _Graph:
                 return self._node("Gather", value, self._constant("indices", np.array(layer.indices, np.int32)), axis=1)
             case arch.Activation():
                 return self._activation(layer, value)
+            case arch.PReLU():
+                return self._node("PRelu", value, self._tensor(f"{layer.name}.slope", (-1, *(1 for _ in before[1:]))))
             case arch.Add() if referred is not None:
                 return self._node("Add", value, referred)
             case arch.Recall() if referred is not None:
@@ -142,8 +144,17 @@ class _Graph:
                 return self._node("Clip", value, *bounds)
             case "silu":
                 return self._node("Mul", value, self._node("Sigmoid", value, suffix="sigmoid"))
-            case "relu" | "tanh" | "sigmoid" | "softplus" | "gelu":
+            case "relu" | "tanh" | "sigmoid" | "softplus" | "gelu" | "mish" | "softsign":
                 return self._node(layer.kind.capitalize(), value)
+            case "gelu_tanh":
+                return self._node("Gelu", value, approximate="tanh")
+            case "hardswish":
+                return self._node("HardSwish", value)
+            case "hardsigmoid":
+                return self._node("HardSigmoid", value, alpha=1 / 6, beta=0.5)
+            case "times" | "plus" | "at_least" | "at_most":
+                operator = {"times": "Mul", "plus": "Add", "at_least": "Max", "at_most": "Min"}[layer.kind]
+                return self._node(operator, value, self._constant("operand", np.float32(layer.slope)))
         raise ArtifactError(f"there is no ONNX operator for the activation '{layer.kind}'")
 
     def _weights(self, layer: arch.Weighted) -> list[str]:

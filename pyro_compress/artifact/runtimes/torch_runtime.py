@@ -45,6 +45,38 @@ class ChannelAffine(nn.Module):
         return x * self.scale.view(shape) + self.shift.view(shape)
 
 
+class PReLU(nn.Module):
+    """y = x where x > 0, else slope · x: one slope, or one for each entry of axis 1."""
+
+    def __init__(self, slopes: int) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.zeros(slopes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.prelu(x, self.slope)
+
+
+class Function(nn.Module):
+    """One of the elementwise functions that torch has no module of."""
+
+    def __init__(self, kind: str, slope: float) -> None:
+        super().__init__()
+        self.kind, self.slope = kind, slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        match self.kind:
+            case "times":
+                return x * self.slope
+            case "plus":
+                return x + self.slope
+            case "at_least":
+                return x.clamp(min=self.slope)
+        return x.clamp(max=self.slope)
+
+    def extra_repr(self) -> str:
+        return f"{self.kind}, {self.slope:g}"
+
+
 class SparseLinear(nn.Module):
     """y = x Wᵀ + b with W as compressed sparse rows, for inference only."""
 
@@ -195,6 +227,8 @@ def _module(layer: arch.Layer) -> nn.Module:
             return Recall()
         case arch.Activation():
             return activation_module(layer)
+        case arch.PReLU():
+            return PReLU(layer.slopes)
     raise ArtifactError(f"there is no module for {arch.describe(layer)}")
 
 
@@ -208,6 +242,10 @@ def activation_module(layer: arch.Activation) -> nn.Module:
         return nn.LeakyReLU(layer.slope)
     if layer.kind == "elu":
         return nn.ELU(layer.slope)
+    if layer.kind == "gelu_tanh":
+        return nn.GELU("tanh")
+    if layer.kind in ("times", "plus", "at_least", "at_most"):
+        return Function(layer.kind, layer.slope)
     plain = {
         "relu": nn.ReLU,
         "tanh": nn.Tanh,
@@ -216,6 +254,10 @@ def activation_module(layer: arch.Activation) -> nn.Module:
         "gelu": nn.GELU,
         "silu": nn.SiLU,
         "relu6": nn.ReLU6,
+        "hardswish": nn.Hardswish,
+        "hardsigmoid": nn.Hardsigmoid,
+        "mish": nn.Mish,
+        "softsign": nn.Softsign,
     }
     if layer.kind not in plain:
         raise ArtifactError(f"there is no module for the activation '{layer.kind}'")

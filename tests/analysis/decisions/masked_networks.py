@@ -24,6 +24,7 @@ from pyro_compress.network.architecture import (
     Layer,
     Linear,
     MaxPool2d,
+    PReLU,
     Recall,
     Select,
     Unflatten,
@@ -43,6 +44,15 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
     "gelu": lambda x, slope: F.gelu(x),
     "silu": lambda x, slope: F.silu(x),
     "relu6": lambda x, slope: F.relu6(x),
+    "hardswish": lambda x, slope: F.hardswish(x),
+    "hardsigmoid": lambda x, slope: F.hardsigmoid(x),
+    "mish": lambda x, slope: F.mish(x),
+    "gelu_tanh": lambda x, slope: F.gelu(x, approximate="tanh"),
+    "softsign": lambda x, slope: F.softsign(x),
+    "times": lambda x, slope: slope * x,
+    "plus": lambda x, slope: x + slope,
+    "at_least": lambda x, slope: x.clamp(min=slope),
+    "at_most": lambda x, slope: x.clamp(max=slope),
 }
 
 
@@ -74,6 +84,8 @@ def run(network: StoredNetwork, x: torch.Tensor) -> torch.Tensor:
                 return x * scale.reshape(shape) + shift.reshape(shape)
             case Activation():
                 return ACTIVATIONS[layer.kind](x, layer.slope)
+            case PReLU():
+                return F.prelu(x, tensors[f"{layer.name}.slope"])
             case MaxPool2d():
                 return F.max_pool2d(x, layer.kernel_size, layer.stride, layer.padding)
             case AvgPool2d():

@@ -63,6 +63,15 @@ def convolutional(seed: int) -> nn.Module:
     )  # fmt: skip
 
 
+def sloped(seed: int) -> nn.Module:
+    """Slopes for each channel and for all features, and functions that make constants of constants."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.PReLU(6), nn.Conv2d(6, 5, 3, padding=seed % 2), nn.Hardswish(), nn.PReLU(),
+        nn.MaxPool2d(4), nn.Flatten(), nn.LazyLinear(8), nn.PReLU(8), nn.SELU(), nn.Linear(8, 6), nn.Mish(),
+        nn.Hardtanh(-0.7, 2), nn.Linear(6, 4),
+    )  # fmt: skip
+
+
 def grouped(seed: int) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6, padding=seed % 2), nn.Tanh(),
@@ -89,7 +98,9 @@ FLAT = (dense, decoding)
 
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(
-    st.integers(0, 2**20), st.sampled_from([dense, convolutional, grouped, decoding]), st.sampled_from([None, 2.0**-7])
+    st.integers(0, 2**20),
+    st.sampled_from([dense, convolutional, sloped, grouped, decoding]),
+    st.sampled_from([None, 2.0**-7]),
 )
 def test_reduced_equals_masked_on_random_decisions(
     seed: int, make: Callable[[int], nn.Module], step: float | None
@@ -203,7 +214,7 @@ def any_quantizer(kind: str, value: np.ndarray) -> Quantizer:
 
 
 @pytest.mark.parametrize("kind", ["step", "steps", "levels"])
-@pytest.mark.parametrize("make", [dense, convolutional, grouped, decoding])
+@pytest.mark.parametrize("make", [dense, convolutional, sloped, grouped, decoding])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_reduced_equals_masked_on_every_quantizer(seed: int, make: Callable[[int], nn.Module], kind: str) -> None:
     generator = np.random.default_rng(seed)

@@ -55,7 +55,7 @@ class Two(nn.Module):
         return self.layer(x) * mask
 
 
-@pytest.mark.parametrize("kind", [lambda n: n, lambda n: n.append(nn.LayerNorm(3)), lambda n: n.append(nn.Softsign())])
+@pytest.mark.parametrize("kind", [lambda n: n, lambda n: n.append(nn.LayerNorm(3)), lambda n: n.append(nn.RReLU())])
 def test_networks_are_fitted_whether_a_file_can_hold_them_or_not(kind: Any) -> None:
     network = kind(plain())
     if len(network) == 3:
