@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from pyro_compress.config.factories import call_factory
-from pyro_compress.config.keyword_options import whole_number
+from pyro_compress.config.keyword_options import build, whole_number
 from pyro_compress.data import files, survival
+from pyro_compress.data.augmentation import Augmentation
 from pyro_compress.data.binarisation import Binarisation
 from pyro_compress.data.generators import generator_for
 from pyro_compress.data.labels import UNLABELLED, labels_kept
@@ -44,8 +45,9 @@ class DataSet:
     (examples,) or (examples, outputs).  `size` is N where it is more than the examples held (a sample of a
     larger set); validation and test may be empty.  `train_teacher` holds float32 outputs of a teacher on the training
     inputs, in the form that the model takes (`models.teaching`).  With a `binarisation` inputs and targets are drawn
-    from probabilities, see `binarised`.  With `partly_labelled` a training label may be missing, -1.  Raises DataError
-    where parts don't fit together, a label has no class, or a value is NaN or infinite.
+    from probabilities, see `binarised`.  With `partly_labelled` a training label may be missing, -1.  With an
+    `augmentation` training images are changed at random, see `augmented`.  Raises DataError where parts don't fit
+    together, a label has no class, or a value is NaN or infinite.
     """
 
     name: str
@@ -60,6 +62,7 @@ class DataSet:
     train_teacher: Tensor | None = None
     binarisation: Binarisation | None = None
     partly_labelled: bool = False
+    augmentation: Augmentation | None = None
 
     def __post_init__(self) -> None:
         if len(self.train_x) == 0:
@@ -77,6 +80,13 @@ class DataSet:
         if self.train_teacher is not None:
             shape = self.train_teacher.shape[1:]
             _check_part(f"{self.name}: teacher", self.train_x, self.train_teacher, self.input_shape, shape, None)
+        if self.augmentation is not None:
+            self.augmentation.check(self.input_shape, self.name)
+            if self.train_teacher is not None:
+                raise DataError(
+                    f"{self.name}: a teacher has seen the training images as they are, and augmentation changes them "
+                    "each time: leave out one of the two"
+                )
 
     def _parts(self) -> list[tuple[Part, Tensor, Tensor]]:
         return [
@@ -123,6 +133,19 @@ class DataSet:
             if part != "train" or not drawing.is_dynamic:
                 made[f"{part}_x"] = drawing.draw(x, number)
         return replace(self, **made, name=f"{self.name}, {kind} binarisation {seed}", binarisation=drawing)
+
+    def augmented(self, **options: Any) -> "DataSet":
+        """The same with training images changed at random each time that they are trained on; N stays as it is.
+
+        Args:
+            options: of `data.augmentation.Augmentation`: rotate, scale, shift, flip, cutout.
+
+        Raises:
+            DataError: no such option, or examples that are no images.
+        """
+        augmentation = build(Augmentation, "augmentation", options, DataError)
+        name = f"{self.name}, augmented by {augmentation}" if augmentation else self.name
+        return replace(self, augmentation=augmentation or None, name=name)
 
     def reconstructing(self, binarisation: str | None = None, *, seed: int = 0) -> "DataSet":
         """The same inputs as their own targets, (examples, numbers of one input), without classes and teacher.
@@ -187,6 +210,7 @@ class DataSet:
             "input_shape": list(self.input_shape),
             "classes": None if self.classes is None else list(self.classes),
             **({} if self.binarisation is None else {"binarisation": self.binarisation.kind}),
+            **({} if self.augmentation is None else {"augmentation": str(self.augmentation)}),
         }
 
 

@@ -95,6 +95,7 @@ def fit(
     refuse_unscaled(method, ranks.count, place)
     if isinstance(model, BayesianNetwork):
         refuse_local_sites(method, model)
+        refuse_augmented(method, data)
         check_before_copying(model)
     feed, model = Feed.of(model, data).on(place, ranks), copy.deepcopy(model)
     if not isinstance(model, BayesianNetwork):
@@ -184,6 +185,19 @@ def refuse_unscaled(method: Method, count: int, device: torch.device) -> None:
             "torchrun, or use a method that descends gradients, such as SVI"
         )
     raise InferenceError(f"{name} runs on the CPU only: leave out --device, or use a method such as SVI")
+
+
+def refuse_augmented(method: Method, data: Any) -> None:
+    """Say what a method cannot do that takes all examples as they are.
+
+    Raises:
+        InferenceError: names the data and the method.
+    """
+    if isinstance(data, DataSet) and data.augmentation is not None and not isinstance(method, MinibatchMethod):
+        raise InferenceError(
+            f"{data.name}: {type(method).__name__} takes all examples as they are, and augmentation changes them from "
+            "batch to batch: leave it out, or use a method in batches such as SVI(...) or SGLD(...)"
+        )
 
 
 def refuse_local_sites(method: Method, model: BayesianNetwork) -> None:

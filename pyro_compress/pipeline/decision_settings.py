@@ -15,6 +15,8 @@ from pyro_compress.pipeline.draw_moments import STORED
 from pyro_compress.pipeline.fine_tuning import MOVES
 from pyro_compress.pipeline.quantizing import AFFINE, BY_VARIANCE, FIXED, QUANTIZERS
 
+REFINE_BY = ("variance", "fisher")
+
 
 @dataclass(frozen=True)
 class DecisionSettings:
@@ -61,6 +63,8 @@ class DecisionSettings:
         fine_tune_noise: sd of the noise on the weights in fine-tuning, in posterior sds.
         refine: whether weights move, at the end, to integers that cost fewer bits, as far as that adds no error on
             validation data: see `artifact.writing.rate_distortion`.
+        refine_by: what says how far a weight may move: `variance`, the posterior's, or `fisher`, the information that
+            the training data have of it where fine-tuning ended (`inference.finetuning.fisher`).
     """
 
     group_threshold: float | None = None
@@ -92,6 +96,7 @@ class DecisionSettings:
     fine_tune_moves: str = "weights"
     fine_tune_noise: float = 0.0
     refine: bool = True
+    refine_by: str = "variance"
 
     def __post_init__(self) -> None:
         check_options(self, DecisionError)
@@ -101,6 +106,7 @@ class DecisionSettings:
             "stored": STORED,
             "quantizer": QUANTIZERS,
             "fine_tune_moves": MOVES,
+            "refine_by": REFINE_BY,
         }
         for name, known in words.items():
             if getattr(self, name) not in known:

@@ -117,6 +117,9 @@ def _by_log_joint(posterior: Posterior, model: Any, data: Any, found: dict[str, 
         found["not_judged"] = "codes of single examples are not summed out, so the posterior's density is not known"
         return
     feed = Feed.of(model, data)
+    if feed.augmentation is not None:
+        found["not_judged"] = "the fit saw augmented images, of which no single log joint is the aim"
+        return
     whole: Model = model if isinstance(model, BayesianNetwork) else Program(model, feed.tensors, feed.call)
     whole = with_buffers(whole, posterior)
     steps: Any = posterior.provenance.get("langevin_step")

@@ -20,6 +20,7 @@ from pyro_compress.analysis.decisions.units import prune_units
 from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.data.sources import Examples
 from pyro_compress.errors import DecisionError
+from pyro_compress.inference.finetuning.fisher import diagonal_fisher
 from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.results.predictive import predictive_mean
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -38,7 +39,7 @@ from pyro_compress.pipeline.quantizing import refuse_beside_own, roundings
 from pyro_compress.pipeline.size_targets import smallest_accepted
 from pyro_compress.pipeline.stages import fine_tune_stages
 from pyro_compress.pipeline.unit_sensitivity import unit_scores
-from pyro_compress.pipeline.validation import Judge, network_and_likelihood, nothing_pruned, with_batch_norm
+from pyro_compress.pipeline.validation import Judge, network_and_likelihood, nothing_pruned, place, with_batch_norm
 from pyro_compress.posterior.posterior import Posterior
 
 Say = Callable[[str], None]
@@ -118,7 +119,7 @@ def decide(
         decision = fine_tune_stages(decision, judge, tune, settings, reference, say)
     tolerance = settings.stage_tolerance_points if settings.fine_tune_epochs else settings.tolerance_points
     if settings.refine:
-        decision = _refined(decision, judge, data, reference, say)
+        decision = _refined(decision, judge, data, settings, reference, seed, say)
     evidence = judge.evidence(decision, reference)
     evidence["within_tolerance"] = within(evidence["rise_points"], tolerance)
     if not evidence["within_tolerance"]:
@@ -310,12 +311,25 @@ def _rounded(
     return decision.with_sites({}, rounding_rise_points=rise)
 
 
-def _refined(decision: Decision, judge: Judge, data: DataSet, reference: np.ndarray, say: Say) -> Decision:
+def _refined(
+    decision: Decision,
+    judge: Judge,
+    data: DataSet,
+    settings: DecisionSettings,
+    reference: np.ndarray,
+    seed: int,
+    say: Say,
+) -> Decision:
     """The smallest file that refinement gives with no more errors on validation than the decision has.
 
     What is left of the tolerance is not spent: the largest of many prices that pass passes by luck, too.
     """
-    if not any(site.variance.any() for site in decision.sites.values()):
+    curvature = None
+    if settings.refine_by == "fisher":
+        place(judge.network, decision)
+        found = diagonal_fisher(judge.network, data.train_x, judge.likelihood, data.N, seed=seed)
+        curvature = {name: value.cpu().numpy() for name, value in found.items()}
+    elif not any(site.variance.any() for site in decision.sites.values()):
         say("not refined: no weight has a variance within which it may move")
         return decision
     allowed = judge.rise(decision, reference)[0]
@@ -324,6 +338,7 @@ def _refined(decision: Decision, judge: Judge, data: DataSet, reference: np.ndar
         decision,
         lambda candidate: judge.accepts(candidate, reference, allowed),
         complete=partial(with_batch_norm, judge.network, data=data),
+        curvature=curvature,
         say=say,
     )
     kept, total = decision.weights_left()

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from pyro_compress.config.keyword_options import build, check_options
+from pyro_compress.data.augmentation import Augmentation
 from pyro_compress.data.binarisation import Binarisation
-from pyro_compress.errors import NetworkError, PriorError, RunError, unknown_name
+from pyro_compress.errors import DataError, NetworkError, PriorError, RunError, unknown_name
 from pyro_compress.files import write_atomically
 from pyro_compress.inference.contract import Method
 from pyro_compress.inference.loop.devices import DEVICES
@@ -54,6 +55,8 @@ class RunSettings:
         teacher_weight, temperature: λ and T of `models.teaching.Teaching`.
         examples: training examples that are taken, each class its share; None for all of them.
         binarisation: 'static' or 'dynamic', of the images that an autoencoder learns; None leaves them as they are.
+        augmentation_options: how training images change each time that they are seen, see `data.augmentation`;
+            empty for not at all.
         seed: of initialisation, batches and noise.
         threads: torch threads, which ranks on one machine divide; sums of floats depend on them, so a run keeps its
             number.
@@ -79,6 +82,7 @@ class RunSettings:
     temperature: float | None = None
     examples: int | None = None
     binarisation: str | None = None
+    augmentation_options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     threads: int = 2
     device: str = "cpu"
@@ -87,7 +91,7 @@ class RunSettings:
         check_options(self, RunError)
         # build once: a misspelt name or option is said before hours of fitting, not after
         self.build_prior(), self.build_method(), self.build_decision(), self.build_likelihood()
-        self.build_rewrites()
+        self.build_rewrites(), self.build_augmentation()
         Teaching(self.teacher_weight, self.temperature).check_likelihood(self.build_likelihood())
         if self.teacher is None and (self.teacher_weight, self.temperature) != (0.5, None):
             raise RunError("teacher_weight and temperature are of a teacher, and there is none: give --teacher")
@@ -115,7 +119,8 @@ class RunSettings:
                     f"binarisation='{self.binarisation}' makes binary images for an autoencoder to reconstruct, and "
                     f"network {self.network} is none: leave it out"
                 )
-        for option, asked in (("--teacher", self.teacher), ("--rewrite", self.rewrites)):
+        augmented = self.build_augmentation()
+        for option, asked in (("--teacher", self.teacher), ("--rewrite", self.rewrites), ("augmentation", augmented)):
             if asked and self.reconstructs:
                 raise RunError(f"{option} is for networks that predict, and {self.network} is an autoencoder")
 
@@ -166,6 +171,14 @@ class RunSettings:
             REWRITES.build(options["name"], {key: value for key, value in options.items() if key != "name"})
             for options in self.rewrites
         )
+
+    def build_augmentation(self) -> Augmentation:
+        """How training images change; false where they do not.
+
+        Raises:
+            DataError: an unknown option, or a value that it does not take.
+        """
+        return build(Augmentation, "augmentation", self.augmentation_options, DataError)
 
     def build_likelihood(self) -> Likelihood:
         """The likelihood."""
@@ -256,6 +269,7 @@ def settings_from_entry(name: str, **changes: Any) -> RunSettings:
         "retrain_epochs": entry.retrain_epochs,
         "examples": entry.examples,
         "binarisation": entry.binarisation,
+        "augmentation_options": dict(entry.augmentation_options),
     }
     if changes.get("teacher") == NO_TEACHER:
         changes["teacher"] = None

@@ -6,8 +6,10 @@ target prices are tried from the largest down, and the first that the judge acce
 a bisection stops at the first small price that happens to change an answer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.analysis.decisions.kept_deviations import stored_network
@@ -127,16 +129,18 @@ def smallest_accepted(
     accepts: Callable[[Decision], bool],
     *,
     complete: Callable[[Decision], Decision] = lambda decision: decision,
+    curvature: Mapping[str, np.ndarray] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Decision:
     """The decision refined at the largest price of a ladder that is accepted, or as it is where that saves no byte.
 
     Args:
         architecture, decision, complete: as for `to_bytes`.
+        curvature: of `rate_distortion.refine`.
         accepts: whether what a decision stores is good enough, on validation data.
         say: told one line.
     """
-    trial = _trial(architecture, decision, complete, keep_deviations=False)
+    trial = _trial(architecture, decision, complete, keep_deviations=False, curvature=curvature)
     before = trial(0.0).file_bytes
     for price in PRICE_LADDER:
         tried = trial(price)
@@ -148,9 +152,13 @@ def smallest_accepted(
 
 
 def _trial(
-    architecture: Architecture, decision: Decision, complete: Callable[[Decision], Decision], keep_deviations: bool
+    architecture: Architecture,
+    decision: Decision,
+    complete: Callable[[Decision], Decision],
+    keep_deviations: bool,
+    curvature: Mapping[str, np.ndarray] | None = None,
 ) -> Callable[[float], Tried]:
-    refined_at = refinement(architecture, decision)
+    refined_at = refinement(architecture, decision, curvature)
 
     def at(price: float) -> Tried:
         refined = complete(refined_at(price)) if price else decision

@@ -44,7 +44,9 @@ def load_data(settings: RunSettings, data_dir: Path | None) -> DataSet:
     """
     data = load(settings.data, data_dir)
     data = data if settings.examples is None else with_examples(data, settings.examples)
-    return data.reconstructing(settings.binarisation) if settings.reconstructs else data
+    if settings.reconstructs:
+        return data.reconstructing(settings.binarisation)
+    return data.augmented(**settings.augmentation_options) if settings.augmentation_options else data
 
 
 def with_examples(data: DataSet, count: int) -> DataSet:

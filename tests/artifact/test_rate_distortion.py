@@ -167,3 +167,17 @@ def test_other_grids_are_refined_too_and_codebooks_stay(kind: str) -> None:
     np.testing.assert_array_equal(found.stored(), rounded(found.quantizer, found.value) * found.kept())
     cost = [0.5 * 8 * size(each) + distortion_nats(each, aim) for each in (dear, aim)]
     assert cost[0] < cost[1]
+
+
+def test_a_curvature_takes_the_place_of_the_variance() -> None:
+    aim = decision()
+    flat = Decision({name: replace(each, variance=np.zeros_like(each.variance)) for name, each in aim.sites.items()})
+    curvature = {name: np.full(each.value.shape, 1e3, np.float32) for name, each in aim.sites.items()}
+    expected, found = refine(ARCHITECTURE, aim, 1.0), refine(ARCHITECTURE, flat, 1.0, curvature)
+    for name, one in expected.sites.items():
+        np.testing.assert_array_equal(found.sites[name].stored(), one.stored())
+    assert size(found) < size(aim)
+    # what the data do not determine goes to zero, what they do stays
+    curvature["fc1.weight"][:8] = 0
+    half = refine(ARCHITECTURE, flat, 0.1, curvature).sites["fc1.weight"].stored()
+    assert not half[:8].any() and half[8:].any()

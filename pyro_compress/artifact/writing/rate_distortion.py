@@ -7,13 +7,14 @@ and bits_i is what the entropy coder of the file asks for weight i, given everyt
 is what the step away from the mean costs in nats under a normal posterior, so λ is in nats per bit: 0 gives the nearest
 integers, ln 2 weighs a bit of file like a bit of posterior.  Each weight takes its nearest integer, a few smaller ones,
 or zero; each tensor takes the decision's grid, or the next coarser ones.  Values with no variance (point estimates)
-stay.
+stay.  A curvature F_i that is known from elsewhere, such as the Fisher information where the network is now, takes the
+place of 1 / σ_i².
 
 Source: entropy-constrained scalar quantisation, Chou, Lookabaugh & Gray (1989), with the posterior's curvature as in
 variational compression (Havasi et al. 2019; Wiedemann et al. 2020 use the Fisher information likewise).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,21 +37,29 @@ SMALLER = 3
 PASSES = 2
 
 
-def refine(architecture: Architecture, decision: Decision, price: float) -> Decision:
+def refine(
+    architecture: Architecture,
+    decision: Decision,
+    price: float,
+    curvature: Mapping[str, np.ndarray] | None = None,
+) -> Decision:
     """The decision with every weight moved to the integer that is cheapest at a price per bit.
 
     Args:
         architecture: of the original network, as traced.
         decision: weights on grids, with their posterior variance; biases and float32 tensors are left alone.
         price: λ, in nats per bit, at least 0.
+        curvature: F by name of the parameter and in its shape, at least 0; 1 / σ² if not given.
 
     Raises:
         DecisionError: the price is negative, or the decision does not fit the architecture.
     """
-    return refinement(architecture, decision)(price)
+    return refinement(architecture, decision, curvature)(price)
 
 
-def refinement(architecture: Architecture, decision: Decision) -> Callable[[float], Decision]:
+def refinement(
+    architecture: Architecture, decision: Decision, curvature: Mapping[str, np.ndarray] | None = None
+) -> Callable[[float], Decision]:
     """`refine` as a function of the price alone: what all prices share is done once."""
     stored, index = remove_dead_indexed(architecture, decision)
     columns = tensor_columns(stored.architecture, 0)
@@ -59,7 +68,11 @@ def refinement(architecture: Architecture, decision: Decision) -> Callable[[floa
         whole, tensor = decision.sites[name].quantizer, stored.tensors[name]
         if isinstance(whole, Grid) and tensor.integers is not None and tensor.integers.any():
             quantizer = whole.rows(where[0].ravel())
-            numbers = _Numbers.of(decision.sites[name], where, quantizer, tensor.integers)
+            site = decision.sites[name]
+            # tiny where there is none, so that 1 / σ² stays finite
+            variance = np.maximum(site.variance.astype(np.float64), np.finfo(np.float32).tiny)
+            known = 1 / variance if curvature is None else curvature[name].astype(np.float64)
+            numbers = _Numbers.of(site, where, quantizer, tensor.integers, known)
             weights[name] = numbers, choose_code(tensor, columns[name])
 
     def refined(price: float) -> Decision:
@@ -83,7 +96,7 @@ class _Numbers:
         quantizer: of the tensor, before its steps are made coarser.
         start: int32, nearest integers.
         mean: float64, μ in steps of the grid.
-        precision: float64, 1 / (2σ²) in the same unit.
+        precision: float64, 1 / (2σ²) or F / 2 in the same unit.
     """
 
     quantizer: Grid
@@ -92,12 +105,17 @@ class _Numbers:
     precision: np.ndarray
 
     @staticmethod
-    def of(site: SiteDecision, where: tuple[np.ndarray, ...], quantizer: Grid, start: np.ndarray) -> "_Numbers":
+    def of(
+        site: SiteDecision,
+        where: tuple[np.ndarray, ...],
+        quantizer: Grid,
+        start: np.ndarray,
+        curvature: np.ndarray,
+    ) -> "_Numbers":
         """What the decision says of the weights that are left, `start` being the integers that it stores."""
         step = quantizer.spacing(start.ndim)
         mean = _aim(site)[where].astype(np.float64) / step
-        variance = np.maximum(site.variance[where].astype(np.float64), np.finfo(np.float32).tiny)
-        precision = step**2 / (2 * variance)
+        precision = step**2 * curvature[where] / 2
         return _Numbers(quantizer, *(part.reshape(len(start), -1) for part in (start, mean, precision)))
 
     def on_grid(self, coarser: int) -> "_Numbers":

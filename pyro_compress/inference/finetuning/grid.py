@@ -14,8 +14,8 @@ what the whole posterior says, and not the training labels by heart (Korattikara
 a teacher, an example counts as in the fit, by labels and teacher (`models.teaching`).  With noise, the network is run
 at Q(θ) + σ ε, so that weights stay where the data leave them room.
 
-The numbers of Q itself, its levels or steps, can be trained beside θ or instead of it (`learned_quantizers.py`).  The
-penalty keeps the Δ that Q had at the start.
+The numbers of Q itself, its levels or steps, can be trained beside θ or instead of it (`learned_quantizers.py`).  With
+steps the second term is then Σ_j ln(|θ_j| / Δ + ½), which coarser ones lower; with levels it keeps the Δ of the start.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,9 +27,9 @@ from torch import nn
 
 from pyro_compress.data import dataset as data_module
 from pyro_compress.data.dataset import DataSet
-from pyro_compress.errors import NetworkError
+from pyro_compress.errors import DataError, NetworkError
 from pyro_compress.inference.finetuning.batch_norm import refuse_batches_of_one
-from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer
+from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer, LearnedSteps
 from pyro_compress.inference.finetuning.rounding import Rounding
 from pyro_compress.inference.gradient.gradient_method import linear, refuse_non_finite
 from pyro_compress.inference.loop.alone import alone
@@ -83,9 +83,12 @@ class GridSite:
     def _rounding(self) -> Rounding | None:
         return None if self.quantizer is None else Rounding.of(self.quantizer, self.value)
 
-    def rate_gradient(self, value: torch.Tensor) -> torch.Tensor | None:
-        """The derivative of ln(|θ| + Δ/2), or None for float32."""
-        return None if self._rounding is None else torch.sign(value) / (value.abs() + self._rounding.spacing / 2)
+    def add_rate(self, value: torch.Tensor, gradient: torch.Tensor, weight: float) -> None:
+        """Add `weight` times the derivative of ln(|θ| / Δ + ½) to a gradient of θ, and to that of Δ if Δ is trained."""
+        if isinstance(self.learned, LearnedSteps) and self.moves:
+            gradient.add_(self.learned.rate_backward(value, self.kept, weight))
+        elif self._rounding is not None:
+            gradient.add_(torch.sign(value) / (value.abs() + self._rounding.spacing / 2), alpha=weight)
 
     def noisy(self, value: torch.Tensor) -> torch.Tensor:
         """Q(value) + σ ε, zero where not kept."""
@@ -127,6 +130,7 @@ def fine_tune(
         progress: called with the number of finished epochs.
 
     Raises:
+        DataError: a teacher's outputs are of images that augmentation changes.
         InferenceError: the loss is not finite; says the epoch.
             Also a batch norm that would see one example.
         NetworkError: parameters that were made in inference mode, which torch lets nobody overwrite.
@@ -136,6 +140,11 @@ def fine_tune(
         in its place.
     """
     teaching = Teaching(weight=1.0) if teacher is not None else teaching
+    if teacher is not None and data.augmentation is not None:
+        raise DataError(
+            f"{data.name}: the teacher has seen the training images as they are, and augmentation changes them each "
+            "time: leave out teacher_draws, or the augmentation"
+        )
     shown = data.train_teacher if teacher is None else teacher
     training = _Training.started(network, sites, likelihood, rate_weight / data.N, teaching)
     hidden, trained = training.hidden, training.trained()
@@ -150,7 +159,10 @@ def fine_tune(
         targets = [data.train_y] if teaching is None or shown is None else [data.train_y, shown.to(device)]
         rows = torch.arange(len(data.train_x), device=device)
         for epoch in range(epochs):
-            for x, chosen in data_module.batches(data.train_x, rows, batch_size, seed + 7919, epoch):
+            order = data_module.batches(data.train_x, rows, batch_size, seed + 7919, epoch)
+            for number, (x, chosen) in enumerate(order):
+                if data.augmentation is not None:
+                    x = data.augmentation.draw(x, seed + 7919, epoch, number)
                 with ranks.together(trained, network.buffers()):
                     batch = [ranks.share_of(part[chosen]) for part in targets]
                     training.backward(ranks.share_of(x), batch, epoch)
@@ -223,9 +235,8 @@ class _Training:
             gradient, value = self.parameters[name].grad, self.hidden[name]
             assert gradient is not None
             gradient = site.straight(value, gradient)
-            rate = site.rate_gradient(value) if self.penalty > 0 else None
-            if rate is not None:
-                gradient.add_(rate, alpha=self.penalty)
+            if self.penalty > 0:
+                site.add_rate(value, gradient, self.penalty)
             value.grad = gradient.mul_(site.kept)
 
     def place(self, values: Mapping[str, torch.Tensor]) -> None:

@@ -10,6 +10,9 @@ Each weight takes the index that is nearest to θ_i, which is trained too, or ke
 stays, and the derivative by Δ is Σ_i ∂L/∂w_i q_i.  A codebook's zero stays zero.  Levels are trained in units of their
 mean magnitude and steps by their logarithm, so that one rate of Adam suits all; LSQ's own scale of the gradient,
 1 / √(weights · largest index), is one that Adam does not see.
+
+The length of the code, Σ ln(|θ_i| / Δ + ½) nats up to a constant, has a derivative by ln Δ as well, which is
+−Σ |θ_i| / (|θ_i| + Δ/2) over the weights that are kept: coarser steps are cheaper.
 """
 
 from abc import ABC, abstractmethod
@@ -121,6 +124,14 @@ class LearnedSteps(LearnedQuantizer):
             by_step, of_value = indices - inside * value / step, gradient * inside
         self.numbers.grad = (gradient * by_step * step).sum_to_size(step.shape).flatten()
         return of_value
+
+    def rate_backward(self, value: Tensor, kept: Tensor, weight: float) -> Tensor:
+        """Adds `weight` times the gradient of the code's length to that of `numbers`, after `backward`; returns θ's."""
+        half = self._step() / 2
+        share = value.abs() / (value.abs() + half) * kept
+        assert self.numbers.grad is not None
+        self.numbers.grad.sub_(share.sum_to_size(half.shape).flatten(), alpha=weight)
+        return weight * torch.sign(value) / (value.abs() + half)
 
     def quantizer(self) -> Uniform | PerChannel | Affine:
         steps = tuple(self._step().flatten().tolist())

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pyro_compress.data.augmentation import Augmentation
 from pyro_compress.data.binarisation import Binarisation
 from pyro_compress.data.dataset import DataSet, as_data, batch_sizes
 from pyro_compress.data.generators import generator_for
@@ -38,6 +39,7 @@ class Feed:
         call: what else a Pyro model is called with, or None.
         binarisation: by which inputs are drawn anew in every batch, and targets too where these are no labels; None
             where they are not.
+        augmentation: by which inputs are changed anew in every batch, or None.
     """
 
     tensors: Batch
@@ -49,6 +51,7 @@ class Feed:
     may_split: Callable[[], object] | None = field(default=None, compare=False, repr=False)
     call: Arguments | None = None
     binarisation: Binarisation | None = None
+    augmentation: Augmentation | None = None
 
     @staticmethod
     def of(model: Any, data: Any) -> "Feed":
@@ -73,12 +76,19 @@ class Feed:
                     "does not: give data.labelled()"
                 )
             refuse_targets(model, data)
+            if data.augmentation is not None and model.has_local_sites:
+                raise DataError(
+                    f"{data.name}: a {type(model).__name__} reconstructs its inputs, and augmentation would change "
+                    "them and not the targets: leave it out"
+                )
         if isinstance(data, DataSet):
             held = (own(data.validation_x), own(data.validation_y)) if len(data.validation_x) else None
             more = () if data.train_teacher is None else (own(data.train_teacher),)
             anew = data.binarisation if data.binarisation is not None and data.binarisation.is_dynamic else None
             tensors = (own(data.train_x), own(data.train_y), *more)
-            return Feed(tensors, data.N, data.name, held, data.classes, binarisation=anew)
+            return Feed(
+                tensors, data.N, data.name, held, data.classes, binarisation=anew, augmentation=data.augmentation
+            )
         given, call = Arguments.taken_apart(data)
         tensors = tuple(own(tensor) for tensor in given)
         # without data N counts as 1, so that an objective per example is the whole one
@@ -129,14 +139,17 @@ class Feed:
         return (self._drawn(batch, seed, epoch, number) for number, batch in enumerate(batches))
 
     def _drawn(self, batch: Batch, seed: int, epoch: int, number: int) -> Batch:
+        stream = (seed, epoch, number, self.ranks.rank)
+        if self.augmentation is not None:
+            batch = (self.augmentation.draw(batch[0], *stream), *batch[1:])
         if self.binarisation is None:
             return batch
-        x = self.binarisation.draw(batch[0], seed, epoch, number, self.ranks.rank)
+        x = self.binarisation.draw(batch[0], *stream)
         return (x, *batch[1:]) if self.classes is not None else (x, x.flatten(1))
 
     def drawn_once(self) -> Batch:
-        """All examples, as one epoch may have them."""
-        return self._drawn(self.tensors, 0, 0, 0)
+        """All examples, as one epoch may have them, but with inputs that are not augmented."""
+        return replace(self, augmentation=None)._drawn(self.tensors, 0, 0, 0)
 
     def _splits(self) -> bool:
         """Whether ranks may have a share each of what is one batch."""

@@ -52,6 +52,7 @@ class Entry:
         teacher_weight, temperature: of `models.teaching.Teaching`.
         examples: training examples that are taken, stratified; None for all of them.
         binarisation: of an autoencoder's data, see `DataSet.reconstructing`.
+        augmentation_options: how training images change each time that they are seen, see `data.augmentation`.
         published: what it is held against.
         chosen_on: what its β, epochs and stages were chosen on: examples, seed and rule, or that they are defaults.
     """
@@ -74,5 +75,6 @@ class Entry:
     temperature: float | None = None
     examples: int | None = None
     binarisation: str | None = None
+    augmentation_options: Mapping[str, Any] = field(default_factory=dict)
     published: tuple[Published, ...] = ()
     chosen_on: str = DEFAULTS

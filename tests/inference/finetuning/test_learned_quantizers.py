@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
-from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer
+from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer, LearnedSteps
 from pyro_compress.inference.finetuning.rounding import Rounding
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.network.quantizers import Affine, Codebook, PerChannel, Quantizer, Uniform, rounded
@@ -76,6 +76,22 @@ def test_the_derivative_by_a_step_is_that_of_learned_step_size_quantisation() ->
     channels = LearnedQuantizer.of(PerChannel((0.4, 0.4)), value, assigned=False)
     channels.backward(value, upstream)
     torch.testing.assert_close(channels.numbers.grad, each.sum(1))
+
+
+@pytest.mark.parametrize("quantizer", [Uniform(0.4), PerChannel((0.4, 0.2))])
+def test_the_code_is_shorter_on_a_coarser_step(quantizer: Quantizer) -> None:
+    """Gradients of Σ ln(|θ| / Δ + ½) over what is kept, by θ and ln Δ, against autograd."""
+    value = torch.tensor([[0.26, 0.61, -0.9], [0.1, -0.33, 0.25]])
+    kept = torch.tensor([[True, True, False], [True, True, True]])
+    learned = LearnedQuantizer.of(quantizer, value, assigned=False)
+    assert isinstance(learned, LearnedSteps)
+    learned.numbers.grad = torch.ones_like(learned.numbers)
+    found = learned.rate_backward(value, kept, 0.7) * kept
+    start = torch.tensor(quantizer.spacing(2)).float()
+    theta, log_step = value.clone().requires_grad_(), start.log().requires_grad_()
+    (0.7 * (torch.log(theta.abs() / log_step.exp() + 0.5) * kept).sum()).backward()
+    torch.testing.assert_close(found, theta.grad)
+    torch.testing.assert_close(learned.numbers.grad - 1, log_step.grad.flatten())
 
 
 def test_what_an_affine_quantizer_clips_moves_the_step_alone() -> None:
