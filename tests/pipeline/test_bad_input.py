@@ -52,7 +52,7 @@ UNKNOWN = {
     ),
     "section": (
         ["--prior", "normal", *MINE, "--set", "desicion.c=1"],
-        "unknown section of --set 'desicion': known are decision, likelihood, method, prior.",
+        "unknown section of --set 'desicion': known are augmentation, decision, likelihood, method, prior.",
         "Did you mean 'decision'?",
     ),
     "option of no prior": (
@@ -69,6 +69,11 @@ UNKNOWN = {
         ["--prior", "normal", *MINE, "--set", "method.learningrate=1"],
         "unknown option of inference method 'svi': 'learningrate': known are averaging, baseline, ",
         "Did you mean 'learning_rate'?",
+    ),
+    "augmentation option": (
+        ["--prior", "normal", *MINE, "--set", "augmentation.shfit=1"],
+        "unknown option of augmentation: 'shfit': known are cutout, flip, rotate, scale, shift.",
+        "Did you mean 'shift'?",
     ),
     "decision option": (
         ["--prior", "normal", *MINE, "--set", "decision.fine_tune_epoch=1"],
@@ -117,6 +122,10 @@ CONTRADICTIONS = {
     "out of range": (
         ["--prior", "normal", *MINE, "--set", "decision.fine_tune_epochs=-1"],
         "fine_tune_epochs and tolerances must not be negative",
+    ),
+    "no images": (
+        ["--prior", "normal", *MINE, "--set", "augmentation.flip=True"],
+        "augmentation changes images (channels, height, width), and these examples have the shape (6,)",
     ),
     "missing module": (
         ["--network", "theirs:net", "--prior", "normal", "--data", "digits"],
