@@ -24,6 +24,8 @@ LEAST_PRICE, LARGEST_PRICE = 2.0**-10, 2.0**6
 NEAR, NEAR_BYTES = 0.01, 16
 HALVINGS = 9
 PRICE_LADDER = tuple(2.0 ** (half / 2) for half in range(6, -13, -1))
+# of a curvature at a point, which is flatter along single weights than a posterior of all of them
+POINT_LADDER = tuple(2.0 ** (half / 2) for half in range(0, -25, -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +144,7 @@ def smallest_accepted(
     """
     trial = _trial(architecture, decision, complete, keep_deviations=False, curvature=curvature)
     before = trial(0.0).file_bytes
-    for price in PRICE_LADDER:
+    for price in PRICE_LADDER if curvature is None else POINT_LADDER:
         tried = trial(price)
         if tried.file_bytes < before and accepts(tried.decision):
             say(f"λ = {price:.3g} nats per bit: {tried.file_bytes:,} bytes in place of {before:,}")
