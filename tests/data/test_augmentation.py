@@ -116,8 +116,10 @@ def test_fits_and_fine_tuning_see_changed_images() -> None:
         net = copy.deepcopy(start)
         value = torch.zeros(3, 128)
         site = GridSite(value, torch.ones_like(value).bool(), power_of_two(-8))
-        options = {"epochs": 1, "rate_weight": 0.0, "batch_size": 16, "seed": 3}
-        return fine_tune(net, {"1.weight": site}, each, Categorical(), **options)["1.weight"]
+        found = fine_tune(
+            net, {"1.weight": site}, each, Categorical(), epochs=1, rate_weight=0.0, batch_size=16, seed=3
+        )
+        return found["1.weight"]
 
     assert torch.equal(tuned(augmented), tuned(augmented)) and not torch.equal(tuned(augmented), tuned(data))
 

@@ -22,11 +22,11 @@ def test_of_softmax_regression_it_is_the_closed_form() -> None:
 
 def test_of_regression_it_is_the_closed_form_through_a_hidden_layer() -> None:
     torch.manual_seed(1)
-    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
-    x = torch.randn(5000, 3)
+    first, last = nn.Linear(3, 4), nn.Linear(4, 1)
+    network, x = nn.Sequential(first, nn.Tanh(), last), torch.randn(5000, 3)
     found = diagonal_fisher(network, x, Gaussian(noise=0.5), size=5000, examples=5000, seed=3)
-    hidden = network[1](network[0](x)).detach()
-    slope = (1 - hidden.square()) * network[2].weight.detach()
+    hidden = torch.tanh(first(x)).detach()
+    slope = (1 - hidden.square()) * last.weight.detach()
     expected = {
         "0.weight": slope.square().T @ x.square() / 0.25,
         "0.bias": slope.square().sum(0) / 0.25,

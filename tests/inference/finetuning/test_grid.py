@@ -221,6 +221,7 @@ def test_the_price_of_code_is_the_derivative_of_its_length(kind: str) -> None:
     site = GridSite(value.detach(), torch.ones(5, 6, dtype=torch.bool), QUANTIZERS[kind])
     spacing = torch.from_numpy(QUANTIZERS[kind].spacing(2))
     torch.log(value.abs() + spacing / 2).sum().backward()
+    assert value.grad is not None
     found = torch.ones_like(value.detach())
     site.add_rate(value.detach(), found, 0.25)
     torch.testing.assert_close(found - 1, 0.25 * value.grad)

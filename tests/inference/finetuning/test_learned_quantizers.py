@@ -91,6 +91,7 @@ def test_the_code_is_shorter_on_a_coarser_step(quantizer: Quantizer) -> None:
     theta, log_step = value.clone().requires_grad_(), start.log().requires_grad_()
     (0.7 * (torch.log(theta.abs() / log_step.exp() + 0.5) * kept).sum()).backward()
     torch.testing.assert_close(found, theta.grad)
+    assert log_step.grad is not None
     torch.testing.assert_close(learned.numbers.grad - 1, log_step.grad.flatten())
 
 
