@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,24 @@ def cards() -> list[Mapping[str, Any]]:
     """Of all that is shipped: by network, and then by bytes."""
     found = [shipped.card(name) for name in shipped.names()]
     return sorted(found, key=lambda card: (card["settings"]["network"], card["file_bytes"]))
+
+
+def smallest() -> list[Mapping[str, Any]]:
+    """Of all that predicts classes those that no other file of the same network beats in bytes and in error."""
+    counted = [card for card in cards() if unit_of(card) is PERCENT]
+
+    def is_beaten(card: Mapping[str, Any]) -> bool:
+        others = (other for other in counted if other is not card and _network(other) == _network(card))
+        return any(
+            other["file_bytes"] <= card["file_bytes"] and other["error_after_percent"] <= card["error_after_percent"]
+            for other in others
+        )
+
+    return [card for card in counted if not is_beaten(card)]
+
+
+def _network(card: Mapping[str, Any]) -> str:
+    return str(card["settings"]["network"])
 
 
 def texts(card: Mapping[str, Any]) -> list[str]:
@@ -74,11 +92,33 @@ def terminal() -> Table:
 
 def markdown() -> str:
     """The page, without figures."""
-    lines = [f"# {TITLE}", "", "`pyro-compress table zoo`", "", f"| {' | '.join(HEADINGS)} |"]
-    lines.append("| --- |" + " ---: |" * (len(HEADINGS) - 1))
-    lines += [f"| {' | '.join(texts(card))} |" for card in cards()]
+    lines = [f"# {TITLE}", "", "`pyro-compress table zoo`", "", *_rows(cards())]
     for note in NOTES:
         lines += ["", note]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(held: Iterable[Mapping[str, Any]]) -> list[str]:
+    lines = [f"| {' | '.join(HEADINGS)} |", "| --- |" + " ---: |" * (len(HEADINGS) - 1)]
+    return lines + [f"| {' | '.join(texts(card))} |" for card in held]
+
+
+def opening() -> str:
+    """The table that README opens with: the smallest files of each network, and published sizes of files for it."""
+    headings = ("network", "made by", "bytes of the file", "rate", "test error of what it decodes to")
+    lines = [f"| {' | '.join(headings)} |", "| --- | --- |" + " ---: |" * (len(headings) - 2)]
+    for network in dict.fromkeys(map(_network, smallest())):
+        held = [card for card in smallest() if _network(card) == network]
+        original = held[0]["original_bytes"]
+        rows = []
+        for card in held:
+            name, size, rate, error, *_ = texts(card)
+            rows.append((card["file_bytes"], f"`{name}`", size, rate, error))
+        for point in points(network):
+            if not point.ours:
+                size, rate = f"{point.file_bytes:,}", f"{original / point.file_bytes:,.0f}×"
+                rows.append((point.file_bytes, point.label, size, rate, f"{point.error_percent:.2f} %"))
+        lines += [f"| {network} | {' | '.join(row[1:])} |" for row in sorted(rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -98,7 +138,7 @@ def comma_separated() -> str:
 
 def points(network: str) -> list[SizePoint]:
     """Of the files of a network, and of the published sizes of files that its entries are held against."""
-    ours = [card for card in cards() if card["settings"]["network"] == network and unit_of(card) is PERCENT]
+    ours = [card for card in cards() if _network(card) == network and unit_of(card) is PERCENT]
     found = [
         SizePoint(card["name"].partition("/")[2], card["file_bytes"], card["error_after_percent"]) for card in ours
     ]
@@ -115,9 +155,22 @@ def points(network: str) -> list[SizePoint]:
     ]
 
 
+def _smallest_points(data: str) -> list[SizePoint]:
+    """Of the smallest files for some data, and of what is published for their networks."""
+    held = [card for card in smallest() if card["settings"]["data"] == data]
+    ours = [SizePoint(card["name"], card["file_bytes"], card["error_after_percent"]) for card in held]
+    networks = dict.fromkeys(map(_network, held))
+    return ours + [
+        point._replace(label=f"{network}, {point.label.partition(', ')[0]}")
+        for network in networks
+        for point in points(network)
+        if not point.ours
+    ]
+
+
 def save(folder: Path) -> list[Path]:
     """zoo.md, zoo.csv, zoo.json and a figure for every network with several files."""
-    networks = dict.fromkeys(card["settings"]["network"] for card in cards())
+    networks = dict.fromkeys(_network(card) for card in cards())
     figures = {}
     for network in networks:
         held = points(network)
@@ -125,6 +178,10 @@ def save(folder: Path) -> list[Path]:
             figure = error_against_bytes(held)
             figure.suptitle(f"{figure.get_suptitle()}: {network}", fontsize=14)
             figures[f"{NAME}-error_against_bytes-{network}"] = figure
+    for data in dict.fromkeys(card["settings"]["data"] for card in smallest()):
+        figure = error_against_bytes(_smallest_points(data))
+        figure.suptitle(f"The smallest files: {data}", fontsize=14)
+        figures[f"{NAME}-smallest-{data}"] = figure
     images = save_all(folder / "images", figures)
     pages = {
         "md": markdown() + shown(images, folder),

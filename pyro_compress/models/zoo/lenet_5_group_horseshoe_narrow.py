@@ -23,6 +23,7 @@ ENTRY = Entry(
             weights_left_percent=0.6,
         ),
         Published("MIRACLE", "Havasi et al. 2019", 0.96, file_bytes=1520),
+        Published("MIRACLE", "Havasi et al. 2019", 0.69, file_bytes=3030),
     ),
     chosen_on=UNRECORDED,
 )
