@@ -16,10 +16,13 @@ with atheris.instrument_imports(include=["pyro_compress.artifact"]):
         codebook,
         coding,
         decode,
+        decode_weights,
         header_reader,
         layout,
         pattern,
         stream,
+        weight_names,
+        weights_header,
     )
 
 from pyro_compress.errors import ArtifactError
@@ -37,7 +40,7 @@ def mutate(data: bytes, longest: int, seed: int) -> bytes:
     """A neighbour of `data`: fields or raw bytes changed, or the body changed by libFuzzer and wrapped again."""
     random = Random(seed)
     try:
-        decode.decode(data)
+        decode_weights.decode_any(data)
         files: tuple[bytes, ...] = (data, *fuzzing.small_files())
     except ArtifactError:
         files = fuzzing.small_files()

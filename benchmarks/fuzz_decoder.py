@@ -27,18 +27,24 @@ from pyro_compress.artifact.format import (
     codebook,
     coding,
     decode,
+    decode_weights,
     deviations,
     header_reader,
     layout,
     pattern,
     stream,
+    weight_names,
+    weights_header,
 )
 from tests.artifact import fuzzing
 
 CHUNK = 500
 MEASURED_EVERY = 20
 ADDRESS_BYTES = 6 << 30
-READER = (decode, header_reader, stream, pattern, coding, layout, deviations, codebook)
+READER = (
+    *(decode, header_reader, stream, pattern, coding, layout, deviations, codebook),
+    *(decode_weights, weights_header, weight_names),
+)
 
 
 @dataclass
@@ -129,7 +135,7 @@ def coverage(seed: int, count: int) -> Iterator[str]:
         data, _ = mutation(seed, index)
         sys.settrace(trace)
         try:
-            decode.decode_sections(data)
+            decode_weights.decode_any(data)
         except fuzzing.ArtifactError:
             pass
         finally:

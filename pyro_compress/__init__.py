@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyro_compress.pipeline.fitting import fit
     from pyro_compress.pipeline.flagging import diagnose
     from pyro_compress.pipeline.generating import generate
+    from pyro_compress.pipeline.packing import pack, unpack
     from pyro_compress.pipeline.scoring import score
     from pyro_compress.pipeline.search import decide
     from pyro_compress.pipeline.teachers import with_teacher
@@ -49,6 +50,8 @@ _NAMES = {
     "evidence": "pyro_compress.pipeline.evidence",
     "compress": "pyro_compress.pipeline.compressing",
     "generate": "pyro_compress.pipeline.generating",
+    "pack": "pyro_compress.pipeline.packing",
+    "unpack": "pyro_compress.pipeline.packing",
     "score": "pyro_compress.pipeline.scoring",
     "coupled_channels": "pyro_compress.pipeline.coupled",
     "Posterior": "pyro_compress.posterior.posterior",
@@ -77,7 +80,9 @@ __all__ = [
     "inference",
     "load",
     "models",
+    "pack",
     "score",
+    "unpack",
     "with_teacher",
 ]
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)

@@ -266,6 +266,47 @@ def inspect(
 
 
 @app.command()
+def pack(
+    source: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="State dict: .safetensors, or torch.save(module.state_dict(), …).")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="File to write; ends in .pyrc.")],
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            "--bits", metavar="N", help="Round matrices and filters to so many bits, each row by its own step."
+        ),
+    ] = None,
+    step: Annotated[
+        float | None, typer.Option("--step", metavar="Δ", help="Round matrices and filters to multiples of one step.")
+    ] = None,
+    float16: Annotated[bool, typer.Option("--float16", help="Round what is on no grid to float16.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the tensors of any network as a compressed file: exactly, or rounded by a rule; nothing is fitted."""
+    from pyro_compress.pipeline import packing
+
+    found = packing.as_dict(out, *packing.pack_file(source, out, bits=bits, step=step, float16=float16))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for renderable in packing.describe(found):
+        show(renderable)
+
+
+@app.command()
+def unpack(
+    file: FileArgument,
+    out: Annotated[Path, typer.Option("--out", help="File to write; ends in .safetensors.")],
+) -> None:
+    """Write the tensors of a compressed file as safetensors."""
+    from pyro_compress.pipeline import packing
+
+    length = packing.unpack_file(_compressed_file(file), out)
+    show(f"{out}: {length:,} bytes")
+
+
+@app.command()
 def card(
     target: Annotated[str, typer.Argument(metavar="NAME", help="Shipped network, or the directory of a finished run.")],
     as_json: JsonOption = False,

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from pyro_compress.analysis.decisions.structure import architecture_left, format
 from pyro_compress.artifact.writing.artifact import load
 from pyro_compress.network.architecture import describe
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
+from pyro_compress.network.stored_weights import StoredWeights, WeightTensor
+from pyro_compress.pipeline.packing import stored_as_text
 from pyro_compress.pipeline.run_directory import RunDirectory
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.posterior.posterior import Posterior
@@ -27,15 +30,12 @@ def as_dict(path: Path) -> dict[str, Any]:
         ArtifactError: the file is missing or damaged.
     """
     artifact = load(path)
-    architecture = artifact.network.architecture
     return {
         "file": str(path),
         "file_bytes": len(artifact),
-        "input_shape": list(architecture.input_shape),
-        **({} if architecture.code is None else {"code": str(architecture.code)}),
-        "layers": [describe(layer) for layer in architecture.layers],
-        "architecture_left": format_architecture(architecture_left(artifact.network)),
-        "other_bytes": other_bytes(artifact.network),
+        "kind": artifact.kind,
+        **(_layers(artifact.held) if isinstance(artifact.held, StoredNetwork) else _tensors(artifact.held)),
+        "other_bytes": other_bytes(artifact.held),
         **description_length(path.parent),
         "sections": [
             {
@@ -52,13 +52,28 @@ def as_dict(path: Path) -> dict[str, Any]:
     }
 
 
+def _layers(network: StoredNetwork) -> dict[str, Any]:
+    architecture = network.architecture
+    return {
+        "input_shape": list(architecture.input_shape),
+        **({} if architecture.code is None else {"code": str(architecture.code)}),
+        "layers": [describe(layer) for layer in architecture.layers],
+        "architecture_left": format_architecture(architecture_left(network)),
+    }
+
+
+def _tensors(weights: StoredWeights) -> dict[str, Any]:
+    first = {id(tensor): name for name, tensor in reversed(weights.tensors.items())}
+    return {
+        "tensors": {name: f"{tensor.dtype}, {stored_as_text(tensor)}" for name, tensor in weights.single()},
+        "tied": {name: first[id(tensor)] for name, tensor in weights.tensors.items() if first[id(tensor)] != name},
+    }
+
+
 def describe_file(path: Path) -> list[RenderableType]:
     """The same as printable parts."""
     found = as_dict(path)
-    lines = [f"{found['file']}: {found['file_bytes']:,} bytes, architecture left {found['architecture_left']}"]
-    code = f", a code {found['code']}" if "code" in found else ""
-    lines.append(f"input shape {tuple(found['input_shape'])}{code}")
-    lines += [f"  {layer}" for layer in found["layers"]]
+    lines = _described_layers(found) if "layers" in found else _described_tensors(found)
     for name, size in found["other_bytes"].items():
         said = "install zstandard to see it" if size is None else f"{size:,} bytes, {size / found['file_bytes']:.2f} ×"
         lines.append(f"the same network as {name}: {said} the file" if size is not None else f"{name}: {said}")
@@ -79,23 +94,38 @@ def describe_file(path: Path) -> list[RenderableType]:
     return ["\n".join(lines), table]
 
 
-def other_bytes(network: StoredNetwork) -> dict[str, int | None]:
-    """Bytes of the smaller network's tensors, zeros included, in formats without models or headers.
+def _described_layers(found: Mapping[str, Any]) -> list[str]:
+    lines = [f"{found['file']}: {found['file_bytes']:,} bytes, architecture left {found['architecture_left']}"]
+    code = f", a code {found['code']}" if "code" in found else ""
+    lines.append(f"input shape {tuple(found['input_shape'])}{code}")
+    return lines + [f"  {layer}" for layer in found["layers"]]
+
+
+def _described_tensors(found: Mapping[str, Any]) -> list[str]:
+    shapes = {section["name"]: tuple(section["shape"]) for section in found["sections"]}
+    lines = [f"{found['file']}: {found['file_bytes']:,} bytes, weights of a module, and no layers"]
+    lines += [f"  {name} {shapes[name]}, {stored}" for name, stored in found["tensors"].items()]
+    return lines + [f"  {name} is {first}" for name, first in found["tied"].items()]
+
+
+def other_bytes(network: StoredNetwork | StoredWeights) -> dict[str, int | None]:
+    """Bytes of the file's tensors, zeros included, in formats without models or headers.
 
     zstd: one frame at level 19 of all tensors, integers as int8 (int16 or int32 if they are larger), else float32; None
     without the package `zstandard`.
     """
-    numbers = sum(math.prod(tensor.shape) for tensor in network.tensors.values())
+    tensors = [t for _, t in network.single()] if isinstance(network, StoredWeights) else [*network.tensors.values()]
+    numbers = sum(math.prod(tensor.shape) for tensor in tensors)
     found: dict[str, int | None] = {"float32": 4 * numbers, "float16": 2 * numbers, "int8 and zstd -19": None}
     if importlib.util.find_spec("zstandard") is not None:
-        content = b"".join(_smallest(tensor).tobytes() for tensor in network.tensors.values())
+        content = b"".join(_smallest(tensor).tobytes() for tensor in tensors)
         found["int8 and zstd -19"] = len(importlib.import_module("zstandard").compress(content, 19))
     return found
 
 
-def _smallest(tensor: StoredTensor) -> np.ndarray:
+def _smallest(tensor: StoredTensor | WeightTensor) -> np.ndarray:
     if tensor.integers is None:
-        return tensor.dense()
+        return tensor.dense() if isinstance(tensor, StoredTensor) else np.asarray(tensor.held)
     largest = int(np.abs(tensor.integers).max(initial=0))
     return tensor.integers.astype(np.int8 if largest < 128 else np.int16 if largest < 32768 else np.int32)
 

@@ -18,10 +18,22 @@ from types import FrameType
 
 import numpy as np
 
-from pyro_compress.artifact.format.decode import decode, unwrap
-from pyro_compress.artifact.format.header import ALL_ZERO, MAGIC, VERSION, Header, places, shape_after
+from pyro_compress.artifact.format.decode import unwrap
+from pyro_compress.artifact.format.decode_weights import decode_any
+from pyro_compress.artifact.format.header import (
+    ALL_ZERO,
+    MAGIC,
+    VERSION,
+    WEIGHTS_MARK,
+    Header,
+    TensorCode,
+    places,
+    shape_after,
+)
 from pyro_compress.artifact.format.header_reader import HeaderReader
+from pyro_compress.artifact.format.weights_header import Entry, WeightsHeader, read_header, width
 from pyro_compress.artifact.writing.encode import encode, encode_with
+from pyro_compress.artifact.writing.encode_weights import encode_weights, encode_weights_with
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network.architecture import (
     Activation,
@@ -41,7 +53,8 @@ from pyro_compress.network.architecture import (
 )
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
-from tests.artifact import networks
+from pyro_compress.network.stored_weights import StoredWeights
+from tests.artifact import networks, weights
 
 Field = tuple[str, str]
 
@@ -57,6 +70,7 @@ FIXED_BYTES = 2_000_000
 PER_FILE_BYTE = 64
 PER_NUMBER = 64
 PER_PLACE = 512
+PER_TENSOR_OF_WEIGHTS = 4096
 
 
 class TookTooLong(Exception):
@@ -129,9 +143,12 @@ def parts_of(data: bytes) -> Parts:
     """The parts of a valid file; they are all of it."""
     body = unwrap(data)
     reader = FieldReader(body)
-    header = reader.header()
-    shapes = header.shapes.items()
-    floats = sum(4 * header.codes[name].floats(shape) for name, shape in shapes)
+    if body.startswith(WEIGHTS_MARK):
+        entries = read_header(reader, body).single()
+        floats = sum(entry.body_count * entry.body_type.itemsize for _, entry in entries)
+    else:
+        header = reader.header()
+        floats = sum(4 * header.codes[name].floats(shape) for name, shape in header.shapes.items())
     stop = reader.position + floats
     parts = Parts(data[len(MAGIC)], tuple(reader.fields), body[reader.position : stop], body[stop:])
     assert joined(parts) == data
@@ -203,7 +220,11 @@ def small_files() -> tuple[bytes, ...]:
     for network, quantizer in zip(others, quantizers, strict=True):
         integers = np.resize(np.array([0, 2, -1, 0, 1], np.int32), (3, 4))
         network.tensors["fc1.weight"] = StoredTensor(integers, quantizer)
-    return tuple(encode(network) for network in (*found, codebook, *others))
+    held = weights.every_form().tensors
+    names = list(held)
+    parts = [names[:8], names[8:14], names[14:]]
+    more = [encode_weights(StoredWeights({name: held[name] for name in part})) for part in parts]
+    return (*(encode(network) for network in (*found, codebook, *others)), *more)
 
 
 def damaged(files: tuple[bytes, ...], random: Random) -> bytes:
@@ -294,17 +315,28 @@ def _move_fields(fields: list[Field], other: tuple[Field, ...], random: Random) 
 
 def _retold(data: bytes, random: Random) -> bytes:
     """Another valid file: other integers, or the same under settings that the encoder would not choose."""
-    header, network = header_of(data), decode(data)
-    header.layers = list(network.architecture.layers)
+    held = decode_any(data)
+    if isinstance(held, StoredWeights):
+        entries: dict[str, Entry | str] = dict(read_header(HeaderReader(unwrap(data)), unwrap(data)).entries)
+        for name, entry in entries.items():
+            if isinstance(entry, Entry):
+                entries[name] = replace(entry, code=_another(entry.code, held.tensors[name].integers, random))
+        return encode_weights_with(WeightsHeader(entries), held)
+    header = header_of(data)
+    header.layers = list(held.architecture.layers)
     for name, code in header.codes.items():
-        integers = network.tensors[name].integers
-        if integers is not None and integers.size and code.density != ALL_ZERO:
-            at = random.randrange(integers.size)
-            integers.flat[at] = random.choice((0, 1, -1, 17, -5))
-            other = replace(code, density=random.randrange(30), strength=random.randrange(4), fall=random.randrange(4))
-            levels = tuple(np.unique(integers[integers != 0]).tolist()) if code.codebook else ()
-            header.codes[name] = replace(other, top_token=55, codebook=levels)
-    return encode_with(header, network)
+        header.codes[name] = _another(code, held.tensors[name].integers, random)
+    return encode_with(header, held)
+
+
+def _another(code: TensorCode, integers: np.ndarray | None, random: Random) -> TensorCode:
+    """Other settings for integers, one of which is changed here."""
+    if integers is None or not integers.size or code.density == ALL_ZERO:
+        return code
+    integers.flat[random.randrange(integers.size)] = random.choice((0, 1, -1, 17, -5))
+    other = replace(code, density=random.randrange(30), strength=random.randrange(4), fall=random.randrange(4))
+    levels = tuple(np.unique(integers[integers != 0]).tolist()) if code.codebook else ()
+    return replace(other, top_token=55, codebook=levels)
 
 
 def mutated(files: tuple[bytes, ...], random: Random) -> tuple[bytes, bool]:
@@ -344,7 +376,7 @@ def outcome(data: bytes) -> str:
     """
     try:
         with limited(SECONDS):
-            network = decode(data)
+            held = decode_any(data)
     except ArtifactError as error:
         assert not isinstance(error.__cause__, MemoryError), "memory was asked for that is not there"
         sentence = str(error)
@@ -354,17 +386,24 @@ def outcome(data: bytes) -> str:
         while trace.tb_next is not None:
             trace = trace.tb_next
         return f"{trace.tb_frame.f_globals['__name__'].rpartition('.')[2]}.{trace.tb_frame.f_code.co_name}"
-    header = header_of(data)
-    header.layers = list(network.architecture.layers)
-    assert encode_with(header, network) == data, "accepted, but the network is written in other bytes"
+    assert written_again(data, held) == data, "accepted, but the network is written in other bytes"
     return ACCEPTED
+
+
+def written_again(data: bytes, held: StoredNetwork | StoredWeights) -> bytes:
+    """What was read from a file, under the settings of that file."""
+    if isinstance(held, StoredWeights):
+        return encode_weights_with(read_header(HeaderReader(unwrap(data)), unwrap(data)), held)
+    header = header_of(data)
+    header.layers = list(held.architecture.layers)
+    return encode_with(header, held)
 
 
 def peak_bytes(data: bytes) -> int:
     """Memory that decoding takes at most, whatever it ends in."""
     tracemalloc.start()
     try:
-        decode(data)
+        decode_any(data)
     except ArtifactError:
         pass
     finally:
@@ -377,6 +416,9 @@ def stated_bytes(data: bytes) -> int:
     """The memory that FORMAT.md allows for these bytes."""
     allowed = FIXED_BYTES + PER_FILE_BYTE * len(data)
     try:
+        body = unwrap(data)
+        if body.startswith(WEIGHTS_MARK):
+            return allowed + _stated_of_weights(read_header(HeaderReader(body), body))
         header = header_of(data)
     except ArtifactError:
         return allowed
@@ -387,3 +429,10 @@ def stated_bytes(data: bytes) -> int:
         placed += places(layer, shapes[-2], shapes[-1])
     numbers = sum(prod(shape) for shape in header.shapes.values())
     return allowed + PER_NUMBER * numbers + PER_PLACE * placed
+
+
+def _stated_of_weights(header: WeightsHeader) -> int:
+    entries = [entry for _, entry in header.single()]
+    numbers = sum(prod(entry.shape) for entry in entries)
+    placed = sum(width(entry.shape) for entry in entries if entry.is_coded)
+    return PER_TENSOR_OF_WEIGHTS * len(header.entries) + PER_NUMBER * numbers + PER_PLACE * placed

@@ -150,7 +150,8 @@ class Bits:
         self.last[kind] = self.stem, self.number_in_name
         return self.stem + (str(self.number_in_name) if self.number_in_name >= 0 else "")
 
-    def descriptor(self, part: str) -> Descriptor:
+    def descriptor(self, part: str, *, whole: bool = False) -> Descriptor:
+        """Part 2.3; of whole numbers (2.6) there is no z."""
         kind, role = self.number(0), "weight" if part == "weight" else "other"
         if kind == 2:
             return Descriptor()
@@ -159,6 +160,8 @@ class Bits:
             if found.form == "levels":
                 found.sides = self.number(2), self.number(2)
             kind = self.number(0)
+        elif whole:
+            found = Descriptor("power", 0)
         else:
             z = self.number(0)
             step = self.steps[role] + (-(z + 1) // 2 if z % 2 else z // 2)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pyro_compress.artifact.format.decode import decode
+from pyro_compress.artifact.format.decode_weights import decode_any
 from pyro_compress.errors import ArtifactError
 from tests.artifact import fuzzing
 
-GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.pyrc"))
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("**/*.pyrc"))
 MUTATIONS = 12_000
 MEASURED_EVERY = 50
 
@@ -28,7 +28,7 @@ def test_no_single_flipped_bit_is_accepted(path: Path) -> None:
     for position in range(8 * len(data)):
         data[position // 8] ^= 1 << position % 8
         with pytest.raises(ArtifactError):
-            decode(bytes(data))
+            decode_any(bytes(data))
         data[position // 8] ^= 1 << position % 8
 
 
@@ -52,8 +52,10 @@ def test_mutated_files() -> None:
         if index % MEASURED_EVERY == 0:
             assert fuzzing.peak_bytes(data) <= fuzzing.stated_bytes(data), index
     assert 0.48 < repaired_files / MUTATIONS < 0.52
-    for part in ("header_reader", "header", "stream", "decode", fuzzing.ACCEPTED):
-        assert refusals[part] > MUTATIONS / 100, refusals
+    for part in ("header_reader", "header", "stream", "decode", "weights_header", fuzzing.ACCEPTED):
+        assert refusals[part] > MUTATIONS / 200, refusals
+    for part in ("weight_names", "decode_weights"):
+        assert refusals[part] > MUTATIONS / 2000, refusals
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

@@ -67,7 +67,8 @@ FURTHER = "0110 10" + number(0, 2)  # a Recall of distance 0
 MALFORMED: dict[str, tuple[str, str]] = {
     "ends": (FLAT[:4], "ends inside its header, where input extent was expected"),
     "endless zeros": ("0" + "0" * 400, "input rank in the header exceeds the limit 11"),
-    "rank": ("0" + number(12, 2), "input rank in the header exceeds the limit 11"),
+    "rank": ("0" + number(13, 2), "input rank in the header exceeds the limit 11"),
+    "weights": ("0" + number(12, 2), "the file holds weights and no layers"),
     "parameter of a code": (
         "0" + number(10, 2) + text(np.float64("inf").tobytes()),
         "holds no code: the parameter of a dirichlet code is above 0 and finite, found inf",

@@ -13,16 +13,20 @@ import pyro_compress.artifact
 from pyro_compress.artifact.format import layout
 from pyro_compress.artifact.format.coding import frequencies
 from pyro_compress.artifact.format.decode import decode
+from pyro_compress.artifact.format.decode_weights import decode_weights
 from pyro_compress.artifact.format.deviations import code_deviations
 from pyro_compress.artifact.format.header import TensorCode, quantizer_of
 from pyro_compress.artifact.format.header_reader import HeaderReader
+from pyro_compress.artifact.format.header_writer import HeaderWriter
 from pyro_compress.artifact.format.stream import RangeReader, code_selection, code_tensor
+from pyro_compress.artifact.format.weight_names import Names
 from pyro_compress.artifact.runtimes.numpy_runtime import forward
 from pyro_compress.artifact.writing.encode import encode
+from pyro_compress.artifact.writing.encode_weights import encode_weights
 from pyro_compress.network import architecture
 from pyro_compress.network.architecture import Activation, Architecture
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
-from tests.artifact import specified, specified_forward
+from tests.artifact import specified, specified_forward, specified_weights
 from tests.artifact.fuzzing import packed
 from tests.artifact.specified_stream import Matrix, Range, deviations, grid, selection, tables
 
@@ -179,6 +183,37 @@ def test_what_integers_stand_for() -> None:
         forms = {"step": 0, "steps": 1, "levels": 2}
         code = TensorCode(exponent if kind == "power" else None, form=forms.get(kind), sides=sides)
         assert quantizer_of(code, floats).value(indices).astype(float).tolist() == expected
+
+
+def test_names_of_tensors() -> None:
+    found = list(rows("5.14"))
+    data = packed("".join(digits for digits, _ in found))
+    reader, names, bits, second = HeaderReader(data), Names(), specified.Bits(data), specified_weights.NameReader()
+    writer, again = HeaderWriter(), Names()
+    for digits, name in found:
+        before = bits.bit
+        assert names.read(reader) == second.read(bits) == name
+        assert bits.bit - before == len(digits)
+        again.write(writer, name)
+    assert writer.filled() == data
+
+
+def test_a_file_of_weights() -> None:
+    text = section("5.15")
+    data = bytes.fromhex("".join(re.findall(r"^    ([0-9a-f ]+)$", text, re.MULTILINE)))
+    found = list(rows("5.15"))
+    header = packed("".join(cells[0] for cells in found if set(cells[0]) <= set("01 ")))
+    behind = "".join(re.findall(r"`([0-9a-f]+)`", text.partition("and the stream are")[2].partition("The tensors")[0]))
+    assert specified.body_of(data) == header + bytes.fromhex(behind)
+    said = re.search(r"of the types (.*?), are", text)
+    assert said is not None
+    types = re.split(r", | and ", said[1])
+    numbers = {cells[0]: json.loads(cells[1]) for cells in found if not set(cells[0]) <= set("01 ")}
+    second, weights = specified_weights.decode(data), decode_weights(data)
+    assert [(w.type, w.numbers.tolist()) for w in second.values()] == list(zip(types, numbers.values(), strict=True))
+    assert {name: tensor.numbers().tolist() for name, tensor in weights.tensors.items()} == numbers
+    assert list(second) == list(numbers) and [tensor.dtype for tensor in weights.tensors.values()] == types
+    assert encode_weights(weights) == data
 
 
 def test_a_whole_file() -> None:

@@ -13,7 +13,15 @@ import numpy as np
 
 from pyro_compress.artifact.format.codebook import levels_at
 from pyro_compress.artifact.format.deviations import DEVIATIONS_FLAG, code_deviations
-from pyro_compress.artifact.format.header import ALL_ZERO, MAGIC, MAX_LENGTH_BYTES, VERSION, Header, quantizer_of
+from pyro_compress.artifact.format.header import (
+    ALL_ZERO,
+    MAGIC,
+    MAX_LENGTH_BYTES,
+    VERSION,
+    WEIGHTS_MARK,
+    Header,
+    quantizer_of,
+)
 from pyro_compress.artifact.format.header_reader import HeaderReader
 from pyro_compress.artifact.format.layout import tensor_columns
 from pyro_compress.artifact.format.stream import RangeReader, code_selections, code_tensor
@@ -24,6 +32,10 @@ from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_sha
 CHECKSUM_BYTES = 4
 SLACK_BYTES = 16
 NUMBERS_PER_BYTE_BITS = 19
+NO_LAYERS = (
+    "the file holds weights and no layers, so nothing can run it by itself: put them into your own module, "
+    "pc.load(file).load_into(module), or read them with pc.unpack(file)"
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ def decode(data: bytes) -> StoredNetwork:
     """The network that a compressed file holds.
 
     Raises:
-        ArtifactError: `data` is not a complete and intact file of this format and version.
+        ArtifactError: `data` is not a complete and intact file of this format and version, or holds weights alone.
     """
     return _decode(data, None)
 
@@ -66,10 +78,14 @@ def decode_sections(data: bytes) -> tuple[StoredNetwork, list[Section]]:
 def _decode(data: bytes, sections: list[Section] | None) -> StoredNetwork:
     """The network; what each part of the file costs goes into `sections`, if that is given."""
     body = unwrap(data)
+    if body.startswith(WEIGHTS_MARK):
+        raise ArtifactError(NO_LAYERS)
     reader = HeaderReader(body)
     header = reader.header()
     floats, start = _floats(header, body, reader.position)
-    _check_plausible(header, len(body) - start)
+    shapes = header.shapes
+    coded = sum(prod(shapes[name]) for name, code in header.codes.items() if code.density != ALL_ZERO)
+    check_plausible(coded, len(body) - start)
     coder = RangeReader(body[start:])
     bits = [coder.used_bits()]
     try:
@@ -175,21 +191,24 @@ def _floats(header: Header, body: bytes, start: int) -> tuple[dict[str, np.ndarr
     return found, start
 
 
-def _check_plausible(header: Header, stream_bytes: int) -> None:
+def check_plausible(numbers: int, stream_bytes: int) -> None:
     """Refuse early what the stream cannot hold: a number costs at least −log₂(1 − 2⁻¹⁶) bits, over 2⁻¹⁶."""
-    shapes, codes = header.shapes, header.codes
-    numbers = sum(prod(shapes[name]) for name, code in codes.items() if code.density != ALL_ZERO)
     if numbers > (stream_bytes + SLACK_BYTES) << NUMBERS_PER_BYTE_BITS:
         raise ArtifactError(f"the file declares {numbers} coded numbers, more than its {stream_bytes} bytes can hold")
 
 
+def section_of(name: str, numbers: np.ndarray, file_bytes: float, *, is_coded: bool) -> Section:
+    """Of a tensor: integers if it is coded, else the numbers that stand as they are."""
+    nonzero = int(np.count_nonzero(numbers))
+    if not is_coded:
+        return Section(name, numbers.shape, nonzero, len(np.unique(numbers)), file_bytes, file_bytes)
+    return Section(name, numbers.shape, nonzero, *_spread(numbers, file_bytes))
+
+
 def _section(name: str, tensor: StoredTensor, file_bytes: float) -> Section:
-    if tensor.integers is None:
-        assert tensor.floats is not None
-        nonzero, different = int(np.count_nonzero(tensor.floats)), len(np.unique(tensor.floats))
-        return Section(name, tensor.shape, nonzero, different, file_bytes, file_bytes)
-    nonzero = int(np.count_nonzero(tensor.integers))
-    return Section(name, tensor.shape, nonzero, *_spread(tensor.integers, file_bytes))
+    numbers = tensor.integers if tensor.integers is not None else tensor.floats
+    assert numbers is not None
+    return section_of(name, numbers, file_bytes, is_coded=tensor.integers is not None)
 
 
 def _deviations_section(

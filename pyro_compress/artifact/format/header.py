@@ -46,6 +46,8 @@ MAX_LAYERS = 1024
 MAX_RANK = 8
 # What stands in the place of the rank where the input is a code: this, and the kind's number more.
 CODE_RANKS = MAX_RANK + 1
+# The first byte of a body that holds weights and no layers: no deviations, and 12 in the place of the rank.
+WEIGHTS_MARK = b"\x10"
 MAX_EXTENT = 1 << 22
 MAX_KEPT = 1 << 24
 MAX_NUMBERS = 1 << 27
@@ -130,7 +132,7 @@ class TensorCode:
         """How many float32 numbers stand in the file for a tensor of this shape."""
         if self.form is None:
             return prod(shape) if self.is_float else 0
-        return (1, shape[0], sum(self.sides))[self.form]
+        return (1, (*shape, 0)[0], sum(self.sides))[self.form]
 
 
 def code_of(quantizer: Stored | None) -> TensorCode:

@@ -301,17 +301,20 @@ class HeaderReader:
             self._number = self.within("a layer's name", MAX_NUMBER_IN_NAME) - 1
         return self._stem + (str(self._number) if self._number >= 0 else "")
 
-    def tensor(self, name: str, numbers: int) -> TensorCode:
+    def tensor(self, name: str, numbers: int, *, whole: bool = False) -> TensorCode:
+        """A tensor's descriptor; whole numbers stand for themselves, so there is no step."""
         kind = self.within("a tensor's kind", len(KINDS) - 1, order=LEAST)
         if kind == FLOATS:
             return TensorCode()
         if kind == OTHER_FORM:
+            if whole:
+                raise ArtifactError(f"tensor {name} holds whole numbers, which have no step of another form")
             code = self._form()
             kind = self.within("a tensor's kind", CODEBOOK, order=LEAST)
             if kind == FLOATS or (kind == CODEBOOK and code.form == LEVELS):
                 raise ArtifactError(f"tensor {name} is of kind '{KINDS[kind]}', which goes with no other form")
         else:
-            code = TensorCode(self._step(name))
+            code = TensorCode(0 if whole else self._step(name))
         if kind == ZEROS:
             return code
         density = self.within("a tensor's density", DENSITIES - 1, order=SMALL)

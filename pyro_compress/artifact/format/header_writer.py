@@ -81,7 +81,7 @@ class HeaderWriter:
         code = header.code
         self.number(len(header.input_shape) if code is None else CODE_RANKS + KINDS.index(code.kind), SMALL)
         if code is not None and code.parameter is not None:
-            self._raw(struct.pack("<d", code.parameter))
+            self.raw(struct.pack("<d", code.parameter))
         for extent in header.input_shape:
             self.number(extent)
         if len(header.input_shape) == 1 and code is None:
@@ -90,7 +90,11 @@ class HeaderWriter:
         for position, layer in enumerate(header.layers):
             self._layer(layer, position, header.selected.get(position, 0))
             for name in tensor_names(layer):
-                self._tensor(name, header.codes[name])
+                self.tensor(name, header.codes[name])
+        return self.filled()
+
+    def filled(self) -> bytes:
+        """All bits so far; zeros fill the last byte."""
         filling = -self.count % 8
         return (self._bits << filling).to_bytes((self.count + filling) // 8, "big")
 
@@ -105,7 +109,8 @@ class HeaderWriter:
             raise ArtifactError(f"the header holds no negative numbers, {value} was given")
         self.bits(value + (1 << order), _number_bits(value, order))
 
-    def _raw(self, data: bytes) -> None:
+    def raw(self, data: bytes) -> None:
+        """8 bits for each byte."""
         self.bits(int.from_bytes(data, "big"), 8 * len(data))
 
     def _pair(self, value: Pair) -> None:
@@ -146,7 +151,7 @@ class HeaderWriter:
         for flag, values in zip(flags, optional, strict=True):
             for value in values if flag else ():
                 if isinstance(value, float):
-                    self._raw(struct.pack("<d", value))
+                    self.raw(struct.pack("<d", value))
                 elif isinstance(value, tuple):
                     self._pair(value)
                 else:
@@ -171,17 +176,19 @@ class HeaderWriter:
             raw = self._stem.encode()
             self.number(0)
             self.number(len(raw))
-            self._raw(raw)
+            self.raw(raw)
             self.number(self._number + 1)
 
-    def _tensor(self, name: str, code: TensorCode) -> None:
+    def tensor(self, name: str, code: TensorCode, *, whole: bool = False) -> None:
+        """A tensor's descriptor; of whole numbers, which stand for themselves, there is no step to tell."""
         if code.is_float:
             self.number(FLOATS, LEAST)
             return
         kind = CODEBOOK if code.codebook else ZEROS if code.density == ALL_ZERO else INTEGERS
         if code.form is None:
             self.number(kind, LEAST)
-            self._step(name, code)
+            if not whole:
+                self._step(name, code)
         else:
             self.number(OTHER_FORM, LEAST)
             self.bits(code.form, FORM_BITS)

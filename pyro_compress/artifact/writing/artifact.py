@@ -1,52 +1,124 @@
-"""A compressed network as a value: bytes, the file they go to, and the network that they hold."""
+"""A compressed network as a value: bytes, the file they go to, and the network, or weights alone, that they hold."""
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
+
+import numpy as np
 
 from pyro_compress import shipped
-from pyro_compress.artifact.format.decode import Section, decode, decode_sections
+from pyro_compress.artifact.format.decode import NO_LAYERS, Section, decode_sections
+from pyro_compress.artifact.format.decode_weights import decode_any, decode_weights_sections
 from pyro_compress.artifact.writing.encode import encode
+from pyro_compress.artifact.writing.encode_weights import encode_weights
 from pyro_compress.errors import ArtifactError
 from pyro_compress.files import write_atomically
 from pyro_compress.network.stored import StoredNetwork
+from pyro_compress.network.stored_weights import StoredWeights
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    M = TypeVar("M", bound=nn.Module)
+
 EXTENSION = ".pyrc"
+
+
+Kind = Literal["runnable", "weights"]
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """The bytes of a valid compressed network: they are decoded once, when the artifact is made.
+    """The bytes of a valid compressed file: they are decoded once, when the artifact is made.
+
+    A file is *runnable*, with layers in order, or holds *weights*: the tensors of any module, which has the forward
+    pass.
 
     Attributes:
         data: the file's content; ArtifactError if it is not a complete and intact compressed network.
-        network: what was decoded from it.
+        held: what was decoded from it.
     """
 
     data: bytes
-    network: StoredNetwork = field(init=False, repr=False, compare=False)
+    held: StoredNetwork | StoredWeights = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "network", decode(self.data))
+        object.__setattr__(self, "held", decode_any(self.data))
 
     @staticmethod
-    def of(network: StoredNetwork) -> "Artifact":
-        """Encode a stored network."""
-        return Artifact(encode(network))
+    def of(network: StoredNetwork | StoredWeights) -> "Artifact":
+        """Encode a stored network, or weights."""
+        return Artifact(encode(network) if isinstance(network, StoredNetwork) else encode_weights(network))
 
     def __len__(self) -> int:
         """Size of the file in bytes."""
         return len(self.data)
 
-    def to_torch(self, *, sparse: bool = False) -> "nn.Sequential":
+    @property
+    def kind(self) -> Kind:
+        """Which of the two it is."""
+        return "runnable" if isinstance(self.held, StoredNetwork) else "weights"
+
+    @property
+    def network(self) -> StoredNetwork:
+        """The network of a runnable file.
+
+        Raises:
+            ArtifactError: the file holds weights alone.
+        """
+        if isinstance(self.held, StoredWeights):
+            raise ArtifactError(NO_LAYERS)
+        return self.held
+
+    def numbers(self) -> dict[str, np.ndarray]:
+        """Every tensor by name as numpy has it, bfloat16 as float32: what `state_dict` gives, without torch."""
+        if isinstance(self.held, StoredWeights):
+            return self.held.numbers()
+        return {name: tensor.dense() for name, tensor in self.held.tensors.items()}
+
+    def state_dict(self) -> "dict[str, torch.Tensor]":
+        """Every tensor by name, of its element type; of a runnable file those of its layers."""
+        from pyro_compress.artifact.runtimes.state_dicts import to_tensors
+
+        if isinstance(self.held, StoredWeights):
+            return to_tensors(self.numbers(), {name: tensor.dtype for name, tensor in self.held.tensors.items()})
+        return to_tensors(self.numbers(), dict.fromkeys(self.held.tensors, "float32"))
+
+    def load_into(self, module: "M") -> "M":
+        """Put the file's numbers into a module, buffers too, and return it; either all are taken over or none.
+
+        Floating numbers become those of the module's type.
+
+        Raises:
+            ArtifactError: names or shapes are not those of the module's state dict; names the first difference.
+        """
+        from pyro_compress.artifact.runtimes.state_dicts import load_into
+
+        load_into(module, self.state_dict())
+        return module
+
+    @overload
+    def to_torch(self, module: None = None, *, sparse: bool = False) -> "nn.Sequential": ...
+
+    @overload
+    def to_torch(self, module: "M") -> "M": ...
+
+    def to_torch(self, module: "M | None" = None, *, sparse: bool = False) -> "M | nn.Sequential":
         """A new torch module in evaluation mode that takes (batch, *input_shape).
 
-        With `sparse`, large dense layers that are nearly empty are sparse tensors; they cannot be trained.
+        Args:
+            module: of a file of weights, which has the forward pass: a copy is given back, as `load_into` fills it.
+            sparse: large dense layers that are nearly empty are sparse tensors; they cannot be trained.
+
+        Raises:
+            ArtifactError: the file holds weights alone, and no module is given.
         """
+        if module is not None:
+            filled = self.load_into(copy.deepcopy(module))
+            filled.eval()
+            return filled
         from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 
         return to_torch(self.network, sparse=sparse)
@@ -66,7 +138,7 @@ class Artifact:
 
     def sections(self) -> list[Section]:
         """What each part of the file costs, beside the entropy of its numbers; sums to `len(self)`."""
-        return decode_sections(self.data)[1]
+        return (decode_sections if self.kind == "runnable" else decode_weights_sections)(self.data)[1]
 
     def save(self, path: str | Path) -> Path:
         """Write the file so that at every moment `path` holds the whole old file or the whole new one.

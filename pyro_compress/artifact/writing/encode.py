@@ -80,7 +80,11 @@ def encode_with(header: Header, network: StoredNetwork) -> bytes:
         floats += held.astype("<f4").tobytes()
     if header.flags & DEVIATIONS_FLAG:
         code_deviations(coder, {name: network.tensors[name] for name in columns}, columns, network.deviations)
-    body = written + bytes(floats) + coder.finish()
+    return contained(written + bytes(floats) + coder.finish())
+
+
+def contained(body: bytes) -> bytes:
+    """The file around a body."""
     data = MAGIC + bytes([VERSION]) + _length(len(body)) + body
     return data + zlib.crc32(data).to_bytes(4, "little")
 

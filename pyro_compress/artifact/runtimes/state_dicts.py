@@ -1,0 +1,91 @@
+"""State dicts of torch modules from and to what a file of weights stores."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pyro_compress.errors import ArtifactError
+from pyro_compress.network.stored_weights import ELEMENT_TYPES, Given
+
+TYPES = {getattr(torch, name): name for name in ELEMENT_TYPES}
+SHOWN = 3
+
+
+def given_of(state: Mapping[str, Any]) -> dict[str, Given]:
+    """The tensors of a state dict, on whatever device; those that are one tensor, as tied parameters, are one object.
+
+    Raises:
+        ArtifactError: an entry is no tensor, or of a kind or type that a file does not hold.
+    """
+    found: dict[str, Given] = {}
+    seen: dict[tuple[Any, ...], Given] = {}
+    for name, tensor in state.items():
+        _check(name, tensor)
+        # where two tensors of no numbers lie is the same place
+        where = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else (name,)
+        if where not in seen:
+            held = tensor.detach().cpu()
+            held = held.float() if held.dtype == torch.bfloat16 else held
+            # conjugates and negatives of tensors are lazy
+            seen[where] = Given(TYPES[tensor.dtype], held.resolve_neg().numpy().copy())
+        found[name] = seen[where]
+    return found
+
+
+def _check(name: str, tensor: Any) -> None:
+    if not isinstance(tensor, Tensor):
+        raise ArtifactError(
+            f"entry '{name}' is a {type(tensor).__name__}, and a file holds tensors alone: leave it out"
+        )
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested or tensor.is_quantized:
+        raise ArtifactError(
+            f"tensor {name} is no plain dense one: give tensor.to_dense() or .dequantize(), with numbers"
+        )
+    if tensor.dtype not in TYPES:
+        known = ", ".join(ELEMENT_TYPES)
+        raise ArtifactError(f"tensor {name} is of type {tensor.dtype}, and a file holds {known}: convert it first")
+
+
+def to_tensors(numbers: Mapping[str, np.ndarray], dtypes: Mapping[str, str]) -> dict[str, Tensor]:
+    """Tensors of their element types, each with memory of its own."""
+    return {name: torch.from_numpy(np.array(held)).to(getattr(torch, dtypes[name])) for name, held in numbers.items()}
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy a state dict into a module; either all numbers are taken over or none.
+
+    Raises:
+        ArtifactError: names, shapes or kinds of numbers differ; names the first difference.
+    """
+    own = module.state_dict()
+    missing, unknown = [name for name in own if name not in state], [name for name in state if name not in own]
+    if missing or unknown:
+        said = [f"the file lacks {_listed(missing)}"] if missing else []
+        said += [f"the module lacks {_listed(unknown)}"] if unknown else []
+        raise ArtifactError(
+            f"the file is not of this module: {' and '.join(said)}; build the module as it was when the file was made"
+        )
+    for name, tensor in own.items():
+        if not isinstance(tensor, Tensor):
+            raise ArtifactError(f"entry '{name}' of the module's state is no tensor, and a file holds nothing else")
+        if tensor.shape != state[name].shape:
+            raise ArtifactError(
+                f"the file is not of this module: {name} has shape {tuple(tensor.shape)} in the module, "
+                f"{tuple(state[name].shape)} in the file; build the module as it was when the file was made"
+            )
+        if tensor.is_floating_point() != state[name].is_floating_point():
+            raise ArtifactError(
+                f"the file is not of this module: {name} is {tensor.dtype} in the module, "
+                f"{state[name].dtype} in the file"
+            )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
