@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from pyro_compress.data.dataset import load
+from pyro_compress.data.named import load
 from pyro_compress.inference.variational.gradient_variance import gradient_variance
 from pyro_compress.inference.variational.score_function import Baseline, ScoreTerms
 from pyro_compress.inference.variational.state import VariationalState

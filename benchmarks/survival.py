@@ -16,7 +16,8 @@ from torch import nn
 
 import pyro_compress as pc
 from pyro_compress.artifact.writing.artifact import load as load_artifact
-from pyro_compress.data.dataset import DataSet, load
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.named import load
 from pyro_compress.inference.point.map import MAP
 from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.hazards import survival

@@ -17,8 +17,9 @@ from torch import nn
 from benchmarks.memory import images
 from benchmarks.plain import candidates
 from benchmarks.timing import Paired, Turns, row
-from pyro_compress.data import dataset as data_module
 from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.named import load
+from pyro_compress.data.splits import batches
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.loop.records import EpochRecord
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -50,7 +51,7 @@ class PlainTraining:
         """Some more epochs, each timed."""
         for _ in range(epochs):
             started = time.perf_counter()
-            for x, y in data_module.batches(self._data.train_x, self._data.train_y, 128, 0, self._done):
+            for x, y in batches(self._data.train_x, self._data.train_y, 128, 0, self._done):
                 self._training.step(x, y)
             self._done += 1
             self.seconds.append(time.perf_counter() - started)
@@ -59,7 +60,7 @@ class PlainTraining:
 def shrinking_row(entry: str) -> str:
     """The fit of an entry, which shrinks as it goes, against as many plain epochs, in turns; compiling counts."""
     settings = settings_from_entry(entry, threads=torch.get_num_threads())
-    method, data = settings.build_method(), data_module.load(settings.data)
+    method, data = settings.build_method(), load(settings.data)
     plain_training = PlainTraining(settings.network, data)
     model = BayesianNetwork(NETWORKS[settings.network].factory(), settings.build_prior())
     units: list[str] = []
@@ -89,7 +90,7 @@ def whole_row(entry: str, out: Path) -> Iterable[str]:
     method, decision = settings.build_method(), settings.build_decision()
     stages = decision.fine_tune_epochs * len(decision.rate_weights) if decision.fine_tune_epochs else 0
     epochs = settings.pretrain_epochs + method.rounds + stages
-    plain_training = PlainTraining(settings.network, data_module.load(settings.data))
+    plain_training = PlainTraining(settings.network, load(settings.data))
     plain_training.run(2)
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "pyro_compress", "run", entry, "--out", str(out)]

@@ -21,7 +21,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from pyro_compress.data.dataset import DataSet, as_data, stratified_split
+from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.splits import stratified_split
 from pyro_compress.errors import DataError
 
 X, Y = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3

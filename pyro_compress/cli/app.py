@@ -192,7 +192,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Decode the file, run it on the test set and report; with a run directory also writes results and figures."""
-    from pyro_compress.data.dataset import load
+    from pyro_compress.data.named import load
     from pyro_compress.pipeline import evaluation, steps
     from pyro_compress.pipeline.settings import RunSettings
 

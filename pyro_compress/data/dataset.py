@@ -1,37 +1,25 @@
-"""Data sets in memory: named ones, the user's own, and the shuffled batches that training reads.
+"""A data set in memory, and the user's own examples as one.
 
 A `DataSet` holds three parts.  `train` is what the posterior is fitted to, `validation` is what thresholds
 and steps are chosen on, `test` is what results are measured on and nothing else.  Validation is a random,
 stratified share of the TRAINING data, drawn with a seed of its own, so that it is the same for every run.
 """
 
-import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from numbers import Real
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_compress.config.factories import call_factory
 from pyro_compress.config.keyword_options import build, whole_number
-from pyro_compress.data import files, survival
 from pyro_compress.data.augmentation import Augmentation
 from pyro_compress.data.binarisation import Binarisation
-from pyro_compress.data.generators import generator_for
 from pyro_compress.data.labels import UNLABELLED, labels_kept
-from pyro_compress.data.sources import Examples, class_names, count_among, first_like, pair_of, read_examples
-from pyro_compress.errors import DataError, unknown_name
-
-SPLIT_SEED = 20180117
-"""Seed of the train/validation split unless another is given; no run's own seed enters it."""
-
-LEAST_DIFFERENT = 5
-"""Copies are kept on one side of a split that then holds out at least so many different examples."""
+from pyro_compress.data.sources import Examples, class_names, count_among, pair_of, read_examples
+from pyro_compress.data.splits import SPLIT_SEED, count_held_out, split_without_copies
+from pyro_compress.errors import DataError
 
 Part = Literal["train", "validation", "test"]
 
@@ -214,85 +202,6 @@ class DataSet:
         }
 
 
-def load(
-    name: str,
-    data_dir: str | os.PathLike[str] | None = None,
-    *,
-    validation: int | float | None = None,
-    split_seed: int = SPLIT_SEED,
-    download: bool = True,
-) -> DataSet:
-    """A data set by its name (digits, mnist, fashion-mnist, cifar10; rossi, gbsg) or by `module:factory`.
-
-    Pixels are scaled to 0..1 and not normalised further; `survival` says what the last two are.  `data_dir` is where
-    files are looked for: by default the folder named by PYRO_COMPRESS_DATA, else `~/.cache/pyro-compress`; missing
-    files are downloaded there unless `download` is false.  `validation` is the number or the share of training
-    examples held out (default 187 for digits, 60 for rossi, 300 for gbsg, 5,000 for the others).  Raises DataError.
-    """
-    if ":" in name:
-        return from_factory(name, validation=0.1 if validation is None else validation, split_seed=split_seed)
-    if name in survival.READERS:
-        return _survival(name, validation, split_seed)
-    if name not in _READERS:
-        raise DataError(unknown_name("data set", name, NAMES))
-    default_validation, classes, reader = _READERS[name]
-    raw = reader(files.data_folder(data_dir), download)
-    labels = torch.from_numpy(raw.train_y.astype(np.int64))
-    count = _count(default_validation if validation is None else validation, len(labels), name)
-    rest, part = stratified_split(labels, count, split_seed)
-    scale = 16.0 if name == "digits" else 255.0
-
-    def pixels(images: files.Bytes) -> Tensor:
-        return torch.from_numpy(images.astype(np.float32)).div_(scale)
-
-    # chosen as bytes and scaled then: a quarter of the memory to copy
-    train_x, validation_x = (pixels(raw.train_x[chosen.numpy()]) for chosen in (rest, part))
-    test_y = torch.from_numpy(raw.test_y.astype(np.int64))
-    return DataSet(name, train_x, labels[rest], validation_x, labels[part], pixels(raw.test_x), test_y, classes=classes)
-
-
-def _survival(name: str, validation: int | float | None, split_seed: int) -> DataSet:
-    """A table of times and events: every part has its share of events, covariates are standardised by training's.
-
-    A fifth is the test part where the table has none of its own.
-    """
-    default_validation, reader = survival.READERS[name]
-    table = reader()
-    x, y = torch.from_numpy(table.x), torch.from_numpy(table.y)
-    if table.test is None:
-        rest, part = stratified_split(y[:, 1].long(), len(y) // 5, SPLIT_SEED)
-        (x, y), test = (x[rest], y[rest]), (x[part], y[part])
-    else:
-        test = torch.from_numpy(table.test[0]), torch.from_numpy(table.test[1])
-    count = _count(default_validation if validation is None else validation, len(y), name)
-    rest, part = stratified_split(y[:, 1].long(), count, split_seed)
-    mean, sd = x[rest].mean(0), x[rest].std(0)
-
-    def part_of(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return ((x - mean) / sd).float(), y.float()
-
-    return DataSet(name, *part_of(x[rest], y[rest]), *part_of(x[part], y[part]), *part_of(*test), classes=None)
-
-
-def from_factory(spec: str, *, validation: int | float = 0.1, split_seed: int = SPLIT_SEED) -> DataSet:
-    """The data that `module:factory` returns: a DataSet, what `as_data` takes, or a dict of its arguments.
-
-    A dict has `train` and may have `validation`, `test`, `N`, `name` and `classes`.  Where no validation
-    examples come with it, the number or share `validation` of the training examples is held out.
-    """
-    made = call_factory(spec, "--data", DataError)
-    if isinstance(made, DataSet):
-        return made
-    arguments = dict(made) if isinstance(made, Mapping) else {"train": made}
-    known = {"train", "validation", "test", "N", "name", "classes"}
-    if "train" not in arguments or not set(arguments) <= known:
-        raise DataError(
-            f"--data {spec}: the dict has the keys {', '.join(map(repr, arguments))}; "
-            f"'train' is needed, the others known are {', '.join(sorted(known - {'train'}))}"
-        )
-    return as_data(**({"validation": validation, "name": spec, "split_seed": split_seed} | arguments))
-
-
 def as_data(
     train: DataSet | Examples,
     *,
@@ -331,7 +240,7 @@ def as_data(
             raise DataError(
                 f"{name}: examples to hold out must have labels, of which these lack some: give validation=(x, y)"
             )
-        left, part = _split_without_copies(x, y, _count(validation, len(y), name), split_seed)
+        left, part = split_without_copies(x, y, count_held_out(validation, len(y), name), split_seed)
         (x, y), held_out = (x[left], y[left]), (x[part], y[part])
         teacher = None if teacher is None else teacher[left]
     elif validation is not None:
@@ -354,101 +263,6 @@ def as_data(
         train_teacher=teacher,
         partly_labelled=partly_labelled,
     )
-
-
-def _split_without_copies(x: Tensor, y: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """`stratified_split` with copies of an example on one side, where enough different ones are held out even so."""
-    first = first_like(x, y)
-    different, group = torch.unique(first, return_inverse=True)
-    held = round(count * len(different) / len(y))
-    if len(different) == len(y) or held < LEAST_DIFFERENT:
-        return stratified_split(y, count, seed)
-    _, chosen = stratified_split(y[different], held, seed)
-    taken = torch.zeros(len(different), dtype=torch.bool).index_fill_(0, chosen, True)[group]
-    return torch.nonzero(~taken).flatten(), torch.nonzero(taken).flatten()
-
-
-def stratified_split(y: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of all examples but `count`, and of those `count`, both ascending.
-
-    Drawn at random with `seed` alone.  For integer labels each class gives its share of `count`, to within
-    one example; for real targets all examples are one class.
-    """
-    if not 0 <= count < len(y):
-        raise DataError(f"can't hold out {count} of {len(y)} examples: some must stay for training")
-    generator = generator_for(seed)
-    labels = y.cpu() if y.ndim == 1 and not y.is_floating_point() else torch.zeros(len(y), dtype=torch.int64)
-    members = [torch.nonzero(labels == label).flatten() for label in torch.unique(labels)]
-    shares = [count * len(indices) / len(y) for indices in members]
-    quotas = [int(share) for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda i: quotas[i] - shares[i])
-    for i in by_remainder[: count - sum(quotas)]:
-        quotas[i] += 1
-    taken = torch.zeros(len(y), dtype=torch.bool)
-    for indices, quota in zip(members, quotas, strict=True):
-        taken[indices[torch.randperm(len(indices), generator=generator, device="cpu")[:quota]]] = True
-    return torch.nonzero(~taken).flatten(), torch.nonzero(taken).flatten()
-
-
-def batches(x: Tensor, y: Tensor, size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of shuffled batches (x, y) of `size` examples; the last one holds what is left (`batch_sizes`).
-
-    The order depends on (seed, epoch) alone, so a run resumed at an epoch sees the batches it would have seen.
-    """
-    if size < 1:
-        raise DataError(f"the batch size is {size}; it must be at least 1")
-    if len(x) != len(y):
-        raise DataError(f"batches of {len(x)} inputs {tuple(x.shape)} with {len(y)} targets {tuple(y.shape)}")
-    order = torch.randperm(len(x), generator=generator_for(seed, epoch), device="cpu").to(x.device)
-    return ((x[chosen], y[chosen]) for chosen in order.split(batch_sizes(len(x), size)))
-
-
-def batch_sizes(examples: int, size: int) -> list[int]:
-    """Of one epoch's batches: `size` each, and what is left; a single example that is left joins the batch before.
-
-    Batch norm cannot normalise one example, and its gradient is the noisiest there is.
-    """
-    count = number_of_batches(examples, size)
-    return [*[size] * (count - 1), examples - (count - 1) * size]
-
-
-def number_of_batches(examples: int, size: int) -> int:
-    """How many `batch_sizes` are; 1 without examples."""
-    full, left = divmod(examples, size)
-    return max(1, full + (left > 1))
-
-
-def _read_digits(_root: Path, _download: bool) -> files.RawImages:
-    """The 1,797 digits of 8x8 pixels (0..16) that come with scikit-learn, 360 of them for test."""
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    x, y = images.astype(np.uint8).reshape(-1, 1, 8, 8), labels.astype(np.uint8)
-    train, test = (part.numpy() for part in stratified_split(torch.from_numpy(y), 360, SPLIT_SEED))
-    return files.RawImages(x[train], y[train], x[test], y[test])
-
-
-_Reader: TypeAlias = Callable[[Path, bool], files.RawImages]
-_TEN_DIGITS = tuple(str(digit) for digit in range(10))
-_FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_READERS: dict[str, tuple[int, tuple[str, ...], _Reader]] = {
-    "digits": (187, _TEN_DIGITS, _read_digits),
-    "mnist": (5000, _TEN_DIGITS, files.read_mnist),
-    "fashion-mnist": (5000, _FASHION, files.read_fashion_mnist),
-    "cifar10": (5000, _CIFAR10, files.read_cifar10),
-}
-NAMES = (*_READERS, *survival.READERS)
-"""The data sets that `load` knows by name."""
-
-
-def _count(validation: Any, examples: int, name: str) -> int:
-    """How many examples an absolute number or a share asks for."""
-    if isinstance(validation, float | np.floating):
-        if not 0.0 <= validation < 1.0:
-            raise DataError(f"{name}: validation = {validation} is no share of the training data; it lies in [0, 1)")
-        return round(validation * examples)
-    return whole_number(validation, f"{name}: validation", DataError, least=0)
 
 
 def _check_part(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pyro_compress.config.keyword_options import check_options
-from pyro_compress.data.dataset import number_of_batches
+from pyro_compress.data.splits import number_of_batches
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.loop.feed import Batch, Feed
 from pyro_compress.inference.loop.processes import Ranks

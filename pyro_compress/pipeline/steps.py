@@ -10,7 +10,9 @@ import torch
 
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.artifact.writing.artifact import Artifact
-from pyro_compress.data.dataset import SPLIT_SEED, DataSet, load, stratified_split
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.named import load
+from pyro_compress.data.splits import SPLIT_SEED, stratified_split
 from pyro_compress.errors import DataError
 from pyro_compress.inference.fit import Callback, fit, refuse_local_sites, refuse_unscaled
 from pyro_compress.inference.loop.devices import device_named

@@ -17,8 +17,8 @@ from rich.table import Table
 from torch import Tensor
 
 from pyro_compress.data.dataset import DataSet
-from pyro_compress.data.dataset import load as load_named_data
 from pyro_compress.data.generators import generator_for
+from pyro_compress.data.named import load as load_named_data
 from pyro_compress.errors import DataError
 from pyro_compress.files import write_atomically
 from pyro_compress.pipeline.predictors import (

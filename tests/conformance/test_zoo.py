@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyro_compress.analysis.decisions.structure import format_architecture
-from pyro_compress.data.dataset import NAMES, load
+from pyro_compress.data.named import NAMES, load
 from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models import zoo
 from pyro_compress.models.bayesian import BayesianNetwork

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from pyro_compress.data.dataset import as_data, batches, load, stratified_split
+from pyro_compress.data.dataset import as_data
 from pyro_compress.data.generators import generator_for
+from pyro_compress.data.named import load
+from pyro_compress.data.splits import batches, stratified_split
 from pyro_compress.errors import DataError
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_compress.data import files
-from pyro_compress.data.dataset import load
+from pyro_compress.data.named import load
 from pyro_compress.errors import DataError
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import optimize
 
-from pyro_compress.data.dataset import load
+from pyro_compress.data.named import load
 from pyro_compress.data.survival import read_gbsg, read_rossi
 from pyro_compress.errors import DataError
 from pyro_compress.models.likelihoods import Cox

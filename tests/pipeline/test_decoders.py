@@ -8,7 +8,8 @@ import torch
 
 import pyro_compress as pc
 from pyro_compress.analysis.decisions.decision import Decision
-from pyro_compress.data.dataset import DataSet, load
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.named import load
 from pyro_compress.errors import DecisionError
 from pyro_compress.inference import SVI
 from pyro_compress.models import networks

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyro_compress.data import dataset as data_module
 from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.named import load
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -22,7 +22,7 @@ from pyro_compress.report.measure import float32_bytes, measure, predict
 
 
 def _part_of_mnist(folder: Path) -> DataSet:
-    whole = data_module.load("mnist", folder)
+    whole = load("mnist", folder)
     parts = {"train": 12000, "validation": 2000, "test": 2000}
     held = {f"{part}_{kind}": getattr(whole, f"{part}_{kind}")[:n] for part, n in parts.items() for kind in "xy"}
     return replace(whole, **held)

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from pyro_compress.artifact.writing.artifact import load
-from pyro_compress.data.dataset import DataSet, batches
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.splits import batches
 from pyro_compress.pipeline import starting, steps
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.posterior.posterior import Posterior

@@ -12,7 +12,7 @@ import torch
 import pyro_compress as pc
 from pyro_compress import shipped
 from pyro_compress.artifact.runtimes import numpy_runtime
-from pyro_compress.data.dataset import load
+from pyro_compress.data.named import load
 from pyro_compress.errors import ArtifactError, RunError
 from pyro_compress.pipeline import cards
 from pyro_compress.pipeline.run_directory import RunDirectory

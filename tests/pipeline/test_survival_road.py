@@ -10,7 +10,7 @@ import torch
 import pyro_compress as pc
 from pyro_compress.artifact.runtimes.numpy_runtime import load as numpy_load
 from pyro_compress.artifact.writing.artifact import load as load_artifact
-from pyro_compress.data.dataset import load
+from pyro_compress.data.named import load
 from pyro_compress.models.zoo import entry
 from pyro_compress.report.survival import survival_scores
 from tests.pipeline.conftest import Called, cli, draw_nothing

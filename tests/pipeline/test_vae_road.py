@@ -12,7 +12,7 @@ from matplotlib.image import imread
 import pyro_compress as pc
 from pyro_compress.artifact.runtimes.numpy_runtime import load as numpy_load
 from pyro_compress.artifact.writing.artifact import load as load_artifact
-from pyro_compress.data.dataset import load
+from pyro_compress.data.named import load
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.likelihoods import Bernoulli
 from pyro_compress.network.input_codes import InputCode

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pyro_compress.data.dataset import SPLIT_SEED, DataSet, batch_sizes, stratified_split
+from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.generators import generator_for
+from pyro_compress.data.splits import SPLIT_SEED, batch_sizes, stratified_split
 from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import DataError, InferenceError
 from pyro_compress.inference.loop.alone import own

@@ -25,8 +25,8 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from pyro_compress.data import dataset as data_module
 from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.splits import batches, number_of_batches
 from pyro_compress.errors import DataError, NetworkError
 from pyro_compress.inference.finetuning.batch_norm import refuse_batches_of_one
 from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer, LearnedSteps
@@ -149,7 +149,7 @@ def fine_tune(
     training = _Training.started(network, sites, likelihood, rate_weight / data.N, teaching)
     hidden, trained = training.hidden, training.trained()
     optimizer = torch.optim.Adam(trained, lr=learning_rate, fused=True)
-    steps = epochs * data_module.number_of_batches(len(data.train_x), batch_size)
+    steps = epochs * number_of_batches(len(data.train_x), batch_size)
     done, ranks, device = 0, Ranks.here(), data.train_x.device
     refuse_batches_of_one(network, data.train_x, batch_size, ranks.count)
     ranks.send_from_first(trained)
@@ -159,7 +159,7 @@ def fine_tune(
         targets = [data.train_y] if teaching is None or shown is None else [data.train_y, shown.to(device)]
         rows = torch.arange(len(data.train_x), device=device)
         for epoch in range(epochs):
-            order = data_module.batches(data.train_x, rows, batch_size, seed + 7919, epoch)
+            order = batches(data.train_x, rows, batch_size, seed + 7919, epoch)
             for number, (x, chosen) in enumerate(order):
                 if data.augmentation is not None:
                     x = data.augmentation.draw(x, seed + 7919, epoch, number)

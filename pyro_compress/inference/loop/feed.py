@@ -9,8 +9,9 @@ import torch
 
 from pyro_compress.data.augmentation import Augmentation
 from pyro_compress.data.binarisation import Binarisation
-from pyro_compress.data.dataset import DataSet, as_data, batch_sizes
+from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.data.generators import generator_for
+from pyro_compress.data.splits import batch_sizes
 from pyro_compress.errors import DataError, InferenceError
 from pyro_compress.inference.loop.alone import own
 from pyro_compress.inference.loop.processes import Ranks

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from pyro.poutine.messenger import Messenger
 
-from pyro_compress.data.dataset import batch_sizes
+from pyro_compress.data.splits import batch_sizes
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.contract import Info, Model
 from pyro_compress.inference.gradient.elbo import Divergence, ElboTerms, elbo_terms

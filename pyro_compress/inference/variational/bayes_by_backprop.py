@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from pyro_compress.data.dataset import number_of_batches
+from pyro_compress.data.splits import number_of_batches
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.contract import Method, Model, left_at_defaults
 from pyro_compress.inference.defaults.best_normal import left_to_choose
