@@ -11,7 +11,8 @@ from torch.overrides import handle_torch_function, has_torch_function
 from pyro_compress.errors import NetworkError
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
+_BY_BATCH, _BY_INSTANCE = (nn.BatchNorm1d, nn.BatchNorm2d), (nn.InstanceNorm1d, nn.InstanceNorm2d)
+NORMALISATION = (*_BY_BATCH, *_BY_INSTANCE, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""What the rules of single operations share: `operations.py` and `activations.py` hold them."""
+"""What the rules of single operations share; they are in `operations.py` and the files that it collects."""
 
 from collections.abc import Callable
 from typing import Any
 
-from pyro_compress.network.architecture import Layer
+from pyro_compress.network.architecture import Layer, Pair
 
 Layers = list[Layer]
 Shape = tuple[int, ...]
@@ -18,3 +18,10 @@ class RefusedError(Exception):
 def as_module(function: Callable[..., Layers], *fields: str) -> Rule:
     """A function's rule for the module of the same meaning, whose attributes `fields` are its arguments."""
     return lambda module, name, before: function(before, **{field: getattr(module, field) for field in fields})
+
+
+def as_pair(value: Any, dims: int, height: int = 1) -> Pair:
+    """A size as torch takes it, for `dims` axes, as one for rows and columns; for one axis rows have `height`."""
+    sizes = (value,) if isinstance(value, int) else tuple(value)
+    sizes = sizes * dims if len(sizes) == 1 else sizes
+    return (height, int(sizes[0])) if dims == 1 else (int(sizes[0]), int(sizes[1]))

@@ -7,14 +7,22 @@ their tensors are named `NAME.weight`, `NAME.bias` (for `ChannelAffine`: `NAME.s
 `NAME.slope`).
 
 Each layer takes the output of the one before it.  Output 0 is the input, output i what the i-th layer gives (from 1
-on), and two layers refer back to an earlier output by that number: `Add` and `Recall`.  With them a residual network is
-a sequence too; `walk` carries any value through it, and every walk over layers is one.
+on), and the layers in `Referring` refer back to an earlier output by that number.  With them a residual network is a
+sequence too; `walk` carries any value through it, and every walk over layers is one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol, TypeVar, Union
 
+from pyro_compress.network.further_layers import (
+    Concatenate,
+    FurtherLayer,
+    Multiply,
+    fit_together,
+    shape_after,
+    together,
+)
 from pyro_compress.network.input_codes import InputCode
 
 Pair = tuple[int, int]
@@ -94,13 +102,16 @@ def breaks_channels_last(convolution: _Convolution, *, transposed: bool = False)
 class BatchNorm:
     """Batch normalisation over axis 1; tensors NAME.weight, .bias, .running_mean, .running_var.
 
-    Appears in traced networks only: structured removal turns it into a `ChannelAffine`.
+    Where it has no running statistics it stands behind a `Standardize`, whose weight and bias it holds: their mean is 0
+    and their variance 1.  Appears in traced networks only: structured removal turns it into a `ChannelAffine`.
     """
 
     name: str
     channels: int
     eps: float
     affine: bool
+    bias: bool = True
+    running: bool = True
 
 
 @dataclass(frozen=True)
@@ -186,14 +197,14 @@ class Select:
 
 @dataclass(frozen=True)
 class Add:
-    """Add output number `source`, of the same shape, to the output before this layer."""
+    """Add output number `source` to the output before this layer: of one shape, or one is (channels, 1, 1)."""
 
     source: int
 
 
 @dataclass(frozen=True)
 class Recall:
-    """Give output number `source` again: a branch begins there, and what came in between waits for an `Add`."""
+    """Give output number `source` again: a branch begins there, and what came in between waits to be combined."""
 
     source: int
 
@@ -215,7 +226,10 @@ Layer = Union[
     Select,
     Add,
     Recall,
+    FurtherLayer,
 ]
+# Layers that take an earlier output too.
+Referring = Add | Recall | Concatenate | Multiply
 
 # Layers with a weight and perhaps a bias.
 Weighted = Linear | Conv2d | ConvTranspose2d
@@ -256,7 +270,7 @@ class Architecture:
 
 def last_references(layers: Sequence[Layer]) -> dict[int, int]:
     """Which outputs are referred back to: number of the output → position of the last layer that does."""
-    return {layer.source: position for position, layer in enumerate(layers) if isinstance(layer, Add | Recall)}
+    return {layer.source: position for position, layer in enumerate(layers) if isinstance(layer, Referring)}
 
 
 def walk(layers: Sequence[Layer], start: T, after: Callable[[Layer, T, T | None], T]) -> Iterator[T]:
@@ -275,8 +289,8 @@ def walk(layers: Sequence[Layer], start: T, after: Callable[[Layer, T, T | None]
         yield value
         if position in last:
             held[position] = value
-        value = after(layer, value, held[layer.source] if isinstance(layer, Add | Recall) else None)
-        if isinstance(layer, Add | Recall) and last[layer.source] == position:
+        value = after(layer, value, held[layer.source] if isinstance(layer, Referring) else None)
+        if isinstance(layer, Referring) and last[layer.source] == position:
             del held[layer.source]
     yield value
 
@@ -293,11 +307,18 @@ def output_shape(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> tuple[int, 
         if not good:
             raise ValueError(f"layer {position} ({describe(layer)}) expects {wanted}, but {shape} reaches it")
 
-    if isinstance(layer, Add | Recall):
+    earlier: tuple[int, ...] | None = None
+    if isinstance(layer, Referring):
         if not 0 <= layer.source < position:
             raise ValueError(f"layer {position} ({describe(layer)}) refers to no output before output {position}")
-        expect(isinstance(layer, Recall) or shapes[layer.source] == shape, f"the shape {shapes[layer.source]}")
-        return shapes[layer.source]
+        earlier = shapes[layer.source]
+        if isinstance(layer, Recall):
+            return earlier
+    if isinstance(layer, Add) and earlier is not None:
+        expect(fit_together(shape, earlier), f"the shape {earlier}")
+        return together(shape, earlier)
+    if isinstance(layer, FurtherLayer):
+        return shape_after(layer, shape, earlier, expect)
     if isinstance(layer, Linear):
         expect(len(shape) == 1 and shape[0] == layer.in_features, f"a vector of {layer.in_features}")
         return (layer.out_features,)

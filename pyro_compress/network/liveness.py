@@ -1,14 +1,17 @@
 """Which units, filters and inputs of a pruned network still matter: two passes over its layers.
 
 Constants, forwards: an entry (a dense unit, or a channel) is constant if every weight that reaches it from a
-non-constant entry is zero.  It then emits f(b + Σ W·c) for every example, with c the constants it receives.
+non-constant entry is zero.  It then emits f(b + Σ W·c) for every example, with c the constants it receives.  A product
+with the constant 0 is 0.
 
 Needs, backwards: an entry is live if a weight leads from it to a live entry of a weighted layer that it reaches, unless
-its constant can be folded into that layer's bias.  Network outputs are always live.
+its constant can be folded into that layer's bias.  Network outputs are always live.  A normalisation over a group of
+entries needs all of them, constants too, for its mean and variance.
 
-What is kept: channels of an output that is added to another can only go together with that one's, so the outputs
-along a residual connection are coupled, and an entry goes where it is live in none of them.  These are the coupled
-channels of a dependency graph (Fang et al. 2023, DepGraph, CVPR).
+What is kept: channels of an output that is added to another, or multiplied with it, can only go together with that
+one's, so the outputs along a residual connection are coupled, and an entry goes where it is live in none of them.  They
+are the coupled channels of a dependency graph (Fang et al. 2023, DepGraph, CVPR).  Behind a concatenation or selection
+an entry may go while the one in front of it stays for another reader.
 """
 
 import math
@@ -34,6 +37,8 @@ from pyro_compress.network.architecture import (
     MaxPool2d,
     PReLU,
     Recall,
+    Referring,
+    Select,
     Unflatten,
     Upsample,
     Weighted,
@@ -42,6 +47,7 @@ from pyro_compress.network.architecture import (
     outputs_of,
     walk,
 )
+from pyro_compress.network.further_layers import Concatenate, Multiply, Pad, Standardize
 
 PLAIN = (
     *(Linear, Conv2d, BatchNorm, ChannelAffine, Activation),
@@ -101,11 +107,14 @@ class Numbers:
         shift = np.zeros(layer.channels)
         if layer.affine:
             scale = scale * self._stored[f"{layer.name}.weight"]
+        if layer.affine and layer.bias:
             shift = self._stored[f"{layer.name}.bias"].astype(np.float64)
         return scale, shift - mean * scale
 
     def statistics(self, layer: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
-        """float64 (channels,), twice: running mean and √(running variance + ε)."""
+        """float64 (channels,), twice: running mean and √(running variance + ε); 0 and 1 if there are none."""
+        if not layer.running:
+            return np.zeros(layer.channels), np.ones(layer.channels)
         variance = self._buffers[f"{layer.name}.running_var"]
         return self._buffers[f"{layer.name}.running_mean"], np.sqrt(variance + layer.eps)
 
@@ -174,10 +183,21 @@ def _constants(architecture: Architecture, numbers: Numbers) -> list[np.ndarray]
     def after(layer: Layer, constant: np.ndarray, earlier: np.ndarray | None) -> np.ndarray:
         shape = next(shapes)
         if earlier is not None:
-            return constant + earlier if isinstance(layer, Add) else earlier
+            return _combined(layer, constant, earlier)
         return _constant_after(layer, constant, shape, numbers)
 
     return list(walk(architecture.layers, np.full(architecture.input_shape[0], np.nan), after))
+
+
+def _combined(layer: Layer, constant: np.ndarray, earlier: np.ndarray) -> np.ndarray:
+    match layer:
+        case Add():
+            return constant + earlier
+        case Multiply():
+            return np.where((constant == 0) | (earlier == 0), 0.0, constant * earlier)
+        case Concatenate():
+            return np.concatenate([earlier, constant])
+    return earlier
 
 
 def _constant_after(layer: Layer, constant: np.ndarray, shape: tuple[int, ...], numbers: Numbers) -> np.ndarray:
@@ -200,6 +220,14 @@ def _constant_after(layer: Layer, constant: np.ndarray, shape: tuple[int, ...], 
         return np.where(constant > 0, constant, numbers.slope(layer) * constant)
     if isinstance(layer, AvgPool2d) and any(layer.padding):
         return np.where(constant == 0, 0.0, np.nan)
+    if isinstance(layer, Pad) and layer.mode == "zeros":
+        return np.where(constant == 0, 0.0, np.nan)
+    if isinstance(layer, Standardize):
+        each = constant.reshape(layer.groups, -1)
+        centred = each - each.mean(axis=1, keepdims=True) if layer.centred else each
+        return np.asarray(centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + layer.eps)).ravel()
+    if isinstance(layer, Select):
+        return constant[list(layer.indices)]
     if isinstance(layer, Flatten):
         return np.repeat(constant, math.prod(shape[1:]))
     if isinstance(layer, Unflatten):
@@ -213,7 +241,11 @@ def _live(architecture: Architecture, constants: list[np.ndarray], numbers: Numb
     live[-1][:] = True
     for position, layer in reversed(list(enumerate(architecture.layers))):
         after = live[position + 1]
-        if isinstance(layer, Add | Recall):
+        if isinstance(layer, Concatenate):
+            first = live[layer.source].size
+            live[layer.source] |= after[:first]
+            after = after[first:]
+        elif isinstance(layer, Referring):
             live[layer.source] |= after
         if not isinstance(layer, Recall):
             live[position] |= _live_before(layer, constants[position], after, numbers)
@@ -226,6 +258,12 @@ def _live_before(layer: Layer, constant: np.ndarray, after: np.ndarray, numbers:
         return np.asarray(after.reshape(constant.size, -1).any(axis=1))
     if isinstance(layer, Unflatten):
         return np.repeat(after, math.prod(layer.size))
+    if isinstance(layer, Select):
+        needed = np.zeros(constant.size, dtype=bool)
+        needed[list(layer.indices)] = after
+        return needed
+    if isinstance(layer, Standardize):
+        return _whole_groups(layer, after)
     if not isinstance(layer, Weighted) or is_depthwise(layer):
         return after
     if groups_of(layer) > 1:
@@ -233,20 +271,26 @@ def _live_before(layer: Layer, constant: np.ndarray, after: np.ndarray, numbers:
     return numbers.links(layer)[after].any(axis=0) & ~_foldable(layer, constant)
 
 
+def _whole_groups(layer: Standardize, entries: np.ndarray) -> np.ndarray:
+    """All entries of the groups that any of these is in."""
+    return np.repeat(entries.reshape(layer.groups, -1).any(axis=1), entries.size // layer.groups)
+
+
 def _kept(architecture: Architecture, live: list[np.ndarray]) -> list[np.ndarray]:
     """One mask for all coupled outputs: live in any of them, and what a kept entry needs across a change of shape.
 
     In front of a `Flatten` a channel is kept if a feature of it is behind.  Around an `Unflatten` all features of a
-    channel are kept if one is, or if the channel is.
+    channel are kept if one is, or if the channel is.  In front of a `Standardize` groups are kept as wholes.
     """
     couple, layers = _coupled(architecture), architecture.layers
     masks = {number: np.zeros_like(live[number]) for number in set(couple)}
     for number, mask in zip(couple, live, strict=True):
         masks[number] |= mask
     turns = [
-        (layer, masks[couple[position]], masks[couple[position + 1]])
+        (layer, masks[couple[position]], masks[couple[position + 1]], masks[couple[getattr(layer, "source", position)]])
         for position, layer in enumerate(layers)
-        if isinstance(layer, Flatten | Unflatten) and couple[position] != couple[position + 1]
+        if isinstance(layer, Select | Concatenate | Standardize)
+        or (isinstance(layer, Flatten | Unflatten) and couple[position] != couple[position + 1])
     ]
     for number in sorted(masks, reverse=True):
         while any(_complete(*turn) for turn in turns):
@@ -257,32 +301,41 @@ def _kept(architecture: Architecture, live: list[np.ndarray]) -> list[np.ndarray
     return [masks[number] for number in couple]
 
 
-def _complete(layer: Layer, before: np.ndarray, after: np.ndarray) -> bool:
-    """Keep what the masks on both sides of a change of shape ask for; whether that was more than before."""
-    kept = int(before.sum()) + int(after.sum())
-    if isinstance(layer, Flatten):
-        before |= after.reshape(before.size, -1).any(axis=1)
-    else:
-        after |= before.reshape(after.size, -1).any(axis=1)
-        before |= np.repeat(after, before.size // after.size)
-    return int(before.sum()) + int(after.sum()) > kept
+def _complete(layer: Layer, before: np.ndarray, after: np.ndarray, earlier: np.ndarray) -> bool:
+    """Keep what the masks on all sides of a layer ask for; whether that was more than before."""
+    sides = (before, after, earlier)
+    kept = sum(int(mask.sum()) for mask in sides)
+    match layer:
+        case Flatten():
+            before |= after.reshape(before.size, -1).any(axis=1)
+        case Unflatten():
+            after |= before.reshape(after.size, -1).any(axis=1)
+            before |= np.repeat(after, before.size // after.size)
+        case Select(indices=indices):
+            before[list(indices)] |= after
+        case Concatenate():
+            earlier |= after[: earlier.size]
+            before |= after[earlier.size :]
+        case Standardize():
+            before |= _whole_groups(layer, before | after)
+    return sum(int(mask.sum()) for mask in sides) > kept
 
 
 def _coupled(architecture: Architecture) -> list[int]:
-    """Per output the first of those that it is coupled with: through sums, and layers that work entry by entry."""
+    """Per output the first of those that it is coupled with: sums, products, and layers that work entry by entry."""
     first = list(range(len(architecture.layers) + 1))
     flat = [len(shape) == 1 for shape in architecture.shapes()]
     for position, layer in enumerate(architecture.layers):
         couples = {position, position + 1}
         if isinstance(layer, Recall):
             couples = {layer.source, position + 1}
-        elif isinstance(layer, Add):
+        elif isinstance(layer, Add | Multiply):
             couples.add(layer.source)
         elif isinstance(layer, Weighted):
             couples = couples if is_depthwise(layer) else set()
         elif isinstance(layer, Flatten):
             couples = couples if flat[position] else set()
-        elif isinstance(layer, Unflatten):
+        elif isinstance(layer, Unflatten | Select | Concatenate | Standardize):
             couples = set()
         joined = {first[number] for number in couples}
         first = [min(joined) if number in joined else number for number in first]

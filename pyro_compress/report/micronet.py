@@ -45,6 +45,7 @@ from pyro_compress.network.architecture import (
     Weighted,
     describe,
 )
+from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Multiply, Resize, Standardize
 from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform, bits_for
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
@@ -233,6 +234,18 @@ class _Counter:
                 return self._made(layer, self._dense(slope), 2 * values, 0, self._width(slope))
             case Add():
                 return self._made(layer, 0, 0, values)
+            case Multiply():
+                return self._made(layer, 0, values, 0)
+            case Standardize(groups=groups, centred=centred):
+                sums = 2 * (values - groups) + values if centred else values - groups
+                return self._made(layer, 0, 2 * values + (3 + centred) * groups, sums + groups)
+            case Resize(mode="bilinear" | "aligned"):
+                # two weighted sums of two, one along each axis
+                lines = math.prod((after[0], after[1], before[2]))
+                return self._made(layer, 0, 2 * (lines + values), lines + values)
+            case AdaptiveMaxPool2d():
+                windows = math.prod(map(_lengths, before[1:], after[1:])) * after[0]
+                return self._made(layer, 0, windows - values, 0)
             case MaxPool2d(kernel_size=kernel):
                 return self._made(layer, 0, (math.prod(kernel) - 1) * values, 0)
             case AvgPool2d(kernel_size=kernel):

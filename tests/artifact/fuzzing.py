@@ -51,6 +51,15 @@ from pyro_compress.network.architecture import (
     Unflatten,
     Upsample,
 )
+from pyro_compress.network.further_layers import (
+    AdaptiveMaxPool2d,
+    Concatenate,
+    Multiply,
+    Pad,
+    Resize,
+    Standardize,
+    View,
+)
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from pyro_compress.network.stored_weights import StoredWeights
@@ -193,7 +202,18 @@ def small_networks() -> list[StoredNetwork]:
         Upsample((1, 2)),
         ConvTranspose2d("up", 1, 1, (1, 2), (1, 2), (0, 1), (0, 1), (2, 1), 1, False),
     )
+    joined: tuple[Layer, ...] = (
+        View((1, 4)),
+        Standardize(1, 0.5),
+        Pad((0, 1), (0, 0)),
+        Resize((1, 4), "bilinear"),
+        Concatenate(2),
+        AdaptiveMaxPool2d((1, 1)),
+        Multiply(5),
+        View((4,)),
+    )
     found = [
+        networks.filled((2, 4), joined),
         networks.filled((4,), decoder),
         networks.filled((4,), ()),
         networks.filled((8,), dense, floats=("fc2.weight",)),
@@ -201,10 +221,10 @@ def small_networks() -> list[StoredNetwork]:
         networks.filled((1, 3, 3), residual, floats=("bn.scale",)),
         networks.coded(),
     ]
-    integers = found[2].tensors["fc1.weight"].integers
+    integers = found[3].tensors["fc1.weight"].integers
     assert integers is not None
     deviations = np.where(integers, -3 - np.arange(integers.size).reshape(integers.shape) % 2, 0).astype(np.int8)
-    return [*found, replace(found[2], deviations={"fc1.weight": deviations})]
+    return [*found, replace(found[3], deviations={"fc1.weight": deviations})]
 
 
 @cache

@@ -21,6 +21,15 @@ from pyro_compress.network.architecture import (
     Unflatten,
     Upsample,
 )
+from pyro_compress.network.further_layers import (
+    AdaptiveMaxPool2d,
+    Concatenate,
+    Multiply,
+    Pad,
+    Resize,
+    Standardize,
+    View,
+)
 from pyro_compress.network.input_codes import InputCode
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform, power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
@@ -174,6 +183,64 @@ def curves() -> StoredNetwork:
         Activation("hardsigmoid"),
     )
     return filled((1, 3, 4), layers, floats=("prelu1.slope",))
+
+
+def combined() -> StoredNetwork:
+    """Images: gates of one pixel, concatenations, padding of every mode, sizes of every mode, statistics by groups."""
+    layers = (
+        Conv2d("conv1", 2, 6, (3, 3), (1, 1), (0, 0), (1, 1), 1, True),
+        Standardize(3, 1e-5),
+        ChannelAffine("bn1", 6),
+        Activation("relu"),
+        AdaptiveMaxPool2d((1, 1)),
+        Conv2d("gate", 6, 6, (1, 1), (1, 1), (0, 0), (1, 1), 1, True),
+        Activation("hardsigmoid"),
+        Multiply(4),
+        Pad((1, 2), (0, 1)),
+        Conv2d("conv3", 6, 3, (2, 2), (2, 2), (0, 0), (1, 1), 1, False),
+        Pad((1, 0), (2, 3), "reflect"),
+        Pad((0, 1), (1, 0), "replicate"),
+        Pad((1, 1), (0, 2), "circular"),
+        Resize((5, 4), "bilinear"),
+        Resize((3, 7), "nearest"),
+        Resize((4, 5), "aligned"),
+        Recall(8),
+        Resize((4, 5), "nearest-exact"),
+        Concatenate(16),
+        Standardize(1, 0.125, False),
+        Recall(16),
+        AdaptiveMaxPool2d((1, 1)),
+        Add(16),
+        Concatenate(20),
+        Select((0, 2, 3, 5, 9, 11)),
+        AdaptiveAvgPool2d((1, 1)),
+        Flatten(),
+        Linear("fc1", 6, 3, True),
+    )
+    return filled((2, 8, 9), layers)
+
+
+def positions() -> StoredNetwork:
+    """Channels over positions, as an image of height 1 and back; features that are put together and normalised."""
+    layers = (
+        View((1, 12)),
+        Conv2d("conv1", 3, 4, (1, 5), (1, 1), (0, 2), (1, 1), 1, True),
+        PReLU("prelu1", 4),
+        MaxPool2d((1, 2), (1, 2), (0, 0)),
+        View((6,)),
+        Activation("tanh"),
+        Flatten(),
+        Select((1, 2, 5, 7, 8, 11, 13, 20)),
+        Standardize(1, 1e-6),
+        ChannelAffine("norm", 8),
+        Linear("fc1", 8, 5, True),
+        Concatenate(10),
+        Standardize(1, 1e-5, False),
+        Linear("fc2", 13, 6, True),
+        Activation("times", -1.0),
+        Multiply(14),
+    )
+    return filled((3, 12), layers)
 
 
 def coded() -> StoredNetwork:

@@ -117,6 +117,8 @@ RUNNABLE: dict[str, Callable[[], StoredNetwork]] = {
     "residual": residual,
     "decoder": networks.decoder,
     "curves": networks.curves,
+    "combined": networks.combined,
+    "positions": networks.positions,
     "activations": lambda: activations(ACTIVATIONS[:9]),
     "further activations": lambda: activations(ACTIVATIONS[9:]),
     **{name: _registered(name) for name, entry in NETWORKS.items() if entry.classes is not None},

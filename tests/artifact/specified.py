@@ -18,7 +18,12 @@ STEMS = ["", "fc", "conv", "bn", "features.", "classifier.", "layers.", "net.", 
 ACTIVATIONS = ["relu", "leaky_relu", "elu", "tanh", "sigmoid", "softplus", "gelu", "silu"]
 LINEAR, CONV, AFFINE, MAX_POOL, AVERAGE_POOL, ADAPTIVE_POOL, FLATTEN, SELECT = range(8)
 EXTENDED = ["flatten", "add", "recall", "relu6"]
-FURTHER = ["conv_transpose", "upsample", "unflatten", "activation", "prelu"]
+FURTHER = ["conv_transpose", "upsample", "unflatten", "activation", "prelu", "concatenate", "multiply", "pad", "view"]
+FURTHER += ["standardize", "resize", "adaptive_max_pool"]
+PAD_MODES, RESIZE_MODES = (
+    ["zeros", "reflect", "replicate", "circular"],
+    ["nearest", "nearest-exact", "bilinear", "aligned"],
+)
 FURTHER_ACTIVATIONS = ["hardswish", "hardsigmoid", "mish", "gelu_tanh", "softsign", "times", "plus"]
 FURTHER_ACTIVATIONS += ["at_least", "at_most"]
 CODES = ["gaussian", "dirichlet", "logistic-normal"]
@@ -60,6 +65,11 @@ class Layer:
     factor: Pair = (1, 1)
     size: Pair = (1, 1)
     slope: float = 0.0
+    mode: str = ""
+    pad_before: Pair = (0, 0)
+    pad_after: Pair = (0, 0)
+    eps: float = 1e-5
+    mean_square: bool = False
     source: int | None = None
     kept: int = 0
     indices: list[int] = field(default_factory=list)
@@ -216,9 +226,10 @@ def read_layer(header: Bits, outputs: list[tuple[int, ...]]) -> Layer:
     elif layer.kind in ("add", "recall"):
         distance = header.number(2)
         if not distance:
-            return read_further(header, shape)
+            return read_further(header, outputs)
         layer.source = len(outputs) - 1 - distance
-        layer.after = outputs[layer.source]
+        pixel = layer.kind == "add" and outputs[layer.source][1:] == (1, 1)
+        layer.after = shape if pixel else outputs[layer.source]
     elif layer.kind == "flatten":
         layer.after = (prod(shape),)
     elif code == SELECT:
@@ -235,8 +246,9 @@ def read_layer(header: Bits, outputs: list[tuple[int, ...]]) -> Layer:
     return with_tensors(header, layer, parts)
 
 
-def read_further(header: Bits, shape: tuple[int, ...]) -> Layer:
+def read_further(header: Bits, outputs: list[tuple[int, ...]]) -> Layer:
     """What stands in place of a Recall of distance 0."""
+    shape = outputs[-1]
     layer = Layer(FURTHER[header.number(0)], shape, shape)
     if layer.kind == "upsample":
         layer.factor = header.pair()
@@ -250,6 +262,32 @@ def read_further(header: Bits, shape: tuple[int, ...]) -> Layer:
         flag = header.bits(1)
         layer.kind = FURTHER_ACTIVATIONS[header.number(2)]
         layer.slope = struct.unpack("<d", header.take(8))[0] if flag else 0.0
+        return layer
+    if layer.kind in ("concatenate", "multiply"):
+        layer.source = len(outputs) - 1 - header.number(2)
+        earlier = outputs[layer.source]
+        if layer.kind == "concatenate":
+            layer.after = (earlier[0] + shape[0], *shape[1:])
+        elif shape[1:] == (1, 1):
+            layer.after = earlier
+        return layer
+    if layer.kind == "pad":
+        layer.mode = PAD_MODES[header.bits(2)]
+        layer.pad_before, layer.pad_after = header.pair(), header.pair()
+        extents = zip(shape[1:], layer.pad_before, layer.pad_after, strict=True)
+        layer.after = (shape[0], *map(sum, extents))
+        return layer
+    if layer.kind == "view":
+        layer.after = (shape[0], *[header.number() for _ in range(header.number(0) + 1)])
+        return layer
+    if layer.kind == "standardize":
+        layer.mean_square, has_eps = bool(header.bits(1)), header.bits(1)
+        layer.groups = header.number(2)
+        layer.eps = struct.unpack("<d", header.take(8))[0] if has_eps else 1e-5
+        return layer
+    if layer.kind in ("resize", "adaptive_max_pool"):
+        layer.mode = RESIZE_MODES[header.bits(2)] if layer.kind == "resize" else ""
+        layer.after = (shape[0], *header.pair())
         return layer
     if layer.kind == "prelu":
         return with_tensors(header, layer, {"slope": (shape[0] if header.bits(1) else 1,)})
@@ -344,6 +382,8 @@ def read_selections(coder: Range, layers: list[Layer], shape: tuple[int, ...], s
             features = grid(*layer.before) if len(layer.before) == 3 else grid(layer.after[0], 1, 1)
         elif layer.kind == "recall" and layer.source is not None:
             features = seen[layer.source]
+        elif layer.kind == "concatenate" and len(layer.after) == 1:
+            features = grid(layer.after[0], 1, 1)
         seen.append(features)
     return columns
 

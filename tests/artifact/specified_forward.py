@@ -42,7 +42,7 @@ def after(layer: Layer, x: Array, earlier: Array | None, tensors: dict[str, Arra
         return np.where(x > 0, x, tensors["slope"].reshape(-1, *[1] * (x.ndim - 1)) * x)
     if layer.kind in ("max_pool", "average_pool"):
         return pool(layer, x)
-    if layer.kind == "adaptive_pool":
+    if layer.kind in ("adaptive_pool", "adaptive_max_pool"):
         return adaptive_pool(layer, x)
     if layer.kind == "flatten":
         return x.reshape(prod(x.shape))
@@ -52,12 +52,69 @@ def after(layer: Layer, x: Array, earlier: Array | None, tensors: dict[str, Arra
         return np.asarray(x + earlier)
     if layer.kind == "recall" and earlier is not None:
         return earlier
+    if layer.kind == "multiply" and earlier is not None:
+        return np.asarray(x * earlier)
+    if layer.kind == "concatenate" and earlier is not None:
+        return np.array([*earlier, *x])
+    if layer.kind == "view":
+        return x.reshape(layer.after)
+    if layer.kind == "standardize":
+        return standardized(layer, x)
+    if layer.kind == "pad":
+        return surrounded(layer, x)
+    if layer.kind == "resize":
+        rows, columns = (resized(layer.mode, *sizes) for sizes in zip(x.shape[1:], layer.after[1:], strict=True))
+        return np.array([rows @ plane @ columns.T for plane in x])
     return np.array([activation(layer.kind, layer.slope, float(number)) for number in x.flat]).reshape(x.shape)
 
 
 def padded(x: Array, padding: tuple[int, int], filling: float) -> Array:
     down, right = padding
     return np.pad(x, ((0, 0), (down, down), (right, right)), constant_values=filling)
+
+
+def standardized(layer: Layer, x: Array) -> Array:
+    out = np.zeros_like(x)
+    size = len(x) // layer.groups
+    for first in range(0, len(x), size or 1):
+        group = x[first : first + size]
+        mean = 0.0 if layer.mean_square else group.mean()
+        out[first : first + size] = (group - mean) / (((group - mean) ** 2).mean() + layer.eps) ** 0.5
+    return out
+
+
+def surrounded(layer: Layer, x: Array) -> Array:
+    out = np.zeros(layer.after)
+    for c, i, j in np.ndindex(*layer.after):
+        places = []
+        for at, before, n in zip((i, j), layer.pad_before, x.shape[1:], strict=True):
+            k = at - before
+            if layer.mode == "replicate":
+                k = min(max(k, 0), n - 1)
+            elif layer.mode == "circular":
+                k %= n
+            elif layer.mode == "reflect":
+                k = abs(k) if k < n else 2 * (n - 1) - k
+            places.append(k)
+        if all(0 <= k < n for k, n in zip(places, x.shape[1:], strict=True)):
+            out[c, i, j] = x[c, places[0], places[1]]
+    return out
+
+
+def resized(mode: str, n: int, count: int) -> Array:
+    """(count, n): the weights of every place along one axis."""
+    out = np.zeros((count, n))
+    for i in range(count):
+        if mode == "nearest":
+            out[i, i * n // count] = 1
+        elif mode == "nearest-exact":
+            out[i, (2 * i + 1) * n // (2 * count)] = 1
+        else:
+            u = max((i + 0.5) * n / count - 0.5, 0) if mode == "bilinear" else i * (n - 1) / max(count - 1, 1)
+            f = int(u)
+            out[i, f] += 1 - (u - f)
+            out[i, min(f + 1, n - 1)] += u - f
+    return out
 
 
 def convolution(layer: Layer, x: Array, weight: Array, bias: Array) -> Array:
@@ -103,7 +160,8 @@ def adaptive_pool(layer: Layer, x: Array) -> Array:
             bin_of(part, *extents)
             for part, extents in ((i, (x.shape[1], out.shape[1])), (j, (x.shape[2], out.shape[2])))
         )
-        out[c, i, j] = x[c, rows, columns].mean()
+        cut = x[c, rows, columns]
+        out[c, i, j] = cut.max() if layer.kind == "adaptive_max_pool" else cut.mean()
     return out
 
 

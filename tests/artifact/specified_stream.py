@@ -42,6 +42,7 @@ class Matrix:
         self.spatial = any(y or x for _, y, x in places)
         phases = [y % 2 * 2 + x % 2 if self.spatial else j % 4 for j, (_, y, x) in enumerate(places)]
         self.parts = [[j for j, phase in enumerate(phases) if phase == k] for k in range(4) if k in phases]
+        self.beside = [self._beside(part) for part in range(len(self.parts))]
         wide = max(x for _, _, x in places)
         labels = [[c for c, _, _ in places], [y * (wide + 1) + x for _, y, x in places]]
         labels.append([y // 4 * (wide // 4 + 1) + x // 4 for _, y, x in places])
@@ -56,6 +57,13 @@ class Matrix:
         for weight in prior:
             total += weight
         self.prior = [weight / total for weight in prior]
+
+    def _beside(self, part: int) -> bool:
+        """Whether a column of the part has a neighbour in an earlier one."""
+        near = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
+        earlier = {self.places[j] for columns in self.parts[:part] for j in columns}
+        here = [self.places[j] for j in self.parts[part]]
+        return self.spatial and any((c, y + dy, x + dx) in earlier for c, y, x in here for dy, dx in near)
 
     def decode(self, coder: Range, rows: int) -> list[list[int]]:
         """The integers, row by row; 0 or 1 for a selection."""
@@ -82,7 +90,7 @@ class Matrix:
             keys: list[tuple[object, ...]] = [("all",)]
             keys += [(k, label[j]) for k, label in enumerate(self.labels)]
             keys += [("column", j), ("row", i)]
-            if self.spatial and part:
+            if self.beside[part]:
                 keys.append(("around", part, sum(value != 0 for value in around[i, j])))
             groups = [self.groups.setdefault(key, [0, 0, 0]) for key in keys]
             gains = [self._gain(*group) for group in groups]

@@ -120,7 +120,57 @@ MALFORMED: dict[str, tuple[str, str]] = {
         "gives 16777216 numbers, more than 4194304",
     ),
     "reference to nothing": (FLAT + number(1) + "0110 01" + number(0, 2), "a reference in the header exceeds|is 0"),
-    "layer of no kind": (FLAT + number(1) + FURTHER + number(5, 0), "a layer's kind in the header exceeds the limit 4"),
+    "layer of no kind": (
+        FLAT + number(1) + FURTHER + number(12, 0),
+        "a layer's kind in the header exceeds the limit 11",
+    ),
+    "concatenated with nothing": (
+        FLAT + number(1) + FURTHER + number(5, 0) + number(1, 2),
+        "a reference in the header exceeds the limit 0",
+    ),
+    "multiplied with itself": (
+        FLAT + number(2) + "1000 0" + FURTHER + number(6, 0) + number(0, 2),
+        "a reference in the header is 0, at least 1",
+    ),
+    "concatenated with another shape": (
+        shape(2, 4) + number(2) + "0110 00" + FURTHER + number(5, 0) + number(1, 2),
+        r"expects a shape that differs from \(2, 4\) along its first axis only",
+    ),
+    "multiplied with another shape": (
+        shape(2, 4) + number(2) + "0110 00" + FURTHER + number(6, 0) + number(1, 2),
+        r"expects the shape \(2, 4\), or one pixel",
+    ),
+    "padded by mirrors": (
+        IMAGE + FURTHER + number(7, 0) + "01" + pair(4) + pair(0),
+        r"expects an image that has enough to be padded by \(4, 4\)",
+    ),
+    "padded": (
+        IMAGE + FURTHER + number(7, 0) + "00" + pair(2**11) + pair(0),
+        "gives 4210704 numbers, more than 4194304",
+    ),
+    "seen otherwise": (
+        IMAGE + FURTHER + number(8, 0) + number(0, 0) + number(15),
+        "expects 15 numbers for each entry of axis 1",
+    ),
+    "seen along too many axes": (
+        IMAGE + FURTHER + number(8, 0) + number(7, 0),
+        "a number of axes in the header exceeds the limit 6",
+    ),
+    "groups of other sizes": (
+        FLAT + number(1) + FURTHER + number(9, 0) + "00" + number(3, 2),
+        "expects entries that make 3 groups of one size",
+    ),
+    "no groups": (FLAT + number(1) + FURTHER + number(9, 0) + "00" + number(0, 2), "groups in the header is 0"),
+    "epsilon": (
+        FLAT + number(1) + FURTHER + number(9, 0) + "01" + number(1, 2) + text(np.float64(0).tobytes()),
+        "the epsilon of a normalisation is 0.0",
+    ),
+    "resized to nothing": (IMAGE + FURTHER + number(10, 0) + "00" + pair(0), "a size in the header is 0, at least 2"),
+    "resized": (IMAGE + FURTHER + number(10, 0) + "10" + pair(2**12), "gives 16777216 numbers, more than"),
+    "largest of features": (
+        FLAT + number(1) + FURTHER + number(11, 0) + pair(1),
+        r"expects \(channels, height, width\)",
+    ),
     "enlarged to nothing": (IMAGE + FURTHER + number(1, 0) + pair(0), "a factor in the header is 0, at least 2"),
     "enlarged": (IMAGE + FURTHER + number(1, 0) + pair(2**12), "gives 268435456 numbers, more than 4194304"),
     "images of features": (

@@ -32,6 +32,16 @@ from pyro_compress.network.architecture import (
     Upsample,
     output_shape,
 )
+from pyro_compress.network.further_layers import (
+    PAD_MODES,
+    RESIZE_MODES,
+    AdaptiveMaxPool2d,
+    Concatenate,
+    Multiply,
+    Pad,
+    Resize,
+    Standardize,
+)
 from pyro_compress.network.input_codes import InputCode
 from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
@@ -40,6 +50,7 @@ from tests.artifact.runnable import RUNNABLE, runnable
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_FILES = ["dense", "conv", "depthwise", "residual", "levels", "norms", "image", "decoder", "coded", "curves"]
+GOLDEN_FILES += ["combined", "positions"]
 GOLDEN_FILES += ["uniform", "per_channel", "ternary", "shared"]
 NAMES = st.text(max_size=12) | st.sampled_from(["0", "fc1", "a.00", "x007", "9" * 30, "conv4294967295", "7²"])
 
@@ -52,9 +63,11 @@ def layers_on(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[Layer, ...]:
     shapes = [shape]
     for _ in range(draw(st.integers(0, 7))):
         kinds = ["activation", "affine", "prelu", "select", "flatten"]
-        kinds += ["recall"] if layers else []
-        kinds += ["add", "add"] if shape in shapes[:-1] else []
+        kinds += ["recall", "concatenate"] if layers else []
+        kinds += ["standardize"] if shape[0] else []
+        kinds += ["add", "add", "multiply"] if shape in shapes[:-1] else []
         kinds += ["linear", "linear", "unflatten"] if len(shape) == 1 else ["conv", "conv", "pool", "up", "transposed"]
+        kinds += ["pad", "resize", "largest", "pixel"] if len(shape) == 3 else []
         kind = draw(st.sampled_from(kinds))
         if kind == "linear":
             layer: Layer = Linear(next(names), shape[0], draw(st.integers(0, 9)), draw(st.booleans()))
@@ -81,8 +94,25 @@ def layers_on(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[Layer, ...]:
             layer = Flatten()
         elif kind == "recall":
             layer = Recall(draw(st.integers(0, len(layers) - 1)))
-        elif kind == "add":
-            layer = Add(draw(st.sampled_from([number for number in range(len(layers)) if shapes[number] == shape])))
+        elif kind in ("add", "multiply"):
+            source = draw(st.sampled_from([number for number in range(len(layers)) if shapes[number] == shape]))
+            layer = Add(source) if kind == "add" else Multiply(source)
+        elif kind == "concatenate":
+            layer = Concatenate(draw(st.integers(0, len(layers) - 1)))
+        elif kind == "standardize":
+            groups = draw(st.sampled_from([k for k in range(1, shape[0] + 1) if shape[0] % k == 0]))
+            layer = Standardize(groups, draw(st.sampled_from([1e-5, 0.1])), draw(st.booleans()))
+        elif kind == "pad":
+            sides = st.tuples(st.integers(0, 3), st.integers(0, 3))
+            layer = Pad(draw(sides), draw(sides), draw(st.sampled_from(PAD_MODES)))
+        elif kind == "resize":
+            layer = Resize((draw(st.integers(1, 7)), draw(st.integers(1, 7))), draw(st.sampled_from(RESIZE_MODES)))
+        elif kind == "largest":
+            layer = AdaptiveMaxPool2d((draw(st.integers(1, 4)), draw(st.integers(1, 4))))
+        elif kind == "pixel":
+            layers.append(AdaptiveMaxPool2d((1, 1)))
+            shapes.append((shape[0], 1, 1))
+            layer = Add(len(layers) - 1) if draw(st.booleans()) else Multiply(len(layers) - 1)
         else:
             activation = draw(st.sampled_from(ACTIVATIONS))
             slopes = [0.0] if activation == "relu6" else [0.0, 0.01, 1.0, 0.3]

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from pyro_compress.artifact.format.decode import decode
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.artifact.writing.encode import encode
-from pyro_compress.network.architecture import Activation, Layer, Select
-from pyro_compress.network.stored import StoredNetwork
+from pyro_compress.network.architecture import Activation, Architecture, Flatten, Layer, Linear, Select, Unflatten
+from pyro_compress.network.further_layers import Standardize
+from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact import specified
 from tests.artifact.specified_forward import forward
 from tests.artifact.test_round_trip import stored_networks
@@ -26,11 +27,14 @@ KINDS = {
     "MaxPool2d": "max_pool",
     "AvgPool2d": "average_pool",
     "AdaptiveAvgPool2d": "adaptive_pool",
+    "AdaptiveMaxPool2d": "adaptive_max_pool",
 }
 FIELDS = {
     "kernel_size": "kernel",
     **{name: name for name in ("stride", "padding", "output_padding", "dilation", "groups", "factor")},
-    **{name: name for name in ("size", "source", "name")},
+    **{name: name for name in ("source", "name", "mode", "eps")},
+    "before": "pad_before",
+    "after": "pad_after",
 }
 
 
@@ -43,6 +47,10 @@ def assert_same_layer(found: specified.Layer, layer: Layer) -> None:
             assert getattr(found, FIELDS[each.name]) == getattr(layer, each.name)
     if isinstance(layer, Activation):
         assert found.slope == layer.slope
+    if isinstance(layer, Unflatten):
+        assert found.size == layer.size
+    if isinstance(layer, Standardize):
+        assert found.mean_square == (not layer.centred)
     if isinstance(layer, Select):
         assert tuple(found.indices) == layer.indices
     assert ("bias" in found.tensors) == getattr(layer, "bias", False)
@@ -78,6 +86,13 @@ def test_both_readers_find_the_same_network_in_golden_files(path: Path) -> None:
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(stored_networks())
 def test_both_readers_find_the_same_network_in_random_files(network: StoredNetwork) -> None:
+    assert_same_network(specified.decode(encode(network)), network)
+
+
+def test_columns_without_neighbours_in_an_earlier_part_learn_from_none() -> None:
+    layers = (Flatten(), Select((0, 3)), Linear("fc1", 2, 2, False))
+    weight = StoredTensor(np.array([[0, 0], [0, 1]], np.int32))
+    network = StoredNetwork(Architecture((2, 6, 5), layers), {"fc1.weight": weight})
     assert_same_network(specified.decode(encode(network)), network)
 
 

@@ -162,11 +162,15 @@ def test_what_cannot_be_run_is_said(cli: Cli, user: Path, case: str) -> None:
 
 UNFIT = {
     "unsupported module": (
-        "with_layer_norm",
+        "with_hardshrink",
         "data",
-        ["module '1' (LayerNorm) is not supported: supported are Linear"],
+        ["module '1' (Hardshrink) is not supported: supported are Linear"],
     ),
-    "branch": ("Gated", "data", ["function 'mul' in the forward pass of Gated combines earlier results"]),
+    "branch": (
+        "Gated",
+        "data",
+        ["function 'maximum' in the forward pass of Gated takes several results"],
+    ),
     "input shape": ("net", "digits", ["does not accept examples of shape (1, 8, 8)", "module '0' (Linear)", "6x8"]),
     "too few outputs": ("narrow", "data", ["network mine:narrow returns outputs of shape (2,), thirds has 3 classes"]),
     "no labels": (

@@ -12,6 +12,15 @@ from torchvision import models as torchvision_models
 import pyro_compress as pc
 from pyro_compress.errors import NetworkError, RunError
 from pyro_compress.network.architecture import Activation, Architecture, Conv2d, Flatten, Linear, Select
+from pyro_compress.network.further_layers import (
+    AdaptiveMaxPool2d,
+    Concatenate,
+    Multiply,
+    Pad,
+    Resize,
+    Standardize,
+    View,
+)
 from pyro_compress.network.liveness import products_per_link
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
@@ -120,6 +129,23 @@ def test_a_transposed_convolution_counts_what_reaches_its_outputs() -> None:
 def test_slopes_are_stored_and_multiplied() -> None:
     found = pc.score(nn.Sequential(nn.PReLU(3), nn.Hardswish()), (3, 2, 2), reference=UNIT, freebie=False)
     assert [(c.storage_bits, c.multiplies, c.additions) for c in found.layers] == [(3 * 32, 24, 0), (0, 48, 12)]
+
+
+def test_products_norms_and_interpolation() -> None:
+    layers = (
+        *(Standardize(2, 1e-5), Resize((2, 5), "bilinear"), AdaptiveMaxPool2d((1, 1)), Multiply(2)),
+        *(Concatenate(2), Pad((1, 1), (0, 0)), View((1, 18))),
+    )
+    found = micronet_score(StoredNetwork(Architecture((4, 3, 2), layers), {}), UNIT)
+    assert [(c.multiplies, c.additions) for c in found.layers] == [
+        # of each of 24 numbers its square and a product, of each of 2 groups mean, variance, root and reciprocal; two
+        # sums of 12 numbers, 24 differences, and an epsilon
+        (2 * 24 + 2 * 4, 2 * (2 * 11 + 12 + 1)),
+        # 4 · 2 rows of 2 places, then of 5: two products and a sum for each
+        (2 * (16 + 40), 16 + 40),
+        (4 * 9, 0),
+        (4 * 10, 0),
+    ]
 
 
 def test_windows_of_adaptive_pooling_overlap() -> None:

@@ -110,7 +110,7 @@ def with_norms_on_grids(
         bias = numbers.bias(in_front) if in_front is not None else np.zeros(1)
         if layer.affine:
             wanted = {"weight": grid.scale * deviation, "bias": grid.shift + (mean - bias) * grid.scale}
-            for kind, value in wanted.items():
+            for kind, value in list(wanted.items())[: 1 + layer.bias]:
                 site = decision.sites[f"{layer.name}.{kind}"]
                 bits = np.where(site.kept(), FLOAT_BITS, 0).astype(np.uint8)
                 value = np.where(site.kept(), value, 0).astype(np.float32)

@@ -5,8 +5,9 @@ that reads it, with constants folded into that layer's bias, b' = b + Σ W·c.  
 their source (the network's input, some positions of a channel that is flattened) a `Select` layer picks those
 that are kept.
 
-Channels that meet in a sum go together or stay together: `liveness` keeps one mask for all outputs along a residual
-connection.  Constants pass through sums like everything else.
+Channels that meet in a sum or product go together or stay together: `liveness` keeps one mask for all outputs along a
+residual connection.  Constants pass through them like everything else.  A concatenation or selection whose entries are
+not all read is followed by a `Select`.
 
 What stays although one might think it dead:
 
@@ -17,6 +18,8 @@ What stays although one might think it dead:
   nobody reads become zeros, cut by a `Select` behind it).  Depthwise convolutions (groups = inputs = outputs)
   lose channels like everything else.
 * Features of which an `Unflatten` makes a channel that stays.
+* Entries of a group that is normalised together (`Standardize`), of which one stays: the others count in its mean and
+  variance, so that a layer in front of it makes even what is constant or unread.
 * One entry, with zero weights, where a layer would be left with none, so that every shape stays valid.
 
 Exactness: a reduced network differs from the masked one by float rounding, and by at most half a grid step in each
@@ -52,6 +55,7 @@ from pyro_compress.network.architecture import (
     outputs_of,
     weight_shape,
 )
+from pyro_compress.network.further_layers import Concatenate, Multiply, Standardize
 from pyro_compress.network.liveness import Numbers, Signal, as_stored, by_output, signals
 from pyro_compress.network.quantizers import Codebook, Quantizer, stored_as
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
@@ -64,7 +68,7 @@ def remove_dead(architecture: Architecture, decision: Decision) -> StoredNetwork
     """The smaller network that computes what `architecture` does with the numbers that `decision` stores.
 
     Args:
-        architecture: as traced, so without `Select` and `ChannelAffine`.
+        architecture: as traced, so without `ChannelAffine`.
         decision: one site for each of its weights, biases, batch-norm weights and biases; its `buffers` hold
             NAME.running_mean and NAME.running_var of every batch norm.
 
@@ -182,9 +186,20 @@ class _Builder:
             self._add_norm(layer)
         elif isinstance(layer, PReLU):
             self._add_slopes(layer)
-        elif isinstance(layer, Add | Recall):
+        elif isinstance(layer, Add | Recall | Multiply):
             self.layers.append(type(layer)(self._number[layer.source]))
             self._present = after.kept
+        elif isinstance(layer, Concatenate):
+            self.layers.append(Concatenate(self._number[layer.source]))
+            self._present = np.concatenate([self._signals[layer.source].kept, self._present])
+        elif isinstance(layer, Select):
+            # written even where it leaves nothing out: what refers to the output before it must find another one
+            place = np.cumsum(self._present) - 1
+            self.layers.append(Select(tuple(place[list(layer.indices)][after.kept].tolist())))
+            self._present = after.kept
+        elif isinstance(layer, Standardize):
+            groups = int(before.kept.reshape(layer.groups, -1).any(axis=1).sum())
+            self.layers.append(replace(layer, groups=groups))
         else:
             if isinstance(layer, Flatten):
                 self._present = np.repeat(self._present, after.kept.size // before.kept.size)
@@ -267,11 +282,17 @@ class _Builder:
             rows, columns = _transposed(layer, rows, columns)
         self.index[name] = np.ix_(rows, columns)
         mask = alive.reshape(*alive.shape, *(1,) * (site.value.ndim - 2))
-        self.spread[name] = np.broadcast_to(self._spread_of(name), site.value.shape)[rows][:, columns]
+
+        def left(numbers: np.ndarray) -> np.ndarray:
+            found = numbers[rows][:, columns]
+            # that of a Conv1d has no axis for rows
+            return found if isinstance(layer, Linear) else found.reshape(*found.shape[:2], *layer.kernel_size)
+
+        self.spread[name] = left(np.broadcast_to(self._spread_of(name), site.value.shape))
         if site.quantizer is None:
-            self.tensors[name] = StoredTensor(floats=(site.stored() * mask)[rows][:, columns].astype(np.float32))
+            self.tensors[name] = StoredTensor(floats=left(site.stored() * mask).astype(np.float32))
         else:
-            integers = (site.integers() * mask)[rows][:, columns].astype(np.int32)
+            integers = left(site.integers() * mask).astype(np.int32)
             self.tensors[name] = _stored(integers, site.quantizer.rows(rows))
 
 
@@ -346,7 +367,7 @@ def _expected(architecture: Architecture) -> tuple[dict[str, tuple[int, ...]], d
     sites: dict[str, tuple[int, ...]] = {}
     buffers: dict[str, tuple[int, ...]] = {}
     for layer in architecture.layers:
-        if isinstance(layer, Select | ChannelAffine):
+        if isinstance(layer, ChannelAffine):
             raise DecisionError(f"{describe(layer)} occurs in compressed networks only: decide on the original network")
         if isinstance(layer, Weighted):
             sites[f"{layer.name}.weight"] = weight_shape(layer)
@@ -356,10 +377,16 @@ def _expected(architecture: Architecture) -> tuple[dict[str, tuple[int, ...]], d
             sites[f"{layer.name}.weight"] = (layer.slopes,)
         if isinstance(layer, BatchNorm):
             channels = (layer.channels,)
-            buffers |= {f"{layer.name}.running_mean": channels, f"{layer.name}.running_var": channels}
+            if layer.running:
+                buffers |= {f"{layer.name}.running_mean": channels, f"{layer.name}.running_var": channels}
             if layer.affine:
-                sites |= {f"{layer.name}.weight": channels, f"{layer.name}.bias": channels}
+                sites |= {f"{layer.name}.{kind}": channels for kind in ("weight", "bias")[: 1 + layer.bias]}
     return sites, buffers
+
+
+def _over_positions(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a weight that is described as one of height 1 its shape in a Conv1d, of any other its own."""
+    return (*shape[:2], shape[3]) if len(shape) == 4 and shape[2] == 1 else shape
 
 
 def _check_shapes(
@@ -369,5 +396,5 @@ def _check_shapes(
         where = "no parameter of the network" if name in found else "missing from the decision"
         raise DecisionError(f"{kind} {name} is {where}: {advice}")
     for name, shape in expected.items():
-        if found[name] != shape:
+        if found[name] != shape and found[name] != _over_positions(shape):
             raise DecisionError(f"{kind} {name} has shape {found[name]} in the decision, {shape} in the network")

@@ -15,7 +15,6 @@ from pyro_compress.network.architecture import (
     ACTIVATIONS,
     Activation,
     AdaptiveAvgPool2d,
-    Add,
     Architecture,
     AvgPool2d,
     ChannelAffine,
@@ -26,13 +25,22 @@ from pyro_compress.network.architecture import (
     Linear,
     MaxPool2d,
     PReLU,
-    Recall,
+    Referring,
     Select,
     Unflatten,
     Upsample,
     describe,
     last_references,
     output_shape,
+)
+from pyro_compress.network.further_layers import (
+    AdaptiveMaxPool2d,
+    Concatenate,
+    Multiply,
+    Pad,
+    Resize,
+    Standardize,
+    View,
 )
 from pyro_compress.network.input_codes import InputCode
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform, power_of_two
@@ -68,7 +76,12 @@ CODES: tuple[type, ...] = (
 # What the number of code 6 says.
 EXTENDED = ("Flatten", "Add", "Recall", "relu6")
 # What stands in the place of a Recall of distance 0.
-FURTHER: tuple[type, ...] = (ConvTranspose2d, Upsample, Unflatten, Activation, PReLU)
+FURTHER: tuple[type, ...] = (
+    *(ConvTranspose2d, Upsample, Unflatten, Activation, PReLU),
+    *(Concatenate, Multiply, Pad, View, Standardize, Resize, AdaptiveMaxPool2d),
+)
+DEFAULT_EPS = 1e-5
+MODE_BITS = 2
 Named = Linear | Conv2d | ConvTranspose2d | ChannelAffine | PReLU
 CODED_ACTIVATIONS = ACTIVATIONS[: 16 - len(CODES)]
 # Those that stand among the further layers, behind relu6.
@@ -218,6 +231,10 @@ def extended(layer: Layer) -> int:
     return EXTENDED.index(name) if name in EXTENDED else 0
 
 
+# Layers whose result may be larger than what they take.
+ENLARGING = (Flatten, Linear, ConvTranspose2d, Upsample, Concatenate, Pad, Resize, AdaptiveMaxPool2d)
+
+
 def shape_after(layer: Layer, shapes: Sequence[tuple[int, ...]], selected: int | None) -> tuple[int, ...]:
     """Shape of one example after a layer, given those of all outputs so far.
 
@@ -228,7 +245,7 @@ def shape_after(layer: Layer, shapes: Sequence[tuple[int, ...]], selected: int |
         after = output_shape(layer, shapes) if selected is None else (selected, *shapes[-1][1:])
     except ValueError as error:
         raise ArtifactError(f"the network does not fit together: {error}") from error
-    if isinstance(layer, Flatten | Linear | ConvTranspose2d | Upsample) and prod(after) > MAX_EXTENT:
+    if isinstance(layer, ENLARGING) and prod(after) > MAX_EXTENT:
         raise ArtifactError(f"{describe(layer)} gives {prod(after)} numbers, more than {MAX_EXTENT}")
     return after
 
@@ -240,6 +257,8 @@ def places(layer: Layer, before: tuple[int, ...], after: tuple[int, ...]) -> int
             return before[0]
         case Linear() | Flatten():
             return prod(after)
+        case Concatenate() if len(after) == 1:
+            return after[0]
         case Conv2d():
             return layer.in_channels // layer.groups * prod(layer.kernel_size)
         case ConvTranspose2d():
@@ -254,7 +273,7 @@ def check_kept(layers: Sequence[Layer], shapes: Sequence[tuple[int, ...]]) -> No
         kept += prod(shapes[position]) if position in last else 0
         if kept > MAX_KEPT:
             raise ArtifactError(f"the network keeps {kept} numbers of earlier layers at once, limit {MAX_KEPT}")
-        if isinstance(layer, Add | Recall) and last[layer.source] == position:
+        if isinstance(layer, Referring) and last[layer.source] == position:
             kept -= prod(shapes[layer.source])
 
 

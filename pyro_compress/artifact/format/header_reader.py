@@ -3,7 +3,7 @@
 import struct
 from dataclasses import replace
 from itertools import accumulate
-from math import isfinite, prod
+from math import inf, isfinite, prod
 from operator import ge
 
 from pyro_compress.artifact.format.coding import LARGEST, TOKENS
@@ -13,6 +13,7 @@ from pyro_compress.artifact.format.header import (
     CODEBOOK,
     CODED_ACTIVATIONS,
     CODES,
+    DEFAULT_EPS,
     DEFAULT_SLOPES,
     EXTENDED,
     FALL_BITS,
@@ -34,6 +35,7 @@ from pyro_compress.artifact.format.header import (
     MAX_NUMBERS,
     MAX_PLACES,
     MAX_RANK,
+    MODE_BITS,
     NUMBER_BITS,
     OTHER_FORM,
     SHORT_NAME,
@@ -77,6 +79,17 @@ from pyro_compress.network.architecture import (
     Unflatten,
     Upsample,
     describe,
+)
+from pyro_compress.network.further_layers import (
+    PAD_MODES,
+    RESIZE_MODES,
+    AdaptiveMaxPool2d,
+    Concatenate,
+    Multiply,
+    Pad,
+    Resize,
+    Standardize,
+    View,
 )
 from pyro_compress.network.input_codes import GAUSSIAN, InputCode
 from pyro_compress.network.input_codes import KINDS as CODE_KINDS
@@ -213,12 +226,12 @@ class HeaderReader:
                 return Add(position - self.within("a reference", position, 1, SMALL))
             case "Recall":
                 distance = self.within("a reference", position, order=SMALL)
-                return Recall(position - distance) if distance else self._further(shape)
+                return Recall(position - distance) if distance else self._further(position, shape)
             case "Flatten":
                 return Flatten()
         return Activation(EXTENDED[number])
 
-    def _further(self, shape: tuple[int, ...]) -> Layer:
+    def _further(self, position: int, shape: tuple[int, ...]) -> Layer:
         channels = shape[0] if shape else 0
         match FURTHER[self.within("a layer's kind", len(FURTHER) - 1, order=LEAST)].__name__:
             case "Upsample":
@@ -232,7 +245,32 @@ class HeaderReader:
             case "PReLU":
                 slopes = channels if self.bits(1, "a layer") else 1
                 return PReLU(self.name(PReLU), slopes)
+            case "Concatenate":
+                return Concatenate(position - self.within("a reference", position, 1, SMALL))
+            case "Multiply":
+                return Multiply(position - self.within("a reference", position, 1, SMALL))
+            case "Pad":
+                mode = PAD_MODES[self.bits(MODE_BITS, "how an image is padded")]
+                return Pad(self.pair("padding", 0), self.pair("padding", 0), mode)
+            case "View":
+                axes = 1 + self.within("a number of axes", MAX_RANK - 2, order=LEAST)
+                return View(tuple(self.within("an extent", MAX_EXTENT, 1) for _ in range(axes)))
+            case "Standardize":
+                return self._standardize()
+            case "Resize":
+                mode = RESIZE_MODES[self.bits(MODE_BITS, "how an image is resized")]
+                return Resize(self.pair("a size", 1), mode)
+            case "AdaptiveMaxPool2d":
+                return AdaptiveMaxPool2d(self.pair("output size", 1))
         return self._conv_transpose(channels)
+
+    def _standardize(self) -> Standardize:
+        mean_square, has_eps = (bool(self.bits(1, "a layer")) for _ in range(2))
+        groups = self.within("groups", MAX_EXTENT, 1, SMALL)
+        eps = struct.unpack("<d", self.raw(8, "epsilon"))[0] if has_eps else DEFAULT_EPS
+        if not 0 < eps < inf:
+            raise ArtifactError(f"the epsilon of a normalisation is {eps}, and it is finite and above 0")
+        return Standardize(groups, eps, not mean_square)
 
     def _conv_transpose(self, channels: int) -> ConvTranspose2d:
         flags = [bool(self.bits(1, "a layer")) for _ in range(TRANSPOSED_FLAG_BITS)]

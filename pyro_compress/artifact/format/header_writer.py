@@ -13,6 +13,7 @@ from pyro_compress.artifact.format.header import (
     CODEBOOK,
     CODED_ACTIVATIONS,
     CODES,
+    DEFAULT_EPS,
     DEFAULT_SLOPES,
     FALL_BITS,
     FLOATS,
@@ -23,6 +24,7 @@ from pyro_compress.artifact.format.header import (
     INTEGERS,
     LEAST,
     LEVELS,
+    MODE_BITS,
     NUMBER_BITS,
     OTHER_FORM,
     SHORT_NAME,
@@ -61,6 +63,17 @@ from pyro_compress.network.architecture import (
     Select,
     Unflatten,
     Upsample,
+)
+from pyro_compress.network.further_layers import (
+    PAD_MODES,
+    RESIZE_MODES,
+    AdaptiveMaxPool2d,
+    Concatenate,
+    Multiply,
+    Pad,
+    Resize,
+    Standardize,
+    View,
 )
 from pyro_compress.network.input_codes import KINDS
 
@@ -146,8 +159,23 @@ class HeaderWriter:
                 self.number(FURTHER_ACTIVATIONS.index(layer.kind), SMALL)
             case Select():
                 self.number(selected)
-            case Add() | Recall():
+            case Add() | Recall() | Concatenate() | Multiply():
                 self.number(position - layer.source, SMALL)
+            case Pad():
+                self.bits(PAD_MODES.index(layer.mode), MODE_BITS)
+                self._pair(layer.before)
+                self._pair(layer.after)
+            case View():
+                self.number(len(layer.size) - 1, LEAST)
+                for extent in layer.size:
+                    self.number(extent)
+            case Standardize():
+                self.number(layer.groups, SMALL)
+            case Resize():
+                self.bits(RESIZE_MODES.index(layer.mode), MODE_BITS)
+                self._pair(layer.size)
+            case AdaptiveMaxPool2d():
+                self._pair(layer.output_size)
         for flag, values in zip(flags, optional, strict=True):
             for value in values if flag else ():
                 if isinstance(value, float):
@@ -260,6 +288,8 @@ def _flags(layer: Layer) -> tuple[list[bool], list[tuple[Pair | int | float, ...
             return flags, [(layer.stride,), (layer.padding,)]
         case PReLU():
             return [layer.slopes != 1], [()]
+        case Standardize():
+            return [not layer.centred, layer.eps != DEFAULT_EPS], [(), (float(layer.eps),)]
         case Activation() if is_further(layer) or not extended(layer):
             return [layer.slope != DEFAULT_SLOPES.get(layer.kind, 0.0)], [(float(layer.slope),)]
     return [], []

@@ -23,6 +23,7 @@ from pyro_compress.network.architecture import (
     Weighted,
     walk,
 )
+from pyro_compress.network.further_layers import Concatenate
 from pyro_compress.network.stored import tensor_shapes
 
 PARITY = 2
@@ -123,6 +124,8 @@ def features_after(
     """
     if isinstance(layer, Recall):
         return earlier
+    if isinstance(layer, Concatenate):
+        return None if features is None or earlier is None else flat(len(earlier) + len(features))
     if isinstance(layer, Unflatten):
         return None
     if isinstance(layer, Flatten) and len(shape) == 3:

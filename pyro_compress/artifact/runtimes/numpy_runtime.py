@@ -14,6 +14,7 @@ agree to rounding.
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -22,6 +23,7 @@ from pyro_compress import shipped
 from pyro_compress.artifact.format.decode import decode
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network import architecture as arch
+from pyro_compress.network import further_layers as further
 from pyro_compress.network.activations import FUNCTIONS
 from pyro_compress.network.stored import StoredNetwork
 
@@ -63,9 +65,7 @@ def forward(network: StoredNetwork) -> Step:
 
         def after(layer: arch.Layer, value: Array, referred: Array | None) -> Array:
             step = next(remaining)
-            if referred is None:
-                return step(value)
-            return value + referred if isinstance(layer, arch.Add) else referred
+            return step(value) if referred is None else _combined(layer, value, referred)
 
         for value in arch.walk(layers, x, after):
             x = value
@@ -80,6 +80,17 @@ def forward(network: StoredNetwork) -> Step:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     return run
+
+
+def _combined(layer: arch.Layer, value: Array, referred: Array) -> Array:
+    match layer:
+        case arch.Add():
+            return value + referred
+        case further.Multiply():
+            return value * referred
+        case further.Concatenate():
+            return np.concatenate([referred, value], axis=1)
+    return referred
 
 
 def _working_numbers(layer: arch.Layer, before: Shape, after: Shape) -> int:
@@ -136,8 +147,22 @@ def _step(layer: arch.Layer, network: StoredNetwork, before: Shape, after: Shape
         case arch.PReLU():
             slopes = tensor("slope").reshape(-1, *(1 for _ in before[1:]))
             return lambda x: np.where(x > 0, x, slopes * x)
-        case arch.Add() | arch.Recall():
+        case arch.Add() | arch.Recall() | further.Concatenate() | further.Multiply():
             return lambda x: x
+        case further.View():
+            return lambda x: x.reshape(len(x), *after)
+        case further.Pad():
+            sides = ((0, 0), (0, 0), *zip(layer.before, layer.after, strict=True))
+            return lambda x: np.pad(x, sides, _PADDINGS[layer.mode])
+        case further.Standardize():
+            return _standardized(layer)
+        case further.Resize():
+            rows, columns = (
+                further.interpolation(*extents, layer.mode) for extents in zip(before[1:], after[1:], strict=True)
+            )
+            return lambda x: rows @ x @ columns.T
+        case further.AdaptiveMaxPool2d():
+            return _adaptive_maximum(before, after)
     raise ArtifactError(f"this program cannot run {arch.describe(layer)}: update it")
 
 
@@ -240,10 +265,38 @@ def averages(extent: int, count: int) -> Array:
     Part i goes from i · extent // count up to (i + 1) · extent / count, rounded up; parts may overlap.
     """
     matrix = np.zeros((count, extent), np.float32)
-    for part in range(count):
-        start, stop = part * extent // count, -(-(part + 1) * extent // count)
-        matrix[part, start:stop] = 1 / (stop - start)
+    for part, places in enumerate(bins(extent, count)):
+        matrix[part, places] = 1 / (places.stop - places.start)
     return matrix
+
+
+def bins(extent: int, count: int) -> list[slice]:
+    """The parts that adaptive pooling cuts an axis into, see `averages`."""
+    return [slice(part * extent // count, -(-(part + 1) * extent // count)) for part in range(count)]
+
+
+def _adaptive_maximum(before: Shape, after: Shape) -> Step:
+    rows, columns = (bins(*extents) for extents in zip(before[1:], after[1:], strict=True))
+
+    def pooled(x: Array) -> Array:
+        lines = np.stack([x[:, :, row].max(axis=2) for row in rows], axis=2)
+        return np.stack([lines[:, :, :, column].max(axis=3) for column in columns], axis=3)
+
+    return pooled
+
+
+def _standardized(layer: further.Standardize) -> Step:
+    def step(x: Array) -> Array:
+        groups = x.reshape(len(x), layer.groups, -1)
+        for _ in range(further.CENTRINGS * layer.centred):
+            groups = groups - groups.mean(axis=2, keepdims=True)
+        variance = np.square(groups).mean(axis=2, keepdims=True)
+        return np.asarray((groups / np.sqrt(variance + np.float32(layer.eps))).reshape(x.shape))
+
+    return step
+
+
+_PADDINGS: dict[str, Any] = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 def _activation(layer: arch.Activation) -> Step:

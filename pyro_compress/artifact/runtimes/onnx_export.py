@@ -15,15 +15,17 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from pyro_compress.artifact.runtimes.numpy_runtime import averages
+from pyro_compress.artifact.runtimes.numpy_runtime import averages, bins
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network import architecture as arch
+from pyro_compress.network import further_layers as further
 from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
 OPERATOR_SET = 21
 IR_VERSION = 10
 INPUT, OUTPUT = "input", "output"
+_PADDINGS = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 def to_onnx(network: StoredNetwork) -> bytes:
@@ -107,8 +109,7 @@ class _Graph:
                 return self._node("GlobalAveragePool", value)
             case arch.AdaptiveAvgPool2d():
                 rows, columns = (averages(*extents) for extents in zip(before[1:], after[1:], strict=True))
-                fewer = self._node("MatMul", self._constant("rows", rows), value, suffix="rows_averaged")
-                return self._node("MatMul", fewer, self._constant("columns", columns.T))
+                return self._between(value, rows, columns)
             case arch.Upsample():
                 factors = self._constant("factors", np.array([1, 1, *layer.factor], np.float32))
                 how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
@@ -128,12 +129,63 @@ class _Graph:
                 return self._node("Add", value, referred)
             case arch.Recall() if referred is not None:
                 return referred
+            case further.Multiply() if referred is not None:
+                return self._node("Mul", value, referred)
+            case further.Concatenate() if referred is not None:
+                return self._node("Concat", referred, value, axis=1)
+            case further.View():
+                return self._node("Reshape", value, self._constant("shape", np.array([0, *after], np.int64)))
+            case further.Pad():
+                sides = np.array([0, 0, *layer.before, 0, 0, *layer.after], np.int64)
+                return self._node("Pad", value, self._constant("sides", sides), mode=_PADDINGS[layer.mode])
+            case further.Standardize():
+                return self._standardized(layer, value, after)
+            case further.Resize():
+                rows, columns = (
+                    further.interpolation(*extents, layer.mode) for extents in zip(before[1:], after[1:], strict=True)
+                )
+                return self._between(value, rows, columns)
+            case further.AdaptiveMaxPool2d():
+                return self._adaptive_maximum(value, before, after)
         raise ArtifactError(f"there is no ONNX operator for {arch.describe(layer)}")
 
     def _node(self, operator: str, *inputs: str, suffix: str = "", **attributes: Any) -> str:
         name = "_".join(part for part in (f"layer{self._position}", suffix) if part)
         self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
         return name
+
+    def _between(self, value: str, rows: np.ndarray, columns: np.ndarray) -> str:
+        """rows · x · columnsᵀ of every channel."""
+        fewer = self._node("MatMul", self._constant("rows", rows), value, suffix="rows_averaged")
+        return self._node("MatMul", fewer, self._constant("columns", columns.T))
+
+    def _standardized(self, layer: further.Standardize, value: str, shape: tuple[int, ...]) -> str:
+        groups = self._constant("groups", np.array([0, layer.groups, -1], np.int64))
+        axis = self._constant("axis", np.array([2], np.int64))
+        value = self._node("Reshape", value, groups, suffix="grouped")
+        for number in range(further.CENTRINGS * layer.centred):
+            mean = self._node("ReduceMean", value, axis, suffix=f"mean_{number}")
+            value = self._node("Sub", value, mean, suffix=f"centred_{number}")
+        square = self._node("Mul", value, value, suffix="square")
+        variance = self._node("ReduceMean", square, axis, suffix="variance")
+        eps = self._constant("epsilon", np.float32(layer.eps))
+        deviation = self._node("Sqrt", self._node("Add", variance, eps, suffix="above_zero"), suffix="deviation")
+        value = self._node("Div", value, deviation, suffix="standardized")
+        return self._node("Reshape", value, self._constant("shape", np.array([0, *shape], np.int64)))
+
+    def _adaptive_maximum(self, value: str, before: tuple[int, ...], after: tuple[int, ...]) -> str:
+        """The largest of every bin of rows, then of columns."""
+        for axis, extents in ((2, (before[1], after[1])), (3, (before[2], after[2]))):
+            parts = []
+            for number, part in enumerate(bins(*extents)):
+                start, stop, along = (
+                    self._constant(f"{what}_{axis}_{number}", np.array([at], np.int64))
+                    for what, at in (("start", part.start), ("stop", part.stop), ("along", axis))
+                )
+                cut = self._node("Slice", value, start, stop, along, suffix=f"bin_{axis}_{number}")
+                parts.append(self._node("ReduceMax", cut, along, suffix=f"largest_{axis}_{number}"))
+            value = self._node("Concat", *parts, axis=axis, suffix="" if axis == 3 else "rows")
+        return value
 
     def _activation(self, layer: arch.Activation, value: str) -> str:
         match layer.kind:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network import architecture as arch
+from pyro_compress.network import further_layers as further
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 
 # From here on a sparse product was no slower than a dense one for a single example, and 2 to 10 times faster for 8
@@ -113,8 +114,68 @@ class Recall(nn.Module):
         return earlier
 
 
+class Concatenate(nn.Module):
+    """An earlier result and what reaches it, along axis 1."""
+
+    def forward(self, x: Tensor, earlier: Tensor) -> Tensor:
+        return torch.cat([earlier, x], 1)
+
+
+class Multiply(nn.Module):
+    """The product of what reaches it and an earlier result."""
+
+    def forward(self, x: Tensor, earlier: Tensor) -> Tensor:
+        return x * earlier
+
+
+class View(nn.Module):
+    """The numbers of every entry along axis 1 in another shape."""
+
+    def __init__(self, size: tuple[int, ...]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(*x.shape[:2], *self.size)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}"
+
+
+class Standardize(nn.Module):
+    """Every group of entries along axis 1 less its mean, divided by its deviation."""
+
+    def __init__(self, groups: int, eps: float, centred: bool) -> None:
+        super().__init__()
+        self.groups, self.eps, self.centred = groups, eps, centred
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups = x.reshape(len(x), self.groups, -1)
+        for _ in range(further.CENTRINGS * self.centred):
+            groups = groups - groups.mean(2, keepdim=True)
+        return (groups * torch.rsqrt(groups.square().mean(2, keepdim=True) + self.eps)).reshape(x.shape)
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}, eps={self.eps:g}, centred={self.centred}"
+
+
+class Pad(nn.Module):
+    """Rows and columns around an image."""
+
+    def __init__(self, layer: further.Pad) -> None:
+        super().__init__()
+        (above, left), (below, right) = layer.before, layer.after
+        self.sides, self.mode = (left, right, above, below), layer.mode.replace("zeros", "constant")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x, self.sides, self.mode)
+
+    def extra_repr(self) -> str:
+        return f"{self.sides}, {self.mode}"
+
+
 class Residual(nn.Sequential):
-    """Modules in order, of which `Add` and `Recall` refer back to the result of an earlier one."""
+    """Modules in order, of which those of `architecture.Referring` take the result of an earlier one too."""
 
     def __init__(self, modules: Sequence[nn.Module], layers: Sequence[arch.Layer]) -> None:
         super().__init__(*modules)
@@ -160,7 +221,7 @@ def to_torch(network: StoredNetwork, *, sparse: bool = False) -> nn.Sequential:
             parameter.data = value
     if sparse:
         modules = [_sparse(module) for module in modules]
-    refers = any(isinstance(layer, arch.Add | arch.Recall) for layer in layers)
+    refers = any(isinstance(layer, arch.Referring) for layer in layers)
     return (Residual(modules, layers) if refers else nn.Sequential(*modules)).eval()
 
 
@@ -221,6 +282,22 @@ def _module(layer: arch.Layer) -> nn.Module:
             return nn.Unflatten(1, (-1, *layer.size))
         case arch.Select():
             return Select(layer.indices)
+        case further.View():
+            return View(layer.size)
+        case further.Pad():
+            return Pad(layer)
+        case further.Standardize():
+            return Standardize(layer.groups, layer.eps, layer.centred)
+        case further.Resize():
+            if layer.mode.startswith("nearest"):
+                return nn.Upsample(layer.size, mode=layer.mode)
+            return nn.Upsample(layer.size, mode="bilinear", align_corners=layer.mode == "aligned")
+        case further.AdaptiveMaxPool2d():
+            return nn.AdaptiveMaxPool2d(layer.output_size)
+        case further.Concatenate():
+            return Concatenate()
+        case further.Multiply():
+            return Multiply()
         case arch.Add():
             return Add()
         case arch.Recall():

@@ -81,8 +81,9 @@ def refinement(
         changed = {}
         for name, (numbers, code) in weights.items():
             integers, coarser = _cheapest(numbers, code, columns[name], price)
-            integers = integers.reshape(stored.tensors[name].shape)
-            changed[name] = _with_integers(decision.sites[name], index[name], numbers.quantizer, integers, coarser)
+            site, where = decision.sites[name], index[name]
+            integers = integers.reshape(site.value[where].shape)
+            changed[name] = _with_integers(site, where, numbers.quantizer, integers, coarser)
         return decision.with_sites(changed, price_nats_per_bit=price)
 
     return refined
@@ -113,7 +114,7 @@ class _Numbers:
         curvature: np.ndarray,
     ) -> "_Numbers":
         """What the decision says of the weights that are left, `start` being the integers that it stores."""
-        step = quantizer.spacing(start.ndim)
+        step = quantizer.spacing(site.value.ndim)
         mean = _aim(site)[where].astype(np.float64) / step
         precision = step**2 * curvature[where] / 2
         return _Numbers(quantizer, *(part.reshape(len(start), -1) for part in (start, mean, precision)))

@@ -31,6 +31,15 @@ from pyro_compress.network.architecture import (
     Upsample,
     walk,
 )
+from pyro_compress.network.further_layers import (
+    AdaptiveMaxPool2d,
+    Concatenate,
+    Multiply,
+    Pad,
+    Resize,
+    Standardize,
+    View,
+)
 from pyro_compress.network.quantizers import Uniform
 from pyro_compress.network.stored import StoredNetwork
 
@@ -65,6 +74,25 @@ def run(network: StoredNetwork, x: torch.Tensor) -> torch.Tensor:
             case Add() | Recall():
                 assert earlier is not None
                 return earlier if isinstance(layer, Recall) else x + earlier
+            case Concatenate() | Multiply():
+                assert earlier is not None
+                return x * earlier if isinstance(layer, Multiply) else torch.cat([earlier, x], 1)
+            case View():
+                return x.reshape(*x.shape[:2], *layer.size)
+            case Pad():
+                sides = [side for pair in zip(layer.before, layer.after, strict=True) for side in pair]
+                return F.pad(x, [*sides[2:], *sides[:2]], layer.mode.replace("zeros", "constant"))
+            case Standardize():
+                if layer.centred:
+                    return F.group_norm(x, layer.groups, eps=layer.eps)
+                each = x.reshape(len(x), layer.groups, -1)
+                return F.rms_norm(each, each.shape[2:], eps=layer.eps).reshape(x.shape)
+            case Resize():
+                aligned = {"bilinear": False, "aligned": True}.get(layer.mode)
+                mode = layer.mode if aligned is None else "bilinear"
+                return F.interpolate(x, layer.size, mode=mode, align_corners=aligned)
+            case AdaptiveMaxPool2d():
+                return F.adaptive_max_pool2d(x, layer.output_size)
             case Linear():
                 return F.linear(x, tensors[f"{layer.name}.weight"], tensors.get(f"{layer.name}.bias"))
             case Conv2d():

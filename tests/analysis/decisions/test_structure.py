@@ -434,8 +434,8 @@ class TestRefusals:
             remove_dead(trace(network, (2,)), Decision(decision.sites))
 
     def test_a_network_that_is_compressed_already(self) -> None:
-        with pytest.raises(DecisionError, match=r"Select\(1 indices\) occurs in compressed networks only"):
-            remove_dead(Architecture((2,), (Select((0,)),)), Decision({}))
+        with pytest.raises(DecisionError, match=r"ChannelAffine\(.*\) occurs in compressed networks only"):
+            remove_dead(Architecture((2,), (ChannelAffine("a", 2),)), Decision({}))
 
 
 def test_a_negative_running_variance_is_refused() -> None:

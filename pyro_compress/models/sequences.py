@@ -1,0 +1,207 @@
+"""A traced network's layers in a row: what combines or cuts earlier results, and what brings them there.
+
+Layers take the output before them.  Where an operation takes another result, a `Recall` gives that one again, or the
+layer refers back to it.  A result over channels and positions, (C, L), is described as an image of height 1 from the
+first operation on that needs one, and as it is until then.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from pyro_compress.models.activations import plus, times
+from pyro_compress.models.rules import Layers, RefusedError, Shape
+from pyro_compress.network.architecture import Activation, Add, Layer, Recall, Select, output_shape
+from pyro_compress.network.further_layers import Concatenate, Multiply, View, fit_together
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result of the network: number of the output that holds it, and its shape as torch has it, batch axis first."""
+
+    number: int
+    shape: Shape
+
+
+Operand = Result | float
+
+
+class LayerSequence:
+    """Layers in order.
+
+    Attributes:
+        layers: so far.
+        shapes: of one example, of every output as it is described, the input first.
+    """
+
+    def __init__(self, input_shape: Shape) -> None:
+        self.layers: Layers = []
+        self.shapes: list[Shape] = [input_shape]
+        self._images: dict[int, int] = {}
+        self._joined: dict[tuple[int, ...], int] = {}
+
+    @property
+    def last(self) -> int:
+        """Number of the last output."""
+        return len(self.layers)
+
+    def add(self, *layers: Layer) -> int:
+        """Append layers that take the last output; number of what they give.
+
+        Raises:
+            ValueError: one does not accept the shape that reaches it.
+        """
+        for layer in layers:
+            self.layers.append(layer)
+            self.shapes.append(output_shape(layer, self.shapes))
+        return self.last
+
+    def behind(self, number: int, *layers: Layer) -> int:
+        """The same behind output `number`, which is that of no layers."""
+        if not layers:
+            return number
+        self.recall(number)
+        return self.add(*layers)
+
+    def recall(self, number: int) -> int:
+        """Make an output the last one."""
+        return self.last if number == self.last else self.add(Recall(number))
+
+    def image(self, number: int) -> int:
+        """Number of the output that holds (C, L) as (C, 1, L); of any other shape the number itself."""
+        shape = self.shapes[number]
+        if len(shape) != 2:
+            return number
+        if number not in self._images:
+            self._images[number] = self.behind(number, View((1, shape[1])))
+        return self._images[number]
+
+    def alike(self, results: Sequence[Result]) -> list[int]:
+        """Numbers of outputs that hold some results, all as images of height 1 if one is so."""
+        numbers = [result.number for result in results]
+        if len({len(self.shapes[number]) for number in numbers}) == 1:
+            return numbers
+        return [self.image(number) for number in numbers]
+
+
+def add(sequence: LayerSequence, left: Operand, right: Operand) -> int:
+    """left + right."""
+    if isinstance(left, Result) and isinstance(right, Result):
+        return _combine(sequence, Add, left, right)
+    result, term = (left, right) if isinstance(left, Result) else (right, left)
+    assert isinstance(result, Result) and not isinstance(term, Result)
+    return sequence.behind(result.number, *plus(term))
+
+
+def subtract(sequence: LayerSequence, left: Operand, right: Operand) -> int:
+    """left − right."""
+    if not isinstance(right, Result):
+        return add(sequence, left, -right)
+    return add(sequence, left, Result(sequence.behind(right.number, *times(-1)), right.shape))
+
+
+def multiply(sequence: LayerSequence, left: Operand, right: Operand) -> int:
+    """left · right."""
+    if isinstance(left, Result) and isinstance(right, Result):
+        return _combine(sequence, Multiply, left, right)
+    result, factor = (left, right) if isinstance(left, Result) else (right, left)
+    assert isinstance(result, Result) and not isinstance(factor, Result)
+    return sequence.behind(result.number, *times(factor))
+
+
+def divide(sequence: LayerSequence, left: Operand, right: Operand) -> int:
+    """left / right, a number."""
+    if isinstance(right, Result) or not right:
+        raise RefusedError("divides by a result or by 0, supported are other numbers")
+    return multiply(sequence, left, 1 / right)
+
+
+def power(sequence: LayerSequence, left: Operand, right: Operand) -> int:
+    """left²."""
+    if right != 2:
+        raise RefusedError(f"has the exponent {right}, supported is 2")
+    return multiply(sequence, left, left)
+
+
+def _combine(sequence: LayerSequence, layer: type[Add] | type[Multiply], left: Result, right: Result) -> int:
+    numbers = sequence.alike([left, right])
+    shapes = [sequence.shapes[number] for number in numbers]
+    if len(left.shape) != len(right.shape) or not fit_together(*shapes):
+        raise RefusedError(
+            f"combines the shapes {left.shape} and {right.shape}, supported are sums, differences and products of "
+            "results of one shape, or of (channels, 1, 1) and (channels, height, width)"
+        )
+    first, second = sorted(numbers)
+    sequence.recall(second)
+    if first == sequence.last:
+        # a layer refers to an output before the one that it takes
+        sequence.add(Activation("times", 1.0))
+    return sequence.add(layer(first))
+
+
+def concatenate(sequence: LayerSequence, results: Sequence[Result], axis: int) -> int:
+    """Results along axis 1; what has been put together before, as in dense blocks, is taken from there."""
+    if any(not isinstance(result, Result) for result in results) or not results:
+        raise RefusedError("concatenates something that is no result of the network")
+    rank = len(results[0].shape)
+    if axis % rank != 1 or any(len(result.shape) != rank for result in results):
+        raise RefusedError(f"concatenates along axis {axis}, supported is axis 1, the channels")
+    numbers = tuple(sequence.alike(results))
+    done = next((k for k in range(len(numbers), 1, -1) if numbers[:k] in sequence._joined), 1)
+    whole = sequence._joined[numbers[:done]] if done > 1 else numbers[0]
+    for k in range(done, len(numbers)):
+        sequence.recall(numbers[k])
+        if whole == sequence.last:
+            sequence.add(Activation("times", 1.0))
+        whole = sequence.add(Concatenate(whole))
+        sequence._joined[numbers[: k + 1]] = whole
+    return whole
+
+
+def entries(sequence: LayerSequence, result: Result, kept: Sequence[int]) -> int:
+    """Some entries of axis 1, in order."""
+    if list(kept) == list(range(result.shape[1])):
+        return result.number
+    if any(a >= b for a, b in pairwise(kept)):
+        raise RefusedError("takes channels in another order, supported are slices from the first to the last")
+    return sequence.behind(result.number, Select(tuple(kept)))
+
+
+def indexed(sequence: LayerSequence, result: Result, index: object) -> int:
+    """x[:, a:b], with whole slices for the axes behind."""
+    items: list[Any] = list(index) if isinstance(index, tuple) else [index]
+    at = next((place for place, item in enumerate(items) if item is Ellipsis), None)
+    if at is not None:
+        items[at : at + 1] = [slice(None)] * (len(result.shape) - len(items) + 1)
+    whole = [isinstance(item, slice) and item == slice(None) for item in items]
+    if not whole[0] or not all(whole[2:]) or (len(items) > 1 and not isinstance(items[1], slice | list)):
+        raise RefusedError(f"takes [{index}] of a result, supported are slices of axis 1, the channels: x[:, a:b]")
+    if len(items) == 1:
+        return result.number
+    return entries(sequence, result, torch.arange(result.shape[1])[items[1]].tolist())
+
+
+def part(sequence: LayerSequence, result: Result, parts: Sequence[Shape], number: int) -> int:
+    """One of the parts that `split` or `chunk` cut a result into, by their shapes."""
+    widths = [shape[1] for shape in parts]
+    same = all((shape[:1], shape[2:]) == (result.shape[:1], result.shape[2:]) for shape in parts)
+    if not same or sum(widths) != result.shape[1]:
+        raise RefusedError("cuts a result along another axis than 1, the channels")
+    start = sum(widths[: number % len(widths)])
+    return entries(sequence, result, range(start, start + widths[number % len(widths)]))
+
+
+COMBINATIONS: dict[Any, Callable[[LayerSequence, Operand, Operand], int]] = {
+    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), add),
+    **dict.fromkeys((operator.sub, operator.isub, torch.sub, "sub", "sub_"), subtract),
+    **dict.fromkeys((operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"), multiply),
+    **dict.fromkeys((operator.truediv, operator.itruediv, torch.div, "div", "div_"), divide),
+    **dict.fromkeys((operator.pow, torch.pow, "pow"), power),
+}
+CONCATENATIONS: frozenset[Any] = frozenset((torch.cat, torch.concat, torch.concatenate))
+# They give several results, of which each is taken by its number.
+SPLITS: frozenset[Any] = frozenset((torch.split, torch.chunk, torch.tensor_split, "split", "chunk", "tensor_split"))

@@ -1,0 +1,185 @@
+"""Small relatives of networks that people bring: every way in which results are combined, padded and normalised."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Gate(nn.Module):
+    """Squeeze and excitation, as in MobileNetV3 and EfficientNet."""
+
+    def __init__(self, channels: int, gate: nn.Module) -> None:
+        super().__init__()
+        self.pool, self.gate = nn.AdaptiveAvgPool2d(1), gate
+        self.less, self.more = nn.Conv2d(channels, channels // 2, 1), nn.Conv2d(channels // 2, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gate(self.more(F.relu(self.less(self.pool(x))))) * x
+
+
+class Inverted(nn.Module):
+    """A block of MobileNetV3: wide, depthwise, gated, narrow, and the input added."""
+
+    def __init__(self, channels: int, wide: int, act: type[nn.Module], gate: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, wide, 1, bias=False), nn.BatchNorm2d(wide), act(),
+            nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False), nn.BatchNorm2d(wide), act(),
+            Gate(wide, gate), nn.Conv2d(wide, channels, 1, bias=False), nn.BatchNorm2d(channels),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def mobile() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Hardswish(), Inverted(4, 8, nn.Hardswish, nn.Hardsigmoid()),
+        Inverted(4, 6, nn.SiLU, nn.Sigmoid()), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5),
+    )  # fmt: skip
+
+
+class UNet(nn.Module):
+    """Two steps down and up again, skip connections by concatenation, every padding and normalisation by example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.ReLU())
+        self.third = nn.Sequential(
+            nn.Conv2d(8, 6, 3, padding=1, padding_mode="reflect"), nn.InstanceNorm2d(6, affine=True), nn.Mish()
+        )
+        self.up, self.after_up = nn.ConvTranspose2d(6, 8, 2, stride=2), nn.Conv2d(16, 4, 3, padding="same")
+        self.last, self.out = nn.Conv2d(8, 4, 3, padding=1, padding_mode="circular"), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.first(x)
+        second = self.second(F.max_pool2d(first, 2))
+        y = self.up(self.third(F.max_pool2d(second, 2)))
+        y = F.interpolate(F.relu(self.after_up(torch.cat([y, second], 1))), scale_factor=2, mode="bilinear")
+        return self.out(F.relu(self.last(torch.cat([first, y], dim=1))))
+
+
+class Dense(nn.Module):
+    """A dense block of DenseNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 5, 3, padding=1), nn.Linear(14, 4)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(5 + 3 * number) for number in range(3))
+        self.convs = nn.ModuleList(nn.Conv2d(5 + 3 * number, 3, 3, padding=1, bias=False) for number in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = [self.stem(x)]
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            found.append(conv(F.relu(norm(torch.cat(found, 1)))))
+        return self.head(torch.cat(found, 1).mean((2, 3)))
+
+
+class Inception(nn.Module):
+    """Four branches of GoogLeNet, and pooling that rounds up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.pool = nn.Conv2d(3, 6, 3, stride=2), nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.one, self.three, self.five = (
+            nn.Conv2d(6, 3, 1),
+            nn.Conv2d(6, 4, 3, padding=1),
+            nn.Conv2d(6, 2, 5, padding=2),
+        )
+        self.pooled = nn.Sequential(nn.MaxPool2d(3, 1, padding=1, ceil_mode=True), nn.Conv2d(6, 3, 1))
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(F.relu(self.stem(x)))
+        y = torch.cat([self.one(x), self.three(x), F.relu(self.five(x)), self.pooled(x)], 1)
+        return self.head(F.adaptive_max_pool2d(y, 1).flatten(1))
+
+
+class Series(nn.Module):
+    """A time series of two channels to three numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv1d(2, 6, 5, padding=2), nn.BatchNorm1d(6)
+        self.each = nn.Conv1d(6, 6, 3, padding=2, dilation=2, groups=6)
+        self.wide, self.groups, self.slopes = nn.Conv1d(6, 8, 1, bias=False), nn.GroupNorm(2, 8), nn.PReLU(8)
+        self.up, self.head = nn.ConvTranspose1d(8, 4, 4, stride=2, padding=1), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.max_pool1d(F.relu(self.norm(self.first(x))), 2)
+        return self.head(self.up(self.slopes(self.groups(self.wide(y + self.each(y))))).mean(-1))
+
+
+class Filter(nn.Module):
+    """A time series to one of the same length, the input added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(3, 4, 3, padding=1, padding_mode="circular")
+        self.second = nn.Conv1d(4, 3, 5, padding=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.tanh(self.second(F.avg_pool1d(F.pad(F.silu(self.first(x)), (1, 1)), 3, 1)))
+
+
+class Normalised(nn.Module):
+    """Dense layers with layer norm, with and without a mean, weight and bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 12), nn.Linear(12, 12), nn.Linear(12, 3)
+        self.norm, self.square, self.last = nn.LayerNorm(12), nn.RMSNorm(12), nn.LayerNorm(12, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.gelu(self.norm(self.first(x)))
+        return self.head(self.last(y + F.mish(self.second(self.square(y)))))
+
+
+class Gated(nn.Module):
+    """A gated linear unit, and arithmetic with numbers, slices and the input itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.back, self.head = nn.Linear(6, 16), nn.Linear(8, 6), nn.Linear(11, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.both(x).chunk(2, 1)
+        y = self.back(value * torch.sigmoid(gate))
+        return self.head(torch.cat([1 - y * y, (2 * x - y / 3)[:, 1:]], 1))
+
+
+class Framed(nn.Module):
+    """Padding in front of convolutions, differences, one pixel that goes with all, and two poolings side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.pad, self.frame = (
+            nn.Conv2d(2, 6, 3, padding=1),
+            nn.ZeroPad2d((1, 2, 0, 1)),
+            nn.ReplicationPad2d(1),
+        )
+        self.second, self.third = nn.Conv2d(6, 4, 3, bias=False), nn.Conv2d(4, 4, 3)
+        self.norm, self.slope, self.head = nn.InstanceNorm2d(4), nn.PReLU(), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(self.pad(F.hardswish(self.first(x))))
+        y = y - self.norm(self.third(self.frame(y)))
+        y = self.slope(y + y.mean((2, 3), keepdim=True))
+        return self.head(torch.cat([y.amax((2, 3)), y.mean((2, 3))], 1))
+
+
+# factories, and the shape of one example
+SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mobile": (mobile, (3, 9, 8)),
+    "unet": (UNet, (2, 8, 12)),
+    "dense": (Dense, (3, 6, 7)),
+    "inception": (Inception, (3, 12, 13)),
+    "series": (Series, (2, 16)),
+    "filter": (Filter, (3, 9)),
+    "normalised": (Normalised, (6,)),
+    "gated": (Gated, (6,)),
+    "framed": (Framed, (2, 7, 8)),
+}

@@ -1,0 +1,148 @@
+"""From a module to a file and back: what is decoded computes what the masked module does, in all runtimes."""
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from pyro_compress.analysis.decisions.decision import Decision
+from pyro_compress.analysis.decisions.structure import remove_dead
+from pyro_compress.artifact.format.decode import decode
+from pyro_compress.artifact.runtimes.numpy_runtime import forward
+from pyro_compress.artifact.runtimes.onnx_export import to_onnx
+from pyro_compress.artifact.runtimes.torch_runtime import to_torch
+from pyro_compress.artifact.writing.encode import encode
+from pyro_compress.models.tracing import trace
+from pyro_compress.network.architecture import ChannelAffine, Conv2d
+from pyro_compress.network.further_layers import Concatenate, Standardize
+from pyro_compress.network.stored import StoredNetwork
+from tests.analysis.decisions.masked_networks import clear, decide, in_float32, masked, put, randomise, run
+from tests.artifact.small_networks import SMALL
+
+TOLERANCE = 1e-5
+
+
+def pruned(network: nn.Module, generator: np.random.Generator, step: float | None) -> Decision:
+    """Some single weights, inputs and outputs of every layer gone; biases in float32, as they take folds."""
+    masks = {}
+    for name, parameter in network.named_parameters():
+        mask = generator.random(parameter.shape) < 0.8
+        for axis in range(2) if parameter.ndim > 1 else ():
+            along = [1] * parameter.ndim
+            along[axis] = -1
+            mask &= (generator.random(parameter.shape[axis]) < generator.choice([0.5, 0.9])).reshape(along)
+        masks[name] = mask
+    decision = decide(network, masks, step)
+    return decision.with_sites({n: in_float32(s) for n, s in decision.sites.items() if s.value.ndim == 1})
+
+
+def assert_runs_as(stored: StoredNetwork, x: torch.Tensor, expected: torch.Tensor) -> None:
+    """In float64 nearly to the digit, and decoded from its file in torch, numpy and ONNX Runtime."""
+    scale = max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(run(stored, x), expected, rtol=0, atol=1e-6 * scale)
+    found = decode(encode(stored))
+    session = onnxruntime.InferenceSession(to_onnx(found), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        outputs = to_torch(found)(x).numpy(), forward(found)(x.numpy()), session.run(None, {"input": x.numpy()})[0]
+    for output in outputs:
+        np.testing.assert_allclose(output, expected.numpy(), rtol=0, atol=TOLERANCE * scale)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("seed", range(5))
+def test_pruned_networks_run_as_their_masked_modules(name: str, seed: int) -> None:
+    make, shape = SMALL[name]
+    generator = np.random.default_rng(seed)
+    network = make().eval()
+    randomise(network, generator)
+    decision = pruned(network, generator, 2.0**-7 if seed % 2 else None)
+    stored = remove_dead(trace(network, shape), decision)
+    x = torch.from_numpy(generator.normal(size=(4, *shape))).float()
+    assert_runs_as(stored, x, masked(network, decision, x))
+
+
+def test_a_dead_channel_of_a_dense_block_goes_from_all_its_readers() -> None:
+    network = SMALL["dense"][0]().eval()
+    randomise(network, np.random.default_rng(0))
+    # the first convolution of the block makes the channels 5, 6 and 7: nobody reads 6, the head alone does not read 7
+    for name, reads in (("convs.1.weight", 6), ("convs.2.weight", 6), ("head.weight", 6), ("head.weight", 7)):
+        clear(network, name, slice(None), reads)
+    decision = decide(network)
+    stored = remove_dead(trace(network, (3, 6, 7)), decision)
+    convolutions = {layer.name: layer for layer in stored.architecture.layers if isinstance(layer, Conv2d)}
+    assert [convolutions[f"convs.{k}"].out_channels for k in range(3)] == [2, 3, 3]
+    assert [convolutions[f"convs.{k}"].in_channels for k in range(3)] == [5, 7, 10]
+    assert stored.architecture.weighted()[-1].in_features == 12  # type: ignore[union-attr]
+    assert sum(isinstance(layer, Concatenate) for layer in stored.architecture.layers) == 3
+    x = torch.randn(3, 3, 6, 7, generator=torch.Generator().manual_seed(0))
+    assert_runs_as(stored, x, masked(network, decision, x))
+
+
+def test_a_closed_gate_takes_its_channel_away() -> None:
+    """What is multiplied with the constant 0 is not made."""
+    network = SMALL["gated"][0]()
+    randomise(network, np.random.default_rng(1))
+    for name in ("both.weight", "both.bias"):
+        clear(network, name, [2, 5])  # values of the units 2 and 5
+    decision = decide(network)
+    stored = remove_dead(trace(network, (6,)), decision)
+    both, back, _ = stored.architecture.weighted()
+    assert (both.out_features, back.in_features) == (12, 6)  # type: ignore[union-attr]
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    assert_runs_as(stored, x, masked(network, decision, x))
+
+
+def test_what_a_mean_and_variance_are_made_of_stays() -> None:
+    """Unit 1 is unread behind the norm, unit 2 constant in front of it: both count for the others."""
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.LayerNorm(4), nn.Linear(4, 2))
+    randomise(network, np.random.default_rng(2))
+    clear(network, "0.weight", 2)
+    put(network, {"0.bias": [0.3, 0.1, 0.7, 0.2]})
+    clear(network, "3.weight", slice(None), 1)
+    decision = decide(network)
+    stored = remove_dead(trace(network, (3,)), decision)
+    first, last = stored.architecture.weighted()
+    assert (first.out_features, last.in_features) == (4, 3)  # type: ignore[union-attr]
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    assert_runs_as(stored, x, masked(network, decision, x))
+
+
+def test_whole_groups_of_a_group_norm_go() -> None:
+    network = nn.Sequential(nn.Conv2d(2, 6, 1), nn.GroupNorm(3, 6), nn.ReLU(), nn.Conv2d(6, 2, 1), nn.Flatten())
+    randomise(network, np.random.default_rng(3))
+    clear(network, "3.weight", slice(None), [2, 3, 4])  # the second group, and half of the third
+    decision = decide(network)
+    stored = remove_dead(trace(network, (2, 3, 4)), decision)
+    first, last = stored.architecture.weighted()
+    assert (first.out_channels, last.in_channels) == (4, 3)  # type: ignore[union-attr]
+    assert Standardize(2, 1e-5) in stored.architecture.layers
+    assert ChannelAffine("1", 3) in stored.architecture.layers
+    x = torch.randn(5, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    assert_runs_as(stored, x, masked(network, decision, x))
+
+
+def test_a_constant_group_is_a_constant_behind_its_norm() -> None:
+    network = nn.Sequential(nn.Conv2d(2, 4, 1), nn.GroupNorm(2, 4), nn.Conv2d(4, 2, 1), nn.Flatten())
+    randomise(network, np.random.default_rng(4))
+    clear(network, "0.weight", [2, 3])
+    decision = decide(network)
+    stored = remove_dead(trace(network, (2, 3, 4)), decision)
+    assert [layer.out_channels for layer in stored.architecture.weighted()] == [2, 2]  # type: ignore[union-attr]
+    x = torch.randn(5, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    assert_runs_as(stored, x, masked(network, decision, x))
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+def test_a_constant_channel_is_folded_through_padding_that_keeps_it(mode: Any) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 1, 3, padding=1, padding_mode=mode))
+    put(network, {"0.bias": 0.7})
+    clear(network, "0.weight", 1)
+    decision = decide(network)
+    stored = remove_dead(trace(network, (1, 5, 6)), decision)
+    first = stored.architecture.weighted()[0]
+    assert first.out_channels == (2 if mode == "zeros" else 1)  # type: ignore[union-attr]
+    x = torch.randn(2, 1, 5, 6, generator=torch.Generator().manual_seed(0))
+    assert_runs_as(stored, x, masked(network, decision, x))
