@@ -56,12 +56,12 @@ NAMES = st.text(max_size=12) | st.sampled_from(["0", "fc1", "a.00", "x007", "9" 
 
 
 @st.composite
-def layers_on(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[Layer, ...]:
-    """Layers that accept `shape`."""
-    names = iter(draw(st.lists(NAMES, min_size=7, max_size=7, unique=True)))
+def layers_on(draw: st.DrawFn, shape: tuple[int, ...], most: int = 7) -> tuple[Layer, ...]:
+    """At most so many layers that accept `shape`."""
+    names = iter(draw(st.lists(NAMES, min_size=most, max_size=most, unique=True)))
     layers: list[Layer] = []
     shapes = [shape]
-    for _ in range(draw(st.integers(0, 7))):
+    for _ in range(draw(st.integers(0, most))):
         kinds = ["activation", "affine", "prelu", "select", "flatten"]
         kinds += ["recall", "concatenate"] if layers else []
         kinds += ["standardize"] if shape[0] else []

@@ -8,16 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_compress.analysis.decisions.decision import Decision
+from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
+from pyro_compress.analysis.decisions.kept_deviations import stored_network
+from pyro_compress.analysis.decisions.norms import with_norms_on_grids
 from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.artifact.format.decode import decode
 from pyro_compress.artifact.runtimes.numpy_runtime import forward
 from pyro_compress.artifact.runtimes.onnx_export import to_onnx
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.artifact.writing.encode import encode
+from pyro_compress.artifact.writing.rate_distortion import refine
 from pyro_compress.models.tracing import trace
 from pyro_compress.network.architecture import ChannelAffine, Conv2d
 from pyro_compress.network.further_layers import Concatenate, Standardize
+from pyro_compress.network.quantizers import PerChannel
 from pyro_compress.network.stored import StoredNetwork
 from tests.analysis.decisions.masked_networks import clear, decide, in_float32, masked, put, randomise, run
 from tests.artifact.small_networks import SMALL
@@ -62,6 +66,49 @@ def test_pruned_networks_run_as_their_masked_modules(name: str, seed: int) -> No
     stored = remove_dead(trace(network, shape), decision)
     x = torch.from_numpy(generator.normal(size=(4, *shape))).float()
     assert_runs_as(stored, x, masked(network, decision, x))
+
+
+@pytest.mark.parametrize("name", ["normalised", "unet", "series"])
+def test_weights_and_biases_of_norms_stand_on_grids(name: str) -> None:
+    """What the search judges in the module is what the file holds, also where a norm has no running statistics."""
+    make, shape = SMALL[name]
+    generator = np.random.default_rng(7)
+    network, architecture = make().eval(), trace(make(), shape)
+    randomise(network, generator)
+    decision = pruned(network, generator, 2.0**-7)
+    judged = with_norms_on_grids(architecture, decision)
+    stored = stored_network(architecture, decision)
+    x = torch.from_numpy(generator.normal(size=(4, *shape))).float()
+    assert_runs_as(stored, x, masked(network, judged, x))
+    norms = [layer for layer in stored.architecture.layers if isinstance(layer, ChannelAffine)]
+    assert norms and all(stored.tensors[f"{layer.name}.scale"].integers is not None for layer in norms)
+
+
+def with_variance(network: nn.Module) -> Decision:
+    """Weights with a step for each of their channels, and a variance that rounding counts for little against."""
+    found = {}
+    for name, parameter in network.named_parameters():
+        value = parameter.detach().numpy().copy()
+        site = SiteDecision(value, np.full_like(value, 0.01), np.full(value.shape, 32, np.uint8))
+        many = value.ndim > 1
+        found[name] = site.on(PerChannel(tuple(0.05 + 0.01 * np.arange(len(value)) % 0.03))) if many else site
+    return Decision(found, {n: b.numpy().copy() for n, b in network.named_buffers() if "running" in n})
+
+
+def test_filters_over_positions_are_refined_and_keep_their_deviations() -> None:
+    """They have three axes in the posterior and the decision, four in the file."""
+    network = SMALL["series"][0]().eval()
+    randomise(network, np.random.default_rng(8))
+    architecture, decision = trace(network, (2, 16)), with_variance(network)
+    refined = refine(architecture, decision, 0.5)
+    weight, other = decision.sites["first.weight"], refined.sites["first.weight"]
+    assert other.value.shape == weight.value.shape == (6, 2, 5)
+    assert np.abs(other.integers()).sum() < np.abs(weight.integers()).sum()
+    stored = stored_network(architecture, refined, keep_deviations=True)
+    assert stored.deviations["first.weight"].shape == stored.tensors["first.weight"].shape
+    assert stored.tensors["first.weight"].shape[2] == 1
+    x = torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(0))
+    assert_runs_as(stored, x, masked(network, with_norms_on_grids(architecture, refined), x))
 
 
 def test_a_dead_channel_of_a_dense_block_goes_from_all_its_readers() -> None:
