@@ -66,7 +66,11 @@ def as_it_is(network: nn.Module, input_shape: tuple[int, ...]) -> StoredNetwork:
             values[f"{layer.name}.slope"] = values[f"{layer.name}.weight"]
         layers.append(layer)
     found = Architecture(architecture.input_shape, tuple(layers))
-    tensors = {name: StoredTensor(floats=values[name].astype(np.float32)) for name in tensor_shapes(found)}
+    # the weight of a Conv1d has no axis for the height
+    tensors = {
+        name: StoredTensor(floats=values[name].astype(np.float32).reshape(shape))
+        for name, shape in tensor_shapes(found).items()
+    }
     return StoredNetwork(found, tensors)
 
 

@@ -23,6 +23,8 @@ from pyro_compress.network.architecture import ChannelAffine, Conv2d
 from pyro_compress.network.further_layers import Concatenate, Standardize
 from pyro_compress.network.quantizers import PerChannel
 from pyro_compress.network.stored import StoredNetwork
+from pyro_compress.pipeline.scoring import as_it_is
+from pyro_compress.report.micronet import micronet_score, products
 from tests.analysis.decisions.masked_networks import clear, decide, in_float32, masked, put, randomise, run
 from tests.artifact.small_networks import SMALL
 
@@ -66,6 +68,19 @@ def test_pruned_networks_run_as_their_masked_modules(name: str, seed: int) -> No
     stored = remove_dead(trace(network, shape), decision)
     x = torch.from_numpy(generator.normal(size=(4, *shape))).float()
     assert_runs_as(stored, x, masked(network, decision, x))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_networks_are_scored_as_they_are(name: str) -> None:
+    make, shape = SMALL[name]
+    network = make().eval()
+    randomise(network, np.random.default_rng(9))
+    stored = as_it_is(network, shape)
+    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = network.double()(x.double())
+    torch.testing.assert_close(run(stored, x), expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max())))
+    assert sum(cost.multiplies for cost in micronet_score(stored).layers) >= sum(products(stored).values()) > 0
 
 
 @pytest.mark.parametrize("name", ["normalised", "unet", "series"])
