@@ -20,8 +20,8 @@ from pyro_compress.errors import DecisionError
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.generative.reconstruction import InNats
 from pyro_compress.models.likelihoods import Likelihood
-from pyro_compress.models.tracing import trace
 from pyro_compress.network.architecture import Architecture
+from pyro_compress.pipeline.as_layers import checked
 from pyro_compress.pipeline.validation import nothing_pruned, place
 from pyro_compress.posterior.posterior import Posterior
 
@@ -57,8 +57,8 @@ def shipped(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[nn.Module
 
 
 def architecture_of(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
-    """What a file says of a plain network: as it is traced, with the code of a decoder."""
-    found = trace(*shipped(network, input_shape))
+    """What a file says of a plain network: as it is traced and runs, with the code of a decoder."""
+    found = checked(*shipped(network, input_shape))
     return replace(found, code=network.codes.stored()) if isinstance(network, EncoderDecoder) else found
 
 

@@ -4,17 +4,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 from torch import nn
 
 from pyro_compress.artifact.writing.artifact import Artifact, load
 from pyro_compress.errors import NetworkError
-from pyro_compress.models.tracing import trace
-from pyro_compress.network.architecture import Architecture, BatchNorm, ChannelAffine, Layer, PReLU
-from pyro_compress.network.liveness import Numbers
-from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
+from pyro_compress.pipeline.as_layers import as_it_is
 from pyro_compress.pipeline.validation import network_and_likelihood
 from pyro_compress.report.micronet import FULL_BITS, Reference, Score, micronet_score
 
@@ -50,28 +46,6 @@ def score(
     else:
         stored = network.network if isinstance(network, Artifact) else load(network).network
     return micronet_score(stored, reference, activation_bits=activation_bits, freebie=freebie)
-
-
-def as_it_is(network: nn.Module, input_shape: tuple[int, ...]) -> StoredNetwork:
-    """A module's layers and float32 numbers, with nothing removed; a batch norm is its scale and shift."""
-    architecture = trace(network, input_shape)
-    values: dict[str, np.ndarray] = {name: p.detach().cpu().numpy() for name, p in network.named_parameters()}
-    buffers = {name: buffer.cpu().numpy() for name, buffer in network.named_buffers()}
-    numbers, layers = Numbers(values, buffers), list[Layer]()
-    for layer in architecture.layers:
-        if isinstance(layer, BatchNorm):
-            values |= zip((f"{layer.name}.scale", f"{layer.name}.shift"), numbers.affine(layer), strict=True)
-            layer = ChannelAffine(layer.name, layer.channels)
-        if isinstance(layer, PReLU):
-            values[f"{layer.name}.slope"] = values[f"{layer.name}.weight"]
-        layers.append(layer)
-    found = Architecture(architecture.input_shape, tuple(layers))
-    # the weight of a Conv1d has no axis for the height
-    tensors = {
-        name: StoredTensor(floats=values[name].astype(np.float32).reshape(shape))
-        for name, shape in tensor_shapes(found).items()
-    }
-    return StoredNetwork(found, tensors)
 
 
 def as_dict(found: Score) -> dict[str, Any]:

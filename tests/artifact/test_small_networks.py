@@ -18,12 +18,16 @@ from pyro_compress.artifact.runtimes.onnx_export import to_onnx
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.artifact.writing.rate_distortion import refine
+from pyro_compress.errors import NetworkError
+from pyro_compress.models.operations import MODULES
+from pyro_compress.models.rules import as_module
 from pyro_compress.models.tracing import trace
-from pyro_compress.network.architecture import ChannelAffine, Conv2d
+from pyro_compress.network.architecture import Activation, ChannelAffine, Conv2d
 from pyro_compress.network.further_layers import Concatenate, Standardize
 from pyro_compress.network.quantizers import PerChannel
 from pyro_compress.network.stored import StoredNetwork
-from pyro_compress.pipeline.scoring import as_it_is
+from pyro_compress.pipeline.as_layers import as_it_is, checked
+from pyro_compress.pipeline.compressing import compress
 from pyro_compress.report.micronet import micronet_score, products
 from tests.analysis.decisions.masked_networks import clear, decide, in_float32, masked, put, randomise, run
 from tests.artifact.small_networks import SMALL
@@ -80,7 +84,18 @@ def test_networks_are_scored_as_they_are(name: str) -> None:
     with torch.no_grad():
         expected = network.double()(x.double())
     torch.testing.assert_close(run(stored, x), expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max())))
+    assert checked(network.float(), shape) == trace(network, shape)
     assert sum(cost.multiplies for cost in micronet_score(stored).layers) >= sum(products(stored).values()) > 0
+
+
+def test_layers_that_compute_something_else_are_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a rule were wrong."""
+    network = nn.Sequential(nn.Linear(4, 3), nn.ELU(), nn.Linear(3, 2))
+    randomise(network, np.random.default_rng(0))
+    assert compress(network, decide(network), (4,)).network.architecture == trace(network, (4,))
+    monkeypatch.setitem(MODULES, nn.ELU, as_module(lambda before: [Activation("relu")]))
+    with pytest.raises(NetworkError, match=r"compute something else: outputs of up to .* differ by .*; please report"):
+        compress(network, decide(network), (4,))
 
 
 @pytest.mark.parametrize("name", ["normalised", "unet", "series"])

@@ -24,7 +24,7 @@ from pyro_compress.network.further_layers import (
 from pyro_compress.network.liveness import products_per_link
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
-from pyro_compress.pipeline.scoring import as_it_is
+from pyro_compress.pipeline.as_layers import as_it_is
 from pyro_compress.report.micronet import Reference, micronet_score, products
 from tests.artifact import networks
 

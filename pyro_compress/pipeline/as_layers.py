@@ -1,0 +1,64 @@
+"""A module as the layers that a file would hold, with the module's own numbers."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from pyro_compress.artifact.runtimes.torch_runtime import to_torch
+from pyro_compress.errors import NetworkError
+from pyro_compress.models.probing import FEW, evaluating, examples
+from pyro_compress.models.tracing import trace
+from pyro_compress.network.architecture import Architecture, BatchNorm, ChannelAffine, Layer, PReLU
+from pyro_compress.network.liveness import Numbers
+from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
+
+# As a share of the largest output: sums in another order come nowhere near it, another function does.
+TOLERANCE, ROUNDING = 0.02, 1e-6
+
+
+def as_it_is(network: nn.Module, input_shape: tuple[int, ...]) -> StoredNetwork:
+    """A module's layers and float32 numbers, with nothing removed; a batch norm is its scale and shift."""
+    return _with_numbers(network, trace(network, input_shape))
+
+
+def checked(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
+    """The layers of a module, after they were run beside it on a few examples.
+
+    A file is made of layers, so a mistake in a rule of `models/operations.py` would be a file of another network.
+
+    Raises:
+        NetworkError: it cannot be described, or its layers compute something else.
+    """
+    architecture = trace(network, input_shape)
+    x = examples(network, input_shape)[: FEW[-1]]
+    with evaluating(network), torch.no_grad():
+        # a network may change its input in place
+        expected = network(x.clone()).cpu()
+        found = to_torch(_with_numbers(network, architecture))(x.cpu())
+    difference, largest = (float(part.abs().max()) for part in (found - expected, expected))
+    if difference > TOLERANCE * largest + ROUNDING:
+        raise NetworkError(
+            "the layers that the network is described by compute something else: outputs of up to "
+            f"{largest:.3g} differ by {difference:.3g}; please report this"
+        )
+    return architecture
+
+
+def _with_numbers(network: nn.Module, architecture: Architecture) -> StoredNetwork:
+    values: dict[str, np.ndarray] = {name: p.detach().cpu().numpy() for name, p in network.named_parameters()}
+    buffers = {name: buffer.cpu().numpy() for name, buffer in network.named_buffers()}
+    numbers, layers = Numbers(values, buffers), list[Layer]()
+    for layer in architecture.layers:
+        if isinstance(layer, BatchNorm):
+            values |= zip((f"{layer.name}.scale", f"{layer.name}.shift"), numbers.affine(layer), strict=True)
+            layer = ChannelAffine(layer.name, layer.channels)
+        if isinstance(layer, PReLU):
+            values[f"{layer.name}.slope"] = values[f"{layer.name}.weight"]
+        layers.append(layer)
+    found = Architecture(architecture.input_shape, tuple(layers))
+    # the weight of a Conv1d has no axis for the height
+    tensors = {
+        name: StoredTensor(floats=values[name].astype(np.float32).reshape(shape))
+        for name, shape in tensor_shapes(found).items()
+    }
+    return StoredNetwork(found, tensors)
