@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_compress.artifact.runtimes.torch_runtime import SparseLinear, to_torch
+from pyro_compress.artifact.runtimes.torch_modules import SparseLinear
+from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.network.architecture import Activation, Architecture, Linear
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
