@@ -87,17 +87,20 @@ def activation_scores(
 def _answering(architecture: Architecture) -> dict[str, tuple[str, nn.Module]]:
     """By hidden layer the module whose output its activation takes, and that; the identity where there is none."""
     found: dict[str, tuple[str, nn.Module]] = {}
-    hidden, last = hidden_layers(architecture), ""
+    hidden, last, answered = hidden_layers(architecture), "", ""
     for layer in architecture.layers:
+        # an activation may be a chain of several
+        before, answered = answered, ""
         if isinstance(layer, Linear | Conv2d):
             last = layer.name if layer.name in hidden else ""
             if last:
                 found[last] = last, nn.Identity()
         elif last and isinstance(layer, BatchNorm) and isinstance(found[last][1], nn.Identity):
             found[last] = layer.name, nn.Identity()
-        elif last and isinstance(layer, Activation):
-            found[last] = found[last][0], activation_module(layer)
-            last = ""
+        elif (last or before) and isinstance(layer, Activation):
+            last, answered = "", last or before
+            module, activation = found[answered]
+            found[answered] = module, nn.Sequential(activation, activation_module(layer))
     return found
 
 

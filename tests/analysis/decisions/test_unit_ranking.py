@@ -73,6 +73,16 @@ def test_scores_of_activations_are_means_over_examples_and_places(network: nn.Mo
     assert not network.training
 
 
+def test_an_activation_that_is_a_chain_of_layers_is_taken_whole() -> None:
+    torch.manual_seed(2)
+    network = nn.Sequential(nn.Linear(4, 5), nn.Hardtanh(-0.5, 1.0), nn.Linear(5, 3), nn.SELU(), nn.Linear(3, 2))
+    x = torch.randn(50, 4)
+    scores = unit_scores(posterior_of(network), network, as_data((x, torch.arange(50) % 2)), by="mean-activation")
+    with torch.no_grad():
+        np.testing.assert_allclose(scores["0"], network[:2](x).abs().mean(0).numpy(), rtol=1e-5)
+        np.testing.assert_allclose(scores["2"], network[:4](x).abs().mean(0).numpy(), rtol=1e-5)
+
+
 def test_a_unit_goes_with_all_that_makes_and_reads_it(network: nn.Module, data: DataSet) -> None:
     architecture, posterior = trace(network, (1, 8, 8)), posterior_of(network)
     scores = {"conv": np.array([3.0, 1.0, 2.0, 1.0]), "fc1": np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])}
