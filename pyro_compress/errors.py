@@ -27,7 +27,7 @@ class NetworkError(PyroCompressError):
 
 
 class UnstorableError(NetworkError):
-    """A network that can be fitted, and that no file here can describe."""
+    """A network that can be fitted, and whose layers no file can describe: one holds its weights alone."""
 
 
 class PriorError(PyroCompressError):
@@ -51,7 +51,7 @@ class RunError(PyroCompressError):
 
 
 class UnstorableWarning(UserWarning):
-    """A network is fitted that no file here can hold; the message says what of it cannot be described."""
+    """A network is fitted of which a file holds the weights alone; the message says what cannot be described."""
 
 
 class PosteriorWarning(UserWarning):

@@ -19,6 +19,7 @@ from pyro_compress.cli.options import (
     EpochsOption,
     ExamplesOption,
     JsonOption,
+    KindOption,
     KlWeightOption,
     LikelihoodOption,
     MethodOption,
@@ -51,6 +52,7 @@ def run(
     entry: EntryArgument = None,
     network: NetworkOption = None,
     weights: WeightsOption = None,
+    kind: KindOption = None,
     prior: PriorOption = None,
     inference: MethodOption = None,
     likelihood: LikelihoodOption = None,
@@ -82,7 +84,7 @@ def run(
 
     with processes.joined() as here:
         settings, directory = _settings(
-            here, entry, resume, out_dir, network=network, weights=weights, prior=prior, inference=inference,
+            here, entry, resume, out_dir, network=network, weights=weights, kind=kind, prior=prior, inference=inference,
             likelihood=likelihood, data=data, examples=examples, binarisation=binarisation, epochs=epochs,
             pretrain_epochs=pretrain_epochs, rewrite=rewrite or None, retrain_epochs=retrain_epochs, teacher=teacher,
             teacher_weight=teacher_weight, temperature=temperature, kl_weight=kl_weight, chains=chains, draws=draws,
@@ -106,6 +108,7 @@ def fit(
     entry: EntryArgument = None,
     network: NetworkOption = None,
     weights: WeightsOption = None,
+    kind: KindOption = None,
     prior: PriorOption = None,
     inference: MethodOption = None,
     likelihood: LikelihoodOption = None,
@@ -136,7 +139,7 @@ def fit(
 
     with processes.joined() as here:
         settings, directory = _settings(
-            here, entry, resume, out_dir, network=network, weights=weights, prior=prior, inference=inference,
+            here, entry, resume, out_dir, network=network, weights=weights, kind=kind, prior=prior, inference=inference,
             likelihood=likelihood, data=data, examples=examples, binarisation=binarisation, epochs=epochs,
             pretrain_epochs=pretrain_epochs, rewrite=rewrite or None, retrain_epochs=retrain_epochs, teacher=teacher,
             teacher_weight=teacher_weight, temperature=temperature, kl_weight=kl_weight, chains=chains, draws=draws,

@@ -18,6 +18,14 @@ LikelihoodOption = Annotated[
     str | None,
     typer.Option("--likelihood", help="categorical, gaussian, bernoulli, ...; a wrong one lists all."),
 ]
+KindOption = Annotated[
+    str | None,
+    typer.Option(
+        "--kind",
+        help="Of the file: runnable, with layers, or weights, which go into the network's module; automatic if not "
+        "given: weights where the network cannot be traced.",
+    ),
+]
 DataOption = Annotated[
     str | None,
     typer.Option(

@@ -25,6 +25,7 @@ from torch import nn
 from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import InferenceError, NetworkError, PriorError
 from pyro_compress.models.checking import check_network
+from pyro_compress.models.coverage import Coverage
 from pyro_compress.models.held import HoldsNetwork
 from pyro_compress.models.hyperparameters import with_hyperparameters
 from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood
@@ -116,6 +117,19 @@ class BayesianNetwork(HoldsNetwork):
     def is_proper(self) -> bool:
         """Whether every prior integrates to one."""
         return all(prior.is_proper for _, prior in self.parameters_covered)
+
+    @property
+    def coverage(self) -> Coverage:
+        """How many of the network's numbers have a prior, and which parameters are point estimates."""
+        parameters = dict(self.network.named_parameters())
+        covered = {parameter.name for parameter, _ in self.parameters_covered}
+        free = sorted(self._free_names, key=lambda name: -parameters[name].numel())
+        return Coverage(
+            sum(parameters[name].numel() for name in covered),
+            sum(value.numel() for value in parameters.values()),
+            tuple(free),
+            tuple(name for name in free if parameters[name].ndim > 1),
+        )
 
     def forward(
         self,

@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from pyro_compress.analysis.decisions.decision import Decision
-from pyro_compress.analysis.decisions.kept_deviations import stored_network
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.data.sources import Examples
@@ -16,7 +15,9 @@ from pyro_compress.errors import DecisionError
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.unlayered import Unlayered
 from pyro_compress.pipeline.decoders import architecture_of, shipped
+from pyro_compress.pipeline.kinds import check_kind, kind_of, stored
 from pyro_compress.pipeline.size_targets import to_bytes, to_error
 from pyro_compress.pipeline.validation import Judge, network_and_likelihood, with_batch_norm
 
@@ -31,8 +32,9 @@ def compress(
     target_error: float | None = None,
     likelihood: Likelihood | str | None = None,
     keep_deviations: bool = False,
+    kind: str | None = None,
 ) -> Artifact:
-    """Structured removal, then encoding: what `pyro-compress compress` does.
+    """Structured removal where the file is runnable, then encoding: what `pyro-compress compress` does.
 
     Args:
         network: module of the original shape, or the BayesianNetwork that was fitted; only its structure is read, and
@@ -43,12 +45,17 @@ def compress(
             part, from which its statistics are gathered again under the weights that a target has moved.
         target_bytes, target_error, likelihood: see `at_target`.
         keep_deviations: the file also keeps the posterior's standard deviations, so that `Artifact.sample` can draw.
+        kind: 'runnable', 'weights' (which `Artifact.load_into` puts into the module, and from which nothing is
+            removed), or 'automatic', weights where the network cannot be traced; that of the decision if not given.
 
     Raises:
+        UnstorableError: a runnable file is asked for, and the network cannot be traced.
         DecisionError: the target is out of reach (says what can be reached), both are given, there are no deviations
             to keep, or the data that are needed are not given.
     """
     network, likelihood = network_and_likelihood(network, likelihood)
+    if kind is not None:
+        check_kind(kind)
     held = None if data is None else as_data(data)
     if isinstance(network, EncoderDecoder):
         if target_error is not None:
@@ -63,7 +70,7 @@ def compress(
                 "compress(...) needs the shape of one example: give input_shape=(1, 28, 28), or data=... that has it"
             )
         input_shape = held.input_shape
-    architecture = architecture_of(network, input_shape)
+    architecture = architecture_of(network, input_shape, kind if kind is not None else kind_of(decision))
     decision = at_target(
         shipped(network, input_shape)[0],
         decision,
@@ -74,13 +81,13 @@ def compress(
         likelihood=likelihood,
         keep_deviations=keep_deviations,
     )
-    return Artifact.of(stored_network(architecture, decision, keep_deviations=keep_deviations))
+    return Artifact.of(stored(architecture, decision, keep_deviations=keep_deviations))
 
 
 def at_target(
     network: nn.Module,
     decision: Decision,
-    architecture: Architecture,
+    architecture: Architecture | Unlayered,
     data: DataSet | None,
     *,
     target_bytes: int | None,
@@ -129,4 +136,4 @@ def completing(network: nn.Module, decision: Decision, data: DataSet | None) -> 
             "a target moves the weights, and then this network's batch norm needs its statistics gathered again: give "
             "compress(..., data=...) the examples that it was fitted to"
         )
-    return partial(with_batch_norm, copy.deepcopy(network).to(data.train_x.device), data=data)
+    return partial(with_batch_norm, copy.deepcopy(network).to(data.train_x.device), data=data, kind=kind_of(decision))

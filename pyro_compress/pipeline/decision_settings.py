@@ -13,6 +13,7 @@ from pyro_compress.config.keyword_options import check_options
 from pyro_compress.errors import DecisionError, unknown_name
 from pyro_compress.pipeline.draw_moments import STORED
 from pyro_compress.pipeline.fine_tuning import MOVES
+from pyro_compress.pipeline.kinds import AUTOMATIC, check_kind
 from pyro_compress.pipeline.quantizing import AFFINE, BY_VARIANCE, FIXED, QUANTIZERS
 
 REFINE_BY = ("variance", "fisher")
@@ -65,6 +66,8 @@ class DecisionSettings:
             validation data: see `artifact.writing.rate_distortion`.
         refine_by: what says how far a weight may move: `variance`, the posterior's, or `fisher`, the information that
             the training data have of it where fine-tuning ended (`inference.finetuning.fisher`).
+        kind: of the file: 'runnable', with layers; 'weights', the tensors alone, which go into the network's module, so
+            that no unit is removed; or 'automatic', weights where the network cannot be traced.
     """
 
     group_threshold: float | None = None
@@ -97,9 +100,11 @@ class DecisionSettings:
     fine_tune_noise: float = 0.0
     refine: bool = True
     refine_by: str = "variance"
+    kind: str = AUTOMATIC
 
     def __post_init__(self) -> None:
         check_options(self, DecisionError)
+        check_kind(self.kind)
         words = {
             "moments": MOMENTS,
             "align_by": ALIGN_BY,

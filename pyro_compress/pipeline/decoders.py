@@ -16,12 +16,14 @@ from torch import nn
 
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.generators import noise_of
-from pyro_compress.errors import DecisionError
+from pyro_compress.errors import DecisionError, UnstorableError
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.generative.reconstruction import InNats
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.unlayered import Unlayered
 from pyro_compress.pipeline.as_layers import checked
+from pyro_compress.pipeline.kinds import AUTOMATIC, WEIGHTS, description_of
 from pyro_compress.pipeline.validation import nothing_pruned, place
 from pyro_compress.posterior.posterior import Posterior
 
@@ -56,10 +58,17 @@ def shipped(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[nn.Module
     return network, input_shape
 
 
-def architecture_of(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
-    """What a file says of a plain network: as it is traced and runs, with the code of a decoder."""
-    found = checked(*shipped(network, input_shape))
-    return replace(found, code=network.codes.stored()) if isinstance(network, EncoderDecoder) else found
+def architecture_of(
+    network: nn.Module, input_shape: tuple[int, ...], kind: str = AUTOMATIC
+) -> Architecture | Unlayered:
+    """What a file says of a plain network: as it is traced and runs, with the code of a decoder; or its tensors."""
+    part, shape = shipped(network, input_shape)
+    if isinstance(network, EncoderDecoder):
+        if kind == WEIGHTS:
+            raise UnstorableError("of an autoencoder the decoder is stored, as a runnable file: leave out the kind")
+        return replace(checked(part, shape), code=network.codes.stored())
+    found = description_of(part, shape, kind)
+    return checked(part, shape) if isinstance(found, Architecture) else found
 
 
 def road_of(network: nn.Module, posterior: Posterior, data: DataSet, likelihood: Likelihood) -> Road:

@@ -8,7 +8,7 @@ import numpy as np
 from pyro_compress.analysis.modes.moments import candidates
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.errors import DecisionError
-from pyro_compress.models.tracing import trace
+from pyro_compress.network.architecture import Architecture
 from pyro_compress.pipeline.validation import Judge, nothing_pruned, with_batch_norm
 from pyro_compress.posterior.posterior import Posterior
 
@@ -40,9 +40,10 @@ def within_one_mode(
         DecisionError: the best draw is asked for and no log joint is known.
     """
     assert posterior.draws is not None
-    found = candidates(
-        posterior, posterior.draws, trace(judge.network, data.input_shape), moments=moments, align_by=align_by
-    )
+    about = judge.described()
+    # of a network that has no layers nobody knows which units may be renamed
+    architecture = about if isinstance(about, Architecture) else Architecture(data.input_shape, ())
+    found = candidates(posterior, posterior.draws, architecture, moments=moments, align_by=align_by)
     say(_described(how_of(next(iter(found.values())))))
     wanted = STORED[stored]
     if wanted is not None and wanted not in found:

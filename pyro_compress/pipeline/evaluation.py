@@ -27,13 +27,15 @@ from pyro_compress.inference.loop.suitability import check_classes
 from pyro_compress.models import zoo
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood, PiecewiseExponential
-from pyro_compress.models.tracing import trace
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.quantizers import described
 from pyro_compress.network.stored import StoredNetwork
+from pyro_compress.network.unlayered import Unlayered
 from pyro_compress.pipeline.decoder_scores import decoder_scores
 from pyro_compress.pipeline.decoders import at_mean, road_of, shipped
 from pyro_compress.pipeline.generating import figures_of_decoder
+from pyro_compress.pipeline.kinds import decoded as decoded_by
+from pyro_compress.pipeline.kinds import description_of, kind_of
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.pipeline.starting import build_network, fitted_network
 from pyro_compress.pipeline.steps import RunDirectory, prepare
@@ -62,15 +64,16 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     data = data.on(device_named(settings.device))
     road = road_of(network, posterior, data, settings.build_likelihood())
     likelihood, unit = road.likelihood, settings.error_unit
-    architecture = trace(road.network, road.data.input_shape)
-    weights = sum(parameter.numel() for parameter in original.parameters() if parameter.ndim > 1)
+    architecture = description_of(road.network, road.data.input_shape, kind_of(decision))
+    matrices = {name: parameter.numel() for name, parameter in original.named_parameters() if parameter.ndim > 1}
+    weights = sum(matrices.values())
     x, y = road.data.part("test")
     given = predict(original, x, y, likelihood) if settings.weights is not None and not settings.reconstructs else None
     place(road.network, nothing_pruned(road.posterior))
     before = predict(road.network, x, y, likelihood).errors
-    measured = measure(run.file, x, y, likelihood, float32_bytes(original))
+    measured = measure(run.file, x, y, likelihood, float32_bytes(original), road.network)
     artifact = load_artifact(run.file)
-    decoded, left = artifact.to_torch(), artifact.network
+    decoded = decoded_by(artifact, road.network)
     after = predict(decoded, x, y, likelihood).errors
     scores = None
     if isinstance(network, EncoderDecoder):
@@ -79,7 +82,7 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
         before, after = -scores.before.elbo, -scores.after.elbo
     results = {
         "error_unit": unit.name,
-        **_headline(unit, before, after, measured, weights, left),
+        **_headline(unit, before, after, measured, matrices, artifact),
         **_context(run, settings, posterior, data),
         **_detail(measured, road.posterior, decision, architecture, weights, settings),
     }
@@ -101,7 +104,10 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
         results[unit.key("error_given")] = unit.scale * float(given.errors.mean())
     if data.classes is not None:
         results["mcnemar_p_value"] = mcnemar_p_value(before, after)
-    drawn = figures_of_run(road.posterior, decision, architecture, left.architecture, _points(results), unit)
+    layers = None
+    if isinstance(architecture, Architecture):
+        layers = architecture, artifact.network.architecture
+    drawn = figures_of_run(road.posterior, decision, layers, _points(results), unit)
     if isinstance(network, EncoderDecoder):
         drawn |= figures_of_decoder(artifact, network, settings.build_likelihood(), data.part("test")[0])
     save_all(run.figures, drawn)
@@ -115,6 +121,7 @@ def evaluate(
     data: DataSet | Examples,
     *,
     likelihood: Likelihood | str = "categorical",
+    network: nn.Module | None = None,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Length and test error of the network decoded from a compressed file: what `pyro-compress evaluate FILE` prints.
@@ -124,12 +131,14 @@ def evaluate(
         data: a DataSet, of which the test part is predicted, or the examples to predict themselves, in any form that
             `as_data` takes.
         likelihood: p(y | output), or its name; the file does not say what its outputs mean.
+        network: of a file of weights the module that they go into, a copy of which runs.
         device: where it runs.
 
     Returns:
         By the keys of results.json: `error_after_percent` and its `error_standard_error_percent`, or those of another
-        unit of the likelihood's error such as `error_after_nats`, `nll_nats_per_example`, `file_bytes` and
-        `architecture_left`; of times to an event also `survival`, what `report.survival.survival_scores` gives.
+        unit of the likelihood's error such as `error_after_nats`, `nll_nats_per_example`, `file_bytes` and of a
+        runnable file `architecture_left`; of times to an event also `survival`, what
+        `report.survival.survival_scores` gives.
 
     Raises:
         ArtifactError: the file is missing or damaged.
@@ -140,29 +149,45 @@ def evaluate(
     artifact = Artifact(artifact.data) if isinstance(artifact, Artifact) else load_artifact(artifact)
     chosen = LIKELIHOODS.build(likelihood) if isinstance(likelihood, str) else likelihood
     loaded = as_data(data)
-    shapes, code = artifact.network.architecture.shapes(), artifact.network.architecture.code
-    if code is not None:
-        raise DataError(
-            f"{where} holds a decoder, whose inputs are codes {code}: evaluate its run, which has the encoder, or "
-            "look at what `generate` draws"
-        )
-    if loaded.input_shape != shapes[0]:
-        raise DataError(f"{where} takes inputs of shape {shapes[0]}, data set {loaded.name} has {loaded.input_shape}")
+    runs = artifact.to_torch() if network is None else decoded_by(artifact, network)
+    if isinstance(artifact.held, StoredNetwork):
+        shapes, code = artifact.held.architecture.shapes(), artifact.held.architecture.code
+        if code is not None:
+            raise DataError(
+                f"{where} holds a decoder, whose inputs are codes {code}: evaluate its run, which has the encoder, or "
+                "look at what `generate` draws"
+            )
+        if loaded.input_shape != shapes[0]:
+            raise DataError(
+                f"{where} takes inputs of shape {shapes[0]}, data set {loaded.name} has {loaded.input_shape}"
+            )
+        output_shape = shapes[-1]
+    else:
+        about = description_of(runs, loaded.input_shape, artifact.kind)
+        assert isinstance(about, Unlayered)
+        output_shape = about.output_shape
     if isinstance(chosen, Categorical):
-        check_classes(loaded, shapes[-1], where)
+        check_classes(loaded, output_shape, where)
     part: Part = "test" if isinstance(data, DataSet) else "train"
     x, y = (tensor.to(device_named(device)) for tensor in loaded.part(part))
-    network = artifact.to_torch().to(x.device).eval()
+    runs = runs.to(x.device).eval()
     with torch.no_grad():
-        chosen.check_support(network(x[:1]), y, f"{loaded.name}: {part}")
-    found = predict(network, x, y, chosen)
+        chosen.check_support(runs(x[:1]), y, f"{loaded.name}: {part}")
+    found = predict(runs, x, y, chosen)
     return {
         **_error_after(chosen.error_unit, found.errors),
         "nll_nats_per_example": float(found.nll_nats.mean()),
         "file_bytes": len(artifact),
-        "architecture_left": format_architecture(architecture_left(artifact.network)),
-        **_survival(network, x, y, chosen),
+        **_sizes_left(artifact),
+        **_survival(runs, x, y, chosen),
     }
+
+
+def _sizes_left(artifact: Artifact) -> dict[str, str]:
+    """Of a runnable file."""
+    if not isinstance(artifact.held, StoredNetwork):
+        return {}
+    return {"architecture_left": format_architecture(architecture_left(artifact.held))}
 
 
 def _survival(network: nn.Module, x: torch.Tensor, y: torch.Tensor, likelihood: Likelihood) -> dict[str, Any]:
@@ -186,18 +211,24 @@ def _headline(
     before_errors: np.ndarray,
     after_errors: np.ndarray,
     measured: Measurement,
-    weights: int,
-    left: StoredNetwork,
+    matrices: Mapping[str, int],
+    artifact: Artifact,
 ) -> dict[str, Any]:
     """What others rely on at the top level of results.json, except where it comes from."""
-    kept = sum(np.count_nonzero(held.dense()) for name, held in left.tensors.items() if name.endswith(".weight"))
+    if isinstance(artifact.held, StoredNetwork):
+        tensors = [held.dense() for name, held in artifact.held.tensors.items() if name.endswith(".weight")]
+        sizes = format_architecture(architecture_left(artifact.held))
+    else:
+        tensors, sizes = [held for name, held in artifact.numbers().items() if name in matrices], None
+    kept = sum(map(np.count_nonzero, tensors))
     return {
         unit.key("error_before"): unit.scale * float(before_errors.mean()),
         **_error_after(unit, after_errors),
         "file_bytes": measured.file_bytes,
         "file_rate": measured.file_rate,
-        "weights_left_percent": 100 * kept / weights,
-        "architecture_left": format_architecture(architecture_left(left)),
+        "weights_left_percent": 100 * kept / sum(matrices.values()),
+        "architecture_left": sizes,
+        "kind": artifact.kind,
     }
 
 
@@ -228,12 +259,14 @@ def _detail(
     measured: Measurement,
     posterior: Posterior,
     decision: Decision,
-    architecture: Architecture,
+    architecture: Architecture | Unlayered,
     weights: int,
     settings: RunSettings,
 ) -> dict[str, Any]:
     bits = {name: int(site.bits.max(initial=0)) for name, site in decision.sites.items() if site.value.ndim > 1}
-    rates = asdict(published_rates(architecture, decision, weights))
+    rates = None
+    if isinstance(architecture, Architecture):
+        rates = asdict(published_rates(architecture, decision, weights))
     # a point estimate, or a draw, has a density at its value and no KL, so no description length either; so has a guide
     # with points among its sites
     complexity = posterior.statistics.get("complexity_nats", float("nan"))
@@ -278,8 +311,9 @@ def published_rows(entry: str | None, original_bytes: int) -> list[dict[str, Any
 def _points(results: Mapping[str, Any]) -> list[RatePoint]:
     error = results[unit_of(results).key("error_after")]
     points = [RatePoint("this run", results["file_rate"], error, "file", ours=True)]
-    ours = results["rates"]["maximum_compression"]
-    points.append(RatePoint("this run", ours, error, "formula", ours=True))
+    if results["rates"] is not None:
+        ours = results["rates"]["maximum_compression"]
+        points.append(RatePoint("this run", ours, error, "formula", ours=True))
     for row in results["published"]:
         for key, kind in (("file_rate", "file"), ("maximum_compression", "formula")):
             if row.get(key):

@@ -14,9 +14,9 @@ from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
 from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.teaching import Teaching
-from pyro_compress.models.tracing import trace
 from pyro_compress.network.architecture import Architecture, Weighted
 from pyro_compress.network.quantizers import Affine, PerChannel, Quantizer, bits_on, stored_as
+from pyro_compress.pipeline.kinds import AUTOMATIC, description_of
 from pyro_compress.pipeline.validation import place, with_batch_norm
 
 # θ; the levels or steps, weights keeping their places; or θ and these
@@ -38,17 +38,20 @@ def fine_tuned(
     teaching: Teaching | None = None,
     seed: int,
     moves: str = MOVES[0],
+    kind: str = AUTOMATIC,
 ) -> Decision:
     """One stage of `inference.finetuning.grid.fine_tune`, from decision to decision.
 
     Where the architecture allows, the units that are still read are trained as a smaller network.  `noise` is in
     posterior sds; the other arguments are those of `fine_tune`.  Frozen parameters stay as the decision has them.
-    `moves` says what is trained of weights that have a quantizer, see `MOVES`.
+    `moves` says what is trained of weights that have a quantizer, see `MOVES`, and `kind` what file it is for.
     """
-    architecture, device = trace(network, data.input_shape), data.train_x.device
+    about, device = description_of(network, data.input_shape, kind), data.train_x.device
     place(network, decision)
     trained, names = network, {name: name for name in decision.sites}
-    compaction = compact(architecture, decision) if can_compact(architecture) else None
+    compaction = None
+    if isinstance(about, Architecture) and can_compact(about):
+        compaction = compact(about, decision)
     if compaction is not None:
         trained = to_torch(compaction.network).to(device)
         names = _names_in(compaction.network.architecture)
@@ -75,7 +78,7 @@ def fine_tuned(
             value = compaction.put_back(name, value, site.value.shape)
         replaced[name] = _refitted(site, value, _learned(name, site, sites[name], compaction))
     tuned = decision.with_sites(replaced, rate_weight=rate_weight, fine_tune_epochs=epochs)
-    return with_batch_norm(network, tuned, data)
+    return with_batch_norm(network, tuned, data, kind)
 
 
 def _grid_site(

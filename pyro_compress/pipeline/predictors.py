@@ -17,6 +17,8 @@ from pyro_compress.data.untouched import Untouched
 from pyro_compress.inference.results.drawn_networks import networks_predictive
 from pyro_compress.inference.results.predictive import PosteriorPredictive, posterior_predictive
 from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.network.stored import StoredNetwork
+from pyro_compress.pipeline.kinds import decoded
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.pipeline.starting import fitted_network
 from pyro_compress.pipeline.steps import RunDirectory
@@ -92,8 +94,8 @@ def predictors_of(run: RunDirectory, settings: RunSettings, data: DataSet, draws
     }
     if run.file.exists():
         artifact = load_artifact(run.file)
-        networks = {"decoded file": artifact.to_torch(), **networks}
-        if artifact.network.deviations:
+        networks = {"decoded file": decoded(artifact, networks["posterior mean"]), **networks}
+        if isinstance(artifact.held, StoredNetwork) and artifact.held.deviations:
             averaged[FILE_SAMPLES] = partial(_sampled_predictive, artifact, likelihood, draws, seed)
     return Predictors(networks, averaged, likelihood)
 

@@ -69,6 +69,8 @@ def _new_settings(entry: str | None, sections: dict[str, dict[str, Any]], given:
     method |= {name: given.pop(name) for name in METHOD_OPTIONS if name in given}
     if isinstance(method.get("proposal"), str):
         method["proposal"] = str(Path(method["proposal"]).resolve())
+    if "kind" in given:
+        sections["decision_options"]["kind"] = given.pop("kind")
     if "inference" in given:
         given["method"] = given.pop("inference")
     if "rewrite" in given:

@@ -29,17 +29,18 @@ from pyro_compress.models.generative.semi_supervised import SemiSupervisedVAE
 from pyro_compress.models.generative.vae import VAE
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.teaching import Teaching
-from pyro_compress.models.tracing import trace
+from pyro_compress.network.unlayered import Unlayered
 from pyro_compress.pipeline.acceptance import clearly_worse, within
 from pyro_compress.pipeline.decision_settings import DecisionSettings
 from pyro_compress.pipeline.decoders import road_of
 from pyro_compress.pipeline.draw_moments import how_of, stored_of, within_one_mode
 from pyro_compress.pipeline.fine_tuning import fine_tuned
+from pyro_compress.pipeline.kinds import WEIGHTS
 from pyro_compress.pipeline.quantizing import refuse_beside_own, roundings
 from pyro_compress.pipeline.size_targets import smallest_accepted
 from pyro_compress.pipeline.stages import fine_tune_stages
 from pyro_compress.pipeline.unit_sensitivity import unit_scores
-from pyro_compress.pipeline.validation import Judge, network_and_likelihood, nothing_pruned, place, with_batch_norm
+from pyro_compress.pipeline.validation import Judge, network_and_likelihood, nothing_pruned, place
 from pyro_compress.posterior.posterior import Posterior
 
 Say = Callable[[str], None]
@@ -108,7 +109,7 @@ def decide(
     road = road_of(network, posterior, data, likelihood)
     posterior, network, data, likelihood = road.posterior, road.network, road.data, road.likelihood
     posterior = without_draws(posterior, network, data, likelihood, settings, say=say)
-    judge = Judge(network, data, likelihood)
+    judge = Judge(network, data, likelihood, settings.kind)
     reference, noted = _reference(posterior, judge, {"network given": network} if starts is None else starts, say)
     pruned = _choose_cut(posterior, judge, data, settings, reference, say)
     kept, total = pruned.weights_left()
@@ -127,6 +128,8 @@ def decide(
         unit = judge.unit
         allowed = f"{unit.from_points(tolerance):g} {unit.rise_sign}"
         say(f"nothing was within the tolerance of {allowed}: the best is {unit.rise(rise)}")
+    if isinstance(judge.described(), Unlayered):
+        noted["kind"] = WEIGHTS
     return decision.with_sites({}, **how_of(posterior), **noted, validation=evidence)
 
 
@@ -157,6 +160,7 @@ def _tuning(
         teaching=teaching,
         seed=seed,
         moves=settings.fine_tune_moves,
+        kind=settings.kind,
     )
 
 
@@ -219,7 +223,7 @@ def without_draws(
         return posterior
     return within_one_mode(
         posterior,
-        Judge(network, data, likelihood),
+        Judge(network, data, likelihood, settings.kind),
         data,
         moments=settings.moments,
         align_by=settings.align_by,
@@ -235,18 +239,23 @@ def _choose_units(
 
     None for all units.
     """
-    architecture = trace(judge.network, data.input_shape)
+    if settings.multiply_adds is None and settings.remove_units_percent is None:
+        return None, reference
+    architecture = judge.described()
+    if isinstance(architecture, Unlayered):
+        raise DecisionError(
+            "no unit can be removed from a file of weights: leave out multiply_adds and remove_units_percent"
+        )
     if settings.multiply_adds is not None:
         units = prune_units(posterior, architecture, multiply_adds=settings.multiply_adds)
         why = f"for {100 * settings.multiply_adds:g} % of the multiply-adds"
-    elif settings.remove_units_percent is not None:
+    else:
+        assert settings.remove_units_percent is not None
         by = settings.rank_units_by or UNIT_RANKINGS[0]
         scores = unit_scores(posterior, judge.network, data, by=by)
         units = prune_lowest_units(posterior, architecture, scores, remove_percent=settings.remove_units_percent)
         units, why = units.with_sites({}, units_ranked_by=by), f"of the units that rank highest by {by}"
-    else:
-        return None, reference
-    narrow = with_batch_norm(judge.network, nothing_pruned(posterior) & units, data)
+    narrow = judge.completed(nothing_pruned(posterior) & units)
     errors = judge.errors(narrow)
     sizes = format_architecture(architecture_left(remove_dead(architecture, narrow)))
     say(f"{sizes} {why}: {judge.text(errors)}")
@@ -274,7 +283,7 @@ def _choose_cut(
             by=settings.remove_by,
             over=settings.remove_over,
         )
-        pruned = with_batch_norm(judge.network, pruned if units is None else units & pruned, data)
+        pruned = judge.completed(pruned if units is None else units & pruned)
         if judge.accepts(pruned, reference, settings.tolerance_points):
             break
     return pruned
@@ -301,7 +310,7 @@ def _rounded(
         range_by=settings.range_by,
         seed=seed,
     ):
-        decision = with_batch_norm(judge.network, rounded, data)
+        decision = judge.completed(rounded)
         rise, standard_error = judge.rise(decision, reference)
         said = f"rounding {how} changes the error by {judge.unit.rise(rise, standard_error)}"
         if within(rise, settings.tolerance_points):
@@ -334,10 +343,10 @@ def _refined(
         return decision
     allowed = judge.rise(decision, reference)[0]
     decision = smallest_accepted(
-        trace(judge.network, data.input_shape),
+        judge.described(),
         decision,
         lambda candidate: judge.accepts(candidate, reference, allowed),
-        complete=partial(with_batch_norm, judge.network, data=data),
+        complete=judge.completed,
         curvature=curvature,
         say=say,
     )

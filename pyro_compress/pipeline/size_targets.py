@@ -12,11 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyro_compress.analysis.decisions.decision import Decision
-from pyro_compress.analysis.decisions.kept_deviations import stored_network
 from pyro_compress.artifact.writing.encode import encode
+from pyro_compress.artifact.writing.encode_weights import encode_weights
 from pyro_compress.artifact.writing.rate_distortion import refinement
 from pyro_compress.errors import DecisionError
 from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.stored import StoredNetwork
+from pyro_compress.network.unlayered import Unlayered
+from pyro_compress.pipeline.kinds import stored
 from pyro_compress.posterior.error_unit import PERCENT, ErrorUnit
 
 LEAST_PRICE, LARGEST_PRICE = 2.0**-10, 2.0**6
@@ -38,7 +41,7 @@ class Tried:
 
 
 def to_bytes(
-    architecture: Architecture,
+    architecture: Architecture | Unlayered,
     decision: Decision,
     target_bytes: int,
     *,
@@ -49,7 +52,7 @@ def to_bytes(
     """The decision refined at the lowest price at which its file has at most `target_bytes`.
 
     Args:
-        architecture: of the original network.
+        architecture: of the original network, or what stands in its place where there is none.
         decision: what would be stored without a target; returned as it is if its file is small enough.
         target_bytes: N.
         complete: what else a refined decision needs, such as batch-norm statistics of its own.
@@ -83,7 +86,7 @@ def to_bytes(
 
 
 def to_error(
-    architecture: Architecture,
+    architecture: Architecture | Unlayered,
     decision: Decision,
     target: float,
     error_of: Callable[[Decision], float],
@@ -126,7 +129,7 @@ def to_error(
 
 
 def smallest_accepted(
-    architecture: Architecture,
+    architecture: Architecture | Unlayered,
     decision: Decision,
     accepts: Callable[[Decision], bool],
     *,
@@ -154,7 +157,7 @@ def smallest_accepted(
 
 
 def _trial(
-    architecture: Architecture,
+    architecture: Architecture | Unlayered,
     decision: Decision,
     complete: Callable[[Decision], Decision],
     keep_deviations: bool,
@@ -164,7 +167,8 @@ def _trial(
 
     def at(price: float) -> Tried:
         refined = complete(refined_at(price)) if price else decision
-        return Tried(refined, len(encode(stored_network(architecture, refined, keep_deviations=keep_deviations))))
+        held = stored(architecture, refined, keep_deviations=keep_deviations)
+        return Tried(refined, len(encode(held) if isinstance(held, StoredNetwork) else encode_weights(held)))
 
     return at
 

@@ -4,6 +4,7 @@ Each of these is on disk or follows from the settings and what is on disk, so ev
 """
 
 import copy
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors.numpy import save
 from torch import nn
 
 from pyro_compress.data.dataset import DataSet
-from pyro_compress.errors import RunError
+from pyro_compress.errors import RunError, UnstorableWarning
 from pyro_compress.files import write_atomically
 from pyro_compress.inference.contract import Method
 from pyro_compress.inference.fit import Callback, fit
@@ -24,7 +25,9 @@ from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.networks import load_weights
 from pyro_compress.models.tracing import trace
+from pyro_compress.network.architecture import Architecture
 from pyro_compress.pipeline.decoders import shipped
+from pyro_compress.pipeline.kinds import description_of
 from pyro_compress.pipeline.run_directory import RunDirectory
 from pyro_compress.pipeline.settings import RunSettings
 
@@ -39,9 +42,13 @@ def build_network(settings: RunSettings, data: DataSet) -> nn.Module:
             f"network {settings.network} is an autoencoder, which reconstructs numbers and no classes: take the "
             "likelihood bernoulli (with a binarisation), continuous-bernoulli or gaussian"
         )
-    architecture = trace(*shipped(network, data.input_shape))
+    if isinstance(network, EncoderDecoder):
+        trace(*shipped(network, data.input_shape))
+        return network
+    found = description_of(network, data.input_shape, settings.build_decision().kind)
     if settings.likelihood == "categorical":
-        check_classes(data, architecture.shapes()[-1], f"network {settings.network}")
+        output_shape = found.shapes()[-1] if isinstance(found, Architecture) else found.output_shape
+        check_classes(data, output_shape, f"network {settings.network}")
     return network
 
 
@@ -49,7 +56,7 @@ def rewritten(settings: RunSettings, network: nn.Module, data: DataSet) -> nn.Mo
     """What the run's rewrites make of a network, one after the other; the network itself where there are none."""
     for rewrite in settings.build_rewrites():
         network = rewrite(network)
-        trace(network, data.input_shape)
+        description_of(network, data.input_shape, settings.build_decision().kind)
     return network
 
 
@@ -90,7 +97,8 @@ def train_first(
             if settings.reconstructs:
                 # codes have a posterior, whatever the weights have
                 method = SVI(epochs=epochs, schedule="linear", kl_warmup=0.0)
-            with timed(run, "pretrain"):
+            with timed(run, "pretrain"), warnings.catch_warnings():
+                warnings.simplefilter("ignore", UnstorableWarning)
                 posterior = fit(model, data, method, seed=settings.seed, device=settings.device, callbacks=callbacks)
             held = {name: site.mean for name, site in posterior.parameters.items()} | dict(posterior.buffers)
         if ranks.first:

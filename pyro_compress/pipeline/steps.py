@@ -1,6 +1,7 @@
 """The steps on a run directory: fit, analyse, compress, evaluate.  Each reads what the one before it wrote."""
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.named import load
 from pyro_compress.data.splits import SPLIT_SEED, stratified_split
-from pyro_compress.errors import DataError
+from pyro_compress.errors import DataError, UnstorableWarning
 from pyro_compress.inference.fit import Callback, fit, refuse_local_sites, refuse_unscaled
 from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.loop.processes import Ranks, threads_here
@@ -23,6 +24,7 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.pipeline.compressing import at_target, compress
 from pyro_compress.pipeline.decoders import architecture_of, road_of
 from pyro_compress.pipeline.flagging import flags_to_say, with_flags
+from pyro_compress.pipeline.kinds import announced, description_of, kind_of
 from pyro_compress.pipeline.run_directory import RunDirectory as RunDirectory
 from pyro_compress.pipeline.search import decide, teacher_of, without_draws
 from pyro_compress.pipeline.settings import RunSettings, settings_from_entry
@@ -93,8 +95,14 @@ def fit_step(
     method = settings.build_method()
     refuse_unscaled(method, ranks.count, device_named(settings.device))
     network = build_network(settings, data)
+    if ranks.first and not settings.reconstructs:
+        announcement = announced(description_of(network, data.input_shape, settings.build_decision().kind))
+        if announcement is not None:
+            say(announcement)
     # what is refused is refused before anything is written
     model = settings.build_model(rewritten(settings, network, data))
+    if model.coverage.matrices and model.coverage.covered:
+        say(str(model.coverage))
     refuse_local_sites(method, model)
     teacher = _teacher_of(run, settings, say, resume=resume)
     if ranks.first:
@@ -112,7 +120,9 @@ def fit_step(
     if settings.pretrain_epochs or settings.rewrites:
         model = settings.build_model(network)
     how: dict[str, Any] = {"checkpoint": run.checkpoint, "resume": resume, "callbacks": callbacks, "watcher": watcher}
-    with timed(run, "fit"):
+    with timed(run, "fit"), warnings.catch_warnings():
+        # said already
+        warnings.simplefilter("ignore", UnstorableWarning)
         posterior = fit(model, data, method, seed=settings.seed, device=settings.device, **how)
     if ranks.first:
         _finish_fit(run, with_flags(posterior, model, data), model, say)
@@ -265,7 +275,7 @@ def compress_step(
         stored = at_target(
             road.network,
             decision,
-            architecture_of(network, data.input_shape),
+            architecture_of(network, data.input_shape, kind_of(decision)),
             road.data,
             target_bytes=target_bytes,
             target_error=target_error,

@@ -16,8 +16,10 @@ from pyro_compress.inference.finetuning.batch_norm import reestimate_batch_norm
 from pyro_compress.inference.loop.processes import Ranks
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood
-from pyro_compress.models.tracing import trace
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.unlayered import Unlayered
 from pyro_compress.pipeline.acceptance import CONFIDENCE, changed, rise_of, upper_points, within
+from pyro_compress.pipeline.kinds import AUTOMATIC, description_of
 from pyro_compress.posterior.error_unit import ErrorUnit
 from pyro_compress.posterior.posterior import Posterior
 from pyro_compress.report.measure import predict
@@ -34,13 +36,22 @@ def network_and_likelihood(given: nn.Module, likelihood: Likelihood | str | None
 class Judge:
     """Errors of a decision on the validation split, paired with those of the posterior mean; ranks share the work."""
 
-    def __init__(self, network: nn.Module, data: DataSet, likelihood: Likelihood) -> None:
+    def __init__(self, network: nn.Module, data: DataSet, likelihood: Likelihood, kind: str = AUTOMATIC) -> None:
         if not likelihood.factorises:
             raise DecisionError(
                 f"{type(likelihood).__name__}'s likelihood is no product over examples, and the road to a file trains "
                 "and judges on parts of the data: take the likelihood 'piecewise-exponential'"
             )
         self.network, self.data, self.likelihood = copy.deepcopy(network).to(data.train_x.device), data, likelihood
+        self.kind = kind
+
+    def described(self) -> Architecture | Unlayered:
+        """What the file says of the network."""
+        return description_of(self.network, self.data.input_shape, self.kind)
+
+    def completed(self, decision: Decision) -> Decision:
+        """The decision with the batch-norm statistics that go with what it stores."""
+        return with_batch_norm(self.network, decision, self.data, self.kind)
 
     @property
     def unit(self) -> ErrorUnit:
@@ -117,11 +128,15 @@ def nothing_pruned(posterior: Posterior) -> Decision:
     return Decision(sites, dict(posterior.buffers))
 
 
-def with_batch_norm(network: nn.Module, decision: Decision, data: DataSet) -> Decision:
-    """The decision with batch-norm statistics re-estimated under what it stores, and on the grids that a file has."""
+def with_batch_norm(network: nn.Module, decision: Decision, data: DataSet, kind: str = AUTOMATIC) -> Decision:
+    """The decision with batch-norm statistics re-estimated under what it stores, and on the grids that a file has.
+
+    A file of weights has none for them: it holds them as they are.
+    """
     if not decision.buffers:
         return decision
     place(network, decision)
     reestimate_batch_norm(network, data)
     buffers = {name: b.cpu().numpy().copy() for name, b in network.named_buffers() if b.is_floating_point()}
-    return with_norms_on_grids(trace(network, data.input_shape), replace(decision, buffers=buffers))
+    decision, found = replace(decision, buffers=buffers), description_of(network, data.input_shape, kind)
+    return with_norms_on_grids(found, decision) if isinstance(found, Architecture) else decision

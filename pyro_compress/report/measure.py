@@ -144,6 +144,7 @@ def measure(
     y: torch.Tensor,
     likelihood: MeasuredLikelihood,
     original_bytes: int,
+    module: nn.Module | None = None,
 ) -> Measurement:
     """Length of a compressed file, and the quality of the network decoded from it, run in torch.
 
@@ -153,6 +154,7 @@ def measure(
         y: targets, (examples, ...).
         likelihood: p(y | output).
         original_bytes: `float32_bytes` of the network before compression.
+        module: of a file of weights what has the forward pass; a copy of it runs.
 
     Raises:
         ArtifactError: the file is missing or damaged.
@@ -160,7 +162,8 @@ def measure(
     """
     started = time.perf_counter()
     artifact = Artifact(compressed.data) if isinstance(compressed, Artifact) else load(compressed)
-    found = predict(artifact.to_torch(), x, y, likelihood)
+    weights_alone = artifact.kind == "weights" and module is not None
+    found = predict(artifact.to_torch(module) if weights_alone else artifact.to_torch(), x, y, likelihood)
     calibration = brier = None
     if found.probabilities is not None and found.labels is not None:
         calibration = expected_calibration_error(found.probabilities, found.labels)

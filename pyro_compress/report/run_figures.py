@@ -26,8 +26,7 @@ from pyro_compress.report.figures import (
 def figures_of_run(
     posterior: Posterior,
     decision: Decision,
-    original: Architecture,
-    left: Architecture,
+    layers: tuple[Architecture, Architecture] | None,
     points: Sequence[RatePoint],
     unit: ErrorUnit = PERCENT,
 ) -> dict[str, Figure]:
@@ -35,9 +34,8 @@ def figures_of_run(
 
     Args:
         posterior: with the fit's history in its provenance.
-        decision: what was stored of `original`.
-        original: the network before compression, as traced.
-        left: the network in the file.
+        decision: what was stored.
+        layers: the network before compression, as traced, and that in the file; None where a file has no layers.
         points: for `error_against_rate`.
         unit: of errors.
     """
@@ -46,7 +44,8 @@ def figures_of_run(
     history = posterior.provenance.get("history")
     if isinstance(history, list) and history:
         figures["learning_curve"] = learning_curve(history, unit)
-    figures["pruned_architecture"] = pruned_architecture(_sizes(original), _sizes(left))
+    if layers is not None:
+        figures["pruned_architecture"] = pruned_architecture(*map(_sizes, layers))
     stored = {name: decision.sites[name].stored() for name in weights}
     figures["weight_matrices"] = weight_matrices({name: site.to_store for name, site in weights.items()}, stored)
     uncertain = {name: site for name, site in weights.items() if not site.is_point}

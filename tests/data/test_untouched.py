@@ -66,7 +66,7 @@ METHODS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:the network is fitted, but no file can hold it")
+@pytest.mark.filterwarnings("ignore:the network is fitted, and a file will hold its weights alone")
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 @pytest.mark.parametrize("case", ["module", "method"])
 def test_no_method_changes_the_examples(case: str, method: Any) -> None:
@@ -77,7 +77,7 @@ def test_no_method_changes_the_examples(case: str, method: Any) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, (X, Y, HELD), strict=True))
 
 
-@pytest.mark.filterwarnings("ignore:the network is fitted, but no file can hold it")
+@pytest.mark.filterwarnings("ignore:the network is fitted, and a file will hold its weights alone")
 @pytest.mark.parametrize("case", NETWORKS)
 def test_nothing_after_a_fit_changes_them(case: str) -> None:
     network = NETWORKS[case]()

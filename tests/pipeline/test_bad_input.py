@@ -185,7 +185,8 @@ UNFIT = {
 def test_networks_that_do_not_fit_say_what_and_where(cli: Cli, user: Path, case: str) -> None:
     network, data, expected = UNFIT[case]
     data = data if data == "digits" else f"mine:{data}"
-    found = sentence(cli("run", "--network", f"mine:{network}", "--prior", "normal", "--data", data, "--out", "run"))
+    given = ("run", "--network", f"mine:{network}", "--prior", "normal", "--data", data, "--kind", "runnable")
+    found = sentence(cli(*given, "--out", "run"))
     assert all(part in found for part in expected), found
     assert not (user / "run").exists()
 

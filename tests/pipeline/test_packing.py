@@ -324,6 +324,8 @@ def test_the_command_line_packs_inspects_and_unpacks(cli: Cli, tmp_path: Path) -
     assert all(torch.equal(written[name], tensor) for name, tensor in pc.unpack(file).items())
     exact = cli("pack", back, "--out", file).out
     assert "every number comes back exactly" in exact
+    cli("pack", source, "--out", file, "--step", "0.01", "--float16")
+    assert Path(file).read_bytes() == pc.pack(network, step=0.01, float16=True).data
 
 
 def test_mistakes_on_the_command_line_end_in_a_sentence(cli: Cli, tmp_path: Path) -> None:

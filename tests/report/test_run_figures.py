@@ -59,7 +59,7 @@ def test_figures_of_a_run_are_written_one_by_one(tmp_path: Path) -> None:
     decision = prune(fitted, snr=1.0)
     decision = decision & bit_widths(fitted, within=decision)
     left = remove_dead(ARCHITECTURE, decision).architecture
-    drawn = figures_of_run(fitted, decision, ARCHITECTURE, left, POINTS)
+    drawn = figures_of_run(fitted, decision, (ARCHITECTURE, left), POINTS)
     (cut,) = drawn["snr_histogram"].axes[0].get_lines()
     assert np.asarray(cut.get_xdata()).tolist() == [1.0, 1.0]
     paths = save_all(tmp_path / "figures", drawn)
@@ -77,7 +77,7 @@ def test_after_is_what_the_file_holds() -> None:
     fitted = posterior("Normal")
     decision = prune(fitted, snr=2.0)
     left = remove_dead(ARCHITECTURE, decision).architecture
-    drawn = figures_of_run(fitted, decision, ARCHITECTURE, left, POINTS)
+    drawn = figures_of_run(fitted, decision, (ARCHITECTURE, left), POINTS)
     after = np.asarray(drawn["weight_matrices"].axes[1].get_images()[0].get_array())
     np.testing.assert_array_equal(after, np.abs(decision.sites["one.weight"].stored()))
     assert 0 < np.count_nonzero(after) < after.size
@@ -88,7 +88,7 @@ def test_after_is_what_the_file_holds() -> None:
 
 def test_a_point_estimate_has_no_signal_to_noise_ratio() -> None:
     fitted = posterior("point")
-    drawn = figures_of_run(fitted, prune(fitted), ARCHITECTURE, ARCHITECTURE, POINTS)
+    drawn = figures_of_run(fitted, prune(fitted), (ARCHITECTURE, ARCHITECTURE), POINTS)
     assert list(drawn) == ["learning_curve", "pruned_architecture", "weight_matrices", "error_against_rate"]
 
 

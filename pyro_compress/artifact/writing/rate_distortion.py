@@ -26,10 +26,14 @@ from pyro_compress.artifact.format.header import ALL_ZERO, TensorCode, code_of
 from pyro_compress.artifact.format.layout import Columns, tensor_columns
 from pyro_compress.artifact.format.pattern import Choose, code_matrix
 from pyro_compress.artifact.format.stream import RangeWriter, tensor_models
+from pyro_compress.artifact.format.weights_header import columns_of
+from pyro_compress.artifact.writing.decided_weights import stored_tensor
 from pyro_compress.artifact.writing.encode import choose_code, first_code
 from pyro_compress.errors import DecisionError
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.quantizers import STEP_EXPONENTS, Affine, PerChannel, Uniform, bits_on, stored_as
+from pyro_compress.network.stored import StoredTensor
+from pyro_compress.network.unlayered import Unlayered
 
 Grid = Uniform | PerChannel | Affine
 COARSER = (0, 1, 2)
@@ -38,7 +42,7 @@ PASSES = 2
 
 
 def refine(
-    architecture: Architecture,
+    architecture: Architecture | Unlayered,
     decision: Decision,
     price: float,
     curvature: Mapping[str, np.ndarray] | None = None,
@@ -46,7 +50,7 @@ def refine(
     """The decision with every weight moved to the integer that is cheapest at a price per bit.
 
     Args:
-        architecture: of the original network, as traced.
+        architecture: of the original network, as traced, or what stands in its place where there is none.
         decision: weights on grids, with their posterior variance; biases and float32 tensors are left alone.
         price: λ, in nats per bit, at least 0.
         curvature: F by name of the parameter and in its shape, at least 0; 1 / σ² if not given.
@@ -58,14 +62,13 @@ def refine(
 
 
 def refinement(
-    architecture: Architecture, decision: Decision, curvature: Mapping[str, np.ndarray] | None = None
+    architecture: Architecture | Unlayered, decision: Decision, curvature: Mapping[str, np.ndarray] | None = None
 ) -> Callable[[float], Decision]:
     """`refine` as a function of the price alone: what all prices share is done once."""
-    stored, index = remove_dead_indexed(architecture, decision)
-    columns = tensor_columns(stored.architecture, 0)
+    tensors, index, columns = _left(architecture, decision)
     weights = {}
     for name, where in index.items():
-        whole, tensor = decision.sites[name].quantizer, stored.tensors[name]
+        whole, tensor = decision.sites[name].quantizer, tensors[name]
         if isinstance(whole, Grid) and tensor.integers is not None and tensor.integers.any():
             quantizer = whole.rows(where[0].ravel())
             site = decision.sites[name]
@@ -87,6 +90,22 @@ def refinement(
         return decision.with_sites(changed, price_nats_per_bit=price)
 
     return refined
+
+
+def _left(
+    architecture: Architecture | Unlayered, decision: Decision
+) -> tuple[Mapping[str, StoredTensor], Mapping[str, tuple[np.ndarray, ...]], Mapping[str, Columns]]:
+    """What is stored of every weight, where that is in the original tensor, and the columns of its matrix.
+
+    Of a module without an architecture all of a tensor stays.
+    """
+    if isinstance(architecture, Architecture):
+        stored, index = remove_dead_indexed(architecture, decision)
+        return stored.tensors, index, tensor_columns(stored.architecture, 0)
+    grids = {name: site for name, site in decision.sites.items() if site.value.ndim > 1 and site.quantizer is not None}
+    tensors = {name: stored_tensor(site) for name, site in grids.items()}
+    index = {name: np.ix_(*map(np.arange, site.value.shape)) for name, site in grids.items()}
+    return tensors, index, {name: columns_of(tensor.shape) for name, tensor in tensors.items()}
 
 
 @dataclass(frozen=True, eq=False)

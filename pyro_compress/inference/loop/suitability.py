@@ -1,7 +1,7 @@
 """Whether a network, its likelihood and the data go together: looked at before the first step, as before a file.
 
-What would end in torch's own errors, or in a wrong result, is refused.  A network that can be fitted, but is none that
-a file can hold (attention, concatenation, a layer used twice), is fitted and said to be so.
+What would end in torch's own errors, or in a wrong result, is refused.  A network that can be fitted, but has no
+layers that a file can hold (attention, a layer used twice), is fitted, and its file said to hold weights alone.
 """
 
 import copy
@@ -42,7 +42,7 @@ def check_fit(model: BayesianNetwork, feed: Feed) -> None:
                 _check_rows(model, x)
         except UnstorableError as error:
             _check_rows(model, x)
-            said = f"the network is fitted, but no file can hold it: {error}"
+            said = f"the network is fitted, and a file will hold its weights alone, to be put into the module: {error}"
             warnings.warn(said, UnstorableWarning, stacklevel=4)
         output, taught = _training_output(copy.deepcopy(model), _few(x, BATCH))
     _check_outputs(model, output, taught, feed)

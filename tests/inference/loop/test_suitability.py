@@ -17,7 +17,7 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 from pyro_compress.models.priors.normal import Normal
 
-UNSTORABLE = "the network is fitted, but no file can hold it: "
+UNSTORABLE = "the network is fitted, and a file will hold its weights alone, to be put into the module: "
 
 
 def plain(outputs: int = 3) -> nn.Sequential:

@@ -1,0 +1,94 @@
+"""Which kind of file a network ends in, and what that file says of it: layers in order, or tensors alone."""
+
+import torch
+from torch import nn
+
+from pyro_compress.analysis.decisions.decision import Decision
+from pyro_compress.analysis.decisions.kept_deviations import stored_network
+from pyro_compress.artifact.runtimes.state_dicts import given_of
+from pyro_compress.artifact.writing.artifact import Artifact
+from pyro_compress.artifact.writing.decided_weights import stored_weights
+from pyro_compress.data.untouched import Untouched
+from pyro_compress.errors import DecisionError, UnstorableError, unknown_name
+from pyro_compress.models.probing import evaluating, examples
+from pyro_compress.models.tracing import trace
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.stored import StoredNetwork
+from pyro_compress.network.stored_weights import StoredWeights
+from pyro_compress.network.unlayered import Unlayered
+
+AUTOMATIC, RUNNABLE, WEIGHTS = KINDS = ("automatic", "runnable", "weights")
+"""Runnable where the network can be traced, else weights; or the one that is asked for."""
+
+
+def check_kind(kind: str) -> None:
+    """Refuse another word.
+
+    Raises:
+        DecisionError: says which there are.
+    """
+    if kind not in KINDS:
+        raise DecisionError(unknown_name("kind of file", kind, KINDS))
+
+
+def description_of(network: nn.Module, input_shape: tuple[int, ...], kind: str = AUTOMATIC) -> Architecture | Unlayered:
+    """What the file of a network says of it.
+
+    Args:
+        network: a plain module; not touched.
+        input_shape: of one example.
+        kind: one of `KINDS`.
+
+    Raises:
+        UnstorableError: a runnable file is asked for, and the network cannot be traced.
+        NetworkError: it cannot be fitted either.
+    """
+    if kind == WEIGHTS:
+        return _unlayered(network, input_shape, "weights were asked for")
+    try:
+        return trace(network, input_shape)
+    except UnstorableError as error:
+        if kind == RUNNABLE:
+            raise UnstorableError(f"no runnable file can hold the network: {error}; take the kind 'weights'") from error
+        return _unlayered(network, input_shape, str(error))
+
+
+def _unlayered(network: nn.Module, input_shape: tuple[int, ...], reason: str) -> Unlayered:
+    with evaluating(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        output = Untouched()(network, examples(network, input_shape))
+    return Unlayered(given_of(network.state_dict()), tuple(output.shape[1:]), reason)
+
+
+def announced(found: Architecture | Unlayered) -> str | None:
+    """What is said before a fit of the file that it ends in; nothing of a runnable one."""
+    if isinstance(found, Architecture):
+        return None
+    return (
+        f"the file will hold weights, to be put into the network's own module, because {found.reason}; weights are "
+        "pruned and rounded, and no unit is removed"
+    )
+
+
+def kind_of(decision: Decision) -> str:
+    """The kind that a decision was made for."""
+    return str(decision.made_by.get("kind", AUTOMATIC))
+
+
+def stored(
+    found: Architecture | Unlayered, decision: Decision, *, keep_deviations: bool = False
+) -> StoredNetwork | StoredWeights:
+    """What a file holds of a decision.
+
+    Raises:
+        DecisionError: a file of weights is to keep deviations.
+    """
+    if isinstance(found, Architecture):
+        return stored_network(found, decision, keep_deviations=keep_deviations)
+    if keep_deviations:
+        raise DecisionError("a file of weights keeps no deviations: leave out keep_deviations")
+    return stored_weights(found, decision)
+
+
+def decoded(artifact: Artifact, network: nn.Module) -> nn.Module:
+    """The network that a file holds: of its own layers, or a copy of `network` with its weights."""
+    return artifact.to_torch() if artifact.kind == RUNNABLE else artifact.to_torch(network)

@@ -1,0 +1,25 @@
+"""What is said of a network of which priors cover a part."""
+
+import pytest
+from torch import nn
+
+import pyro_compress as pc
+
+
+def test_numbers_with_a_prior_are_counted() -> None:
+    network = nn.ModuleDict({"lstm": nn.LSTM(3, 4), "out": nn.Linear(4, 2), "last": nn.Linear(2, 2, bias=False)})
+    network["last"].requires_grad_(False)
+    found = pc.BayesianNetwork(network, "log-uniform").coverage
+    assert (found.covered, found.total) == (8, 4 * 4 * (3 + 4) + 2 * 4 * 4 + 8 + 2 + 4)
+    assert found.points == ("lstm.weight_hh_l0", "lstm.weight_ih_l0", "lstm.bias_ih_l0", "lstm.bias_hh_l0", "out.bias")
+    assert found.matrices == found.points[:2]
+    assert found.share == pytest.approx(8 / 158)
+    assert str(found) == (
+        "priors cover 8 of 158 numbers (5.1 %); the rest are point estimates, rounded and not judged: "
+        "lstm.weight_hh_l0, lstm.weight_ih_l0, lstm.bias_ih_l0 and 2 more"
+    )
+
+
+def test_a_network_that_is_covered_whole() -> None:
+    found = pc.BayesianNetwork(nn.Sequential(nn.Linear(3, 2)), "normal").coverage
+    assert found.share == 1 and not found.points and str(found) == "priors cover 8 of 8 numbers (100.0 %)"

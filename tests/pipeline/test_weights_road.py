@@ -1,0 +1,214 @@
+"""The road of a network that cannot be traced: a fit, a decision, a file of weights, measured in its own module."""
+
+import copy
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import pyro_compress as pc
+from pyro_compress.analysis.decisions.decision import Decision
+from pyro_compress.errors import ArtifactError, DecisionError, UnstorableError
+from tests.pipeline.conftest import Called, cli
+
+MODULE = """
+import torch
+from torch import nn
+
+from pyro_compress.data import as_data
+
+
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(2, 8)
+        self.lstm = nn.LSTM(8, 8, batch_first=True)
+        self.norm = nn.BatchNorm1d(8)
+        self.out = nn.Linear(8, 3)
+        self.register_buffer("steps", torch.arange(3))
+
+    def forward(self, x):
+        hidden, _ = self.lstm(torch.relu(self.embed(x)))
+        return self.out(self.norm(hidden[:, -1]))
+
+
+def net():
+    return Reader()
+
+
+def plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(10, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 3))
+
+
+def _part(count, seed):
+    x = torch.randn(count, 5, 2, generator=torch.Generator().manual_seed(seed))
+    total = x[:, :, 0].sum(1)
+    return x, (total > 1).long() + (total > -1).long()
+
+
+def data():
+    return as_data(_part(300, 0), validation=_part(100, 1), test=_part(200, 2), name="sums", classes=3)
+"""
+OPTIONS = (
+    *("--data", "seqs:data", "--prior", "log-uniform", "--epochs", "6", "--threads", "1"),
+    *("--set", "method.learning_rate=0.02", "--set", "decision.fine_tune_epochs=1"),
+    *("--set", "decision.rate_weights=[1.0]"),
+)
+
+
+@dataclass(frozen=True)
+class Road:
+    """A finished run, what it printed, and the user's module."""
+
+    path: Path
+    called: Called
+
+    @property
+    def results(self) -> dict[str, object]:
+        return dict(json.loads((self.path / "results.json").read_text()))
+
+
+@pytest.fixture(scope="module", name="seqs")
+def _seqs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("seqs")
+    (folder / "seqs.py").write_text(MODULE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", [*sys.path, str(folder)])
+        patch.setattr("pyro_compress.pipeline.evaluation.save_all", lambda folder, drawn: None)
+        yield folder
+    sys.modules.pop("seqs", None)
+
+
+@pytest.fixture(scope="module", name="road")
+def _road(seqs: Path) -> Road:
+    called = cli("run", "--network", "seqs:net", *OPTIONS, "--out", "run")
+    assert called.code == 0, called.err
+    return Road(seqs / "run", called)
+
+
+def fresh(factory: str = "net") -> nn.Module:
+    import seqs  # type: ignore[import-not-found]
+
+    network: nn.Module = getattr(seqs, factory)()
+    return network.eval()
+
+
+def test_what_file_it_ends_in_and_why_is_said_before_the_fit(road: Road) -> None:
+    lines = (road.called.out + road.called.err).splitlines()
+    first = next(place for place, line in enumerate(lines) if line.startswith("epoch "))
+    said = next(line for line in lines[:first] if line.startswith("the file will hold weights"))
+    assert "module 'lstm' (LSTM)" in said and "no unit is removed" in said
+    assert any(
+        line.startswith("priors cover 40 of 643 numbers (6.2 %); the rest are point estimates")
+        for line in lines[:first]
+    )
+    assert "UnstorableWarning" not in road.called.err
+
+
+def test_the_file_holds_what_was_decided_and_all_else_of_the_module(road: Road) -> None:
+    decision, artifact = Decision.load(road.path / "decision.safetensors"), pc.load(road.path / "network.pyrc")
+    assert decision.made_by["kind"] == "weights" and artifact.kind == "weights"
+    numbers, state = artifact.numbers(), fresh().state_dict()
+    assert list(numbers) == list(state)
+    for name, site in decision.sites.items():
+        np.testing.assert_array_equal(numbers[name], site.stored(), strict=True)
+    for name in ("norm.running_mean", "norm.running_var"):
+        np.testing.assert_array_equal(numbers[name], decision.buffers[name])
+    assert numbers["steps"].tolist() == [0, 1, 2] and numbers["norm.num_batches_tracked"] == 0
+    assert 0 < np.count_nonzero(numbers["embed.weight"]) <= 16
+    # integers of a few bits where float32 has 32
+    assert 4 * 643 / len(artifact) > 2.5
+
+
+def test_it_is_measured_in_the_users_module(road: Road) -> None:
+    import seqs
+
+    data, artifact = seqs.data(), pc.load(road.path / "network.pyrc")
+    network = artifact.load_into(fresh())
+    with torch.no_grad():
+        wrong = (network(data.test_x).argmax(1) != data.test_y).double()
+    results = road.results
+    assert results["error_after_percent"] == pytest.approx(100 * float(wrong.mean()))
+    assert 100 * float(wrong.mean()) < 45  # two of three by chance
+    assert results["kind"] == "weights" and results["file_bytes"] == len(artifact)
+    assert results["rates"] is None and results["architecture_left"] is None
+    left = sum(np.count_nonzero(v) for n, v in artifact.numbers().items() if v.ndim > 1)
+    assert results["weights_left_percent"] == pytest.approx(100 * left / (16 + 256 + 256 + 24))
+    found = pc.evaluate(artifact, data, network=fresh())
+    assert found["error_after_percent"] == results["error_after_percent"] and "architecture_left" not in found
+    with pytest.raises(ArtifactError, match="holds weights and no layers"):
+        pc.evaluate(artifact, data)
+    measured = cli("uncertainty", road.path, "--draws", "4", "--json")
+    assert measured.code == 0, measured.err
+
+
+def test_a_target_of_bytes(road: Road) -> None:
+    import shutil
+
+    shutil.copytree(road.path, road.path.with_name("small"))
+    size = road.results["file_bytes"]
+    assert isinstance(size, int)
+    called = cli("compress", road.path.with_name("small"), "--target-bytes", size - 4)
+    assert called.code == 0, called.err
+    assert (road.path.with_name("small") / "network.pyrc").stat().st_size <= size - 4
+    deviations = cli("compress", road.path.with_name("small"), "--keep-deviations")
+    assert (deviations.code, deviations.err.count("\n")) == (1, 1)
+    assert "a file of weights keeps no deviations" in deviations.err
+
+
+def test_a_kind_that_there_cannot_be_is_refused_at_once(seqs: Path) -> None:
+    calls = [
+        (cli("run", "--network", "seqs:net", *OPTIONS, "--out", "none", "--kind", "layers"), "unknown kind of file"),
+        (cli("run", "--network", "seqs:net", *OPTIONS, "--out", "none", "--kind", "runnable"), "no runnable file can"),
+        (cli("fit", "--network", "seqs:net", *OPTIONS, "--out", "none", "--kind", "runnable"), "no runnable file can"),
+    ]
+    for called, sentence in calls:
+        assert called.code == 1 and sentence in called.err and called.err.count("\n") == 1, called.err
+        assert not (seqs / "none").exists()
+
+
+def test_weights_of_a_network_that_could_be_runnable(seqs: Path) -> None:
+    import seqs as mine
+
+    data, network = mine.data(), fresh("plain")
+    model = pc.BayesianNetwork(copy.deepcopy(network), "log-uniform")
+    posterior = pc.fit(model, data, pc.inference.SVI(epochs=2), seed=0)
+    settings = pc.DecisionSettings(fine_tune_epochs=0, kind="weights")
+    decision = pc.decide(posterior, model, data, settings, say=lambda line: None)
+    artifact = pc.compress(model, decision, data=data)
+    assert artifact.kind == "weights"
+    for name, site in decision.sites.items():
+        np.testing.assert_array_equal(artifact.numbers()[name], site.stored(), strict=True)
+    runnable = pc.compress(model, decision, data=data, kind="runnable")
+    assert runnable.kind == "runnable"
+    x = data.test_x[:50]
+    with torch.no_grad():
+        # scales and shifts of the norm are rounded in the runnable file
+        expected = runnable.to_torch()(x)
+        torch.testing.assert_close(
+            artifact.load_into(network)(x), expected, rtol=0, atol=0.03 * float(expected.abs().max())
+        )
+    with pytest.raises(DecisionError, match="no unit can be removed from a file of weights"):
+        narrow = pc.DecisionSettings(fine_tune_epochs=0, kind="weights", multiply_adds=0.5)
+        pc.decide(posterior, model, data, narrow, say=lambda line: None)
+
+
+def test_python_takes_the_road_too(seqs: Path) -> None:
+    import seqs as mine
+
+    data, network = mine.data(), fresh()
+    model = pc.BayesianNetwork(network, "log-uniform")
+    with pytest.warns(pc.errors.UnstorableWarning, match="a file will hold its weights alone"):
+        posterior = pc.fit(model, data, pc.inference.SVI(epochs=1), seed=0)
+    cut = pc.analysis.prune(posterior)
+    artifact = pc.compress(model, cut, data=data)
+    assert artifact.kind == "weights"
+    with pytest.raises(UnstorableError, match=r"no runnable file can hold the network: .*take the kind 'weights'"):
+        pc.compress(model, cut, data=data, kind="runnable")
