@@ -15,6 +15,7 @@ from torch import nn
 import pyro_compress as pc
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.errors import ArtifactError, DecisionError, UnstorableError
+from pyro_compress.models.tracing import trace
 from tests.pipeline.conftest import Called, cli
 
 MODULE = """
@@ -104,7 +105,9 @@ def test_what_file_it_ends_in_and_why_is_said_before_the_fit(road: Road) -> None
     lines = (road.called.out + road.called.err).splitlines()
     first = next(place for place, line in enumerate(lines) if line.startswith("epoch "))
     said = next(line for line in lines[:first] if line.startswith("the file will hold weights"))
-    assert "module 'lstm' (LSTM)" in said and "no unit is removed" in said
+    with pytest.raises(UnstorableError) as refusal:
+        trace(fresh(), (5, 2))
+    assert f"because {refusal.value}; weights are" in said and "no unit is removed" in said
     assert any(
         line.startswith("priors cover 40 of 643 numbers (6.2 %); the rest are point estimates")
         for line in lines[:first]
@@ -204,11 +207,16 @@ def test_python_takes_the_road_too(seqs: Path) -> None:
     import seqs as mine
 
     data, network = mine.data(), fresh()
-    model = pc.BayesianNetwork(network, "log-uniform")
+    model = pc.BayesianNetwork(network, {"lstm.weight*": "log-uniform", "out.weight": "log-uniform"})
+    assert model.coverage.covered == 512 + 24
     with pytest.warns(pc.errors.UnstorableWarning, match="a file will hold its weights alone"):
         posterior = pc.fit(model, data, pc.inference.SVI(epochs=1), seed=0)
-    cut = pc.analysis.prune(posterior)
+    assert (posterior.parameters["lstm.weight_hh_l0"].variance > 0).all()
+    cut = pc.analysis.prune(posterior, log_alpha=-1.0)
     artifact = pc.compress(model, cut, data=data)
     assert artifact.kind == "weights"
+    recurrent = artifact.numbers()["lstm.weight_hh_l0"]
+    np.testing.assert_array_equal(recurrent, cut.sites["lstm.weight_hh_l0"].stored())
+    assert 0 < np.count_nonzero(recurrent) < recurrent.size
     with pytest.raises(UnstorableError, match=r"no runnable file can hold the network: .*take the kind 'weights'"):
         pc.compress(model, cut, data=data, kind="runnable")
