@@ -19,6 +19,7 @@ from pyro_compress.models.generative.autoencoders import autoencoder_mnist, auto
 from pyro_compress.models.generative.codes import GaussianCodes
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.hazards import survival, survival_linear
+from pyro_compress.models.tiny import tiny_cnn
 
 
 def _mlp(*widths: int, activation: type[nn.Module] = nn.ReLU, flatten: bool = True) -> nn.Sequential:
@@ -203,6 +204,7 @@ NETWORKS: dict[str, NetworkEntry] = {
     "mnist-tanh": NetworkEntry(mnist_tanh, (1, 28, 28), 10),
     "survival": NetworkEntry(survival, (7,), None),
     "survival-linear": NetworkEntry(survival_linear, (7,), None),
+    "tiny-cnn": NetworkEntry(tiny_cnn, (1, 28, 28), 10),
     "vae-digits": NetworkEntry(vae_digits, (1, 8, 8), None),
     "vae-mnist": NetworkEntry(vae_mnist, (1, 28, 28), None),
     "vgg-16": NetworkEntry(vgg_16, (3, 32, 32), 10),

@@ -105,7 +105,7 @@ def card_named(given: str | Path) -> dict[str, Any]:
 
 def markdown(card: Mapping[str, Any]) -> str:
     """The card as a page."""
-    unit, data = unit_of(card), card["data_description"]
+    unit, data, known = unit_of(card), card["data_description"], card["settings"]["data"]
     error = unit.shown(card[unit.key("error_after")])
     spread = unit.shown(card[unit.key("error_standard_error")])
     lines = [
@@ -120,8 +120,8 @@ def markdown(card: Mapping[str, Any]) -> str:
         *_listed("How it was made", _made(card)),
         "## Limits",
         "",
-        f"One network of one seed. It knows {data['name']} alone: inputs are {_shape(data['input_shape'])}, scaled as "
-        f"`pc.data.load('{data['name']}')` gives them; others are not noticed. The file holds a point of the posterior "
+        f"One network of one seed. It knows {known} alone: inputs are {_shape(data['input_shape'])}, scaled as "
+        f"`pc.data.load('{known}')` gives them; others are not noticed. The file holds a point of the posterior "
         "and not the posterior: for what it does not know see docs/uncertainty.md.",
         "",
         "Licence: Apache-2.0, as the package. SHA-256 of the file:",

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from pyro_compress import shipped
+from pyro_compress.data.augmentation import Augmentation
 from pyro_compress.files import write_atomically
 from pyro_compress.models import zoo
 from pyro_compress.posterior.error_unit import PERCENT, unit_of
@@ -39,17 +40,26 @@ def cards() -> list[Mapping[str, Any]]:
 
 
 def smallest() -> list[Mapping[str, Any]]:
-    """Of all that predicts classes those that no other file of the same network beats in bytes and in error."""
+    """Of all that predicts classes those that no other file of the same network beats in bytes and in error.
+
+    Networks that were trained on images as they are and on changed ones stand apart.
+    """
     counted = [card for card in cards() if unit_of(card) is PERCENT]
 
     def is_beaten(card: Mapping[str, Any]) -> bool:
-        others = (other for other in counted if other is not card and _network(other) == _network(card))
+        others = (other for other in counted if other is not card and _trained(other) == _trained(card))
         return any(
             other["file_bytes"] <= card["file_bytes"] and other["error_after_percent"] <= card["error_after_percent"]
             for other in others
         )
 
     return [card for card in counted if not is_beaten(card)]
+
+
+def _trained(card: Mapping[str, Any]) -> str:
+    """The network, and how its training images change, if they do; cards of files before that say nothing of it."""
+    changes = Augmentation(**card["settings"].get("augmentation_options", {}))
+    return _network(card) + (f", training images changed by {changes}" if changes else "")
 
 
 def _network(card: Mapping[str, Any]) -> str:
@@ -107,18 +117,18 @@ def opening() -> str:
     """The table that README opens with: the smallest files of each network, and published sizes of files for it."""
     headings = ("network", "made by", "bytes of the file", "rate", "test error of what it decodes to")
     lines = [f"| {' | '.join(headings)} |", "| --- | --- |" + " ---: |" * (len(headings) - 2)]
-    for network in dict.fromkeys(map(_network, smallest())):
-        held = [card for card in smallest() if _network(card) == network]
+    for trained in dict.fromkeys(map(_trained, smallest())):
+        held = [card for card in smallest() if _trained(card) == trained]
         original = held[0]["original_bytes"]
         rows = []
         for card in held:
             name, size, rate, error, *_ = texts(card)
             rows.append((card["file_bytes"], f"`{name}`", size, rate, error))
-        for point in points(network):
+        for point in points(trained):
             if not point.ours:
                 size, rate = f"{point.file_bytes:,}", f"{original / point.file_bytes:,.0f}×"
                 rows.append((point.file_bytes, point.label, size, rate, f"{point.error_percent:.2f} %"))
-        lines += [f"| {network} | {' | '.join(row[1:])} |" for row in sorted(rows)]
+        lines += [f"| {trained} | {' | '.join(row[1:])} |" for row in sorted(rows)]
     return "\n".join(lines) + "\n"
 
 
