@@ -28,6 +28,7 @@ PARAMETERS = {
     "digits-tanh": 64 * 16 + 16 + 16 * 10 + 10,
     "mnist-softmax": 784 * 10 + 10,
     "mnist-tanh": 784 * 16 + 16 + 16 * 10 + 10,
+    "tiny-cnn": 208 + 1_168 + 2_320 + 3_480 + 250,
     "vgg-16": 14_987_210,
 }
 CLASSIFIERS = sorted(name for name, entry in NETWORKS.items() if entry.classes is not None)
