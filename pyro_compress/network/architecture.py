@@ -1,6 +1,6 @@
 """What a network computes, as plain data: layers in order, over one example's input shape.
 
-This is the one description that tracing (`models/tracing.py`), structured removal (`analysis/decisions/structure.py`),
+This is the one description that tracing (`models/tracing/`), structured removal (`analysis/decisions/structure.py`),
 the file format (`artifact/`) and the runtimes share.  It imports no torch, so that a decoder on a small device
 can read it.  Layers that hold numbers carry the dotted name of the module they came from;
 their tensors are named `NAME.weight`, `NAME.bias` (for `ChannelAffine`: `NAME.scale`, `NAME.shift`; for `PReLU`:

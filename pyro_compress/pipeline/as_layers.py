@@ -7,7 +7,7 @@ from torch import nn
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import NetworkError
 from pyro_compress.models.probing import FEW, evaluating, examples
-from pyro_compress.models.tracing import trace
+from pyro_compress.models.tracing.trace import trace
 from pyro_compress.network.architecture import Architecture, BatchNorm, ChannelAffine, Layer, PReLU
 from pyro_compress.network.liveness import Numbers
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
@@ -24,7 +24,7 @@ def as_it_is(network: nn.Module, input_shape: tuple[int, ...]) -> StoredNetwork:
 def checked(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
     """The layers of a module, after they were run beside it on a few examples.
 
-    A file is made of layers, so a mistake in a rule of `models/operations.py` would be a file of another network.
+    A file is made of layers, so a mistake in a rule of `models/tracing/` would be a file of another network.
 
     Raises:
         NetworkError: it cannot be described, or its layers compute something else.

@@ -7,9 +7,9 @@ import torch
 from torch import fx, nn
 
 from pyro_compress.models.checking import CALLED
-from pyro_compress.models.operations import BY_NAME, FUNCTIONS, MODULES, RESHAPES, SOFTMAXES, SUPPORTED, reshape
-from pyro_compress.models.rules import Layers, RefusedError, Shape
-from pyro_compress.models.sequences import (
+from pyro_compress.models.tracing.operations import BY_NAME, FUNCTIONS, MODULES, RESHAPES, SOFTMAXES, SUPPORTED, reshape
+from pyro_compress.models.tracing.rules import Layers, RefusedError, Shape
+from pyro_compress.models.tracing.sequences import (
     COMBINATIONS,
     CONCATENATIONS,
     SPLITS,

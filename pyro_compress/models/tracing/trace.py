@@ -12,12 +12,12 @@ from torch import fx, nn
 
 from pyro_compress.errors import NetworkError, UnstorableError
 from pyro_compress.models.checking import check_network, check_numbers
-from pyro_compress.models.describing import Description, is_size, known_type
 from pyro_compress.models.parameters import place_in_memory, refuse_tied
 from pyro_compress.models.probing import BATCH, FEW, are_rows, evaluating, examples, first_line
-from pyro_compress.models.recorder import Recorder
-from pyro_compress.models.rules import Layers, RefusedError, Shape
-from pyro_compress.models.sequences import LayerSequence
+from pyro_compress.models.tracing.describing import Description, is_size, known_type
+from pyro_compress.models.tracing.recorder import Recorder
+from pyro_compress.models.tracing.rules import Layers, RefusedError, Shape
+from pyro_compress.models.tracing.sequences import LayerSequence
 from pyro_compress.network.architecture import Architecture, BatchNorm, PReLU, Weighted
 
 

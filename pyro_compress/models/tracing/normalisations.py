@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pyro_compress.models.rules import Layers, RefusedError, Rule, Shape
+from pyro_compress.models.tracing.rules import Layers, RefusedError, Rule, Shape
 from pyro_compress.network.architecture import BatchNorm
 from pyro_compress.network.further_layers import Standardize
 

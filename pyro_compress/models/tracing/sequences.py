@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from pyro_compress.models.activations import plus, times
-from pyro_compress.models.rules import Layers, RefusedError, Shape
+from pyro_compress.models.tracing.activations import plus, times
+from pyro_compress.models.tracing.rules import Layers, RefusedError, Shape
 from pyro_compress.network.architecture import Activation, Add, Layer, Recall, Select, output_shape
 from pyro_compress.network.further_layers import Concatenate, Multiply, View, fit_together
 

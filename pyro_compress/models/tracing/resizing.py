@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pyro_compress.models.activations import times
-from pyro_compress.models.rules import Layers, RefusedError, Rule, Shape, as_module, as_pair
+from pyro_compress.models.tracing.activations import times
+from pyro_compress.models.tracing.rules import Layers, RefusedError, Rule, Shape, as_module, as_pair
 from pyro_compress.network.architecture import (
     AdaptiveAvgPool2d,
     AvgPool2d,

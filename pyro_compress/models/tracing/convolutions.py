@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from pyro_compress.models.rules import Layers, Rule, Shape, as_pair
+from pyro_compress.models.tracing.rules import Layers, Rule, Shape, as_pair
 from pyro_compress.network.architecture import Conv2d, ConvTranspose2d
 from pyro_compress.network.further_layers import Pad, Pair
 

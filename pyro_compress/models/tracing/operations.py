@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pyro_compress.models import activations, convolutions, normalisations, resizing
-from pyro_compress.models.rules import Layers, RefusedError, Rule, Shape, as_module, as_pair
+from pyro_compress.models.tracing import activations, convolutions, normalisations, resizing
+from pyro_compress.models.tracing.rules import Layers, RefusedError, Rule, Shape, as_module, as_pair
 from pyro_compress.network.architecture import Flatten, Linear, Unflatten
 from pyro_compress.network.further_layers import View
 

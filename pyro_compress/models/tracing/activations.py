@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pyro_compress.models.rules import Layers, RefusedError, Rule, Shape, as_module
+from pyro_compress.models.tracing.rules import Layers, RefusedError, Rule, Shape, as_module
 from pyro_compress.network.architecture import Activation, PReLU
 
 # of SELU (Klambauer et al. 2017)

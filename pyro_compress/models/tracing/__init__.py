@@ -1,0 +1,1 @@
+"""Modules read as plain architectures: one rule per operation, put in order of execution."""
