@@ -1,4 +1,4 @@
-"""LeNet-5 under the log-uniform prior, on images shifted by a pixel."""
+"""LeNet-5 under the log-uniform prior, on images shifted by a pixel, with steps that are trained beside the weights."""
 
 from pyro_compress.models.zoo.entry import Entry
 
@@ -14,8 +14,11 @@ ENTRY = Entry(
         "rate_weights": (1.0, 2.0, 4.0),
         "further_stages": 2,
         "stage_tolerance_points": 0.3,
+        "quantizer": "uniform",
+        "fine_tune_moves": "both",
     },
     pretrain_epochs=5,
     augmentation_options={"shift": 1},
-    chosen_on="nothing: β = 1; epochs and stages are those of the first run of it that was made",
+    chosen_on="β = 1, epochs and stages: nothing, they are those of the first run; trained steps: seed 0, on whose "
+    "validation examples powers of two gave a larger file with more errors",
 )
