@@ -27,7 +27,7 @@ from pyro_compress.artifact.runtimes.onnx_export import to_onnx
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.artifact.writing.artifact import load
 from pyro_compress.models.networks import NETWORKS, build
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 
 Run = Callable[[np.ndarray], np.ndarray]

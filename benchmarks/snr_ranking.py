@@ -23,7 +23,7 @@ from pyro_compress.analysis.modes.moments import OneMode, one_mode
 from pyro_compress.analysis.modes.symmetries import hidden_spaces
 from pyro_compress.analysis.modes.weight_draws import WeightDraws
 from pyro_compress.inference.fit import fit
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 from pyro_compress.report.drawing import DPI
 from pyro_compress.report.snr_comparison import ranking, snr_comparison

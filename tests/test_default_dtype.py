@@ -15,7 +15,7 @@ from pyro_compress.errors import NetworkError
 from pyro_compress.inference import predictive_mean
 from pyro_compress.inference.results.predictive import posterior_predictive, predictive_draws
 from pyro_compress.models.networks import build
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 
 
 @pytest.fixture(autouse=True)

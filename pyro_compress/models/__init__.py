@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from pyro_compress.models.rewrites.base import Rewrite
     from pyro_compress.models.rewrites.low_rank import LowRank
     from pyro_compress.models.teaching import Teaching, at_temperature, matching_weight
-    from pyro_compress.models.tracing.trace import trace
+    from pyro_compress.models.tracing.tracer import trace
 
 _LIKELIHOODS = (
     "Bernoulli",
@@ -131,7 +131,7 @@ _NAMES = {
     "Teaching": "pyro_compress.models.teaching",
     "at_temperature": "pyro_compress.models.teaching",
     "matching_weight": "pyro_compress.models.teaching",
-    "trace": "pyro_compress.models.tracing.trace",
+    "trace": "pyro_compress.models.tracing.tracer",
 }
 __all__ = [
     "L0",

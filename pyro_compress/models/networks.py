@@ -1,6 +1,6 @@
 """Networks: plain `torch.nn.Module`s by name, and the user's own by `module:factory` and a file of weights.
 
-Nothing here knows of priors or compression; any module that `models.tracing.trace` accepts does as well.
+Nothing here knows of priors or compression; any module that `models.tracing.tracer` accepts does as well.
 """
 
 from collections import OrderedDict

@@ -7,7 +7,7 @@ from torch import nn
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import NetworkError
 from pyro_compress.models.probing import FEW, evaluating, examples
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Architecture, BatchNorm, ChannelAffine, Layer, PReLU
 from pyro_compress.network.liveness import Numbers
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes

@@ -17,7 +17,7 @@ from torch import nn
 
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.errors import DecisionError, NetworkError
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from pyro_compress.artifact.writing.decided_weights import stored_weights
 from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import DecisionError, UnstorableError, unknown_name
 from pyro_compress.models.probing import evaluating, examples
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.stored import StoredNetwork
 from pyro_compress.network.stored_weights import StoredWeights

@@ -24,7 +24,7 @@ from pyro_compress.inference.point.map import MAP
 from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.networks import load_weights
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.pipeline.decoders import shipped
 from pyro_compress.pipeline.kinds import description_of

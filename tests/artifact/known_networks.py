@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from pyro_compress.errors import UnstorableError
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from tests.artifact.small_networks import SMALL
 
 HEAD = "| network | file | layers, or what is in the way |\n| --- | --- | --- |\n"

@@ -13,7 +13,7 @@ from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
 from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.models.networks import NETWORKS
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import (
     ACTIVATIONS,
     Activation,

@@ -10,7 +10,7 @@ from pyro_compress.artifact.format.decode import decode
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.errors import ArtifactError
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import (
     Activation,
     Add,

@@ -21,7 +21,7 @@ from pyro_compress.artifact.writing.rate_distortion import refine
 from pyro_compress.errors import NetworkError
 from pyro_compress.models.tracing.operations import MODULES
 from pyro_compress.models.tracing.rules import as_module
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Activation, ChannelAffine, Conv2d
 from pyro_compress.network.further_layers import Concatenate, Standardize
 from pyro_compress.network.quantizers import PerChannel

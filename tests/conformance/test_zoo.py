@@ -14,7 +14,7 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.networks import NETWORKS, vgg_16
 from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
 from pyro_compress.models.priors.registry import PRIORS
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.models.zoo.entry import DEFAULTS, Entry
 from pyro_compress.pipeline.decoders import shipped
 from pyro_compress.pipeline.evaluation import published_rows

@@ -20,7 +20,7 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.checking import check_network
 from pyro_compress.models.module_calls import calls_noted
 from pyro_compress.models.priors.normal import Normal
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
 

@@ -10,7 +10,7 @@ from pyro_compress.errors import NetworkError
 from pyro_compress.models.hazards import dense_hazards, proportional_hazards
 from pyro_compress.models.likelihoods import Cox, PiecewiseExponential
 from pyro_compress.models.likelihoods.cox import breslow
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 
 
 def test_hazards_are_proportional_and_the_baseline_is_its_bias() -> None:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pyro_compress.models.narrowing import can_narrow, folds, multiply_adds, narrowed
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.liveness import Numbers, Signal, signals
 

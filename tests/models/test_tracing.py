@@ -13,7 +13,7 @@ from torchvision.models import mobilenet_v2, resnet18
 
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import NetworkError
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import (
     Activation,
     AdaptiveAvgPool2d,

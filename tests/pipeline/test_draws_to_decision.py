@@ -16,7 +16,7 @@ from pyro_compress.analysis.modes.symmetries import hidden_spaces
 from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.likelihoods import Categorical
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.pipeline.decision_settings import DecisionSettings
 from pyro_compress.pipeline.search import decide, without_draws
 from pyro_compress.pipeline.validation import Judge, nothing_pruned

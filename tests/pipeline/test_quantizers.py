@@ -13,7 +13,7 @@ from pyro_compress.artifact.runtimes.numpy_runtime import forward
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.data.dataset import as_data
 from pyro_compress.models.likelihoods import Categorical
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform
 from pyro_compress.pipeline.fine_tuning import fine_tuned
 from pyro_compress.pipeline.validation import place

@@ -17,7 +17,7 @@ from pyro_compress.analysis.decisions.kept_deviations import stored_network
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.artifact.writing.rate_distortion import refine
 from pyro_compress.errors import DecisionError
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.pipeline.size_targets import PRICE_LADDER, smallest_accepted, to_bytes, to_error
 from pyro_compress.pipeline.validation import with_batch_norm
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior

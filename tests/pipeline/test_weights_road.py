@@ -15,7 +15,7 @@ from torch import nn
 import pyro_compress as pc
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.errors import ArtifactError, DecisionError, UnstorableError
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from tests.pipeline.conftest import Called, cli
 
 MODULE = """

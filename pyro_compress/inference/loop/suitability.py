@@ -18,7 +18,7 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.checking import check_network, check_numbers
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.probing import BATCH, FEW, are_rows, first_line
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 
 
 def check_fit(model: BayesianNetwork, feed: Feed) -> None:

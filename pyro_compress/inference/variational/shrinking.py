@@ -26,7 +26,7 @@ from pyro_compress.inference.guides.local_reparameterization import LocalReparam
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.names import attribute_name
 from pyro_compress.models.narrowing import Index, can_narrow, folds, multiply_adds, narrowed
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.liveness import Numbers, signals
 from pyro_compress.posterior.posterior import ParameterPosterior

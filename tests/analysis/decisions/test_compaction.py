@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from pyro_compress.analysis.decisions.compaction import Compaction, can_compact, compact
 from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Add, Architecture, Conv2d, Linear, Select
 
 SHAPES = {"dense": (6,), "convolution": (2, 9, 8)}

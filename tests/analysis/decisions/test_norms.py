@@ -13,7 +13,7 @@ from pyro_compress.analysis.decisions.kept_deviations import stored_network
 from pyro_compress.analysis.decisions.norms import SHARE, WEAKEST, coarsest_exponent, norm_grids, with_norms_on_grids
 from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.artifact.writing.artifact import Artifact
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from tests.analysis.decisions.masked_networks import decide, masked, randomise, run
 from tests.artifact import specified
 

@@ -17,7 +17,7 @@ from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
 from pyro_compress.analysis.decisions.structure import architecture_left, format_architecture, remove_dead
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.networks import digits_cnn, lenet_5, lenet_300_100, vgg_16
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import (
     Activation,
     Architecture,

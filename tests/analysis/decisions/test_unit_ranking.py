@@ -12,7 +12,7 @@ import pyro_compress as pc
 from pyro_compress.analysis.decisions.unit_ranking import prune_lowest_units, weight_scores
 from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.errors import DecisionError
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.pipeline.unit_sensitivity import unit_scores, unit_sensitivity
 from pyro_compress.pipeline.validation import nothing_pruned, place
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior

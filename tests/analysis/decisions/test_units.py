@@ -16,7 +16,7 @@ from pyro_compress.analysis.decisions.units import prune_units
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.networks import lenet_5
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 from tests.analysis.decisions.masked_networks import masked, run
 

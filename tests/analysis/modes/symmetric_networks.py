@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call
 
 from pyro_compress.analysis.modes.symmetries import HiddenSpace, Renaming, hidden_spaces
-from pyro_compress.models.tracing.trace import trace
+from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Architecture
 
 
