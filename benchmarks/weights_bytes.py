@@ -10,7 +10,6 @@ packed as `pc.pack` does with anybody's.  zstd and xz are given the integers as 
 import lzma
 
 import numpy as np
-import zstandard
 
 import pyro_compress as pc
 from pyro_compress import shipped
@@ -45,6 +44,9 @@ def integer_bytes(weights: StoredWeights) -> bytes:
 
 def main() -> None:
     """Print a table."""
+    # an extra of its own, which who imports the other functions may lack
+    import zstandard
+
     print("| network | runnable | weights | rate | names | int8 + zstd -19 | int8 + xz -9e |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name in shipped.names():

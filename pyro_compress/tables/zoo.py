@@ -124,10 +124,10 @@ def opening() -> str:
         for card in held:
             name, size, rate, error, *_ = texts(card)
             rows.append((card["file_bytes"], f"`{name}`", size, rate, error))
-        for point in points(trained):
-            if not point.ours:
-                size, rate = f"{point.file_bytes:,}", f"{original / point.file_bytes:,.0f}×"
-                rows.append((point.file_bytes, point.label, size, rate, f"{point.error_percent:.2f} %"))
+        # published figures are of images as they are
+        for point in _published(trained):
+            size, rate = f"{point.file_bytes:,}", f"{original / point.file_bytes:,.0f}×"
+            rows.append((point.file_bytes, point.label, size, rate, f"{point.error_percent:.2f} %"))
         lines += [f"| {trained} | {' | '.join(row[1:])} |" for row in sorted(rows)]
     return "\n".join(lines) + "\n"
 
@@ -152,16 +152,20 @@ def points(network: str) -> list[SizePoint]:
     found = [
         SizePoint(card["name"].partition("/")[2], card["file_bytes"], card["error_after_percent"]) for card in ours
     ]
-    published = {
+    return found + _published(network)
+
+
+def _published(network: str) -> list[SizePoint]:
+    held = {
         (row.method, row.source, row.file_bytes, row.error_percent)
         for entry in zoo.entries().values()
         if entry.network == network
         for row in entry.published
         if row.file_bytes is not None
     }
-    return found + [
+    return [
         SizePoint(f"published: {method}, {source}", size, error, ours=False)
-        for method, source, size, error in sorted(published)
+        for method, source, size, error in sorted(held)
     ]
 
 
@@ -173,8 +177,7 @@ def _smallest_points(data: str) -> list[SizePoint]:
     return ours + [
         point._replace(label=f"{network}, {point.label.partition(', ')[0]}")
         for network in networks
-        for point in points(network)
-        if not point.ours
+        for point in _published(network)
     ]
 
 

@@ -15,11 +15,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import pyro_compress as pc
+from benchmarks.weights_bytes import of_original_width
 from pyro_compress.artifact.runtimes.safetensors_weights import read_safetensors, write_safetensors
 from pyro_compress.artifact.writing.packing import packed
 from pyro_compress.errors import ArtifactError, DecisionError, RunError
-from pyro_compress.network.architecture import Linear, Select
-from pyro_compress.network.stored import StoredNetwork
 from pyro_compress.network.stored_weights import ELEMENT_TYPES, Given, StoredWeights
 from pyro_compress.pipeline.packing import comparison, read_state, state_of, unpack_file
 from tests.pipeline.conftest import Cli
@@ -250,17 +249,6 @@ def test_runnable_files_are_unpacked_too(tmp_path: Path) -> None:
     assert all(torch.equal(written[name], tensor) for name, tensor in found.items())
     again = pc.pack(tmp_path / "a.safetensors")
     assert all(torch.equal(tensor, found[name]) for name, tensor in pc.unpack(again).items())
-
-
-def of_original_width(network: StoredNetwork) -> dict[str, np.ndarray]:
-    """The tensors, with columns of zeros where a selection left inputs of a layer out."""
-    found, layers = {name: tensor.dense() for name, tensor in network.tensors.items()}, network.architecture.layers
-    for layer, behind, shape in zip(layers, layers[1:], network.architecture.shapes(), strict=False):
-        if isinstance(layer, Select) and isinstance(behind, Linear):
-            whole = np.zeros((behind.out_features, shape[0]), np.float32)
-            whole[:, list(layer.indices)] = found[f"{behind.name}.weight"]
-            found[f"{behind.name}.weight"] = whole
-    return found
 
 
 @pytest.mark.parametrize("name", SHIPPED)
