@@ -25,7 +25,7 @@ nightly: $(VENV)/.installed-for-tests
 
 # What training costs against plain training; libraries to compare with that are not there are named and left out.
 bench: $(VENV)/.installed
-	-$(BIN)/python -m pip install --quiet --editable '.[peers]'
+	-$(BIN)/python -m pip install --quiet --editable '.[train,peers]'
 	$(BIN)/python -W ignore::FutureWarning -m benchmarks.training_cost --parts steps peers sizes shrinking whole
 	$(BIN)/python -m benchmarks.ranks_speed lenet-5 lenet-300-100 --batch-sizes 128
 	$(BIN)/python -m benchmarks.startup
@@ -43,7 +43,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[train]'
 	touch $@
 
 $(VENV)/.installed-for-tests: pyproject.toml constraints.txt | $(BIN)/python

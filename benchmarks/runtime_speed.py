@@ -21,14 +21,19 @@ import numpy as np
 import onnxruntime
 import torch
 
-from pyro_compress.analysis.decisions.structure import architecture_left, format_architecture
 from pyro_compress.artifact.runtimes.numpy_runtime import forward
 from pyro_compress.artifact.runtimes.onnx_export import to_onnx
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.artifact.writing.artifact import load
 from pyro_compress.models.networks import NETWORKS, build
 from pyro_compress.models.tracing.tracer import trace
-from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
+from pyro_compress.network.stored import (
+    StoredNetwork,
+    StoredTensor,
+    architecture_left,
+    format_architecture,
+    tensor_shapes,
+)
 
 Run = Callable[[np.ndarray], np.ndarray]
 BATCHES = (1, 128)

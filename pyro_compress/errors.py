@@ -50,6 +50,10 @@ class RunError(PyroCompressError):
     """A run directory or a command's options are not what the command needs."""
 
 
+class MissingPackageError(PyroCompressError, ImportError):
+    """Something needs a package that was not installed; the message names the extra that brings it."""
+
+
 class UnstorableWarning(UserWarning):
     """A network is fitted of which a file holds the weights alone; the message says what cannot be described."""
 

@@ -13,7 +13,11 @@ MODULES = sorted(
     ".".join(part for part in path.relative_to(ROOT).with_suffix("").parts if part != "__init__")
     for path in (ROOT / "pyro_compress").rglob("*.py")
 )
-SHIPPED = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pyro_compress" / "shipped").glob("*/*.*")}
+SHIPPED = {
+    path.relative_to(ROOT).as_posix()
+    for ending in ("pyrc", "json")
+    for path in (ROOT / "pyro_compress" / "shipped").glob(f"*/*.{ending}")
+}
 DATA_FILES = {"pyro_compress/py.typed", "pyro_compress/artifact/FORMAT.md"} | SHIPPED
 
 

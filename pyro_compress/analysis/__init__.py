@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
     from pyro_compress.analysis.decisions.pruning import prune, signal_to_noise
     from pyro_compress.analysis.decisions.rates import description_length_bits, published_rates
-    from pyro_compress.analysis.decisions.structure import architecture_left, remove_dead
+    from pyro_compress.analysis.decisions.structure import remove_dead
     from pyro_compress.analysis.decisions.weight_sharing import weight_sharing
     from pyro_compress.analysis.diagnosis.arviz_export import to_arviz
     from pyro_compress.analysis.diagnosis.diagnostics import diagnose
     from pyro_compress.analysis.diagnosis.psis import loo, psis_k_hat
     from pyro_compress.network.quantizers import Affine, Codebook, PerChannel, Uniform
+    from pyro_compress.network.stored import architecture_left
 
 _NAMES = {
     "Affine": "pyro_compress.network.quantizers",
@@ -33,7 +34,7 @@ _NAMES = {
     "signal_to_noise": "pyro_compress.analysis.decisions.pruning",
     "description_length_bits": "pyro_compress.analysis.decisions.rates",
     "published_rates": "pyro_compress.analysis.decisions.rates",
-    "architecture_left": "pyro_compress.analysis.decisions.structure",
+    "architecture_left": "pyro_compress.network.stored",
     "to_arviz": "pyro_compress.analysis.diagnosis.arviz_export",
     "remove_dead": "pyro_compress.analysis.decisions.structure",
     "weight_sharing": "pyro_compress.analysis.decisions.weight_sharing",

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from typer.core import TyperGroup
 
 from pyro_compress.errors import PyroCompressError
+from pyro_compress.extras import missing
 
 out = Console()
 err = Console(stderr=True)
@@ -41,6 +42,11 @@ class OneSentenceErrors(TyperGroup):
             if error.said_elsewhere and not is_first_rank():
                 raise typer.Exit(1) from None
             sentence = str(error)
+        except ImportError as error:
+            known = missing(f"pyro-compress {ctx.invoked_subcommand}", error)
+            if known is None:
+                raise
+            sentence = str(known)
         except KeyboardInterrupt:
             show("\nstopped; give the command again to go on", err)
             raise typer.Exit(130) from None

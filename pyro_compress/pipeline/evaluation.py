@@ -15,7 +15,6 @@ from torch import nn
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.analysis.decisions.rates import description_length_bits, published_rates, two_part_code_bits
 from pyro_compress.analysis.decisions.relative_index import deep_compression_bytes
-from pyro_compress.analysis.decisions.structure import architecture_left, format_architecture
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.artifact import load as load_artifact
 from pyro_compress.data.dataset import DataSet, Part, as_data
@@ -29,7 +28,7 @@ from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood, PiecewiseExponential
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.quantizers import described
-from pyro_compress.network.stored import StoredNetwork
+from pyro_compress.network.stored import StoredNetwork, architecture_left, format_architecture
 from pyro_compress.network.unlayered import Unlayered
 from pyro_compress.pipeline.decoder_scores import decoder_scores
 from pyro_compress.pipeline.decoders import at_mean, road_of, shipped

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pyro_compress.artifact.writing.artifact import load
 from pyro_compress.errors import RunError, unknown_name
+from pyro_compress.extras import missing
 from pyro_compress.files import write_atomically
 
 # Each format's module, which has a function `to_FORMAT`, and is imported only when asked for: onnx is an extra.
@@ -19,7 +20,8 @@ def export_file(file: Path, to: str, target: Path) -> int:
 
     Raises:
         ArtifactError: `file` is missing or damaged, or holds what the format cannot say.
-        RunError: no such format, `target` has the extension of another one, or the format's package is missing.
+        RunError: no such format, or `target` has the extension of another one.
+        MissingPackageError: the format's package is not installed.
         OSError: `target` cannot be written.
     """
     if to not in FORMATS:
@@ -30,7 +32,7 @@ def export_file(file: Path, to: str, target: Path) -> int:
     try:
         module = importlib.import_module(FORMATS[to])
     except ImportError as error:
-        raise RunError(f"export to {to} needs the package {to}: pip install 'pyro-compress[{to}]'") from error
+        raise missing(f"export to {to}", error) or error from error
     data: bytes = getattr(module, f"to_{to}")(network)
     write_atomically(target, data)
     return len(data)

@@ -11,16 +11,12 @@ import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
-from pyro_compress.analysis.decisions.rates import description_length_bits
-from pyro_compress.analysis.decisions.structure import architecture_left, format_architecture
 from pyro_compress.artifact.writing.artifact import load
 from pyro_compress.network.architecture import describe
-from pyro_compress.network.stored import StoredNetwork, StoredTensor
+from pyro_compress.network.stored import StoredNetwork, StoredTensor, architecture_left, format_architecture
 from pyro_compress.network.stored_weights import StoredWeights, WeightTensor
 from pyro_compress.pipeline.packing import stored_as_text
 from pyro_compress.pipeline.run_directory import RunDirectory
-from pyro_compress.pipeline.settings import RunSettings
-from pyro_compress.posterior.posterior import Posterior
 
 
 def as_dict(path: Path) -> dict[str, Any]:
@@ -135,6 +131,11 @@ def description_length(directory: Path) -> dict[str, float | None]:
     run = RunDirectory(directory)
     if not (run.settings.exists() and run.posterior.exists()):
         return {}
+    # whoever installed what reads files, and no more, has no runs
+    from pyro_compress.analysis.decisions.rates import description_length_bits
+    from pyro_compress.pipeline.settings import RunSettings
+    from pyro_compress.posterior.posterior import Posterior
+
     posterior, settings = Posterior.load(run.posterior), RunSettings.load(run.settings)
     nats = posterior.statistics.get("complexity_nats", math.nan)
     if settings.reconstructs:  # the fit's KL is of codes too

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pyro_compress.errors import RunError, unknown_name
+from pyro_compress.extras import needs
 
 THROUGH = ("auto", "ray", "processes")
 # of the starting process, which a worker of Ray's need not have
@@ -76,7 +77,7 @@ def run_all(
         raise RunError(unknown_name("way to start runs", through, THROUGH))
     there = importlib.util.find_spec("ray") is not None
     if through == "ray" and not there:
-        raise RunError("--through ray needs Ray: pip install 'pyro-compress[ray]', or leave the option out")
+        raise RunError(f"{needs('--through ray', 'ray')}, or leave the option out")
     left = [task for task in tasks if not task.finished]
     if len(left) < len(tasks):
         say(f"{len(tasks) - len(left)} of {len(tasks)} runs have finished before")

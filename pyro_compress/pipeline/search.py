@@ -14,7 +14,7 @@ from torch import nn
 
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.analysis.decisions.pruning import prune
-from pyro_compress.analysis.decisions.structure import architecture_left, format_architecture, remove_dead
+from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.analysis.decisions.unit_ranking import UNIT_RANKINGS, prune_lowest_units
 from pyro_compress.analysis.decisions.units import prune_units
 from pyro_compress.data.dataset import DataSet, as_data
@@ -29,6 +29,7 @@ from pyro_compress.models.generative.semi_supervised import SemiSupervisedVAE
 from pyro_compress.models.generative.vae import VAE
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.teaching import Teaching
+from pyro_compress.network.stored import architecture_left, format_architecture
 from pyro_compress.network.unlayered import Unlayered
 from pyro_compress.pipeline.acceptance import clearly_worse, within
 from pyro_compress.pipeline.decision_settings import DecisionSettings

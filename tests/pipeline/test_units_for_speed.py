@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_compress.analysis.decisions.structure import architecture_left, remove_dead
+from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.tracing.tracer import trace
+from pyro_compress.network.stored import architecture_left
 from pyro_compress.pipeline.decision_settings import DecisionSettings
 from pyro_compress.pipeline.search import decide
 from pyro_compress.pipeline.validation import Judge

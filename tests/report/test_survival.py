@@ -72,5 +72,5 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="at least two events, found 1 in 20 examples"):
         survival_scores(rate, curves(rate), target)
     monkeypatch.setitem(sys.modules, "torchsurv.metrics.brier_score", None)
-    with pytest.raises(DataError, match=r"need the package torchsurv: pip install 'pyro-compress\[survival\]'"):
+    with pytest.raises(DataError, match=r"needs the package torchsurv: pip install 'pyro-compress\[survival\]'"):
         survival_scores(rate, curves(rate), target)

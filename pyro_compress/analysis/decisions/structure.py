@@ -27,7 +27,6 @@ bias that takes a fold, because that bias is rounded to its own grid again.  A b
 into the affine shift in float32 and is not rounded.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -108,21 +107,6 @@ def _built(architecture: Architecture, decision: Decision, *, with_spread: bool 
     builder = _Builder(architecture, decision, with_spread)
     builder.build()
     return builder
-
-
-def architecture_left(network: StoredNetwork) -> list[int]:
-    """The sizes left in the notation of the published tables: filters of a convolution, inputs of a dense layer.
-
-    LeNet-300-100 gives the inputs of fc1, fc2 and fc3 (311, 86, 14); LeNet-5 the filters of conv1 and conv2, then
-    the inputs of fc1 and fc2 (5, 10, 76, 16).
-    """
-    layers = network.architecture.weighted()
-    return [layer.in_features if isinstance(layer, Linear) else layer.out_channels for layer in layers]
-
-
-def format_architecture(sizes: Sequence[int]) -> str:
-    """`[5, 10, 76, 16]` as `5-10-76-16`."""
-    return "-".join(str(size) for size in sizes)
 
 
 def numbers_of(decision: Decision) -> Numbers:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from pyro_compress.artifact.runtimes.numpy_runtime import Step
+
     M = TypeVar("M", bound=nn.Module)
 
 EXTENSION = ".pyrc"
@@ -123,6 +125,16 @@ class Artifact:
 
         return to_torch(self.network, sparse=sparse)
 
+    def to_numpy(self) -> "Step":
+        """The forward pass by numpy alone: a function of arrays, (batch, *input_shape) → (batch, *outputs), float32.
+
+        Raises:
+            ArtifactError: the file holds weights alone.
+        """
+        from pyro_compress.artifact.runtimes.numpy_runtime import forward
+
+        return forward(self.network)
+
     def sample(self, generator: "torch.Generator") -> "nn.Sequential":
         """A module like that of `to_torch`, drawn from the posterior that the file keeps: w + σ ε.
 
@@ -156,18 +168,21 @@ class Artifact:
         return target
 
 
-def load(path: str | Path) -> Artifact:
+def load(given: str | Path | bytes) -> Artifact:
     """Read and check a compressed file, or one that is shipped.
 
     Args:
-        path: of a .pyrc file, or the name of a shipped network, 'lenet-5/log-uniform' (`pyro_compress.shipped`).
+        given: the path of a .pyrc file, the name of a shipped network, 'lenet-5/log-uniform' (`pyro_compress.shipped`),
+            or the file's bytes.
 
     Raises:
         ArtifactError: the file is missing, or not a complete and intact compressed network.
     """
+    if isinstance(given, bytes):
+        return Artifact(given)
     try:
-        return Artifact(shipped.path_of(path).read_bytes())
+        return Artifact(shipped.path_of(given).read_bytes())
     except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
+        raise ArtifactError(f"cannot read {given}: {error.strerror or error}") from error
     except ArtifactError as error:
-        raise ArtifactError(f"{path}: {error}") from error
+        raise ArtifactError(f"{given}: {error}") from error

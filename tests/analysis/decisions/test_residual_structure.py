@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pyro_compress.analysis.decisions.decision import Decision
-from pyro_compress.analysis.decisions.structure import architecture_left, numbers_of, remove_dead
+from pyro_compress.analysis.decisions.structure import numbers_of, remove_dead
 from pyro_compress.analysis.modes.symmetries import hidden_spaces
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Activation, Add, Conv2d, Flatten, Linear, Recall, Select
 from pyro_compress.network.liveness import signals
+from pyro_compress.network.stored import architecture_left
 from tests.analysis.decisions.masked_networks import (
     clear,
     decide,

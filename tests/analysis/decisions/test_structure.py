@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
-from pyro_compress.analysis.decisions.structure import architecture_left, format_architecture, remove_dead
+from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.networks import digits_cnn, lenet_5, lenet_300_100, vgg_16
 from pyro_compress.models.tracing.tracer import trace
@@ -32,6 +32,7 @@ from pyro_compress.network.architecture import (
     weight_shape,
 )
 from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, power_of_two
+from pyro_compress.network.stored import architecture_left, format_architecture
 from tests.analysis.decisions.masked_networks import (
     ACTIVATIONS,
     clear,

@@ -11,12 +11,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_compress.analysis.decisions.decision import Decision
-from pyro_compress.analysis.decisions.structure import architecture_left, remove_dead
+from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.analysis.decisions.units import prune_units
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.networks import lenet_5
 from pyro_compress.models.tracing.tracer import trace
+from pyro_compress.network.stored import architecture_left
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 from tests.analysis.decisions.masked_networks import masked, run
 
