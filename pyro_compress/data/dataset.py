@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_compress.config.keyword_options import build, whole_number
 from pyro_compress.data.augmentation import Augmentation
 from pyro_compress.data.binarisation import Binarisation
-from pyro_compress.data.labels import UNLABELLED, labels_kept
+from pyro_compress.data.labels import IGNORED, UNLABELLED, labels_kept
 from pyro_compress.data.sources import Examples, class_names, count_among, pair_of, read_examples
 from pyro_compress.data.splits import SPLIT_SEED, count_held_out, split_without_copies
 from pyro_compress.errors import DataError
@@ -29,8 +29,9 @@ class DataSet:
     """Inputs and targets in memory, checked once.
 
     Inputs are float32 of shape (examples, *input_shape).  With `classes` (the classes' names) targets are
-    int64 of shape (examples,) and index them; with `classes=None` targets are float32 of shape
-    (examples,) or (examples, outputs).  `size` is N where it is more than the examples held (a sample of a
+    int64 of shape (examples,) and index them, or of shape (examples, *positions) with a label per position, -100
+    where a position does not count; with `classes=None` targets are float32 of shape (examples,) or
+    (examples, *outputs).  `size` is N where it is more than the examples held (a sample of a
     larger set); validation and test may be empty.  `train_teacher` holds float32 outputs of a teacher on the training
     inputs, in the form that the model takes (`models.teaching`).  With a `binarisation` inputs and targets are drawn
     from probabilities, see `binarised`.  With `partly_labelled` a training label may be missing, -1.  With an
@@ -295,8 +296,11 @@ def _check_part(
             )
     if classes is None:
         return
-    if y.ndim != 1:
+    if y.ndim != 1 and y.shape[1:].numel() == 1:
         raise DataError(f"{where}: class labels of shape {tuple(y.shape)}, expected one number per example ({len(y)},)")
-    outside = y[(y < least) | (y >= len(classes))]
+    wrong = (y < least) | (y >= len(classes))
+    if y.ndim > 1:
+        wrong &= y != IGNORED
+    outside = y[wrong]
     if len(outside):
         raise DataError(f"{where}: label {int(outside[0])} is outside 0..{len(classes) - 1} ({len(classes)} classes)")

@@ -1,4 +1,4 @@
-"""Labels that are known of some examples alone."""
+"""Labels that are known of some examples, or at some positions, alone."""
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from pyro_compress.errors import DataError
 UNLABELLED = -1
 """In the place of a training label that is missing."""
 
+IGNORED = -100
+"""In the place of the label of a position that does not count, as `torch.nn.functional.cross_entropy` has it."""
+
 
 def labels_kept(y: Tensor, classes: int, count: int, seed: int, name: str) -> Tensor:
     """The labels of `count` examples drawn at random, as many of each class, and `UNLABELLED` for the others.
@@ -19,6 +22,8 @@ def labels_kept(y: Tensor, classes: int, count: int, seed: int, name: str) -> Te
             data's.
     """
     count = whole_number(count, f"{name}: labels to keep", DataError, least=1)
+    if y.ndim > 1:
+        raise DataError(f"{name}: every position has a label of its own, and none is kept or left out by example")
     each, left = divmod(count, classes)
     if left:
         raise DataError(f"{name}: {count} labels cannot be shared out alike among {classes} classes: give a multiple")

@@ -1,12 +1,14 @@
-"""Distributions that Pyro and torch lack: log-uniform, scale mixture of two Gaussians, classes in shares."""
+"""Distributions that Pyro and torch lack: log-uniform, scale mixture of two Gaussians, classes in part or in shares."""
 
 import math
 from typing import Any, ClassVar
 
+import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch.distributions import constraints
 
+from pyro_compress.data.labels import IGNORED
 from pyro_compress.errors import PriorError
 
 
@@ -138,6 +140,18 @@ class _ScaleMixtureLogDensity(torch.autograd.Function):
         return grads[0] * slope, None, None, None
 
 
+class CountedCategorical(dist.Categorical):
+    """Classes of which some are not known: ln p(y) = ln softmax(logits)_y, and 0 where y is `IGNORED`.
+
+    Args:
+        logits: (..., classes).
+    """
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = super().log_prob(value.clamp(min=0))
+        return torch.where(value == IGNORED, torch.zeros_like(found), found)
+
+
 class SoftCategorical(TorchDistribution):
     """Classes in shares: ln p(y) = Σ_k y_k ln softmax(logits)_k for y ≥ 0 with Σ_k y_k = 1.
 
@@ -145,23 +159,29 @@ class SoftCategorical(TorchDistribution):
     probabilities (the negative cross-entropy).
 
     Args:
-        logits: (..., classes).
+        logits: (..., classes), or with positions (..., *positions and classes), which are one event.
+        positions: how many axes these have.
+        class_axis: that of the classes, counted from the last.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real_vector}
     support = constraints.simplex
     has_rsample = False
 
-    def __init__(self, logits: torch.Tensor) -> None:
-        self.logits = logits
-        super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=False)
+    def __init__(self, logits: torch.Tensor, positions: int = 0, class_axis: int = -1) -> None:
+        self.logits, self.positions, self.class_axis = logits, positions, class_axis
+        event = positions + 1
+        super().__init__(logits.shape[:-event], logits.shape[-event:], validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "SoftCategorical":
-        return SoftCategorical(self.logits.expand(*batch_shape, *self.event_shape))
+        return SoftCategorical(self.logits.expand(*batch_shape, *self.event_shape), self.positions, self.class_axis)
 
     def sample(self, sample_shape: Any = ()) -> torch.Tensor:
         """One-hot classes."""
-        return torch.distributions.OneHotCategorical(logits=self.logits).sample(torch.Size(sample_shape))
+        logits = self.logits.movedim(self.class_axis, -1)
+        drawn = torch.distributions.OneHotCategorical(logits=logits).sample(torch.Size(sample_shape))
+        return drawn.movedim(-1, self.class_axis)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        return (value * self.logits.log_softmax(-1)).sum(-1)
+        each = value * self.logits.log_softmax(self.class_axis)
+        return each.sum(tuple(range(-1 - self.positions, 0)))

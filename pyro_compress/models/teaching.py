@@ -122,7 +122,11 @@ class Teaching:
             )
         if not self.takes_outputs:
             likelihood.check_teacher(teacher, f"{where}: teacher")
-        elif self.hint is None and isinstance(likelihood, Categorical) and are_probabilities(teacher):
+        elif (
+            self.hint is None
+            and isinstance(likelihood, Categorical)
+            and are_probabilities(teacher, likelihood.axis_of(teacher))
+        ):
             raise DataError(
                 f"{where}: the teacher's outputs are probabilities, and temperature={self.temperature} takes logits: "
                 "give their logarithms, or leave the temperature out"
@@ -181,7 +185,7 @@ def at_temperature(probabilities: torch.Tensor, temperature: float, dim: int = -
     return (probabilities.log() / temperature).softmax(dim)
 
 
-def are_probabilities(values: torch.Tensor) -> bool:
-    """Whether all rows are distributions over classes."""
-    total = values.sum(-1)
+def are_probabilities(values: torch.Tensor, axis: int = -1) -> bool:
+    """Whether all numbers along an axis are distributions over classes."""
+    total = values.sum(axis)
     return bool((values >= 0).all()) and torch.allclose(total, torch.ones_like(total), atol=1e-3)

@@ -8,6 +8,10 @@ wrong, c are newly right, and the candidate is accepted if
 The left side is one division of integers, so no tie is decided by rounding.  Squared errors are real numbers; there the
 rise of their mean takes the place of (b − c) / n, as a share of the targets' variance.
 
+An example with several targets, such as the pixels of a segmentation, is one observation: what one of its targets says
+of the next is not known, so every standard error and bound is of the differences d_i of whole examples' shares of wrong
+targets, and b − c and b + c become Σ d_i and Σ d_i², which they are where an example has one target.
+
 What is observed rises by no more than the tolerance, however few examples there are: with fewer of them no damage is
 accepted that more would refuse, and below 100 / tolerance examples b ≤ c is asked for.  Chance can still hide damage: a
 candidate whose true rise is the tolerance plus 1.28 · √(b + c) / n is accepted one time in ten.  So the bound that the
@@ -62,16 +66,18 @@ def changed(errors: np.ndarray, reference: np.ndarray, targets: int) -> tuple[in
     return int(difference.clip(min=0).sum()), int(-difference.clip(max=0).sum())
 
 
-def upper_points(newly_wrong: int, newly_right: int, count: int, confidence: float = CONFIDENCE) -> float:
+def upper_points(net: float, squares: float, count: int, confidence: float = CONFIDENCE) -> float:
     """What the true rise stays below with that confidence, one-sided, in percentage points.
 
-    (b − c + z √(b + c + 1 − (b − c)² / (n + 2))) / (n + 2): the interval for paired proportions with half an example
-    added to each cell (Agresti & Min 2005), which stays honest where hardly any answer has changed.
+    (s + z √(q + 1 − s² / (n + 2))) / (n + 2): the interval for paired proportions with half an example added to each
+    cell (Agresti & Min 2005), which stays honest where hardly any answer has changed.
 
     Args:
-        newly_wrong, newly_right, count: b, c, n.
+        net: s = Σ d_i, b − c of answers.
+        squares: q = Σ d_i², b + c of answers.
+        count: n, of examples.
         confidence: of the bound.
     """
-    net, total = newly_wrong - newly_right, count + 2
+    total = count + 2
     z = NormalDist().inv_cdf(confidence)
-    return 100 * (net + z * (newly_wrong + newly_right + 1 - net**2 / total) ** 0.5) / total
+    return 100 * (net + z * (squares + 1 - net**2 / total) ** 0.5) / total

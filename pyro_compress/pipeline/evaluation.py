@@ -35,6 +35,7 @@ from pyro_compress.pipeline.decoders import at_mean, road_of, shipped
 from pyro_compress.pipeline.generating import figures_of_decoder
 from pyro_compress.pipeline.kinds import decoded as decoded_by
 from pyro_compress.pipeline.kinds import description_of, kind_of
+from pyro_compress.pipeline.position_scores import position_scores
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.pipeline.starting import build_network, fitted_network
 from pyro_compress.pipeline.steps import RunDirectory, prepare
@@ -42,7 +43,15 @@ from pyro_compress.pipeline.validation import nothing_pruned, place
 from pyro_compress.posterior.error_unit import ErrorUnit, unit_of
 from pyro_compress.posterior.posterior import Posterior
 from pyro_compress.report.figures import RatePoint, save_all
-from pyro_compress.report.measure import Measurement, float32_bytes, mcnemar_p_value, measure, predict, standard_error
+from pyro_compress.report.measure import (
+    Measurement,
+    float32_bytes,
+    mcnemar_p_value,
+    measure,
+    paired_p_value,
+    predict,
+    standard_error,
+)
 from pyro_compress.report.run_figures import figures_of_run
 from pyro_compress.report.survival import survival_scores
 
@@ -73,7 +82,8 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     measured = measure(run.file, x, y, likelihood, float32_bytes(original), road.network)
     artifact = load_artifact(run.file)
     decoded = decoded_by(artifact, road.network)
-    after = predict(decoded, x, y, likelihood).errors
+    predicted = predict(decoded, x, y, likelihood)
+    after = predicted.errors
     scores = None
     if isinstance(network, EncoderDecoder):
         network = at_mean(network, posterior).to(x.device)
@@ -90,7 +100,7 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
         results["two_part_code_bits"] = two_part_code_bits(measured.file_bytes, nats)
     else:
         results["generative"] = {"binarisation": settings.binarisation, "codes": str(network.codes), **scores.as_dict()}
-    results |= _survival(decoded, x, y, likelihood)
+    results |= _survival(decoded, x, y, likelihood) | position_scores(decoded, x, y, likelihood, predicted)
     if "worse_than_start" in decision.made_by:
         results["worse_than_start"] = decision.made_by["worse_than_start"]
     if settings.teacher is not None:
@@ -101,8 +111,10 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
         results["rewrites"] = [dict(rewrite) for rewrite in settings.rewrites]
     if given is not None:
         results[unit.key("error_given")] = unit.scale * float(given.errors.mean())
-    if data.classes is not None:
+    if data.classes is not None and y.ndim == 1:
         results["mcnemar_p_value"] = mcnemar_p_value(before, after)
+    elif data.classes is not None:
+        results["paired_p_value"] = paired_p_value(before, after)
     layers = None
     if isinstance(architecture, Architecture):
         layers = architecture, artifact.network.architecture
@@ -137,7 +149,8 @@ def evaluate(
         By the keys of results.json: `error_after_percent` and its `error_standard_error_percent`, or those of another
         unit of the likelihood's error such as `error_after_nats`, `nll_nats_per_example`, `file_bytes` and of a
         runnable file `architecture_left`; of times to an event also `survival`, what
-        `report.survival.survival_scores` gives.
+        `report.survival.survival_scores` gives, and of classes per position `positions`, see
+        `pipeline.position_scores`.
 
     Raises:
         ArtifactError: the file is missing or damaged.
@@ -166,7 +179,7 @@ def evaluate(
         assert isinstance(about, Unlayered)
         output_shape = about.output_shape
     if isinstance(chosen, Categorical):
-        check_classes(loaded, output_shape, where)
+        check_classes(loaded, output_shape, where, chosen)
     part: Part = "test" if isinstance(data, DataSet) else "train"
     x, y = (tensor.to(device_named(device)) for tensor in loaded.part(part))
     runs = runs.to(x.device).eval()
@@ -179,6 +192,7 @@ def evaluate(
         "file_bytes": len(artifact),
         **_sizes_left(artifact),
         **_survival(runs, x, y, chosen),
+        **position_scores(runs, x, y, chosen, found),
     }
 
 

@@ -114,7 +114,7 @@ def of_draws(averaged: PosteriorPredictive, data: DataSet) -> Predicted:
     return Predicted(
         averaged.errors,
         averaged.nll_nats,
-        None if data.classes is None else averaged.mean,
+        averaged.mean if data.classes is not None and averaged.mean.ndim == 2 else None,
         averaged.predictive_entropy,
         averaged.mutual_information,
         averaged.epistemic_variance,

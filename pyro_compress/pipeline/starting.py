@@ -23,6 +23,7 @@ from pyro_compress.inference.loop.suitability import check_classes
 from pyro_compress.inference.point.map import MAP
 from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
+from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.networks import load_weights
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Architecture
@@ -46,9 +47,10 @@ def build_network(settings: RunSettings, data: DataSet) -> nn.Module:
         trace(*shipped(network, data.input_shape))
         return network
     found = description_of(network, data.input_shape, settings.build_decision().kind)
-    if settings.likelihood == "categorical":
+    likelihood = settings.build_likelihood()
+    if isinstance(likelihood, Categorical):
         output_shape = found.shapes()[-1] if isinstance(found, Architecture) else found.output_shape
-        check_classes(data, output_shape, f"network {settings.network}")
+        check_classes(data, output_shape, f"network {settings.network}", likelihood)
     return network
 
 

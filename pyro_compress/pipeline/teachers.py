@@ -180,7 +180,8 @@ def _of_module(module: nn.Module, data: DataSet, model: BayesianNetwork, hidden:
         raise DataError(
             f"{data.name}: the teacher does not take examples of shape {data.input_shape}: {first_line(error)}"
         ) from error
-    if isinstance(model.likelihood, Categorical) and model.teaching.hint is None and are_probabilities(found):
+    likelihood, hint = model.likelihood, model.teaching.hint
+    if isinstance(likelihood, Categorical) and hint is None and are_probabilities(found, likelihood.axis_of(found)):
         return _in_form(found, model)
     return found if model.teaching.takes_outputs else model.likelihood.mean(found)
 

@@ -94,19 +94,22 @@ class Judge:
 
     @property
     def targets(self) -> int | None:
-        """Targets of one example where errors are counted, else None."""
-        return self.likelihood.target_count(self.data.train_y) if self.likelihood.counts_errors else None
+        """Targets of one example where errors are counted, and all have as many; else None."""
+        y = self.data.part("validation")[1]
+        return self.likelihood.target_count(y) if self.likelihood.counts_errors else None
 
     def evidence(self, decision: Decision, reference: np.ndarray) -> dict[str, float]:
         """What validation says of a decision: its rise over the reference, by how much on what, and the 90 % bound."""
         errors = self.errors(decision)
         rise, standard_error = self.rise_of(errors, reference)
         found = {"examples": len(errors), "rise_points": rise}
-        if self.targets is None:
+        if not self.likelihood.counts_errors:
             return {**found, "upper_points_90": rise + NormalDist().inv_cdf(CONFIDENCE) * standard_error}
-        wrong, right = changed(errors, reference, self.targets)
-        bound = upper_points(wrong, right, len(errors) * self.targets)
-        return {**found, "newly_wrong": wrong, "newly_right": right, "upper_points_90": bound}
+        if self.targets is not None:
+            found["newly_wrong"], found["newly_right"] = changed(errors, reference, self.targets)
+        difference = errors - reference
+        bound = upper_points(float(difference.sum()), float((difference**2).sum()), len(errors))
+        return {**found, "upper_points_90": bound}
 
 
 def place(network: nn.Module, decision: Decision) -> None:

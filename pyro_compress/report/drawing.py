@@ -61,6 +61,8 @@ def weight_image(weight: np.ndarray, most_pixels: int = 400) -> np.ndarray:
     kernels are laid out row by row.
     """
     magnitude = np.abs(weight.astype(np.float64))
+    if magnitude.ndim == 3:  # over a series, whose kernels are one row high
+        magnitude = magnitude[:, :, None]
     if magnitude.ndim > 2 and 1 < magnitude.shape[1] < magnitude.shape[0]:
         magnitude = magnitude.swapaxes(0, 1)
     if magnitude.ndim == 2:

@@ -51,7 +51,7 @@ class Predictions:
     Attributes:
         errors: float64, (examples,): the likelihood's error; 0 or 1 for classes.
         nll_nats: float64, (examples,): −ln p(y | x).
-        probabilities: float64, (examples, classes), or None where targets are no class labels.
+        probabilities: float64, (examples, classes), or None where targets are no class labels, or one per position.
         labels: int64, (examples,), or None likewise.
     """
 
@@ -123,19 +123,17 @@ def predict(
     if len(x) == 0 or len(x) != len(y):
         raise DataError(f"measuring needs as many targets as inputs and at least one, found {len(x)} and {len(y)}")
     chunk = chunk if likelihood.factorises else len(x)
-    parts, untouched = [], Untouched()
+    parts, untouched, has_classes = [], Untouched(), y.ndim == 1 and not y.is_floating_point()
     training = network.training
     network.to(x.device).eval()
     with torch.no_grad():
         for start in range(0, len(x), chunk):
             target, output = y[start : start + chunk], untouched(network, x[start : start + chunk])
             found = (likelihood.error(output, target), -likelihood.log_prob(output, target))
-            parts.append((*found, likelihood.mean(output)))
+            parts.append((*found, *([likelihood.mean(output)] if has_classes else [])))
     network.train(training)
-    errors, nll, means = (torch.cat(column).cpu().double().numpy() for column in zip(*parts, strict=True))
-    if y.is_floating_point() or means.ndim != 2:
-        return Predictions(errors, nll, None, None)
-    return Predictions(errors, nll, means, y.cpu().numpy())
+    errors, nll, *means = (torch.cat(column).cpu().double().numpy() for column in zip(*parts, strict=True))
+    return Predictions(errors, nll, means[0] if means else None, y.cpu().numpy() if means else None)
 
 
 def measure(
@@ -225,6 +223,37 @@ def mcnemar_p_value(first_errors: np.ndarray, second_errors: np.ndarray) -> floa
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     tosses = only_first + only_second
     return float(stats.binomtest(only_first, tosses).pvalue) if tosses else 1.0
+
+
+def paired_p_value(
+    first_errors: np.ndarray, second_errors: np.ndarray, *, resamples: int = 9999, seed: int = 0
+) -> float:
+    """Two-sided test that two networks have the same mean error on the same examples, whose positions go together.
+
+    Under the hypothesis the difference of an example's errors is as likely as its opposite, so what was observed is
+    held against means of differences with random signs (Fisher 1935).  Of errors of 0 or 1 this is McNemar's test;
+    positions of one example are not taken for independent, as that test would of all positions.
+
+    Args:
+        first_errors: share of an example's positions, (examples,).
+        second_errors: likewise, of the other network.
+        resamples: draws of signs, or all there are where these are no more.
+        seed: of the draws.
+    """
+    difference = first_errors - second_errors
+    difference = difference[difference != 0]
+    if len(difference) == 0:
+        return 1.0
+    found = stats.permutation_test(
+        (difference,),
+        lambda d, axis: d.sum(axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, 2**22 // len(difference)),
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
 
 
 def latency_seconds(network: nn.Module, x: torch.Tensor, repeats: int = 30) -> float:

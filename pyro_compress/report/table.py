@@ -49,7 +49,12 @@ def _run_table(results: Mapping[str, Any]) -> Table:
         table.add_row("warning", Text(str(results["worse_than_start"]), style="bold red"))
     after = _error(results, unit, "error_after")
     table.add_row(f"{unit.noun} of the decoded file", after + _plus_minus(results, unit))
-    for name, value in (*_survival_rows(results.get("survival")), *_generative_rows(results.get("generative"))):
+    scores = (
+        *_survival_rows(results.get("survival")),
+        *_generative_rows(results.get("generative")),
+        *_position_rows(results.get("positions")),
+    )
+    for name, value in scores:
         table.add_row(name, value)
     table.add_row("file size", _number(results, "file_bytes", "{:,} bytes"))
     rate = _number(results, "file_rate", "{:,.1f}×")
@@ -87,6 +92,16 @@ def _survival_rows(scores: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         ("concordance of the decoded file (95 % by bootstrap)", f"{scores['concordance']:.3f} ({low:.3f}-{high:.3f})"),
         ("integrated Brier score", f"{scores['integrated_brier_score']:.4f}"),
         (calibration, f"{scores['calibration_error']:.4f}"),
+    ]
+
+
+def _position_rows(scores: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if scores is None:
+        return []
+    return [
+        ("error of all positions", f"{scores['error_percent']:.2f} %"),
+        ("bits per position", f"{scores['bits']:.4f}"),
+        ("mean intersection over union", f"{scores['mean_intersection_over_union']:.4f}"),
     ]
 
 

@@ -71,8 +71,34 @@ def test_shares_of_several_targets_are_counted() -> None:
 def test_the_bound_is_above_the_true_rise_nine_times_in_ten(wrong: float, right: float, count: int) -> None:
     random = np.random.default_rng(0)
     drawn = random.multinomial(count, [wrong, right, 1 - wrong - right], 4000)
-    above = np.mean([upper_points(int(b), int(c), count) > 100 * (wrong - right) for b, c, _ in drawn])
+    above = np.mean([upper_points(int(b - c), int(b + c), count) > 100 * (wrong - right) for b, c, _ in drawn])
     assert above > 0.88 and (above < 0.97 or count * wrong < 1)  # where next to nothing changes it cannot be sharp
+
+
+def test_positions_of_one_example_are_not_independent() -> None:
+    # 200 examples of 50 positions that change together: all of an example's, or none
+    random = np.random.default_rng(0)
+    examples, positions, share = 200, 50, 0.02
+    bounds, naive = [], []
+    for _ in range(2000):
+        difference = (random.random(examples) < share).astype(float)
+        bounds.append(upper_points(difference.sum(), (difference**2).sum(), examples) > 100 * share)
+        changes = positions * difference.sum()
+        naive.append(upper_points(changes, changes, positions * examples) > 100 * share)
+    assert np.mean(bounds) > 0.88 > 0.8 > np.mean(naive)
+
+
+def test_evidence_of_positions_is_of_examples() -> None:
+    x, y = torch.zeros(4, 1, 6), torch.zeros(4, 6, dtype=torch.int64)
+    judge = Judge(nn.Conv1d(1, 2, 1), as_data((x, y), validation=(x + 1, y), classes=2), Categorical())
+    errors, reference = np.array([3.0, 0.0, 1.0, 0.0]) / 6, np.array([0.0, 0.0, 2.0, 0.0]) / 6
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "errors", lambda decision: errors)
+        found = judge.evidence(None, reference)  # type: ignore[arg-type]
+    assert found["rise_points"] == 100 * 2 / 24 and (found["newly_wrong"], found["newly_right"]) == (3, 1)
+    assert found["upper_points_90"] == pytest.approx(upper_points(2 / 6, 10 / 36, 4))
+    spread = 100 * np.std([0.5, 0, -1 / 6, 0], ddof=1) / 2
+    assert judge.rise_of(errors, reference)[1] == pytest.approx(spread)
 
 
 class Line(nn.Module):

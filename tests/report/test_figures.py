@@ -127,6 +127,11 @@ def test_kernels_of_one_input_are_laid_out_row_by_row() -> None:
     assert np.isnan(image[2]).all() and np.isnan(image[:, 2]).all() and np.isnan(image[3:, 6:]).all()
 
 
+def test_kernels_over_a_series_are_one_row_high() -> None:
+    weight = np.random.default_rng(0).standard_normal((4, 3, 5))
+    np.testing.assert_array_equal(weight_image(weight), weight_image(weight[:, :, None]))
+
+
 @pytest.mark.parametrize("shape", [(4, 3, 2, 5), (3, 4, 2, 5)])
 def test_kernels_of_several_inputs_are_a_table(shape: tuple[int, ...]) -> None:
     weight = np.random.default_rng(0).standard_normal(shape)

@@ -23,6 +23,7 @@ from pyro_compress.report.measure import (
     latency_seconds,
     mcnemar_p_value,
     measure,
+    paired_p_value,
     predict,
     standard_error,
 )
@@ -145,6 +146,22 @@ def test_mcnemar_counts_only_examples_on_which_two_networks_differ() -> None:
     assert mcnemar_p_value(first, second) == pytest.approx(14 / 64)
     assert mcnemar_p_value(second, first) == pytest.approx(14 / 64)
     assert mcnemar_p_value(first, first) == 1.0
+
+
+def test_the_paired_test_is_mcnemar_where_an_example_has_one_target() -> None:
+    first, second = np.zeros(40), np.zeros(40)
+    first[:5], second[5:6] = 1, 1
+    assert paired_p_value(first, second) == pytest.approx(14 / 64) == mcnemar_p_value(first, second)
+    assert paired_p_value(first, first) == 1.0
+
+
+def test_the_paired_test_errs_as_often_as_it_says_on_positions_that_go_together() -> None:
+    random = np.random.default_rng(0)
+    found = []
+    for _ in range(200):
+        difference = random.standard_normal(30)  # of all positions of an example at once
+        found.append(paired_p_value(difference.clip(min=0), (-difference).clip(min=0), resamples=199))
+    assert 0.01 < np.mean(np.array(found) <= 0.05) < 0.1
 
 
 def test_mcnemar_stays_finite_for_thousands_of_differences() -> None:

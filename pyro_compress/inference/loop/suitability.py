@@ -54,23 +54,51 @@ def check_before_copying(model: BayesianNetwork) -> None:
     check_numbers(model.network)
 
 
-def check_classes(data: DataSet | Feed, output_shape: tuple[int, ...], what: str) -> None:
+def check_classes(data: DataSet | Feed, output_shape: tuple[int, ...], what: str, likelihood: Categorical) -> None:
     """Refuse data whose targets are neither class labels nor probabilities, or of more classes than `what` has outputs.
 
+    Args:
+        data: with the targets.
+        output_shape: of one example.
+        what: has these outputs, for the message.
+        likelihood: says which axis is that of the classes.
+
     Raises:
-        DataError: says both numbers.
+        DataError: says both numbers, or the shapes of outputs and targets with positions.
     """
+    targets = data.train_y if isinstance(data, DataSet) else data.tensors[1]
     if data.classes is None:
-        targets = data.train_y if isinstance(data, DataSet) else data.tensors[1]
         if targets.ndim > 1 and tuple(targets.shape[1:]) == output_shape:
-            Categorical().check_teacher(targets, data.name)
+            likelihood.check_teacher(targets, data.name)
             return
         raise DataError(
             f"{data.name} has no class labels, which the categorical likelihood needs: give --likelihood, or "
             f"likelihood= from Python; class probabilities, one per output, would have the shape {output_shape}"
         )
-    if len(output_shape) != 1 or output_shape[0] < len(data.classes):
-        raise DataError(f"{what} returns outputs of shape {output_shape}, {data.name} has {len(data.classes)} classes")
+    if len(output_shape) > 1 and targets.ndim > 1:
+        _check_positions(tuple(targets.shape[1:]), output_shape, f"{what} returns", data.name, likelihood)
+    if len(output_shape) != targets.ndim or output_shape[0 if likelihood.class_axis == 1 else -1] < len(data.classes):
+        each = "" if targets.ndim == 1 else f", and labels of shape {tuple(targets.shape[1:])} per example"
+        raise DataError(
+            f"{what} returns outputs of shape {output_shape}, {data.name} has {len(data.classes)} classes{each}"
+        )
+
+
+def _check_positions(
+    positions: tuple[int, ...], output_shape: tuple[int, ...], what: str, name: str, likelihood: Categorical
+) -> None:
+    """Say which axis is taken for that of the classes, and if the other one would do."""
+    first, last = output_shape[1:], output_shape[:-1]
+    expected, other = (first, last) if likelihood.class_axis == 1 else (last, first)
+    if positions == expected:
+        return
+    remedy = "reshape the targets or change the network's last layer"
+    if positions == other:
+        remedy = f"take the likelihood with class_axis={-likelihood.class_axis}"
+    raise DataError(
+        f"{what} outputs of shape {output_shape} per example, which with class_axis={likelihood.class_axis} go with "
+        f"labels of shape {expected}, {name} has {positions}: {remedy}"
+    )
 
 
 def _few(x: Tensor, count: int) -> Tensor:
@@ -140,8 +168,9 @@ def _check_used(values: Mapping[str, Tensor], output: Tensor) -> None:
 def _check_outputs(model: BayesianNetwork, output: Tensor, taught: Tensor, feed: Feed) -> None:
     name = type(model.network).__name__
     if isinstance(model.likelihood, Categorical):
-        check_classes(feed, tuple(output.shape[1:]), f"network {name}")
-        if bool((output >= 0).all()) and torch.allclose(output.sum(-1), torch.ones_like(output[..., 0]), atol=1e-5):
+        check_classes(feed, tuple(output.shape[1:]), f"network {name}", model.likelihood)
+        total = output.sum(model.likelihood.axis_of(output))
+        if bool((output >= 0).all()) and torch.allclose(total, torch.ones_like(total), atol=1e-5):
             raise NetworkError(
                 f"{name} returns probabilities: let the network return the logits, the likelihood applies the softmax"
             )

@@ -42,8 +42,9 @@ def refuse_targets(model: BayesianNetwork, data: DataSet) -> None:
 
 def _does_not_fit(model: BayesianNetwork, output: torch.Tensor, data: DataSet) -> bool:
     """Whether outputs and targets are of shapes, or numbers of classes, that the check of the network speaks of."""
-    if isinstance(model.likelihood, Categorical) and data.classes is not None:
-        return output.shape[-1] < len(data.classes)
+    likelihood, classes = model.likelihood, data.classes or ()
+    if isinstance(likelihood, Categorical) and output.shape[likelihood.axis_of(output)] < len(classes):
+        return True
     try:
         model.likelihood.check(output, data.train_y[: len(output)])
     except DataError:

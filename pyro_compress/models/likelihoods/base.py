@@ -67,8 +67,8 @@ class Likelihood(ABC):
         """What a rise of the mean error is divided by: 1 for counts, else the targets' variance, over outputs."""
         return 1.0 if self.counts_errors else float(target.double().var(0, correction=0).mean()) or 1.0
 
-    def target_count(self, target: torch.Tensor) -> int:
-        """How many targets an example has."""
+    def target_count(self, target: torch.Tensor) -> int | None:
+        """How many targets an example has; None where it is not the same of all that are given."""
         return target[0].numel()
 
     def variance(self, output: torch.Tensor, latent: torch.Tensor | None = None) -> torch.Tensor:
