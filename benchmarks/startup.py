@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py
 
-Goals: `--help` within 0.5 s and `zoo` within 1 s; a bare interpreter stands beside them.
+Goals: `--help` within 0.5 s, `zoo` within 1 s, and a first prediction of a file by numpy within 0.3 s; a bare interpreter stands beside them.
 """
 
 import argparse
@@ -11,10 +11,15 @@ import subprocess
 import sys
 import time
 
+FIRST_PREDICTION = """
+import numpy, pyro_compress
+pyro_compress.load("lenet-5/log-uniform").to_numpy()(numpy.zeros((1, 1, 28, 28)))
+"""
 ROWS = {
     "python -c pass": (["-c", "pass"], None),
     "pyro-compress --help": (["-m", "pyro_compress", "--help"], 0.5),
     "pyro-compress zoo": (["-m", "pyro_compress", "zoo"], 1.0),
+    "load, decode, first prediction": (["-c", FIRST_PREDICTION], 0.3),
 }
 
 
