@@ -2,7 +2,8 @@
 
     python benchmarks/startup.py
 
-Goals: `--help` within 0.5 s, `zoo` within 1 s, and a first prediction of a file by numpy within 0.3 s; a bare interpreter stands beside them.
+Goals: `--help` within 0.5 s, `zoo` within 1 s, a first prediction of a file by numpy within 0.3 s. A bare
+interpreter stands beside them.
 """
 
 import argparse

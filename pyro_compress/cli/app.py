@@ -380,11 +380,21 @@ def export(
     file: FileArgument,
     target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; ends in .onnx or .safetensors.")],
     to: Annotated[str, typer.Option("--to", help="onnx or safetensors.")],
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            "--calibrate",
+            metavar="DATA",
+            help="For onnx: activations of 8 bits, by their ranges on training examples of digits, mnist, …",
+        ),
+    ] = None,
+    data_dir: DataDirOption = None,
 ) -> None:
     """Write a compressed file in a format that other programs run or read."""
     from pyro_compress.pipeline import exporting
 
-    length = exporting.export_file(_compressed_file(file), to, target)
+    source = _compressed_file(file)
+    length = exporting.export_file(source, to, target, calibrate=calibrate, data_dir=data_dir, say=show)
     show(f"{target}: {length:,} bytes")
 
 

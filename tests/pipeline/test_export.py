@@ -34,6 +34,20 @@ def test_safetensors_of_a_run_directory(compressed: Path, tmp_path: Path, cli: C
         np.testing.assert_array_equal(found[name], tensor.dense())
 
 
+def test_activations_of_8_bits(compressed: Path, tmp_path: Path, cli: Cli) -> None:
+    target = tmp_path / "net.onnx"
+    called = cli("export", compressed, "--to", "onnx", target, "--calibrate", "digits")
+    assert called.code == 0
+    first, last = called.out.splitlines()
+    assert first.startswith("on 512 training examples of digits outputs differ by at most ")
+    assert first.endswith("%") and "of the largest, and the largest is the same one in " in first
+    assert last == f"{target}: {target.stat().st_size:,} bytes"
+    assert b"QuantizeLinear" in target.read_bytes()
+    called = cli("export", compressed, "--to", "safetensors", tmp_path / "x.safetensors", "--calibrate", "digits")
+    assert called.code == 1 and "--calibrate is for models that compute" in called.err
+    assert not (tmp_path / "x.safetensors").exists()
+
+
 def test_what_cannot_be_exported(compressed: Path, tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.pyrc").write_text("hello")
