@@ -58,6 +58,10 @@ class UnstorableWarning(UserWarning):
     """A network is fitted of which a file holds the weights alone; the message says what cannot be described."""
 
 
+class SharedDrawsWarning(UserWarning):
+    """Weights are drawn once per step where the estimator draws outputs per example; the message says which."""
+
+
 class PosteriorWarning(UserWarning):
     """A posterior that was returned and should not be believed as it stands; the message says why and what to do."""
 

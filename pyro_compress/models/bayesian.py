@@ -37,6 +37,9 @@ from pyro_compress.models.priors.registry import PRIORS
 from pyro_compress.models.teaching import Teaching
 from pyro_compress.network.name_patterns import by_pattern, matches
 
+# where a recurrent module of torch keeps its parameters as the last call found them
+_FOUND = ("_flat_weights", "_flat_weight_refs")
+
 
 class BayesianNetwork(HoldsNetwork):
     """A Pyro model `model(x, y=None, teacher=None, size=None)` over a copy of `network`.
@@ -46,9 +49,9 @@ class BayesianNetwork(HoldsNetwork):
 
     Args:
         network: any module; it is copied and not touched.
-        prior: one prior for all dense and convolution weights (and biases, if it is that kind of prior), or a
-            mapping from name patterns such as 'conv*.weight' to priors.  A name, such as 'log-uniform', stands for the
-            prior as it comes.
+        prior: one prior for all weights of dense layers, convolutions, recurrent layers, attention and embeddings (and
+            biases, if it is that kind of prior), or a mapping from name patterns such as 'conv*.weight' to priors.  A
+            name, such as 'log-uniform', stands for the prior as it comes.
         likelihood: p(y | output), or its name, such as 'poisson'; categorical if not given.
         teacher_weight: λ, from 0 to 1; matters where data come with a teacher's outputs, as the next two do.
         temperature: T > 0, at which outputs (logits) of the teacher are compared, `math.inf` to match them; None where
@@ -109,6 +112,7 @@ class BayesianNetwork(HoldsNetwork):
                 self._free_names[name] = attribute_name(name)
                 setattr(self.free, attribute_name(name), nn.Parameter(tensor.detach().clone()))
         self._slots = {name: _slot(self.network, name) for name, _ in self.network.named_parameters()}
+        self._recurrent = [module for module in self.network.modules() if isinstance(module, nn.RNNBase)]
 
     def held_elsewhere(self) -> frozenset[str]:
         return frozenset(self._free_names)
@@ -123,12 +127,13 @@ class BayesianNetwork(HoldsNetwork):
         """How many of the network's numbers have a prior, and which parameters are point estimates."""
         parameters = dict(self.network.named_parameters())
         covered = {parameter.name for parameter, _ in self.parameters_covered}
+        norms = {parameter.name for parameter in parameters_of(self.network) if parameter.kind == "norm"}
         free = sorted(self._free_names, key=lambda name: -parameters[name].numel())
         return Coverage(
             sum(parameters[name].numel() for name in covered),
             sum(value.numel() for value in parameters.values()),
             tuple(free),
-            tuple(name for name in free if parameters[name].ndim > 1),
+            tuple(name for name in free if name not in norms and sum(n > 1 for n in parameters[name].shape) > 1),
         )
 
     def forward(
@@ -282,7 +287,11 @@ class BayesianNetwork(HoldsNetwork):
     def _placed(self, values: Mapping[str, Any]) -> Iterator[None]:
         # torch.func.functional_call refuses lazy values; a module only looks its parameters up by attribute
         held: dict[nn.Module, dict[str, Any]] = {}
+        # recurrent modules look theirs up at every call, keep what they found in a list, and on GPUs move it elsewhere
+        found = {module: {n: module.__dict__[n] for n in _FOUND} for module in self._recurrent}
         try:
+            for recurrent in found:
+                recurrent.__dict__["flatten_parameters"] = _stay
             for name, value in values.items():
                 module, local = self._slots[name]
                 held.setdefault(module, dict(module._parameters))
@@ -296,6 +305,9 @@ class BayesianNetwork(HoldsNetwork):
                 # in their order, also where some of them were left in place
                 module._parameters.clear()
                 module._parameters.update(parameters)
+            for recurrent, lists in found.items():
+                del recurrent.__dict__["flatten_parameters"]
+                recurrent.__dict__.update(lists)
 
 
 def _priors(given: Prior | str | Mapping[str, Prior | str]) -> Prior | dict[str, Prior]:
@@ -328,9 +340,7 @@ def assign_priors(
         ]
         if not chosen:
             besides = " besides those that are frozen (requires_grad=False)" if frozen else ""
-            raise PriorError(
-                f"the network has no dense or convolution weight{besides} for {type(prior).__name__} to cover"
-            )
+            raise PriorError(f"the network has no weight of a layer{besides} for {type(prior).__name__} to cover")
     else:
         chosen = _by_patterns(parameters, prior, frozen)
     for parameter, rule in chosen:
@@ -375,6 +385,10 @@ def refuse_all_frozen(network: nn.Module, *, also_inferred: bool) -> None:
             "every parameter of the network is frozen (requires_grad=False), so there is nothing to infer: call "
             "network.requires_grad_(True)"
         )
+
+
+def _stay() -> None:
+    """In place of `flatten_parameters`, which would take tensors out of the vectors that they are views of."""
 
 
 def _slot(network: nn.Module, name: str) -> tuple[nn.Module, str]:

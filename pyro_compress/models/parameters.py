@@ -12,6 +12,10 @@ from pyro_compress.errors import NetworkError
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _BY_BATCH, _BY_INSTANCE = (nn.BatchNorm1d, nn.BatchNorm2d), (nn.InstanceNorm1d, nn.InstanceNorm2d)
+_GROUP_AXES = {
+    **dict.fromkeys(("linear", "transposed", "recurrent", "attention"), 1),
+    **dict.fromkeys(("conv", "embedding", "bilinear"), 0),
+}
 NORMALISATION = (*_BY_BATCH, *_BY_INSTANCE, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
@@ -22,7 +26,8 @@ class Parameter:
     Attributes:
         name: dotted name, e.g. 'fc1.weight'.
         shape: of the tensor.
-        kind: 'linear', 'conv', 'transposed' (by a convolution of one group), 'bias' or 'norm'.
+        kind: of a weight 'linear', 'conv', 'transposed' (by a convolution of one group), 'recurrent', 'attention',
+            'embedding' or 'bilinear'; else 'norm', or 'bias' for all that is no weight of a known module.
         hyper: present values of the hyper-parameters that its prior declares, by the prior's own names.
     """
 
@@ -37,8 +42,12 @@ class Parameter:
 
         The output filters of a transposed convolution lie along axis 1, but those of one in groups along no axis: it
         has its input channels (axis 0), which are the filters too where it is depthwise.
+
+        Matrices of recurrent layers and projections of attention are dense layers: a group is what one input, or one
+        hidden unit of the step before, feeds to all gates, or to all of queries, keys and values (axis 1).  A group
+        of an embedding is a token (axis 0), one of a bilinear layer an output (axis 0).
         """
-        return {"linear": 1, "conv": 0, "transposed": 1}.get(self.kind)
+        return _GROUP_AXES.get(self.kind)
 
     @property
     def groups(self) -> int:
@@ -98,6 +107,15 @@ def _kind(module: nn.Module, local: str, tensor: torch.Tensor) -> str:
         return "norm"
     if local == "weight" and isinstance(module, nn.Linear):
         return "linear"
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase) and local.startswith("weight_"):
+        return "recurrent"
+    if isinstance(module, nn.MultiheadAttention) and local.endswith("proj_weight"):
+        return "attention"
+    # with max_norm a call writes into the table, which is then no value that a prior has drawn
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is None:
+        return "embedding"
+    if local == "weight" and isinstance(module, nn.Bilinear):
+        return "bilinear"
     if local == "weight" and tensor.ndim >= 3:
         transposed = isinstance(module, TRANSPOSED) and module.groups == 1
         return "transposed" if transposed else "conv"

@@ -30,9 +30,15 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def examples(network: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
-    """Standard normal inputs, (BATCH, *input_shape), where the network is; the same at every call."""
+    """Standard normal inputs, (BATCH, *input_shape), where the network is; the same at every call.
+
+    A network of vectors that holds an embedding takes tokens: whole numbers, int64, below those of every embedding.
+    """
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
+    tokens = min((m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding)), default=0)
+    if tokens and len(input_shape) == 1:
+        return torch.randint(tokens, (BATCH, *input_shape), generator=generator, device="cpu").to(device)
     drawn = torch.randn(BATCH, *input_shape, generator=generator, dtype=torch.float32, device="cpu")
     return drawn.to(device)
 

@@ -111,7 +111,7 @@ def test_rules_fail_loudly(rules: dict[str, Prior], text: str) -> None:
 
 
 def test_group_prior_without_weights_to_cover_is_refused() -> None:
-    with pytest.raises(PriorError, match="no dense or convolution weight for GroupHorseshoe to cover"):
+    with pytest.raises(PriorError, match="no weight of a layer for GroupHorseshoe to cover"):
         BayesianNetwork(nn.Sequential(nn.BatchNorm1d(4)), GroupHorseshoe())
 
 

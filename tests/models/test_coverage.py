@@ -1,6 +1,7 @@
 """What is said of a network of which priors cover a part."""
 
 import pytest
+import torch
 from torch import nn
 
 import pyro_compress as pc
@@ -10,13 +11,24 @@ def test_numbers_with_a_prior_are_counted() -> None:
     network = nn.ModuleDict({"lstm": nn.LSTM(3, 4), "out": nn.Linear(4, 2), "last": nn.Linear(2, 2, bias=False)})
     network["last"].requires_grad_(False)
     found = pc.BayesianNetwork(network, "log-uniform").coverage
-    assert (found.covered, found.total) == (8, 4 * 4 * (3 + 4) + 2 * 4 * 4 + 8 + 2 + 4)
-    assert found.points == ("lstm.weight_hh_l0", "lstm.weight_ih_l0", "lstm.bias_ih_l0", "lstm.bias_hh_l0", "out.bias")
-    assert found.matrices == found.points[:2]
-    assert found.share == pytest.approx(8 / 158)
+    assert (found.covered, found.total) == (4 * 4 * (3 + 4) + 8, 4 * 4 * (3 + 4) + 2 * 4 * 4 + 8 + 2 + 4)
+    assert found.points == ("lstm.bias_ih_l0", "lstm.bias_hh_l0", "out.bias")
+    assert found.matrices == ()
+    assert found.share == pytest.approx(120 / 158)
+
+
+def test_matrices_that_no_layer_reads_are_named() -> None:
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places, self.token = nn.Parameter(torch.zeros(5, 4)), nn.Parameter(torch.zeros(1, 1, 4))
+            self.norm, self.out = nn.LayerNorm((5, 4)), nn.Linear(4, 2)
+
+    found = pc.BayesianNetwork(Placed(), "log-uniform").coverage
+    assert found.matrices == ("places",)
     assert str(found) == (
-        "priors cover 8 of 158 numbers (5.1 %); the rest are point estimates, rounded and not judged: "
-        "lstm.weight_hh_l0, lstm.weight_ih_l0, lstm.bias_ih_l0 and 2 more"
+        "priors cover 8 of 74 numbers (10.8 %); the rest are point estimates, rounded and not judged: "
+        "places, norm.weight, norm.bias and 2 more"
     )
 
 

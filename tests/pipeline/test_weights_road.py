@@ -18,6 +18,9 @@ from pyro_compress.errors import ArtifactError, DecisionError, UnstorableError
 from pyro_compress.models.tracing.tracer import trace
 from tests.pipeline.conftest import Called, cli
 
+# the LSTM's weights
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_compress.errors.SharedDrawsWarning")
+
 MODULE = """
 import torch
 from torch import nn

@@ -8,7 +8,8 @@ samples its OUTPUT instead (Kingma et al. 2015): for w ~ N(μ, σ²),
 and with group scales w = z·w̃, z is drawn per example as well.  Every output then has the mean and variance that
 weight sampling gives it; as in the paper, covariances between outputs that share weights (the positions of one
 image under a convolution) are left out.  Any other operation materialises ONE sample, kept for every later use,
-so ordinary model code stays correct.  What would need the noise of one value at two places is refused.
+so ordinary model code stays correct: recurrent layers, attention and embeddings see one draw per step.  What would
+need the noise of one value at two places is refused; `falling_back` finds such sites before the first step.
 """
 
 from collections.abc import Callable
@@ -87,14 +88,19 @@ for _name in _OPERATORS:
 
 
 class _Source:
-    """One latent site's noise: not used yet, drawn once for all, or spent on noise per example."""
+    """One latent site's noise: not used yet, drawn once for all, or spent on noise per example.
+
+    Attributes:
+        lenient: a second use of what is spent is noted (`clashed`) and not refused.
+    """
 
     def __init__(self) -> None:
         self.sample: torch.Tensor | None = None
-        self.spent = False
+        self.spent = self.lenient = self.clashed = False
 
     def refuse_spent(self) -> None:
-        if self.spent:
+        self.clashed |= self.spent
+        if self.spent and not self.lenient:
             raise InferenceError(
                 "one random value at two places (a weight that two layers share, say) cannot be served by the noise "
                 "per example of local reparameterization and flipout; use SVI(estimator='shared')"
@@ -307,6 +313,18 @@ def _materialised(values: Any) -> Any:
     if isinstance(values, list | tuple):
         return type(values)(_materialised(value) for value in values)
     return _plain(values)
+
+
+def sources_of(value: Any) -> frozenset[_Source]:
+    """Where the noise of a site's value comes from; of a tensor from nowhere."""
+    match value:
+        case LazyNormal():
+            return value.sources
+        case LazyLogNormal():
+            return value.logarithm.sources
+        case LazyGate():
+            return frozenset((value.source,))
+    return frozenset()
 
 
 def is_open(value: Any) -> bool:

@@ -9,6 +9,7 @@ are drawn once as usual, and so is what stands in a plate, such as codes: it has
 patched; outside the context nothing changes.
 """
 
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 from pyro.poutine.messenger import Messenger
@@ -19,13 +20,23 @@ from pyro_compress.inference.guides.lazy_values import LazyGate, LazyLogNormal, 
 
 
 class LocalReparameterization(Messenger):
-    """Replaces samples by lazy values; see the module's text."""
+    """Replaces samples by lazy values; see the module's text.
+
+    Args:
+        shared: sites that are drawn once as usual.
+    """
 
     lazy_normal: ClassVar[type[LazyNormal]] = LazyNormal
+
+    def __init__(self, shared: Collection[str] = ()) -> None:
+        super().__init__()
+        self.shared = shared
 
     def _pyro_sample(self, message: Any) -> None:
         # what other values are made of is no weight or scale itself
         if message["is_observed"] or message["done"] or message["infer"].get("is_auxiliary"):
+            return
+        if message["name"] in self.shared:
             return
         if site_is_subsample(message) or message["cond_indep_stack"]:
             return

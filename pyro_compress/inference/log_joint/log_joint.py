@@ -29,7 +29,7 @@ from pyro_compress.inference.loop.dtypes import default_dtype
 from pyro_compress.inference.loop.feed import Batch
 from pyro_compress.inference.speed.graph_passes import simplify
 from pyro_compress.inference.speed.moving import moved
-from pyro_compress.inference.speed.recording import Marks, Replayed, marks_of, record, records
+from pyro_compress.inference.speed.recording import Marks, Replayed, is_unrolled, marks_of, record, records
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.failures import FAILURES, described
 from pyro_compress.models.program import Program
@@ -101,7 +101,7 @@ class LogJoint:
         if isinstance(model, BayesianNetwork):
             # as it predicts: dropout is off, and batch norm takes the statistics that it came with
             model.network.eval()
-        self.replay, self.alone = replay and records(), False
+        self.replay, self.alone = replay and records() and not is_unrolled(model), False
         self.failure: str | None = None
         self.example = self.start()
         self._graphs: dict[tuple[Any, ...], Callable[..., tuple[Tensor, ...]]] = {}

@@ -72,6 +72,7 @@ class Leapfrog:
                 self.log_joint.failure = described(error)
             except RuntimeError:
                 self.log_joint.run_alone()
+                self._function = self._built(compile_it=False)
             each = [self._alone(phase[c : c + 1], step[c : c + 1], self._scale[c : c + 1]) for c in range(self.chains)]
         return torch.cat([after for after, _ in each]), torch.cat([energies for _, energies in each])
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Method, Model
@@ -161,7 +162,8 @@ class MCDropoutState(PointState):
 def _layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Dense layers and convolutions in the order in which the network registers them."""
     for name, module in network.named_modules():
-        if isinstance(module, (nn.Linear, *CONVOLUTIONS)):
+        # attention reads the weight of its output projection and never calls the module
+        if isinstance(module, (nn.Linear, *CONVOLUTIONS)) and not isinstance(module, NonDynamicallyQuantizableLinear):
             yield name, module
 
 

@@ -106,7 +106,9 @@ class LassoState(MaskedState):
         self.axes = {name: axis for name in self.masks if (axis := found[name]) is not None}
         self.masks = {name: mask for name, mask in self.masks.items() if name in self.axes}
         if not self.masks:
-            raise InferenceError("the group lasso needs dense layers or convolutions, whose weights come in groups")
+            raise InferenceError(
+                "the group lasso needs weights that come in groups, as those of dense layers and convolutions do"
+            )
 
 
 def group_size(weight: torch.Tensor, axis: int) -> int:

@@ -187,6 +187,10 @@ def _fuse_scaled_sum(graph: fx.GraphModule, node: fx.Node, known: dict[fx.Node, 
             fused = graph.graph.call_function(_aten.add.Tensor, (other, factor), {"alpha": number})
         fused.meta = dict(node.meta)
         node.replace_all_uses_with(fused)
+        if other.meta["val"].stride() != factor.meta["val"].stride():
+            # a sum lies as its first operand does, which may be another one now: what was a view may need a copy
+            for user in (user for user in fused.users if user.target is _aten.view.default):
+                user.target = _aten.reshape.default
         return
 
 

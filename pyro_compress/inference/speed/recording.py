@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from pyro_compress.inference.speed.graphs import graph_of
 from pyro_compress.inference.speed.moving import moved, reachable
@@ -37,8 +37,16 @@ def programs_alone() -> Iterator[None]:
         _recording = before
 
 
+def is_unrolled(model: Any) -> bool:
+    """Whether a recording would hold every place of a sequence by itself, as that of torch's recurrent layers would.
+
+    Their own kernels are faster, and the LSTM's on CPUs cannot be recorded at all.
+    """
+    return isinstance(model, BayesianNetwork) and any(isinstance(m, nn.RNNBase) for m in model.network.modules())
+
+
 class MovingError(Exception):
-    """What a program reads changes while it runs, so that a recording would go on with what it was."""
+    """What a program reads changes while it runs, so that a recording would go on with what it was; or is not there."""
 
 
 def marks_of(model: Any) -> Marks:
@@ -63,6 +71,8 @@ def record(function: Callable[..., Any], examples: tuple[Tensor, ...], model: An
         warnings.simplefilter("ignore")
         graph = graph_of(function, *examples)
     reason = moved(before, marks_of(model))
+    if reason is None and any("mkldnn_rnn_layer" in str(node.target) for node in graph.graph.nodes):
+        reason = "torch's LSTM on CPUs keeps a workspace that no recording holds"
     if reason is not None:
         raise MovingError(reason)
     return graph

@@ -33,6 +33,7 @@ from pyro_compress.inference.results.iid_draws import check_draws, number_of_dra
 from pyro_compress.inference.speed.compiled_adam import Adam
 from pyro_compress.inference.speed.flat_parameters import FlatParameters, is_elementwise
 from pyro_compress.inference.speed.normal_stream import DrawnFrom
+from pyro_compress.inference.speed.recording import is_unrolled
 from pyro_compress.inference.variational.particles import side_by_side
 from pyro_compress.inference.variational.recorded_step import TRACE_AFTER, TracedTerms, weighted
 from pyro_compress.inference.variational.score_function import ScoreTerms
@@ -216,8 +217,8 @@ class VariationalMethod(GradientMethod):
         state.has_moved = False
 
     def traceable(self, state: VariationalState) -> bool:
-        """Whether a step does the same at every call but for the noise, and moves no buffers."""
-        return not state.has_buffers
+        """Whether a step does the same at every call but for the noise, moves no buffers, and is worth a recording."""
+        return not state.has_buffers and not is_unrolled(state.model)
 
     def side_by_side(self, state: VariationalState) -> bool:
         """Whether `terms` is the mean over all particles."""

@@ -38,6 +38,7 @@ class VariationalState(GradientState):
         whole: the network as it was given, where it may shrink while it is trained.
         input_shape: of one example, as the last step saw it.
         has_buffers: whether a step may move buffers of the network.
+        shared: sites that the estimator cannot serve and draws once; None before they have been looked for.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class VariationalState(GradientState):
         self.whole: ShrinkingNetwork | None = None
         self.input_shape: tuple[int, ...] = ()
         self.has_buffers = bool(self.moving_buffers())
+        self.shared: frozenset[str] | None = None
 
     @property
     def left_nats(self) -> float:

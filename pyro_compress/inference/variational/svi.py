@@ -6,17 +6,17 @@
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pyro.poutine.messenger import Messenger
-
-from pyro_compress.errors import InferenceError, unknown_name
-from pyro_compress.inference.contract import Method, Model, left_at_defaults
+from pyro_compress.errors import InferenceError, SharedDrawsWarning, unknown_name
+from pyro_compress.inference.contract import Info, Method, Model, left_at_defaults
 from pyro_compress.inference.defaults.best_normal import left_to_choose
 from pyro_compress.inference.gradient.elbo import Divergence, ElboTerms, closed_form, sampled
 from pyro_compress.inference.guides.declared import DeclaredGuide
+from pyro_compress.inference.guides.falling_back import said, sites_drawn_once
 from pyro_compress.inference.guides.flipout import Flipout
 from pyro_compress.inference.guides.guide import Guide
 from pyro_compress.inference.guides.joint import FullRank, LowRank, sticking_the_landing
@@ -32,7 +32,7 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.generative.vae import VAE
 
 # effect handler around the guide by the estimator's name; the score function has an ELBO of its own
-HANDLERS: Mapping[str, Callable[[], Messenger] | None] = {
+HANDLERS: Mapping[str, type[LocalReparameterization] | None] = {
     "local": LocalReparameterization,
     "shared": None,
     "flipout": Flipout,
@@ -205,6 +205,23 @@ class SVI(VariationalMethod):
         scored = isinstance(state.guide, UserGuide) and state.guide.sites.scored
         return self.estimator != "score" and not scored and super().traceable(state)
 
+    def step(self, state: VariationalState, batch: Batch) -> Info:
+        if state.shared is None:
+            state.shared = self._find_shared(state, batch)
+        return super().step(state, batch)
+
+    def _find_shared(self, state: VariationalState, batch: Batch) -> frozenset[str]:
+        """The sites that the estimator cannot serve; a fit says once which weights are drawn once."""
+        estimator = self.estimator or "local"
+        handler = HANDLERS[estimator]
+        model, declared = state.model, isinstance(state.guide, DeclaredGuide)
+        if handler is None or not declared or not isinstance(model, BayesianNetwork) or self.code_samples > 1:
+            return frozenset()
+        shared, names = sites_drawn_once(model, state.guide, handler, batch)
+        if names and not state.steps_done and state.ranks.first:
+            warnings.warn(f"{type(self).__name__}: {said(names, estimator)}", SharedDrawsWarning, stacklevel=4)
+        return shared
+
     def terms(self, state: VariationalState, batch: Batch) -> ElboTerms:
         """One estimate of the ELBO's terms on a batch."""
         declared, users = isinstance(state.guide, DeclaredGuide), isinstance(state.guide, UserGuide)
@@ -222,4 +239,5 @@ class SVI(VariationalMethod):
             return importance_weighted_terms(state, batch, self.code_samples, divergence)
         if self.free_bits:
             divergence = with_free_bits(divergence, self.free_bits)
-        return self.estimated(state, batch, handler and handler(), divergence)
+        around = None if handler is None else handler(state.shared or ())
+        return self.estimated(state, batch, around, divergence)
