@@ -4,7 +4,7 @@ This is the one description that tracing (`models/tracing/`), structured removal
 the file format (`artifact/`) and the runtimes share.  It imports no torch, so that a decoder on a small device
 can read it.  Layers that hold numbers carry the dotted name of the module they came from;
 their tensors are named `NAME.weight`, `NAME.bias` (for `ChannelAffine`: `NAME.scale`, `NAME.shift`; for `PReLU`:
-`NAME.slope`).
+`NAME.slope`; for what holds numbers of its own for each position `NAME.value`).
 
 Each layer takes the output of the one before it.  Output 0 is the input, output i what the i-th layer gives (from 1
 on), and the layers in `Referring` refer back to an earlier output by that number.  With them a residual network is a
@@ -24,6 +24,7 @@ from pyro_compress.network.further_layers import (
     together,
 )
 from pyro_compress.network.input_codes import InputCode
+from pyro_compress.network.sequence_layers import ConstantPositions, Embedding, PositionBias
 
 Pair = tuple[int, int]
 T = TypeVar("T")
@@ -231,6 +232,9 @@ Layer = Union[
 # Layers that take an earlier output too.
 Referring = Add | Recall | Concatenate | Multiply
 
+# Layers whose one tensor is a matrix with a column for each of their channels.
+Table = PositionBias | ConstantPositions | Embedding
+
 # Layers with a weight and perhaps a bias.
 Weighted = Linear | Conv2d | ConvTranspose2d
 
@@ -246,11 +250,23 @@ class Architecture:
 
     Attributes:
         code: of a decoder, what its input is; None of all other networks.
+        aliases: of a traced network, tensors whose parameter has another name in the module, as (tensor, parameter).
     """
 
     input_shape: tuple[int, ...]
     layers: tuple[Layer, ...]
     code: InputCode | None = None
+    aliases: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def tokens(self) -> int | None:
+        """Where the input is whole numbers that an `Embedding` takes: below which."""
+        taking = [layer for layer, number in zip(self.layers, _taken(self.layers), strict=True) if number == 0]
+        return min((layer.tokens for layer in taking if isinstance(layer, Embedding)), default=None)
+
+    def parameter(self, tensor: str) -> str:
+        """The module's name of a tensor."""
+        return dict(self.aliases).get(tensor, tensor)
 
     def weighted(self) -> tuple[Weighted, ...]:
         """The dense and convolution layers in order."""
@@ -266,6 +282,14 @@ class Architecture:
         for layer in self.layers:
             shapes.append(output_shape(layer, shapes))
         return tuple(shapes)
+
+
+def _taken(layers: Sequence[Layer]) -> Iterator[int]:
+    """Number of the output that each layer takes, through those that recall one."""
+    number = 0
+    for position, layer in enumerate(layers):
+        yield number
+        number = layer.source if isinstance(layer, Recall) else position + 1
 
 
 def last_references(layers: Sequence[Layer]) -> dict[int, int]:
@@ -409,6 +433,16 @@ def weight_shape(layer: Weighted) -> tuple[int, ...]:
     if isinstance(layer, ConvTranspose2d):
         first, second = second, first
     return (first, second // layer.groups, *layer.kernel_size)
+
+
+def table_of(layer: Table) -> tuple[str, tuple[int, int]]:
+    """Name and shape of the tensor of a layer that holds a row for each token or position."""
+    match layer:
+        case Embedding():
+            return f"{layer.name}.weight", (layer.tokens, layer.features)
+        case PositionBias():
+            return f"{layer.name}.value", (layer.positions, layer.channels)
+    return f"{layer.name}.value", (layer.count, layer.channels)
 
 
 def describe(layer: Layer) -> str:

@@ -9,6 +9,8 @@ from math import prod
 
 import numpy as np
 
+from pyro_compress.network.sequence_layers import SequenceLayer, shape_after_sequence
+
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
 # (is it so, what else is expected) → None, or raise
@@ -59,12 +61,14 @@ class View:
 class Standardize:
     """y = (x − m) / √(v + ε) with mean and variance of each example's groups of entries, all their places together.
 
-    Axis 1 is cut into `groups` parts of one size.  Without `centred` m = 0 and v is the mean square.
+    Axis 1 is cut into `groups` parts of one size.  Without `centred` m = 0 and v is the mean square.  With `by_place`
+    every place has a mean and a variance of its own.
     """
 
     groups: int
     eps: float
     centred: bool = True
+    by_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class AdaptiveMaxPool2d:
     output_size: Pair
 
 
-FurtherLayer = Concatenate | Multiply | Pad | View | Standardize | Resize | AdaptiveMaxPool2d
+FurtherLayer = Concatenate | Multiply | Pad | View | Standardize | Resize | AdaptiveMaxPool2d | SequenceLayer
 _IMAGE = "(channels, height, width)"
 
 
@@ -98,6 +102,8 @@ def together(first: Shape, second: Shape) -> Shape:
 
 def shape_after(layer: FurtherLayer, shape: Shape, earlier: Shape | None, expect: Expect) -> Shape:
     """Shape of one example after a layer; `earlier` is that of the output that it refers to."""
+    if isinstance(layer, SequenceLayer):
+        return shape_after_sequence(layer, shape, expect)
     match layer:
         case Concatenate() if earlier is not None:
             same = bool(shape) and bool(earlier) and shape[1:] == earlier[1:]

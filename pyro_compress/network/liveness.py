@@ -2,11 +2,14 @@
 
 Constants, forwards: an entry (a dense unit, or a channel) is constant if every weight that reaches it from a
 non-constant entry is zero.  It then emits f(b + Σ W·c) for every example, with c the constants it receives.  A product
-with the constant 0 is 0.
+with the constant 0 is 0, and attention to values that are one constant at all places is that constant.
 
 Needs, backwards: an entry is live if a weight leads from it to a live entry of a weighted layer that it reaches, unless
 its constant can be folded into that layer's bias.  Network outputs are always live.  A normalisation over a group of
 entries needs all of them, constants too, for its mean and variance.
+
+In attention an entry of k that is constant, or an entry of q that is zero, adds the same to all scores of a place,
+which the softmax takes away: the pair of both is not needed.  Heads that stay keep equally many entries.
 
 What is kept: channels of an output that is added to another, or multiplied with it, can only go together with that
 one's, so the outputs along a residual connection are coupled, and an entry goes where it is live in none of them.  They
@@ -39,15 +42,18 @@ from pyro_compress.network.architecture import (
     Recall,
     Referring,
     Select,
+    Table,
     Unflatten,
     Upsample,
     Weighted,
     groups_of,
     is_depthwise,
     outputs_of,
+    table_of,
     walk,
 )
 from pyro_compress.network.further_layers import Concatenate, Multiply, Pad, Standardize
+from pyro_compress.network.sequence_layers import Attention, Embedding, PositionBias, Rearrange
 
 PLAIN = (
     *(Linear, Conv2d, BatchNorm, ChannelAffine, Activation),
@@ -99,6 +105,10 @@ class Numbers:
     def slope(self, layer: PReLU) -> np.ndarray:
         """float64 (slopes,)."""
         return self._stored[f"{layer.name}.weight"].astype(np.float64)
+
+    def table(self, layer: Table) -> np.ndarray:
+        """float64 (rows, channels)."""
+        return self._stored[table_of(layer)[0]].astype(np.float64)
 
     def affine(self, layer: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
         """float64 (channels,), twice: scale and shift of a batch norm at inference."""
@@ -226,6 +236,19 @@ def _constant_after(layer: Layer, constant: np.ndarray, shape: tuple[int, ...], 
         each = constant.reshape(layer.groups, -1)
         centred = each - each.mean(axis=1, keepdims=True) if layer.centred else each
         return np.asarray(centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + layer.eps)).ravel()
+    if isinstance(layer, Attention):
+        return constant[-layer.values :]
+    if isinstance(layer, Rearrange):
+        return np.full(layer.size[0], np.nan)
+    if isinstance(layer, Table):
+        rows = numbers.table(layer)
+        own = np.where((rows == rows[:1]).all(axis=0), rows[0], np.nan)
+        match layer:
+            case Embedding():
+                return own
+            case PositionBias():
+                return constant + own
+        return np.where(constant == own, own, np.nan)
     if isinstance(layer, Select):
         return constant[list(layer.indices)]
     if isinstance(layer, Flatten):
@@ -264,6 +287,10 @@ def _live_before(layer: Layer, constant: np.ndarray, after: np.ndarray, numbers:
         return needed
     if isinstance(layer, Standardize):
         return _whole_groups(layer, after)
+    if isinstance(layer, Rearrange | Embedding):
+        return np.full(constant.size, after.any())
+    if isinstance(layer, Attention):
+        return _attended(layer, constant, after)
     if not isinstance(layer, Weighted) or is_depthwise(layer):
         return after
     if groups_of(layer) > 1:
@@ -276,11 +303,21 @@ def _whole_groups(layer: Standardize, entries: np.ndarray) -> np.ndarray:
     return np.repeat(entries.reshape(layer.groups, -1).any(axis=1), entries.size // layer.groups)
 
 
+def _attended(layer: Attention, constant: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Of v what is live behind, and of q and k the pairs that tell places apart, in heads with any of it."""
+    keys = layer.keys(constant.size)
+    q, k, v = np.split(constant, (keys, 2 * keys))
+    looks = (after & np.isnan(v)).reshape(layer.heads, -1).any(axis=1)
+    pairs = np.repeat(looks, keys // layer.heads) & np.isnan(k) & (q != 0)
+    return np.concatenate([pairs, pairs, after])
+
+
 def _kept(architecture: Architecture, live: list[np.ndarray]) -> list[np.ndarray]:
     """One mask for all coupled outputs: live in any of them, and what a kept entry needs across a change of shape.
 
     In front of a `Flatten` a channel is kept if a feature of it is behind.  Around an `Unflatten` all features of a
-    channel are kept if one is, or if the channel is.  In front of a `Standardize` groups are kept as wholes.
+    channel are kept if one is, or if the channel is.  In front of a `Standardize` groups are kept as wholes.  Around a
+    `Rearrange` everything is, and of the heads of an `Attention` that are kept equally many entries.
     """
     couple, layers = _coupled(architecture), architecture.layers
     masks = {number: np.zeros_like(live[number]) for number in set(couple)}
@@ -289,7 +326,7 @@ def _kept(architecture: Architecture, live: list[np.ndarray]) -> list[np.ndarray
     turns = [
         (layer, masks[couple[position]], masks[couple[position + 1]], masks[couple[getattr(layer, "source", position)]])
         for position, layer in enumerate(layers)
-        if isinstance(layer, Select | Concatenate | Standardize)
+        if isinstance(layer, Select | Concatenate | Standardize | Rearrange | Attention)
         or (isinstance(layer, Flatten | Unflatten) and couple[position] != couple[position + 1])
     ]
     for number in sorted(masks, reverse=True):
@@ -318,7 +355,28 @@ def _complete(layer: Layer, before: np.ndarray, after: np.ndarray, earlier: np.n
             before |= after[earlier.size :]
         case Standardize():
             before |= _whole_groups(layer, before | after)
+        case Rearrange():
+            before[:] = after[:] = True
+        case Attention():
+            _complete_heads(layer, before, after)
     return sum(int(mask.sum()) for mask in sides) > kept
+
+
+def _complete_heads(layer: Attention, before: np.ndarray, after: np.ndarray) -> None:
+    """Keep both of a pair of q and k, v with what it becomes, and as many of them in every head that is kept."""
+    keys = layer.keys(before.size)
+    q, k, v = np.split(before, (keys, 2 * keys))
+    pairs, values = (q | k).reshape(layer.heads, -1), (v | after).reshape(layer.heads, -1)
+    heads = pairs.any(axis=1) | values.any(axis=1)
+    # one head stays in any case
+    heads[0] |= not heads.any()
+    for entries in (pairs, values):
+        most = max(1, int(entries.sum(axis=1).max()))
+        for number in np.flatnonzero(heads):
+            missing = np.flatnonzero(~entries[number])
+            entries[number, missing[: most - int(entries[number].sum())]] = True
+    before[:] = np.concatenate([pairs.ravel(), pairs.ravel(), values.ravel()])
+    after[:] = values.ravel()
 
 
 def _coupled(architecture: Architecture) -> list[int]:
@@ -335,7 +393,7 @@ def _coupled(architecture: Architecture) -> list[int]:
             couples = couples if is_depthwise(layer) else set()
         elif isinstance(layer, Flatten):
             couples = couples if flat[position] else set()
-        elif isinstance(layer, Unflatten | Select | Concatenate | Standardize):
+        elif isinstance(layer, Unflatten | Select | Concatenate | Standardize | Rearrange | Attention | Embedding):
             couples = set()
         joined = {first[number] for number in couples}
         first = [min(joined) if number in joined else number for number in first]

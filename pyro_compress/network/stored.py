@@ -14,8 +14,10 @@ from pyro_compress.network.architecture import (
     ChannelAffine,
     Linear,
     PReLU,
+    Table,
     Weighted,
     outputs_of,
+    table_of,
     weight_shape,
 )
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform, power_of_two
@@ -133,6 +135,9 @@ def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
             shapes[f"{layer.name}.shift"] = (layer.channels,)
         elif isinstance(layer, PReLU):
             shapes[f"{layer.name}.slope"] = (layer.slopes,)
+        elif isinstance(layer, Table):
+            name, shape = table_of(layer)
+            shapes[name] = shape
         elif isinstance(layer, BatchNorm):
             raise ValueError(f"batch normalisation {layer.name} must become a ChannelAffine before it is stored")
     return shapes

@@ -10,6 +10,7 @@ from pyro_compress.models.probing import FEW, evaluating, examples
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Architecture, BatchNorm, ChannelAffine, Layer, PReLU
 from pyro_compress.network.liveness import Numbers
+from pyro_compress.network.parameter_names import aliased, in_layer
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 
 # As a share of the largest output: sums in another order come nowhere near it, another function does.
@@ -47,6 +48,7 @@ def checked(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
 def _with_numbers(network: nn.Module, architecture: Architecture) -> StoredNetwork:
     values: dict[str, np.ndarray] = {name: p.detach().cpu().numpy() for name, p in network.named_parameters()}
     buffers = {name: buffer.cpu().numpy() for name, buffer in network.named_buffers()}
+    values |= {name: in_layer(values[parameter], shape) for name, parameter, shape in aliased(architecture)}
     numbers, layers = Numbers(values, buffers), list[Layer]()
     for layer in architecture.layers:
         if isinstance(layer, BatchNorm):

@@ -44,9 +44,11 @@ from pyro_compress.network.architecture import (
     Select,
     Weighted,
     describe,
+    table_of,
 )
 from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Multiply, Resize, Standardize
 from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform, bits_for
+from pyro_compress.network.sequence_layers import Attention, ConstantPositions, Embedding, PositionBias
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
 FULL_BITS, FREE_BITS = 32, 16
@@ -236,7 +238,15 @@ class _Counter:
                 return self._made(layer, 0, 0, values)
             case Multiply():
                 return self._made(layer, 0, values, 0)
-            case Standardize(groups=groups, centred=centred):
+            case Attention():
+                return self._made(layer, 0, *_of_attention(layer, before))
+            case PositionBias(name=name):
+                value = self._network.tensors[f"{name}.value"]
+                return self._made(layer, self._dense(value), 0, values)
+            case ConstantPositions() | Embedding():
+                return self._made(layer, self._dense(self._network.tensors[table_of(layer)[0]]), 0, 0)
+            case Standardize(groups=groups, centred=centred, by_place=by_place):
+                groups *= math.prod(after[1:]) if by_place else 1
                 sums = 2 * (values - groups) + values if centred else values - groups
                 return self._made(layer, 0, 2 * values + (3 + centred) * groups, sums + groups)
             case Resize(mode="bilinear" | "aligned"):
@@ -331,6 +341,18 @@ def _has_other_step(tensor: StoredTensor) -> bool:
         case PerChannel(steps):
             return any(math.frexp(step)[0] != 0.5 for step in steps)
     return False
+
+
+def _of_attention(layer: Attention, before: tuple[int, ...]) -> tuple[int, int]:
+    """Multiplies and additions: of q with k and of shares with v, and of each score a scale, e^x and a division."""
+    places = math.prod(before[1:])
+    rows = layer.heads * places
+    pairs = layer.heads * (places * (places + 1) // 2 if layer.causal else places**2)
+    keys, values = layer.keys(before[0]) // layer.heads, layer.values // layer.heads
+    # the largest score of a row, which is taken away, is found by comparisons
+    multiplies = pairs * (keys + values) + 3 * pairs + pairs - rows
+    additions = pairs * max(keys - 1, 0) + pairs + (pairs - rows) * (1 + values)
+    return multiplies, additions
 
 
 def _lengths(before: int, after: int) -> int:

@@ -61,6 +61,14 @@ from pyro_compress.network.further_layers import (
     View,
 )
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform
+from pyro_compress.network.sequence_layers import (
+    Attention,
+    ConstantPositions,
+    Crop,
+    Embedding,
+    PositionBias,
+    Rearrange,
+)
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from pyro_compress.network.stored_weights import StoredWeights
 from tests.artifact import networks, weights
@@ -212,6 +220,15 @@ def small_networks() -> list[StoredNetwork]:
         Multiply(5),
         View((4,)),
     )
+    attending: tuple[Layer, ...] = (
+        Embedding("embedding1", 3, 6),
+        PositionBias("positions1", 2, 6),
+        Standardize(2, 0.5, by_place=True),
+        Attention(1, 2, 0.5, causal=True),
+        ConstantPositions("constant1", 1, 2),
+        Rearrange((2, 3), (1, 0), (3, 1, 2)),
+        Crop((0, 1), (1, 1)),
+    )
     found = [
         networks.filled((2, 4), joined),
         networks.filled((4,), decoder),
@@ -220,6 +237,7 @@ def small_networks() -> list[StoredNetwork]:
         networks.filled((1, 4, 4), images, floats=("conv2.bias",)),
         networks.filled((1, 3, 3), residual, floats=("bn.scale",)),
         networks.coded(),
+        networks.filled((2,), attending),
     ]
     integers = found[3].tensors["fc1.weight"].integers
     assert integers is not None

@@ -34,6 +34,11 @@ DESCRIPTIONS = {
     "normalised": "an MLP with layer norm and RMS norm",
     "gated": "a gated linear unit",
     "framed": "padding, instance norm, differences, two poolings",
+    "encoder": "torch's transformer encoder behind a class token",
+    "vision": "a vision transformer of one block",
+    "channels last": "a block of ConvNeXt, channels last",
+    "mixer": "dense layers over places and over features",
+    "gpt": "a small GPT of tokens",
 }
 
 

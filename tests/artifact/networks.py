@@ -32,6 +32,14 @@ from pyro_compress.network.further_layers import (
 )
 from pyro_compress.network.input_codes import InputCode
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform, power_of_two
+from pyro_compress.network.sequence_layers import (
+    Attention,
+    ConstantPositions,
+    Crop,
+    Embedding,
+    PositionBias,
+    Rearrange,
+)
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 
 
@@ -241,6 +249,33 @@ def positions() -> StoredNetwork:
         Multiply(14),
     )
     return filled((3, 12), layers)
+
+
+def attention() -> StoredNetwork:
+    """Tokens that attend to those before them, image patches beside constant positions, axes in another order."""
+    layers = (
+        Embedding("embedding1", 11, 6),
+        PositionBias("positions1", 5, 6),
+        Standardize(1, 1e-5, by_place=True),
+        ChannelAffine("norm1", 6),
+        Conv2d("conv1", 6, 16, (1, 1), (1, 1), (0, 0), (1, 1), 1, True),
+        Attention(2, 8, 0.125, causal=True),
+        Conv2d("conv2", 8, 6, (1, 1), (1, 1), (0, 0), (1, 1), 1, False),
+        Add(2),
+        ConstantPositions("class", 1, 6),
+        ConstantPositions("constant2", 2, 6, behind=True),
+        Standardize(2, 0.25, False, by_place=True),
+        Recall(10),
+        Conv2d("conv3", 6, 9, (1, 1), (1, 1), (0, 0), (1, 1), 1, True),
+        Attention(3, 3, -0.5),
+        Concatenate(11),
+        Crop((0, 1), (1, 6)),
+        Rearrange((3, 3, 2, 3), (2, 0, 3, 1), (6, 9)),
+        Flatten(),
+        Rearrange((9, 6), (1, 0), (54,)),
+        Linear("fc1", 54, 4, True),
+    )
+    return filled((5,), layers)
 
 
 def coded() -> StoredNetwork:

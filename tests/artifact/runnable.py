@@ -119,6 +119,7 @@ RUNNABLE: dict[str, Callable[[], StoredNetwork]] = {
     "curves": networks.curves,
     "combined": networks.combined,
     "positions": networks.positions,
+    "attention": networks.attention,
     "activations": lambda: activations(ACTIVATIONS[:9]),
     "further activations": lambda: activations(ACTIVATIONS[9:]),
     **{name: _registered(name) for name, entry in NETWORKS.items() if entry.classes is not None},
@@ -136,8 +137,10 @@ def runnable(name: str) -> StoredNetwork:
 
 
 def examples(network: StoredNetwork, count: int, seed: int = 1) -> np.ndarray:
-    """Standard normal inputs, float32."""
+    """Standard normal inputs, float32, or tokens."""
     shape = (count, *network.architecture.input_shape)
+    if network.architecture.tokens is not None:
+        return np.random.default_rng(seed).integers(network.architecture.tokens, size=shape)
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 

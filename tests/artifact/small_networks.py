@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
 
 
 class Gate(nn.Module):
@@ -171,6 +172,86 @@ class Framed(nn.Module):
         return self.head(torch.cat([y.amax((2, 3)), y.mean((2, 3))], 1))
 
 
+class Encoder(nn.Module):
+    """Tokens of features, a class token and position embeddings, torch's own encoder, logits of the class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.token, self.places = nn.Parameter(torch.zeros(1, 1, 8)), nn.Parameter(torch.zeros(1, 5, 8))
+        before = nn.TransformerEncoderLayer(8, 2, 12, activation="gelu", norm_first=True, batch_first=True)
+        behind = nn.TransformerEncoderLayer(8, 4, 6)
+        # both ways to put norms, and the batch first or not
+        self.before, self.behind = before, nn.TransformerEncoder(behind, 1, nn.LayerNorm(8), enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([self.token.expand(x.shape[0], -1, -1), self.first(x)], 1) + self.places
+        return self.head(self.behind(self.before(y).transpose(0, 1))[0])
+
+
+def vision() -> nn.Module:
+    return VisionTransformer(
+        image_size=8, patch_size=4, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=12, num_classes=3
+    )
+
+
+class ChannelsLast(nn.Module):
+    """A block of ConvNeXt: norm and dense layers over the last axis, a scale for each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.each = nn.Conv2d(2, 6, 2, 2), nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.norm, self.wide, self.narrow = nn.LayerNorm(6), nn.Linear(6, 15), nn.Linear(15, 6)
+        self.scale, self.head = nn.Parameter(torch.ones(6, 1, 1)), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.norm(self.each(x).permute(0, 2, 3, 1))
+        y = self.narrow(F.gelu(self.wide(y))).permute(0, 3, 1, 2)
+        return self.head((x + self.scale * y).mean((2, 3)))
+
+
+class Mixer(nn.Module):
+    """Dense layers over places and over features in turn, RMS norms, windows of places shuffled, a gate by the mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over_places, self.over_features = nn.Linear(6, 6), nn.Linear(4, 4, bias=False)
+        self.norm, self.out = nn.RMSNorm(4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x + F.relu(self.over_places(x.transpose(1, 2))).transpose(1, 2)
+        y = y.view(-1, 2, 3, 4).transpose(1, 2).reshape(-1, 6, 4)
+        y = y + torch.tanh(self.over_features(self.norm(y))) * torch.sigmoid(y.mean(1, keepdim=True))
+        return self.out(y)[:, 1:, :]
+
+
+class SmallGPT(nn.Module):
+    """Tokens to logits for every position, attention written out with a mask in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wte, self.wpe, self.head = nn.Embedding(11, 8), nn.Embedding(7, 8), nn.Linear(8, 11, bias=False)
+        self.norm, self.attn, self.proj = nn.LayerNorm(8), nn.Linear(8, 24), nn.Linear(8, 8)
+        self.last, self.wide, self.narrow = nn.LayerNorm(8, bias=False), nn.Linear(8, 16), nn.Linear(16, 8)
+        self.mask: Tensor
+        self.register_buffer("mask", torch.tril(torch.ones(7, 7)).view(1, 1, 7, 7))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        count, places = tokens.size()
+        assert places <= 7, "there are no more positions"
+        x = self.wte(tokens.long()) + self.wpe(torch.arange(0, places, dtype=torch.long, device=tokens.device))
+        q, k, v = self.attn(self.norm(x)).split(8, dim=2)
+        q, k, v = (part.view(count, places, 2, 4).transpose(1, 2) for part in (q, k, v))
+        scores = (q @ k.transpose(-2, -1)) * (1.0 / k.size(-1) ** 0.5)
+        scores = scores.masked_fill(self.mask[:, :, :places, :places] == 0, float("-inf"))
+        y = F.dropout(F.softmax(scores, dim=-1), 0.1, self.training) @ v
+        x = x + self.proj(y.transpose(1, 2).contiguous().view(count, places, 8))
+        y = self.wide(x)
+        y = 0.5 * y * (1.0 + torch.tanh(0.7978845608 * (y + 0.044715 * torch.pow(y, 3.0))))
+        return self.head(self.last(x + self.narrow(y)))
+
+
 # factories, and the shape of one example
 SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mobile": (mobile, (3, 9, 8)),
@@ -182,4 +263,9 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "normalised": (Normalised, (6,)),
     "gated": (Gated, (6,)),
     "framed": (Framed, (2, 7, 8)),
+    "encoder": (Encoder, (4, 5)),
+    "vision": (vision, (3, 8, 8)),
+    "channels last": (ChannelsLast, (2, 8, 6)),
+    "mixer": (Mixer, (6, 4)),
+    "gpt": (SmallGPT, (6,)),
 }

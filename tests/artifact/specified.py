@@ -19,7 +19,8 @@ ACTIVATIONS = ["relu", "leaky_relu", "elu", "tanh", "sigmoid", "softplus", "gelu
 LINEAR, CONV, AFFINE, MAX_POOL, AVERAGE_POOL, ADAPTIVE_POOL, FLATTEN, SELECT = range(8)
 EXTENDED = ["flatten", "add", "recall", "relu6"]
 FURTHER = ["conv_transpose", "upsample", "unflatten", "activation", "prelu", "concatenate", "multiply", "pad", "view"]
-FURTHER += ["standardize", "resize", "adaptive_max_pool"]
+FURTHER += ["standardize", "resize", "adaptive_max_pool", "rearrange", "standardize_places", "attention"]
+FURTHER += ["position_bias", "constant_positions", "embedding", "crop"]
 PAD_MODES, RESIZE_MODES = (
     ["zeros", "reflect", "replicate", "circular"],
     ["nearest", "nearest-exact", "bilinear", "aligned"],
@@ -70,6 +71,12 @@ class Layer:
     pad_after: Pair = (0, 0)
     eps: float = 1e-5
     mean_square: bool = False
+    view: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
+    heads: int = 1
+    scale: float = 1.0
+    causal: bool = False
+    behind: bool = False
     source: int | None = None
     kept: int = 0
     indices: list[int] = field(default_factory=list)
@@ -118,6 +125,8 @@ class Bits:
         self.stem, self.number_in_name = "", -1
         self.last: dict[str, tuple[str, int]] = {"linear": ("fc", 0), "conv": ("conv", 0), "affine": ("bn", 0)}
         self.last |= {"conv_transpose": ("deconv", 0), "prelu": ("prelu", 0)}
+        self.last |= {"position_bias": ("positions", 0), "constant_positions": ("constant", 0)}
+        self.last |= {"embedding": ("embedding", 0)}
         self.steps = {"weight": 0, "other": 0}
 
     @property
@@ -280,7 +289,7 @@ def read_further(header: Bits, outputs: list[tuple[int, ...]]) -> Layer:
     if layer.kind == "view":
         layer.after = (shape[0], *[header.number() for _ in range(header.number(0) + 1)])
         return layer
-    if layer.kind == "standardize":
+    if layer.kind in ("standardize", "standardize_places"):
         layer.mean_square, has_eps = bool(header.bits(1)), header.bits(1)
         layer.groups = header.number(2)
         layer.eps = struct.unpack("<d", header.take(8))[0] if has_eps else 1e-5
@@ -289,6 +298,32 @@ def read_further(header: Bits, outputs: list[tuple[int, ...]]) -> Layer:
         layer.mode = RESIZE_MODES[header.bits(2)] if layer.kind == "resize" else ""
         layer.after = (shape[0], *header.pair())
         return layer
+    if layer.kind == "rearrange":
+        layer.view = read_extents(header)
+        layer.order = tuple(header.number(0) for _ in layer.view)
+        layer.after = read_extents(header)
+        return layer
+    if layer.kind == "crop":
+        layer.pad_before, layer.size = header.pair(), header.pair()
+        layer.after = (shape[0], *layer.size)
+        return layer
+    if layer.kind == "attention":
+        layer.causal = bool(header.bits(1))
+        layer.heads, values = header.number(2), header.number()
+        layer.after = (values, *shape[1:])
+        layer.scale = struct.unpack("<d", header.take(8))[0]
+        return layer
+    if layer.kind == "position_bias":
+        return with_tensors(header, layer, {"value": (prod(shape[1:]), shape[0])})
+    if layer.kind == "constant_positions":
+        layer.behind = bool(header.bits(1))
+        count = header.number(2)
+        layer.after = (*shape[:2], shape[2] + count)
+        return with_tensors(header, layer, {"value": (count, shape[0])})
+    if layer.kind == "embedding":
+        tokens, features = header.number(), header.number()
+        layer.after = (features, 1, shape[0])
+        return with_tensors(header, layer, {"weight": (tokens, features)})
     if layer.kind == "prelu":
         return with_tensors(header, layer, {"slope": (shape[0] if header.bits(1) else 1,)})
     flags = [header.bits(1) for _ in range(5)]
@@ -301,6 +336,10 @@ def read_further(header: Bits, outputs: list[tuple[int, ...]]) -> Layer:
     layer.after = (out, *((size - 1) * s - 2 * p + d * (k - 1) + more + 1 for size, s, p, d, k, more in sizes))
     parts: dict[str, tuple[int, ...]] = {"weight": (shape[0], out // layer.groups, *layer.kernel)}
     return with_tensors(header, layer, parts | {"bias": (out,)} if flags[0] else parts)
+
+
+def read_extents(header: Bits) -> tuple[int, ...]:
+    return tuple(header.number() for _ in range(header.number(0) + 1))
 
 
 def with_tensors(header: Bits, layer: Layer, parts: dict[str, tuple[int, ...]]) -> Layer:
@@ -365,7 +404,12 @@ def read_selections(coder: Range, layers: list[Layer], shape: tuple[int, ...], s
     for layer in layers:
         for part in layer.tensors:
             columns[f"{layer.name}.{part}"] = [(0, 0, 0)]
-        if layer.kind == "linear":
+        if layer.kind in ("embedding", "position_bias", "constant_positions"):
+            for part, (extents, _) in layer.tensors.items():
+                columns[f"{layer.name}.{part}"] = grid(extents[1], 1, 1)
+        if layer.kind in ("embedding", "rearrange"):
+            features = grid(layer.after[0], 1, 1) if len(layer.after) == 1 else None
+        elif layer.kind == "linear":
             columns[f"{layer.name}.weight"] = features or []
             features = grid(layer.after[0], 1, 1)
         elif layer.kind == "conv":

@@ -60,6 +60,23 @@ def after(layer: Layer, x: Array, earlier: Array | None, tensors: dict[str, Arra
         return x.reshape(layer.after)
     if layer.kind == "standardize":
         return standardized(layer, x)
+    if layer.kind == "standardize_places":
+        places = x.reshape(len(x), -1).T
+        return np.array([standardized(layer, place) for place in places]).T.reshape(x.shape)
+    if layer.kind == "rearrange":
+        return x.reshape(layer.view).transpose(layer.order).reshape(layer.after)
+    if layer.kind == "crop":
+        (top, left), (height, width) = layer.pad_before, layer.size
+        return x[:, top : top + height, left : left + width]
+    if layer.kind == "attention":
+        return attended(layer, x)
+    if layer.kind == "position_bias":
+        return np.asarray(x + tensors["value"].T.reshape(x.shape))
+    if layer.kind == "constant_positions":
+        own = tensors["value"].T[:, None]
+        return np.concatenate([x, own] if layer.behind else [own, x], axis=2)
+    if layer.kind == "embedding":
+        return np.array([tensors["weight"][int(token)] for token in x]).T.reshape(layer.after)
     if layer.kind == "pad":
         return surrounded(layer, x)
     if layer.kind == "resize":
@@ -81,6 +98,21 @@ def standardized(layer: Layer, x: Array) -> Array:
         mean = 0.0 if layer.mean_square else group.mean()
         out[first : first + size] = (group - mean) / (((group - mean) ** 2).mean() + layer.eps) ** 0.5
     return out
+
+
+def attended(layer: Layer, x: Array) -> Array:
+    places, values = prod(x.shape[1:]), layer.after[0]
+    keys = (len(x) - values) // 2
+    flat, out = x.reshape(len(x), places), np.zeros((values, places))
+    for head in range(layer.heads):
+        wide, deep = keys // layer.heads, values // layer.heads
+        q, k = (flat[first + head * wide : first + (head + 1) * wide] for first in (0, keys))
+        v = flat[2 * keys + head * deep : 2 * keys + (head + 1) * deep]
+        for i in range(places):
+            seen = i + 1 if layer.causal else places
+            shares = np.array([exp(layer.scale * float(q[:, i] @ k[:, j])) for j in range(seen)])
+            out[head * deep : (head + 1) * deep, i] = v[:, :seen] @ (shares / shares.sum())
+    return out.reshape(layer.after)
 
 
 def surrounded(layer: Layer, x: Array) -> Array:

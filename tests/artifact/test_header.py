@@ -121,8 +121,55 @@ MALFORMED: dict[str, tuple[str, str]] = {
     ),
     "reference to nothing": (FLAT + number(1) + "0110 01" + number(0, 2), "a reference in the header exceeds|is 0"),
     "layer of no kind": (
-        FLAT + number(1) + FURTHER + number(12, 0),
-        "a layer's kind in the header exceeds the limit 11",
+        FLAT + number(1) + FURTHER + number(19, 0),
+        "a layer's kind in the header exceeds the limit 18",
+    ),
+    "rearranged to another number": (
+        FLAT + number(1) + FURTHER + number(12, 0) + number(0, 0) + number(4) + number(0, 0) + number(0, 0) + number(5),
+        "Rearrange.* expects 4 numbers",
+    ),
+    "axes in no order": (
+        FLAT
+        + number(1)
+        + FURTHER
+        + number(12, 0)
+        + number(1, 0)
+        + 2 * number(2)
+        + 2 * number(1, 0)
+        + number(0, 0)
+        + number(4),
+        "expects an order of 2 axes and not",
+    ),
+    "heads that do not divide": (
+        IMAGE + FURTHER + number(14, 0) + "0" + number(2, 2) + number(1) + text(np.float64(1).tobytes()),
+        "expects an image of q, k and 1 entries of v, of 2 heads",
+    ),
+    "scale of scores": (
+        IMAGE + FURTHER + number(14, 0) + "0" + number(1, 2) + number(1) + text(np.float64("inf").tobytes()),
+        "the scale of an attention's scores is inf",
+    ),
+    "too many scores": (
+        "0"
+        + number(3, 2)
+        + number(3)
+        + number(1)
+        + number(2**14)
+        + number(1)
+        + FURTHER
+        + number(14, 0)
+        + "0"
+        + number(1, 2)
+        + number(1)
+        + text(np.float64(1).tobytes()),
+        "has 268435456 scores, more than 67108864",
+    ),
+    "cropped beyond": (
+        IMAGE + FURTHER + number(18, 0) + number(2, 2) + number(8, 2),
+        "expects an image that has",
+    ),
+    "embedding of an image": (
+        IMAGE + FURTHER + number(17, 0) + number(3) + number(2) + "1",
+        "expects a vector of tokens",
     ),
     "concatenated with nothing": (
         FLAT + number(1) + FURTHER + number(5, 0) + number(1, 2),

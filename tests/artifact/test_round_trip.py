@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -44,13 +45,21 @@ from pyro_compress.network.further_layers import (
 )
 from pyro_compress.network.input_codes import InputCode
 from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, power_of_two
+from pyro_compress.network.sequence_layers import (
+    Attention,
+    ConstantPositions,
+    Crop,
+    Embedding,
+    PositionBias,
+    Rearrange,
+)
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 from tests.artifact import networks
 from tests.artifact.runnable import RUNNABLE, runnable
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_FILES = ["dense", "conv", "depthwise", "residual", "levels", "norms", "image", "decoder", "coded", "curves"]
-GOLDEN_FILES += ["combined", "positions"]
+GOLDEN_FILES += ["combined", "positions", "attention"]
 GOLDEN_FILES += ["uniform", "per_channel", "ternary", "shared"]
 NAMES = st.text(max_size=12) | st.sampled_from(["0", "fc1", "a.00", "x007", "9" * 30, "conv4294967295", "7²"])
 
@@ -67,7 +76,9 @@ def layers_on(draw: st.DrawFn, shape: tuple[int, ...], most: int = 7) -> tuple[L
         kinds += ["standardize"] if shape[0] else []
         kinds += ["add", "add", "multiply"] if shape in shapes[:-1] else []
         kinds += ["linear", "linear", "unflatten"] if len(shape) == 1 else ["conv", "conv", "pool", "up", "transposed"]
-        kinds += ["pad", "resize", "largest", "pixel"] if len(shape) == 3 else []
+        kinds += ["pad", "resize", "largest", "pixel", "attention", "crop", "constant"] if len(shape) == 3 else []
+        kinds += ["embedding"] if len(shape) == 1 else []
+        kinds += ["rearrange", "bias"]
         kind = draw(st.sampled_from(kinds))
         if kind == "linear":
             layer: Layer = Linear(next(names), shape[0], draw(st.integers(0, 9)), draw(st.booleans()))
@@ -101,7 +112,21 @@ def layers_on(draw: st.DrawFn, shape: tuple[int, ...], most: int = 7) -> tuple[L
             layer = Concatenate(draw(st.integers(0, len(layers) - 1)))
         elif kind == "standardize":
             groups = draw(st.sampled_from([k for k in range(1, shape[0] + 1) if shape[0] % k == 0]))
-            layer = Standardize(groups, draw(st.sampled_from([1e-5, 0.1])), draw(st.booleans()))
+            layer = Standardize(groups, draw(st.sampled_from([1e-5, 0.1])), draw(st.booleans()), draw(st.booleans()))
+        elif kind == "attention":
+            values = draw(st.integers(1, max(shape[0], 1)))
+            layer = Attention(draw(st.sampled_from([1, 2])), values, draw(st.floats(-2, 2)), draw(st.booleans()))
+        elif kind == "rearrange":
+            order = tuple(draw(st.permutations(range(len(shape)))))
+            layer = Rearrange(shape, order, draw(st.sampled_from([shape[::-1], (prod(shape),)])))
+        elif kind == "crop":
+            layer = Crop((draw(st.integers(0, 2)), 0), (draw(st.integers(1, 3)), draw(st.integers(1, shape[2]))))
+        elif kind == "bias":
+            layer = PositionBias(next(names), prod(shape[1:]), shape[0])
+        elif kind == "constant":
+            layer = ConstantPositions(next(names), draw(st.integers(1, 3)), shape[0], draw(st.booleans()))
+        elif kind == "embedding":
+            layer = Embedding(next(names), draw(st.integers(1, 40)), draw(st.integers(0, 6)))
         elif kind == "pad":
             sides = st.tuples(st.integers(0, 3), st.integers(0, 3))
             layer = Pad(draw(sides), draw(sides), draw(st.sampled_from(PAD_MODES)))

@@ -29,7 +29,7 @@ from pyro_compress.network.stored import StoredNetwork
 from pyro_compress.pipeline.as_layers import as_it_is, checked
 from pyro_compress.pipeline.compressing import compress
 from pyro_compress.report.micronet import micronet_score, products
-from tests.analysis.decisions.masked_networks import clear, decide, in_float32, masked, put, randomise, run
+from tests.analysis.decisions.masked_networks import clear, decide, in_float32, inputs, masked, put, randomise, run
 from tests.artifact.small_networks import SMALL
 
 TOLERANCE = 1e-5
@@ -55,8 +55,9 @@ def assert_runs_as(stored: StoredNetwork, x: torch.Tensor, expected: torch.Tenso
     torch.testing.assert_close(run(stored, x), expected, rtol=0, atol=1e-6 * scale)
     found = decode(encode(stored))
     session = onnxruntime.InferenceSession(to_onnx(found), providers=["CPUExecutionProvider"])
+    given = x.numpy() if found.architecture.tokens is None else x.long().numpy()
     with torch.no_grad():
-        outputs = to_torch(found)(x).numpy(), forward(found)(x.numpy()), session.run(None, {"input": x.numpy()})[0]
+        outputs = to_torch(found)(x).numpy(), forward(found)(x.numpy()), session.run(None, {"input": given})[0]
     for output in outputs:
         np.testing.assert_allclose(output, expected.numpy(), rtol=0, atol=TOLERANCE * scale)
 
@@ -70,7 +71,7 @@ def test_pruned_networks_run_as_their_masked_modules(name: str, seed: int) -> No
     randomise(network, generator)
     decision = pruned(network, generator, 2.0**-7 if seed % 2 else None)
     stored = remove_dead(trace(network, shape), decision)
-    x = torch.from_numpy(generator.normal(size=(4, *shape))).float()
+    x = inputs(network, shape, 4, generator)
     assert_runs_as(stored, x, masked(network, decision, x))
 
 
@@ -80,7 +81,7 @@ def test_networks_are_scored_as_they_are(name: str) -> None:
     network = make().eval()
     randomise(network, np.random.default_rng(9))
     stored = as_it_is(network, shape)
-    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    x = inputs(network, shape, 3, np.random.default_rng(0))
     with torch.no_grad():
         expected = network.double()(x.double())
     torch.testing.assert_close(run(stored, x), expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max())))
@@ -98,7 +99,7 @@ def test_layers_that_compute_something_else_are_no_file(monkeypatch: pytest.Monk
         compress(network, decide(network), (4,))
 
 
-@pytest.mark.parametrize("name", ["normalised", "unet", "series"])
+@pytest.mark.parametrize("name", ["normalised", "unet", "series", "encoder", "channels last"])
 def test_weights_and_biases_of_norms_stand_on_grids(name: str) -> None:
     """What the search judges in the module is what the file holds, also where a norm has no running statistics."""
     make, shape = SMALL[name]

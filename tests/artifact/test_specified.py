@@ -13,6 +13,7 @@ from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.network.architecture import Activation, Architecture, Flatten, Layer, Linear, Select, Unflatten
 from pyro_compress.network.further_layers import Standardize
+from pyro_compress.network.sequence_layers import Crop
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact import specified
 from tests.artifact.specified_forward import forward
@@ -28,11 +29,14 @@ KINDS = {
     "AvgPool2d": "average_pool",
     "AdaptiveAvgPool2d": "adaptive_pool",
     "AdaptiveMaxPool2d": "adaptive_max_pool",
+    "PositionBias": "position_bias",
+    "ConstantPositions": "constant_positions",
 }
 FIELDS = {
     "kernel_size": "kernel",
     **{name: name for name in ("stride", "padding", "output_padding", "dilation", "groups", "factor")},
     **{name: name for name in ("source", "name", "mode", "eps")},
+    **{name: name for name in ("view", "order", "heads", "scale", "causal", "behind")},
     "before": "pad_before",
     "after": "pad_after",
 }
@@ -41,13 +45,15 @@ FIELDS = {
 def assert_same_layer(found: specified.Layer, layer: Layer) -> None:
     """Kind and fields; sizes that follow from shapes are not fields of the file."""
     kind = type(layer).__name__
+    if isinstance(layer, Standardize) and layer.by_place:
+        kind += "_places"
     assert found.kind == (layer.kind if isinstance(layer, Activation) else KINDS.get(kind, kind.lower()))
     for each in fields(layer):
         if each.name in FIELDS:
             assert getattr(found, FIELDS[each.name]) == getattr(layer, each.name)
     if isinstance(layer, Activation):
         assert found.slope == layer.slope
-    if isinstance(layer, Unflatten):
+    if isinstance(layer, Unflatten | Crop):
         assert found.size == layer.size
     if isinstance(layer, Standardize):
         assert found.mean_square == (not layer.centred)
@@ -100,7 +106,9 @@ def test_columns_without_neighbours_in_an_earlier_part_learn_from_none() -> None
 def test_both_compute_the_same_outputs(path: Path) -> None:
     """In float64, so that only what is computed can differ and not how it is rounded."""
     network = decode(path.read_bytes())
-    examples = np.random.default_rng(0).normal(size=(3, *network.architecture.input_shape))
+    random, tokens = np.random.default_rng(0), network.architecture.tokens
+    size = (3, *network.architecture.input_shape)
+    examples = random.normal(size=size) if tokens is None else random.integers(tokens, size=size).astype(float)
     module = to_torch(replace(network, deviations={})).double()
     with torch.no_grad():
         expected = module(torch.from_numpy(examples)).numpy()

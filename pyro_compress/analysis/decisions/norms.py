@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
-from pyro_compress.analysis.decisions.structure import INTEGER_LIMIT, bias_in_front
+from pyro_compress.analysis.decisions.structure import INTEGER_LIMIT, bias_in_front, in_layers
 from pyro_compress.network.architecture import Architecture, BatchNorm, Layer, Weighted
 from pyro_compress.network.liveness import Numbers
 from pyro_compress.network.quantizers import STEP_EXPONENTS, power_of_two
@@ -47,7 +47,8 @@ class NormGrid:
 
 def norm_grids(architecture: Architecture, decision: Decision) -> dict[str, NormGrid]:
     """By name, for every batch norm near weights on a grid: those last in front of it, or else the next behind it."""
-    numbers, found = _small_numbers(decision), {}
+    decision, found = in_layers(architecture, decision), {}
+    numbers = _small_numbers(decision)
     for position, layer in enumerate(architecture.layers):
         if not isinstance(layer, BatchNorm):
             continue
@@ -101,7 +102,8 @@ def with_norms_on_grids(
     """
     grids = norm_grids(architecture, decision) if grids is None else grids
     sites: dict[str, SiteDecision] = {}
-    buffers, numbers = dict(decision.buffers), _small_numbers(decision)
+    numbers = _small_numbers(in_layers(architecture, decision))
+    buffers = dict(decision.buffers)
     for position, layer in enumerate(architecture.layers):
         if not isinstance(layer, BatchNorm) or layer.name not in grids:
             continue
@@ -111,11 +113,12 @@ def with_norms_on_grids(
         if layer.affine:
             wanted = {"weight": grid.scale * deviation, "bias": grid.shift + (mean - bias) * grid.scale}
             for kind, value in list(wanted.items())[: 1 + layer.bias]:
-                site = decision.sites[f"{layer.name}.{kind}"]
+                name = architecture.parameter(f"{layer.name}.{kind}")
+                site = decision.sites[name]
                 bits = np.where(site.kept(), FLOAT_BITS, 0).astype(np.uint8)
-                value = np.where(site.kept(), value, 0).astype(np.float32)
+                value = np.where(site.kept(), value.reshape(site.value.shape), 0).astype(np.float32)
                 # a grid of γ or β themselves would round them away from those of s and t
-                sites[f"{layer.name}.{kind}"] = site.moved_to(value, bits=bits, quantizer=None)
+                sites[name] = site.moved_to(value, bits=bits, quantizer=None)
         elif (grid.scale > 0).all():
             buffers[f"{layer.name}.running_mean"] = (bias - grid.shift / grid.scale).astype(np.float32)
             buffers[f"{layer.name}.running_var"] = (grid.scale**-2.0 - layer.eps).astype(np.float32)

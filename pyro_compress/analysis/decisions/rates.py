@@ -33,7 +33,7 @@ from pyro_compress.analysis.decisions.relative_index import (
     huffman_bits,
     with_fillers,
 )
-from pyro_compress.analysis.decisions.structure import numbers_of
+from pyro_compress.analysis.decisions.structure import in_layers, numbers_of
 from pyro_compress.errors import DecisionError
 from pyro_compress.network.architecture import (
     Architecture,
@@ -113,6 +113,7 @@ def published_rates(
     """
     if not architecture.weighted():
         raise DecisionError("the network has no dense or convolution layer, so it has no compression rate")
+    decision = in_layers(architecture, decision)
     flow = signals(architecture, numbers_of(decision))
     counts, bits, coded = [], {}, 0
     for position, layer in enumerate(architecture.layers):

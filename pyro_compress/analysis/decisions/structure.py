@@ -20,6 +20,8 @@ What stays although one might think it dead:
 * Features of which an `Unflatten` makes a channel that stays.
 * Entries of a group that is normalised together (`Standardize`), of which one stays: the others count in its mean and
   variance, so that a layer in front of it makes even what is constant or unread.
+* Whole outputs around a `Rearrange`, which moves numbers between axes, and in front of an `Embedding`.
+* Entries of heads of an `Attention` of which another head keeps more.
 * One entry, with zero weights, where a layer would be left with none, so that every shape stays valid.
 
 Exactness: a reduced network differs from the masked one by float rounding, and by at most half a grid step in each
@@ -45,6 +47,7 @@ from pyro_compress.network.architecture import (
     PReLU,
     Recall,
     Select,
+    Table,
     Unflatten,
     Weighted,
     describe,
@@ -52,11 +55,13 @@ from pyro_compress.network.architecture import (
     is_depthwise,
     last_references,
     outputs_of,
-    weight_shape,
+    table_of,
 )
 from pyro_compress.network.further_layers import Concatenate, Multiply, Standardize
 from pyro_compress.network.liveness import Numbers, Signal, as_stored, by_output, signals
+from pyro_compress.network.parameter_names import aliased, in_layer, parameter_shapes
 from pyro_compress.network.quantizers import Codebook, Quantizer, stored_as
+from pyro_compress.network.sequence_layers import Attention, Embedding, Rearrange
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
 # From here on float32 cannot tell neighbouring integers apart.
@@ -103,6 +108,7 @@ def remove_dead_spread(architecture: Architecture, decision: Decision) -> tuple[
 
 
 def _built(architecture: Architecture, decision: Decision, *, with_spread: bool = False) -> "_Builder":
+    decision = in_layers(architecture, decision)
     _check(architecture, decision)
     builder = _Builder(architecture, decision, with_spread)
     builder.build()
@@ -114,13 +120,33 @@ def numbers_of(decision: Decision) -> Numbers:
     return Numbers({name: site.stored() for name, site in decision.sites.items()}, decision.buffers)
 
 
+def in_layers(architecture: Architecture, decision: Decision) -> Decision:
+    """The decision with every site under the name, and in the shape, that it has in the architecture."""
+    sites = dict(decision.sites)
+    for name, parameter, shape in aliased(architecture):
+        if parameter in sites:
+            sites[name] = _in_layer(sites.pop(parameter), shape)
+    return replace(decision, sites=sites)
+
+
+def _in_layer(site: SiteDecision, shape: tuple[int, ...]) -> SiteDecision:
+    quantizer, channels = site.quantizer, len(site.value)
+    if quantizer is not None:
+        # the rows of a layer's tensor are those of axis 0, or lie in its one entry
+        quantizer = quantizer.rows(np.arange(shape[0]) * channels // max(channels, shape[0]))
+    value, variance, bits = (in_layer(part, shape) for part in (site.value, site.variance, site.bits))
+    mean, aim = (None if part is None else in_layer(part, shape) for part in (site.mean, site.aim))
+    return SiteDecision(value, variance, bits, quantizer, mean, aim)
+
+
 def bias_in_front(architecture: Architecture, position: int) -> Weighted | None:
     """The layer whose bias goes into the shift of the batch norm at a position, None where there is none.
 
-    It is the one before, if nothing else reads its output.
+    It is the one before, if nothing else reads its output and the norm has a shift.
     """
     layers = architecture.layers
-    if not 0 < position < len(layers) or not isinstance(layers[position], BatchNorm):
+    norm = layers[position] if 0 < position < len(layers) else None
+    if not isinstance(norm, BatchNorm) or not (norm.running or norm.bias):
         return None
     before = layers[position - 1]
     return before if isinstance(before, Weighted) and position not in last_references(layers) else None
@@ -148,7 +174,7 @@ class _Builder:
         self.spread: dict[str, np.ndarray] = {}
 
     def network(self) -> StoredNetwork:
-        return StoredNetwork(replace(self._architecture, layers=tuple(self.layers)), self.tensors)
+        return StoredNetwork(replace(self._architecture, layers=tuple(self.layers), aliases=()), self.tensors)
 
     def build(self) -> None:
         self._select(self._signals[0].kept)
@@ -180,6 +206,15 @@ class _Builder:
             # written even where it leaves nothing out: what refers to the output before it must find another one
             place = np.cumsum(self._present) - 1
             self.layers.append(Select(tuple(place[list(layer.indices)][after.kept].tolist())))
+            self._present = after.kept
+        elif isinstance(layer, Table):
+            self._add_table(layer, after)
+        elif isinstance(layer, Rearrange):
+            self._present = after.kept
+            self.layers.append(layer)
+        elif isinstance(layer, Attention):
+            heads = int(after.kept.reshape(layer.heads, -1).any(axis=1).sum())
+            self.layers.append(replace(layer, heads=heads, values=int(after.kept.sum())))
             self._present = after.kept
         elif isinstance(layer, Standardize):
             groups = int(before.kept.reshape(layer.groups, -1).any(axis=1).sum())
@@ -218,6 +253,21 @@ class _Builder:
             self.tensors[name] = _stored(site.integers()[kept], site.quantizer.rows(kept))
         self.spread[name] = np.broadcast_to(self._spread_of(f"{layer.name}.weight"), site.value.shape)[kept]
         self.layers.append(PReLU(layer.name, int(kept.sum())))
+
+    def _add_table(self, layer: Table, after: Signal) -> None:
+        """A row for each token or position; what nobody reads is zero."""
+        name, _ = table_of(layer)
+        site, kept = self._sites[name], after.kept
+        if site.quantizer is None:
+            self.tensors[name] = StoredTensor(floats=(site.stored() * after.live)[:, kept].astype(np.float32))
+        else:
+            integers = (site.integers() * after.live)[:, kept].astype(np.int32)
+            self.tensors[name] = _stored(integers, site.quantizer)
+        self.spread[name] = np.broadcast_to(self._spread_of(name), site.value.shape)[:, kept]
+        size = int(kept.sum())
+        smaller = replace(layer, features=size) if isinstance(layer, Embedding) else replace(layer, channels=size)
+        self.layers.append(smaller)
+        self._present = kept
 
     def _spread_of(self, name: str) -> np.ndarray:
         """float64 of the parameter's shape; one zero where there is no such parameter, or nobody asks for spreads."""
@@ -353,24 +403,17 @@ def _expected(architecture: Architecture) -> tuple[dict[str, tuple[int, ...]], d
     for layer in architecture.layers:
         if isinstance(layer, ChannelAffine):
             raise DecisionError(f"{describe(layer)} occurs in compressed networks only: decide on the original network")
-        if isinstance(layer, Weighted):
-            sites[f"{layer.name}.weight"] = weight_shape(layer)
-            if layer.bias:
-                sites[f"{layer.name}.bias"] = (outputs_of(layer),)
-        if isinstance(layer, PReLU):
-            sites[f"{layer.name}.weight"] = (layer.slopes,)
-        if isinstance(layer, BatchNorm):
-            channels = (layer.channels,)
-            if layer.running:
-                buffers |= {f"{layer.name}.running_mean": channels, f"{layer.name}.running_var": channels}
-            if layer.affine:
-                sites |= {f"{layer.name}.{kind}": channels for kind in ("weight", "bias")[: 1 + layer.bias]}
+        sites |= parameter_shapes(layer)
+        if isinstance(layer, BatchNorm) and layer.running:
+            buffers |= {f"{layer.name}.{kind}": (layer.channels,) for kind in ("running_mean", "running_var")}
     return sites, buffers
 
 
-def _over_positions(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a weight that is described as one of height 1 its shape in a Conv1d, of any other its own."""
-    return (*shape[:2], shape[3]) if len(shape) == 4 and shape[2] == 1 else shape
+def _fits(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether a tensor is the one expected, or that of a Conv1d or dense layer over positions described as an image."""
+    if len(expected) == 4 and expected[2] == 1:
+        return found in (expected, (*expected[:2], expected[3])) or (found == expected[:2] and expected[3] == 1)
+    return found == expected
 
 
 def _check_shapes(
@@ -380,5 +423,5 @@ def _check_shapes(
         where = "no parameter of the network" if name in found else "missing from the decision"
         raise DecisionError(f"{kind} {name} is {where}: {advice}")
     for name, shape in expected.items():
-        if found[name] != shape and found[name] != _over_positions(shape):
+        if not _fits(found[name], shape):
             raise DecisionError(f"{kind} {name} has shape {found[name]} in the decision, {shape} in the network")

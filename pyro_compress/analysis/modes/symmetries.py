@@ -31,6 +31,7 @@ from pyro_compress.network.architecture import (
     last_references,
     outputs_of,
 )
+from pyro_compress.network.parameter_names import parameter_shapes
 
 Arrays = Mapping[str, np.ndarray]
 ODD = ("tanh", "softsign", "times")
@@ -120,15 +121,18 @@ def hidden_spaces(architecture: Architecture) -> tuple[HiddenSpace, ...]:
 
     Depthwise convolutions belong to the space that they pass on.  What stands on either side of another grouped
     convolution, of a selection of entries or of images made of features, is left as it is; so is what earlier outputs
-    are combined to, and what meets any other layer that does not treat all entries alike.
+    are combined to, and what meets any other layer that does not treat all entries alike, or a parameter that
+    the module has under another name.
     """
-    referred = last_references(architecture.layers)
+    referred, aliases = last_references(architecture.layers), dict(architecture.aliases)
     found: list[HiddenSpace] = []
     walk: _Walk | None = None
     for position, (layer, shape) in enumerate(zip(architecture.layers, architecture.shapes()[:-1], strict=True)):
         if position in referred:
             walk = None
-        if isinstance(layer, Weighted) and groups_of(layer) == 1:
+        if any(name in aliases for name in parameter_shapes(layer)):
+            walk = None
+        elif isinstance(layer, Weighted) and groups_of(layer) == 1:
             if walk is not None:
                 found.append(walk.closed_by(layer))
             walk = _Walk.opened_by(layer)

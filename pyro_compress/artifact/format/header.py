@@ -27,11 +27,13 @@ from pyro_compress.network.architecture import (
     PReLU,
     Referring,
     Select,
+    Table,
     Unflatten,
     Upsample,
     describe,
     last_references,
     output_shape,
+    table_of,
 )
 from pyro_compress.network.further_layers import (
     AdaptiveMaxPool2d,
@@ -44,6 +46,15 @@ from pyro_compress.network.further_layers import (
 )
 from pyro_compress.network.input_codes import InputCode
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform, power_of_two
+from pyro_compress.network.sequence_layers import (
+    Attention,
+    ConstantPositions,
+    Crop,
+    Embedding,
+    PositionBias,
+    Rearrange,
+    scores,
+)
 from pyro_compress.network.stored import tensor_shapes
 
 MAGIC = b"PYR"
@@ -60,6 +71,7 @@ MAX_EXTENT = 1 << 22
 MAX_KEPT = 1 << 24
 MAX_NUMBERS = 1 << 27
 MAX_PLACES = 1 << 24
+MAX_SCORES = 1 << 26
 MAX_NAME_BYTES = 255
 MAX_NUMBER_IN_NAME = 1 << 32
 
@@ -79,10 +91,13 @@ EXTENDED = ("Flatten", "Add", "Recall", "relu6")
 FURTHER: tuple[type, ...] = (
     *(ConvTranspose2d, Upsample, Unflatten, Activation, PReLU),
     *(Concatenate, Multiply, Pad, View, Standardize, Resize, AdaptiveMaxPool2d),
+    *(Rearrange, Standardize, Attention, PositionBias, ConstantPositions, Embedding, Crop),
 )
+# Of the two numbers of Standardize, that of the one which takes every place by itself.
+BY_PLACE = 13
 DEFAULT_EPS = 1e-5
 MODE_BITS = 2
-Named = Linear | Conv2d | ConvTranspose2d | ChannelAffine | PReLU
+Named = Linear | Conv2d | ConvTranspose2d | ChannelAffine | PReLU | Table
 CODED_ACTIVATIONS = ACTIVATIONS[: 16 - len(CODES)]
 # Those that stand among the further layers, behind relu6.
 FURTHER_ACTIVATIONS = ACTIVATIONS[len(CODED_ACTIVATIONS) + 1 :]
@@ -96,6 +111,9 @@ FIRST_NAMES: dict[type, str] = {
     ChannelAffine: "bn1",
     ConvTranspose2d: "deconv1",
     PReLU: "prelu1",
+    PositionBias: "positions1",
+    ConstantPositions: "constant1",
+    Embedding: "embedding1",
 }
 # Bits of each field that has a fixed number of them.
 CODE_BITS, NUMBER_BITS, STRENGTH_BITS, FALL_BITS, GAP_ORDER_BITS, FORM_BITS = 4, 2, 2, 2, 4, 2
@@ -223,6 +241,11 @@ def is_further(layer: Layer) -> bool:
     return layer.kind in FURTHER_ACTIVATIONS if isinstance(layer, Activation) else isinstance(layer, FURTHER)
 
 
+def further_number(layer: Layer) -> int:
+    """Which of `FURTHER` a layer is."""
+    return BY_PLACE if isinstance(layer, Standardize) and layer.by_place else FURTHER.index(type(layer))
+
+
 def extended(layer: Layer) -> int:
     """Number of a layer among those that share a code (0 is Flatten), 0 for all others."""
     if is_further(layer):
@@ -232,7 +255,10 @@ def extended(layer: Layer) -> int:
 
 
 # Layers whose result may be larger than what they take.
-ENLARGING = (Flatten, Linear, ConvTranspose2d, Upsample, Concatenate, Pad, Resize, AdaptiveMaxPool2d)
+ENLARGING = (
+    *(Flatten, Linear, ConvTranspose2d, Upsample, Concatenate, Pad, Resize, AdaptiveMaxPool2d),
+    *(ConstantPositions, Embedding),
+)
 
 
 def shape_after(layer: Layer, shapes: Sequence[tuple[int, ...]], selected: int | None) -> tuple[int, ...]:
@@ -247,6 +273,8 @@ def shape_after(layer: Layer, shapes: Sequence[tuple[int, ...]], selected: int |
         raise ArtifactError(f"the network does not fit together: {error}") from error
     if isinstance(layer, ENLARGING) and prod(after) > MAX_EXTENT:
         raise ArtifactError(f"{describe(layer)} gives {prod(after)} numbers, more than {MAX_EXTENT}")
+    if isinstance(layer, Attention) and scores(layer, after) > MAX_SCORES:
+        raise ArtifactError(f"{describe(layer)} has {scores(layer, after)} scores, more than {MAX_SCORES}")
     return after
 
 
@@ -257,12 +285,14 @@ def places(layer: Layer, before: tuple[int, ...], after: tuple[int, ...]) -> int
             return before[0]
         case Linear() | Flatten():
             return prod(after)
-        case Concatenate() if len(after) == 1:
+        case Concatenate() | Rearrange() if len(after) == 1:
             return after[0]
         case Conv2d():
             return layer.in_channels // layer.groups * prod(layer.kernel_size)
         case ConvTranspose2d():
             return layer.out_channels // layer.groups * prod(layer.kernel_size)
+        case Embedding() | PositionBias() | ConstantPositions():
+            return table_of(layer)[1][1]
     return 0
 
 

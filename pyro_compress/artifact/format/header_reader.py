@@ -8,6 +8,7 @@ from operator import ge
 
 from pyro_compress.artifact.format.coding import LARGEST, TOKENS
 from pyro_compress.artifact.format.header import (
+    BY_PLACE,
     CODE_BITS,
     CODE_RANKS,
     CODEBOOK,
@@ -94,6 +95,14 @@ from pyro_compress.network.further_layers import (
 from pyro_compress.network.input_codes import GAUSSIAN, InputCode
 from pyro_compress.network.input_codes import KINDS as CODE_KINDS
 from pyro_compress.network.quantizers import MOST_LEVELS, STEP_EXPONENTS
+from pyro_compress.network.sequence_layers import (
+    Attention,
+    ConstantPositions,
+    Crop,
+    Embedding,
+    PositionBias,
+    Rearrange,
+)
 from pyro_compress.network.stored import tensor_shapes
 
 
@@ -233,7 +242,8 @@ class HeaderReader:
 
     def _further(self, position: int, shape: tuple[int, ...]) -> Layer:
         channels = shape[0] if shape else 0
-        match FURTHER[self.within("a layer's kind", len(FURTHER) - 1, order=LEAST)].__name__:
+        number = self.within("a layer's kind", len(FURTHER) - 1, order=LEAST)
+        match FURTHER[number].__name__:
             case "Upsample":
                 return Upsample(self.pair("a factor", 1))
             case "Unflatten":
@@ -253,24 +263,54 @@ class HeaderReader:
                 mode = PAD_MODES[self.bits(MODE_BITS, "how an image is padded")]
                 return Pad(self.pair("padding", 0), self.pair("padding", 0), mode)
             case "View":
-                axes = 1 + self.within("a number of axes", MAX_RANK - 2, order=LEAST)
-                return View(tuple(self.within("an extent", MAX_EXTENT, 1) for _ in range(axes)))
+                return View(self._extents(MAX_RANK - 1))
             case "Standardize":
-                return self._standardize()
+                return self._standardize(by_place=number == BY_PLACE)
             case "Resize":
                 mode = RESIZE_MODES[self.bits(MODE_BITS, "how an image is resized")]
                 return Resize(self.pair("a size", 1), mode)
             case "AdaptiveMaxPool2d":
                 return AdaptiveMaxPool2d(self.pair("output size", 1))
+            case "Rearrange":
+                view = self._extents(MAX_RANK)
+                order = tuple(self.within("an order of axes", MAX_RANK - 1, order=LEAST) for _ in view)
+                return Rearrange(view, order, self._extents(MAX_RANK))
+            case "Attention":
+                return self._attention()
+            case "PositionBias":
+                return PositionBias(self.name(PositionBias), prod(shape[1:]), channels)
+            case "ConstantPositions":
+                behind = bool(self.bits(1, "a layer"))
+                count = self.within("a number of positions", MAX_EXTENT, 1, SMALL)
+                return ConstantPositions(self.name(ConstantPositions), count, channels, behind)
+            case "Embedding":
+                tokens = self.within("a number of tokens", MAX_EXTENT, 1)
+                features = self.within("a number of features", MAX_EXTENT)
+                return Embedding(self.name(Embedding), tokens, features)
+            case "Crop":
+                return Crop(self.pair("what is cut off", 0), self.pair("a size", 1))
         return self._conv_transpose(channels)
 
-    def _standardize(self) -> Standardize:
+    def _extents(self, most: int) -> tuple[int, ...]:
+        axes = 1 + self.within("a number of axes", most - 1, order=LEAST)
+        return tuple(self.within("an extent", MAX_EXTENT, 1) for _ in range(axes))
+
+    def _attention(self) -> Attention:
+        causal = bool(self.bits(1, "a layer"))
+        heads = self.within("a number of heads", MAX_EXTENT, 1, SMALL)
+        values = self.within("entries of v", MAX_EXTENT)
+        (scale,) = struct.unpack("<d", self.raw(8, "the scale of scores"))
+        if not isfinite(scale):
+            raise ArtifactError(f"the scale of an attention's scores is {scale}")
+        return Attention(heads, values, scale, causal)
+
+    def _standardize(self, *, by_place: bool) -> Standardize:
         mean_square, has_eps = (bool(self.bits(1, "a layer")) for _ in range(2))
         groups = self.within("groups", MAX_EXTENT, 1, SMALL)
         eps = struct.unpack("<d", self.raw(8, "epsilon"))[0] if has_eps else DEFAULT_EPS
         if not 0 < eps < inf:
             raise ArtifactError(f"the epsilon of a normalisation is {eps}, and it is finite and above 0")
-        return Standardize(groups, eps, not mean_square)
+        return Standardize(groups, eps, not mean_square, by_place)
 
     def _conv_transpose(self, channels: int) -> ConvTranspose2d:
         flags = [bool(self.bits(1, "a layer")) for _ in range(TRANSPOSED_FLAG_BITS)]

@@ -18,7 +18,6 @@ from pyro_compress.artifact.format.header import (
     FALL_BITS,
     FLOATS,
     FORM_BITS,
-    FURTHER,
     FURTHER_ACTIVATIONS,
     GAP_ORDER_BITS,
     INTEGERS,
@@ -38,6 +37,7 @@ from pyro_compress.artifact.format.header import (
     Named,
     TensorCode,
     extended,
+    further_number,
     is_further,
     next_name,
     role,
@@ -76,6 +76,7 @@ from pyro_compress.network.further_layers import (
     View,
 )
 from pyro_compress.network.input_codes import KINDS
+from pyro_compress.network.sequence_layers import Attention, ConstantPositions, Crop, Embedding, Rearrange
 
 
 class HeaderWriter:
@@ -131,6 +132,11 @@ class HeaderWriter:
         if value[0] != value[1]:
             self.number(value[1], SMALL)
 
+    def _extents(self, extents: tuple[int, ...]) -> None:
+        self.number(len(extents) - 1, LEAST)
+        for extent in extents:
+            self.number(extent)
+
     def _layer(self, layer: Layer, position: int, selected: int) -> None:
         flags, optional = _flags(layer)
         self.bits(_code(layer), CODE_BITS)
@@ -138,7 +144,7 @@ class HeaderWriter:
             self.bits(extended(layer), NUMBER_BITS)
         if is_further(layer):
             self.number(0, SMALL)
-            self.number(FURTHER.index(type(layer)), LEAST)
+            self.number(further_number(layer), LEAST)
         for flag in flags:
             self.bits(flag, 1)
         match layer:
@@ -166,9 +172,7 @@ class HeaderWriter:
                 self._pair(layer.before)
                 self._pair(layer.after)
             case View():
-                self.number(len(layer.size) - 1, LEAST)
-                for extent in layer.size:
-                    self.number(extent)
+                self._extents(layer.size)
             case Standardize():
                 self.number(layer.groups, SMALL)
             case Resize():
@@ -176,6 +180,23 @@ class HeaderWriter:
                 self._pair(layer.size)
             case AdaptiveMaxPool2d():
                 self._pair(layer.output_size)
+            case Rearrange():
+                self._extents(layer.view)
+                for axis in layer.order:
+                    self.number(axis, LEAST)
+                self._extents(layer.size)
+            case Attention():
+                self.number(layer.heads, SMALL)
+                self.number(layer.values)
+                self.raw(struct.pack("<d", layer.scale))
+            case ConstantPositions():
+                self.number(layer.count, SMALL)
+            case Embedding():
+                self.number(layer.tokens)
+                self.number(layer.features)
+            case Crop():
+                self._pair(layer.before)
+                self._pair(layer.size)
         for flag, values in zip(flags, optional, strict=True):
             for value in values if flag else ():
                 if isinstance(value, float):
@@ -290,6 +311,10 @@ def _flags(layer: Layer) -> tuple[list[bool], list[tuple[Pair | int | float, ...
             return [layer.slopes != 1], [()]
         case Standardize():
             return [not layer.centred, layer.eps != DEFAULT_EPS], [(), (float(layer.eps),)]
+        case Attention():
+            return [layer.causal], [()]
+        case ConstantPositions():
+            return [layer.behind], [()]
         case Activation() if is_further(layer) or not extended(layer):
             return [layer.slope != DEFAULT_SLOPES.get(layer.kind, 0.0)], [(float(layer.slope),)]
     return [], []

@@ -19,11 +19,14 @@ from pyro_compress.network.architecture import (
     Linear,
     Recall,
     Select,
+    Table,
     Unflatten,
     Weighted,
+    table_of,
     walk,
 )
 from pyro_compress.network.further_layers import Concatenate
+from pyro_compress.network.sequence_layers import Embedding, Rearrange
 from pyro_compress.network.stored import tensor_shapes
 
 PARITY = 2
@@ -128,6 +131,10 @@ def features_after(
         return None if features is None or earlier is None else flat(len(earlier) + len(features))
     if isinstance(layer, Unflatten):
         return None
+    if isinstance(layer, Embedding):
+        return None
+    if isinstance(layer, Rearrange):
+        return flat(layer.size[0]) if len(layer.size) == 1 else None
     if isinstance(layer, Flatten) and len(shape) == 3:
         return grid(*shape)
     if isinstance(layer, Select) and features is not None:
@@ -152,6 +159,8 @@ def tensor_columns(architecture: Architecture, image_side: int) -> dict[str, Col
         for name in tensor_shapes(Architecture((), (layer,))):
             if isinstance(layer, Weighted) and name.endswith(".weight"):
                 columns[name] = weight_columns(layer, features)
+            elif isinstance(layer, Table):
+                columns[name] = flat(table_of(layer)[1][1])
             else:
                 columns[name] = flat(1)
     return columns

@@ -21,9 +21,11 @@ from numpy.lib.stride_tricks import as_strided
 
 from pyro_compress import shipped
 from pyro_compress.artifact.format.decode import decode
+from pyro_compress.artifact.runtimes import numpy_sequences as sequences
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network import architecture as arch
 from pyro_compress.network import further_layers as further
+from pyro_compress.network import sequence_layers as seq
 from pyro_compress.network.activations import FUNCTIONS
 from pyro_compress.network.stored import StoredNetwork
 
@@ -99,6 +101,8 @@ def _working_numbers(layer: arch.Layer, before: Shape, after: Shape) -> int:
         return layer.out_channels * (prod(layer.kernel_size) * prod(before[1:]) + prod(_uncut(layer, before)))
     if isinstance(layer, arch.Conv2d) and not _is_pointwise(layer):
         return max(layer.in_channels * prod(layer.kernel_size), layer.out_channels) * prod(after[1:])
+    if isinstance(layer, seq.Attention):
+        return max(prod(before), seq.scores(layer, before))
     return prod(after)
 
 
@@ -163,6 +167,19 @@ def _step(layer: arch.Layer, network: StoredNetwork, before: Shape, after: Shape
             return lambda x: rows @ x @ columns.T
         case further.AdaptiveMaxPool2d():
             return _adaptive_maximum(before, after)
+        case seq.Rearrange():
+            return sequences.rearrange(layer)
+        case seq.Crop():
+            return sequences.crop(layer)
+        case seq.Attention():
+            return sequences.attention(layer, before, after)
+        case seq.PositionBias():
+            bias = tensor("value").T.reshape(after)
+            return lambda x: x + bias
+        case seq.ConstantPositions():
+            return sequences.constant_positions(layer, tensor("value"))
+        case seq.Embedding():
+            return sequences.embedding(layer, tensor("weight"))
     raise ArtifactError(f"this program cannot run {arch.describe(layer)}: update it")
 
 
@@ -287,7 +304,8 @@ def _adaptive_maximum(before: Shape, after: Shape) -> Step:
 
 def _standardized(layer: further.Standardize) -> Step:
     def step(x: Array) -> Array:
-        groups = x.reshape(len(x), layer.groups, -1)
+        places = prod(x.shape[2:]) if layer.by_place else 1
+        groups = x.reshape(len(x), layer.groups, -1, places)
         for _ in range(further.CENTRINGS * layer.centred):
             groups = groups - groups.mean(axis=2, keepdims=True)
         variance = np.square(groups).mean(axis=2, keepdims=True)

@@ -9,6 +9,7 @@ every call, six times slower than int8.
 Writing needs the package onnx (`pip install 'pyro-compress[onnx]'`), running any runtime for operator set 21.
 """
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from pyro_compress.artifact.runtimes.numpy_runtime import averages, bins
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network import architecture as arch
 from pyro_compress.network import further_layers as further
+from pyro_compress.network import sequence_layers as seq
 from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
@@ -31,6 +33,8 @@ _PADDINGS = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "ci
 def to_onnx(network: StoredNetwork) -> bytes:
     """An ONNX model with one input, (batch, *input shape) float32, and one output, (batch, *output shape).
 
+    Tokens, which an embedding takes, are int64.
+
     The same network gives the same bytes under one version of onnx.
 
     Raises:
@@ -39,13 +43,14 @@ def to_onnx(network: StoredNetwork) -> bytes:
     shapes = network.architecture.shapes()
     graph = _Graph(network, shapes)
     *_, last = arch.walk(network.architecture.layers, INPUT, graph.add)
+    taken = onnx.TensorProto.FLOAT if network.architecture.tokens is None else onnx.TensorProto.INT64
     # The last value may be the input itself, or one that other layers read under its name.
     graph.nodes.append(helper.make_node("Identity", [last], [OUTPUT], name=OUTPUT))
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "network",
-            [helper.make_tensor_value_info(INPUT, onnx.TensorProto.FLOAT, ["batch", *shapes[0]])],
+            [helper.make_tensor_value_info(INPUT, taken, ["batch", *shapes[0]])],
             [helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["batch", *shapes[-1]])],
             graph.initializers,
         ),
@@ -147,6 +152,8 @@ class _Graph:
                 return self._between(value, rows, columns)
             case further.AdaptiveMaxPool2d():
                 return self._adaptive_maximum(value, before, after)
+        if isinstance(layer, seq.SequenceLayer):
+            return self._sequence(layer, value, before, after)
         raise ArtifactError(f"there is no ONNX operator for {arch.describe(layer)}")
 
     def _node(self, operator: str, *inputs: str, suffix: str = "", **attributes: Any) -> str:
@@ -159,8 +166,58 @@ class _Graph:
         fewer = self._node("MatMul", self._constant("rows", rows), value, suffix="rows_averaged")
         return self._node("MatMul", fewer, self._constant("columns", columns.T))
 
+    def _sequence(self, layer: seq.SequenceLayer, value: str, before: tuple[int, ...], after: tuple[int, ...]) -> str:
+        match layer:
+            case seq.Rearrange(view=view, order=order):
+                seen = self._reshape(value, view, "seen")
+                moved = self._node("Transpose", seen, perm=(0, *(1 + axis for axis in order)), suffix="moved")
+                return self._reshape(moved, after)
+            case seq.Crop(before=(top, left), size=(height, width)):
+                bounds = (("start", (top, left)), ("stop", (top + height, left + width)), ("along", (2, 3)))
+                return self._node("Slice", value, *(self._constant(n, np.array(at, np.int64)) for n, at in bounds))
+            case seq.Attention():
+                return self._attention(layer, value, before, after)
+            case seq.PositionBias(name=name, channels=channels):
+                turned = self._node("Transpose", self._tensor(f"{name}.value"), perm=(1, 0), suffix="turned")
+                shape = self._constant("own_shape", np.array((channels, *after[1:]), np.int64))
+                return self._node("Add", value, self._node("Reshape", turned, shape, suffix="own"))
+            case seq.ConstantPositions(name=name, count=count, channels=channels, behind=behind):
+                turned = self._node("Transpose", self._tensor(f"{name}.value"), perm=(1, 0), suffix="turned")
+                shape = self._constant("own_shape", np.array((1, channels, 1, count), np.int64))
+                own = self._node("Reshape", turned, shape, suffix="own")
+                batch = self._node("Shape", value, start=0, end=1, suffix="batch")
+                each = self._node("Concat", batch, self._constant("ones", np.ones(3, np.int64)), axis=0, suffix="each")
+                parts = [self._node("Expand", own, each, suffix="expanded"), value]
+                return self._node("Concat", *(parts[::-1] if behind else parts), axis=3)
+        whole = self._node("Cast", value, to=onnx.TensorProto.INT64, suffix="tokens")
+        rows = self._node("Gather", self._tensor(f"{layer.name}.weight"), whole, axis=0, suffix="rows")
+        return self._reshape(self._node("Transpose", rows, perm=(0, 2, 1), suffix="features"), after)
+
+    def _reshape(self, value: str, shape: tuple[int, ...], suffix: str = "") -> str:
+        """0 stands for as many examples as there are."""
+        name = "_".join(part for part in ("shape", suffix) if part)
+        return self._node("Reshape", value, self._constant(name, np.array([0, *shape], np.int64)), suffix=suffix)
+
+    def _attention(self, layer: seq.Attention, value: str, before: tuple[int, ...], after: tuple[int, ...]) -> str:
+        places, keys, parts = prod(before[1:]), layer.keys(before[0]), []
+        for name, start, stop in (("q", 0, keys), ("k", keys, 2 * keys), ("v", 2 * keys, before[0])):
+            bounds = ((f"{name}_start", start), (f"{name}_stop", stop), (f"{name}_along", 1))
+            cut = (self._constant(n, np.array([at], np.int64)) for n, at in bounds)
+            each = (layer.heads, (stop - start) // layer.heads, places)
+            parts.append(self._reshape(self._node("Slice", value, *cut, suffix=f"{name}_cut"), each, name))
+        turned = self._node("Transpose", parts[0], perm=(0, 1, 3, 2), suffix="turned")
+        scaled = self._node("Mul", turned, self._constant("scale", np.float32(layer.scale)), suffix="scaled")
+        scores = self._node("MatMul", scaled, parts[1], suffix="scores")
+        if layer.causal:
+            mask = np.triu(np.full((places, places), -np.inf, np.float32), 1)
+            scores = self._node("Add", scores, self._constant("mask", mask), suffix="masked")
+        shares = self._node("Softmax", scores, axis=-1, suffix="shares")
+        shares = self._node("Transpose", shares, perm=(0, 1, 3, 2), suffix="by_key")
+        return self._reshape(self._node("MatMul", parts[2], shares, suffix="heads"), after)
+
     def _standardized(self, layer: further.Standardize, value: str, shape: tuple[int, ...]) -> str:
-        groups = self._constant("groups", np.array([0, layer.groups, -1], np.int64))
+        places = prod(shape[1:]) if layer.by_place else 1
+        groups = self._constant("groups", np.array([0, layer.groups, -1, places], np.int64))
         axis = self._constant("axis", np.array([2], np.int64))
         value = self._node("Reshape", value, groups, suffix="grouped")
         for number in range(further.CENTRINGS * layer.centred):

@@ -1,5 +1,6 @@
 """Modules of layers that torch itself has none of."""
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -136,20 +137,21 @@ class View(nn.Module):
 
 
 class Standardize(nn.Module):
-    """Every group of entries along axis 1 less its mean, divided by its deviation."""
+    """Every group of entries along axis 1 less its mean, divided by its deviation: of all places, or of each."""
 
-    def __init__(self, groups: int, eps: float, centred: bool) -> None:
+    def __init__(self, groups: int, eps: float, centred: bool, by_place: bool) -> None:
         super().__init__()
-        self.groups, self.eps, self.centred = groups, eps, centred
+        self.groups, self.eps, self.centred, self.by_place = groups, eps, centred, by_place
 
     def forward(self, x: Tensor) -> Tensor:
-        groups = x.reshape(len(x), self.groups, -1)
+        places = math.prod(x.shape[2:]) if self.by_place else 1
+        groups = x.reshape(len(x), self.groups, -1, places)
         for _ in range(further.CENTRINGS * self.centred):
             groups = groups - groups.mean(2, keepdim=True)
         return (groups * torch.rsqrt(groups.square().mean(2, keepdim=True) + self.eps)).reshape(x.shape)
 
     def extra_repr(self) -> str:
-        return f"groups={self.groups}, eps={self.eps:g}, centred={self.centred}"
+        return f"groups={self.groups}, eps={self.eps:g}, centred={self.centred}, by_place={self.by_place}"
 
 
 class Pad(nn.Module):

@@ -18,9 +18,18 @@ from pyro_compress.artifact.runtimes.torch_modules import (
     Standardize,
     View,
 )
+from pyro_compress.artifact.runtimes.torch_sequences import (
+    Attention,
+    ConstantPositions,
+    Crop,
+    Embedding,
+    PositionBias,
+    Rearrange,
+)
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network import architecture as arch
 from pyro_compress.network import further_layers as further
+from pyro_compress.network import sequence_layers as seq
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 
 # From here on a sparse product was no slower than a dense one for a single example, and 2 to 10 times faster for 8
@@ -122,7 +131,7 @@ def _module(layer: arch.Layer) -> nn.Module:
         case further.Pad():
             return Pad(layer)
         case further.Standardize():
-            return Standardize(layer.groups, layer.eps, layer.centred)
+            return Standardize(layer.groups, layer.eps, layer.centred, layer.by_place)
         case further.Resize():
             if layer.mode.startswith("nearest"):
                 return nn.Upsample(layer.size, mode=layer.mode)
@@ -141,6 +150,18 @@ def _module(layer: arch.Layer) -> nn.Module:
             return activation_module(layer)
         case arch.PReLU():
             return PReLU(layer.slopes)
+        case seq.Rearrange():
+            return Rearrange(layer)
+        case seq.Crop():
+            return Crop(layer)
+        case seq.Attention():
+            return Attention(layer)
+        case seq.PositionBias():
+            return PositionBias(layer)
+        case seq.ConstantPositions():
+            return ConstantPositions(layer)
+        case seq.Embedding():
+            return Embedding(layer)
     raise ArtifactError(f"there is no module for {arch.describe(layer)}")
 
 

@@ -67,14 +67,16 @@ def refinement(
     """`refine` as a function of the price alone: what all prices share is done once."""
     tensors, index, columns = _left(architecture, decision)
     weights = {}
+    names = {name: architecture.parameter(name) for name in index} if isinstance(architecture, Architecture) else {}
     for name, where in index.items():
-        whole, tensor = decision.sites[name].quantizer, tensors[name]
+        parameter = names.get(name, name)
+        whole, tensor = decision.sites[parameter].quantizer, tensors[name]
         if isinstance(whole, Grid) and tensor.integers is not None and tensor.integers.any():
             quantizer = whole.rows(where[0].ravel())
-            site = decision.sites[name]
+            site = decision.sites[parameter]
             # tiny where there is none, so that 1 / σ² stays finite
             variance = np.maximum(site.variance.astype(np.float64), np.finfo(np.float32).tiny)
-            known = 1 / variance if curvature is None else curvature[name].astype(np.float64)
+            known = 1 / variance if curvature is None else curvature[parameter].astype(np.float64)
             numbers = _Numbers.of(site, where, quantizer, tensor.integers, known)
             weights[name] = numbers, choose_code(tensor, columns[name])
 
@@ -84,9 +86,10 @@ def refinement(
         changed = {}
         for name, (numbers, code) in weights.items():
             integers, coarser = _cheapest(numbers, code, columns[name], price)
-            site, where = decision.sites[name], index[name]
+            parameter, where = names.get(name, name), index[name]
+            site = decision.sites[parameter]
             integers = integers.reshape(site.value[where].shape)
-            changed[name] = _with_integers(site, where, numbers.quantizer, integers, coarser)
+            changed[parameter] = _with_integers(site, where, numbers.quantizer, integers, coarser)
         return decision.with_sites(changed, price_nats_per_bit=price)
 
     return refined

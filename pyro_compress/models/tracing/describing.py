@@ -1,13 +1,35 @@
 """One operation of a traced network after the other, added to a sequence of layers."""
 
 import operator
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from pyro_compress.models.checking import CALLED
-from pyro_compress.models.tracing.operations import BY_NAME, FUNCTIONS, MODULES, RESHAPES, SOFTMAXES, SUPPORTED, reshape
+from pyro_compress.models.tracing.attention import BY_LAST_AXIS, PRODUCTS, Scores, function_norm, on_scores
+from pyro_compress.models.tracing.attention import MODULES as ATTENTION
+from pyro_compress.models.tracing.axes import PERMUTATIONS, REDUCTIONS, cut, permuted, reduction, reshaped
+from pyro_compress.models.tracing.constants import (
+    Constant,
+    add_constant,
+    as_number,
+    beside_constant,
+    constant_of,
+    scale_by_constant,
+)
+from pyro_compress.models.tracing.operations import (
+    BY_NAME,
+    ELEMENTWISE,
+    FUNCTIONS,
+    MODULES,
+    RESHAPES,
+    SOFTMAXES,
+    SUPPORTED,
+)
+from pyro_compress.models.tracing.positions import as_returned, combined, joined, settled, taken
 from pyro_compress.models.tracing.rules import Layers, RefusedError, Shape
 from pyro_compress.models.tracing.sequences import (
     COMBINATIONS,
@@ -15,8 +37,10 @@ from pyro_compress.models.tracing.sequences import (
     SPLITS,
     LayerSequence,
     Result,
+    add,
     concatenate,
     indexed,
+    multiply,
     part,
 )
 from pyro_compress.network.architecture import (
@@ -40,7 +64,7 @@ _OF_IMAGES = (
 
 def known_type(module: nn.Module) -> Any:
     """The known type that a module is, or inherits its forward pass from."""
-    kinds: tuple[Any, ...] = (*MODULES, nn.Flatten, nn.Unflatten, nn.Softmax, nn.LogSoftmax)
+    kinds: tuple[Any, ...] = (*MODULES, *ATTENTION, nn.Flatten, nn.Unflatten, nn.Softmax, nn.LogSoftmax)
     return next((kind for kind in kinds if isinstance(module, kind) and _computes_like(module, kind)), None)
 
 
@@ -62,7 +86,7 @@ class Description:
     def __init__(self, network: nn.Module, values: dict[fx.Node, Any], input_shape: Shape) -> None:
         self.sequence = LayerSequence(input_shape)
         self._network, self._values = network, values
-        self._results: dict[fx.Node, Result] = {}
+        self._results: dict[fx.Node, Result | Scores] = {}
 
     def add(self, node: fx.Node) -> None:
         """The next operation, in order of execution.
@@ -71,83 +95,188 @@ class Description:
             RefusedError: it cannot be described.
             ValueError: the layers do not fit together.
         """
-        number = 0 if node.op == "placeholder" else self._describe(node)
-        value = self._values[node]
-        # of several results, that of which they are parts
-        whole = value if isinstance(value, torch.Tensor) else self._values[node.all_input_nodes[0]]
-        self._results[node] = Result(number, tuple(whole.shape))
+        whole = self._values[node]
+        self._results[node] = Result(0, tuple(whole.shape)) if node.op == "placeholder" else self._describe(node)
 
     def finish(self, node: fx.Node) -> None:
         """Make the result of an operation the network's own, in the shape that it has there."""
         result = self._results[node]
+        if isinstance(result, Scores):
+            raise RefusedError("is a product of two results, which is supported inside of attention only")
+        result = as_returned(self.sequence, result)
         self.sequence.recall(result.number)
         if len(result.shape) == 3 and len(self.sequence.shapes[-1]) == 3:
             self.sequence.add(View(result.shape[2:]))
 
-    def _describe(self, node: fx.Node) -> int:
-        """Number of the output that holds the result of an operation."""
-        tensors = [source for source in node.all_input_nodes if not is_size(self._values[source])]
-        direct = [str(source.target) for source in tensors if source.op == "get_attr"]
-        if direct:
-            raise RefusedError(f"uses {', '.join(direct)} directly: supported are {SUPPORTED}")
-        if node.op != "call_module":
-            number = self._combined(node)
-            if number is not None:
-                return number
-        if len(tensors) > 1:
-            raise RefusedError(f"takes several results: supported are {SUPPORTED}")
-        number = self._results[tensors[0]].number
-        layers = self._layers_of(node, number)
-        if layers and isinstance(layers[0], _OF_IMAGES):
-            number = self.sequence.image(number)
-        return self.sequence.behind(number, *layers)
-
-    def _combined(self, node: fx.Node) -> int | None:
-        """The same for an operation that combines results, or cuts one; None of any other."""
-        target: Any = node.target
-        known = target in COMBINATIONS or target in CONCATENATIONS or target in SPLITS or target is operator.getitem
-        if not known:
-            return None
+    def _describe(self, node: fx.Node) -> Result | Scores:
+        """What holds the result of an operation."""
+        kind: Any = node.target
+        if node.op == "call_module":
+            kind = known_type(self._network.get_submodule(str(node.target)))
         given: Any = fx.map_arg((node.args, dict(node.kwargs)), self._resolved)
         arguments, named = given
-        if target in COMBINATIONS:
-            if named or len(arguments) != 2 or not all(isinstance(one, Result | int | float) for one in arguments):
+        operands = [self._resolved(source) for source in node.all_input_nodes]
+        if any(isinstance(one, Scores) for one in operands) or kind in PRODUCTS:
+            return on_scores(self.sequence, kind, arguments, named, self._module(node))
+        if kind in ATTENTION:
+            return ATTENTION[kind](self.sequence, self._module(node), str(node.target), *arguments, **named)
+        combined = self._combined(kind, arguments, named, node)
+        if combined is not None:
+            return combined
+        constants = [one for one in operands if isinstance(one, Constant)]
+        if kind is F.layer_norm:
+            return function_norm(self.sequence, *arguments, **named)
+        if constants:
+            direct = [str(source.target) for source in node.all_input_nodes if source.op == "get_attr"]
+            direct = direct or [one.name or "numbers of its own" for one in constants]
+            raise RefusedError(f"uses {', '.join(direct)} directly: supported are {SUPPORTED}")
+        results = [one for one in operands if isinstance(one, Result)]
+        if len(results) > 1:
+            raise RefusedError(f"takes several results: supported are {SUPPORTED}")
+        if kind in SPLITS:
+            return results[0]
+        return self._on_one(node, kind, results[0], arguments[1:], named)
+
+    def _module(self, node: fx.Node) -> Any:
+        return self._network.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def _combined(self, kind: Any, arguments: Any, named: Any, node: fx.Node) -> Result | None:
+        """The same for an operation that combines results, or cuts one; None of any other."""
+        if kind in COMBINATIONS:
+            arguments = [as_number(one) for one in arguments]
+            if (
+                named
+                or len(arguments) != 2
+                or not all(isinstance(one, Result | Constant | int | float) for one in arguments)
+            ):
                 raise RefusedError("takes something else than two results, or a result and a number")
-            return COMBINATIONS[target](self.sequence, *arguments)
-        if target in CONCATENATIONS:
-            return concatenate(self.sequence, *_bound(*arguments, **named))
-        source = arguments[0]
-        if target in SPLITS:
-            return int(source.number)
-        several = self._values[node.all_input_nodes[0]]
+            return self._combination(kind, *arguments)
+        if kind in CONCATENATIONS:
+            return self._concatenation(*_bound(*arguments, **named))
+        if kind is not operator.getitem:
+            return None
+        several, source = self._values[node.all_input_nodes[0]], arguments[0]
         if isinstance(several, torch.Tensor):
-            return indexed(self.sequence, *arguments)
-        return part(self.sequence, source, [tuple(one.shape) for one in several], arguments[1])
+            return self._indexed(source, arguments[1], tuple(self._values[node].shape))
+        module = self._module(node.all_input_nodes[0])
+        if isinstance(module, nn.MultiheadAttention):
+            if arguments[1] != 0:
+                raise RefusedError("takes the weights of attention, supported are its outputs")
+            return source
+        shapes = [tuple(one.shape) for one in several]
+        return self._part(source, shapes, arguments[1])
+
+    def _combination(self, kind: Any, left: Any, right: Any) -> Result:
+        pair = [one for one in (left, right) if isinstance(one, Result)]
+        constant = next((one for one in (left, right) if isinstance(one, Constant)), None)
+        operation = COMBINATIONS[kind]
+        if constant is not None:
+            if operation is add:
+                return add_constant(self.sequence, pair[0], constant)
+            if operation is multiply:
+                return scale_by_constant(self.sequence, pair[0], constant)
+            raise RefusedError(f"takes {constant.name or 'numbers of its own'}: supported are sums and products")
+        if len(pair) == 2:
+            return combined(self.sequence, operation, *pair)
+        return replace(pair[0], number=operation(self.sequence, left, right))
+
+    def _concatenation(self, parts: Any, axis: int) -> Result:
+        results = [one for one in parts if isinstance(one, Result)]
+        if not results or any(not isinstance(one, Result | Constant) for one in parts):
+            raise RefusedError("concatenates something that is no result of the network")
+        rank = len(results[0].shape)
+        axis %= rank
+        if all(isinstance(one, Result) and one.layout is None for one in parts) and axis == 1:
+            shape = (results[0].shape[0], sum(one.shape[1] for one in results), *results[0].shape[2:])
+            return Result(concatenate(self.sequence, results, axis), shape)
+        first = next(place for place, one in enumerate(parts) if isinstance(one, Result))
+        last = max(place for place, one in enumerate(parts) if isinstance(one, Result))
+        if any(isinstance(one, Constant) for one in parts[first:last]):
+            raise RefusedError("concatenates a parameter between results, supported is one beside all of them")
+        found = joined(self.sequence, results, axis) if len(results) > 1 else results[0]
+        for constant in reversed(parts[:first]):
+            found = beside_constant(self.sequence, found, constant, axis, behind=False)
+        for constant in parts[last + 1 :]:
+            found = beside_constant(self.sequence, found, constant, axis, behind=True)
+        return found
+
+    def _indexed(self, source: Result, index: Any, shape: Shape) -> Result:
+        if source.layout is None:
+            try:
+                number = indexed(self.sequence, source, index)
+                return Result(number, shape)
+            except RefusedError:
+                pass
+        return cut(self.sequence, source, index)
+
+    def _part(self, source: Result, shapes: list[Shape], number: int) -> Result:
+        number %= len(shapes)
+        differing = [axis for axis in range(len(shapes[0])) if sum(s[axis] for s in shapes) == source.shape[axis]]
+        if len(shapes[0]) < len(source.shape):
+            # of an unbind, whose axis the parts lack
+            found = enumerate(source.shape)
+            gone = next(
+                a for a, n in found if n == len(shapes) and shapes[0] == (*source.shape[:a], *source.shape[a + 1 :])
+            )
+            return cut(self.sequence, source, (*(slice(None),) * gone, number))
+        if not differing:
+            raise RefusedError("cuts a result into parts that are not all of it")
+        axis = differing[-1]
+        if axis == 1 and source.layout is None:
+            return Result(part(self.sequence, source, shapes, number), shapes[number])
+        start = sum(one[axis] for one in shapes[:number])
+        return taken(self.sequence, source, axis, range(start, start + shapes[number][axis]))
 
     def _resolved(self, node: fx.Node) -> Any:
-        return self._results[node] if node in self._results else self._values[node]
+        if node in self._results:
+            return self._results[node]
+        value = self._values[node]
+        return constant_of(self._network, value) if isinstance(value, torch.Tensor) else value
 
-    def _layers_of(self, node: fx.Node, number: int) -> Layers:
-        source, result, target = node.args[0], self._values[node], node.target
-        if not isinstance(source, fx.Node) or not isinstance(result, torch.Tensor):
+    def _on_one(self, node: fx.Node, kind: Any, result: Result, rest: Any, named: Any) -> Result:
+        """An operation that takes one result."""
+        source, value, target = node.args[0] if node.args else None, self._values[node], node.target
+        if not isinstance(source, fx.Node) or not isinstance(value, torch.Tensor):
             raise RefusedError(f"must take one tensor as its first argument and return one: supported are {SUPPORTED}")
-        before = tuple(self._values[source].shape)
-        kind: Any = target if node.op != "call_module" else known_type(self._network.get_submodule(str(target)))
+        after = tuple(value.shape)
+        if kind in ("long", "int") and not result.number:
+            # tokens are whole numbers of whatever type
+            return result
         if kind in RESHAPES:
-            return reshape(self.sequence.shapes[number], before, tuple(result.shape))
+            return reshaped(self.sequence, result, after)
+        if kind in PERMUTATIONS:
+            return permuted(self.sequence, result, kind, rest, named)
         if kind in SOFTMAXES:
             raise RefusedError(
                 "returns probabilities: let the network return the logits, the likelihood applies the softmax"
             )
-        if node.op == "call_module" and kind in MODULES:
-            module = self._network.get_submodule(str(target))
+        module = self._module(node)
+        if module is not None and kind is not None:
             _check_module(module)
-            return MODULES[kind](module, str(target), before[1:])
+        if kind in BY_LAST_AXIS:
+            found = BY_LAST_AXIS[kind](self.sequence, result, module, str(target))
+            if found is not None:
+                return found
+        if kind in REDUCTIONS:
+            found = reduction(self.sequence, result, kind, rest, named)
+            if found is not None:
+                return found
+        if kind not in ELEMENTWISE:
+            result = settled(self.sequence, result)
+        number = result.number
+        layers = self._layers_of(node, kind, result.shape, rest, named)
+        if layers and isinstance(layers[0], _OF_IMAGES):
+            number = self.sequence.image(number)
+        number = self.sequence.behind(number, *layers)
+        return replace(result, number=number) if kind in ELEMENTWISE else Result(number, after)
+
+    def _layers_of(self, node: fx.Node, kind: Any, before: Shape, rest: Any, named: Any) -> Layers:
+        if node.op == "call_module" and kind in MODULES:
+            return MODULES[kind](self._module(node), str(node.target), before[1:])
         full_name = f"{getattr(kind, '__module__', '')}.{getattr(kind, '__name__', '')}"
         rule = FUNCTIONS.get(kind) or BY_NAME.get(full_name)
         if rule is None:
             raise RefusedError(f"is not supported: supported are {SUPPORTED}")
-        rest, named = fx.map_arg((node.args[1:], dict(node.kwargs)), lambda argument: self._values[argument])
         return rule(before[1:], *rest, **named)
 
 

@@ -22,8 +22,8 @@ SUPPORTED = (
     "Linear, Conv1d, Conv2d, their transposes, BatchNorm1d, BatchNorm2d, LayerNorm, RMSNorm, GroupNorm, InstanceNorm, "
     "max and average pooling, Upsample, padding, Flatten, Unflatten, Dropout, Identity "
     "and the activations ReLU, ReLU6, LeakyReLU, PReLU, ELU, SELU, CELU, Tanh, Hardtanh, Sigmoid, Hardsigmoid, "
-    "LogSigmoid, Softplus, Softsign, GELU, SiLU, Hardswish, Mish, as modules or functions, sums, differences, products "
-    "and concatenations of results, and slices of channels"
+    "LogSigmoid, Softplus, Softsign, GELU, SiLU, Hardswish, Mish, as modules or functions, self-attention, Embedding, "
+    "sums, differences, products and concatenations of results, and permutations, reshapes, means and slices of axes"
 )
 
 
@@ -85,6 +85,15 @@ FUNCTIONS: dict[Any, Callable[..., Layers]] = {
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout), _dropout),
     **dict.fromkeys(("contiguous", "float"), _identity),
 }
+# What treats every number alike.
+ELEMENTWISE: frozenset[Any] = frozenset(
+    (
+        *(kind for kind in activations.MODULES if kind is not nn.PReLU),
+        *activations.FUNCTIONS,
+        *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+        *(F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout, "contiguous", "float"),
+    )
+)
 # Functions that other packages hide from tracing, by their full names.
 BY_NAME: dict[str, Callable[..., Layers]] = {"torchvision.ops.stochastic_depth.stochastic_depth": _stochastic_depth}
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 
 class Recorder(fx.Interpreter):
@@ -26,6 +26,18 @@ class Recorder(fx.Interpreter):
         self.values[n] = super().run_node(n)
         self._versions[n] = _version(self.values[n])
         return self.values[n]
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Rows of an embedding that follow one another are a part of its weight, and stay that."""
+        module = self.fetch_attr(target)
+        if type(module) is nn.Embedding and len(args) == 1 and args[0].numel() and module.max_norm is None:
+            rows = args[0].flatten()
+            first, last = int(rows[0]), int(rows[-1])
+            if last - first + 1 == len(rows) and bool(
+                (rows == torch.arange(first, last + 1, device=rows.device)).all()
+            ):
+                return module.weight[first : last + 1].view(*args[0].shape, -1)
+        return super().call_module(target, args, kwargs)
 
 
 def _version(value: Any) -> int:

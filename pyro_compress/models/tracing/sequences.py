@@ -7,24 +7,29 @@ first operation on that needs one, and as it is until then.
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import torch
 
 from pyro_compress.models.tracing.activations import plus, times
+from pyro_compress.models.tracing.layouts import Layout
 from pyro_compress.models.tracing.rules import Layers, RefusedError, Shape
-from pyro_compress.network.architecture import Activation, Add, Layer, Recall, Select, output_shape
+from pyro_compress.network.architecture import Activation, Add, Layer, Recall, Referring, Select, output_shape
 from pyro_compress.network.further_layers import Concatenate, Multiply, View, fit_together
 
 
 @dataclass(frozen=True)
 class Result:
-    """A result of the network: number of the output that holds it, and its shape as torch has it, batch axis first."""
+    """A result of the network: number of the output that holds it, and its shape as torch has it, batch axis first.
+
+    `layout` says where its axes lie, if they are not the channels and then the places of the output.
+    """
 
     number: int
     shape: Shape
+    layout: Layout | None = None
 
 
 Operand = Result | float
@@ -36,12 +41,15 @@ class LayerSequence:
     Attributes:
         layers: so far.
         shapes: of one example, of every output as it is described, the input first.
+        aliases: the module's names of parameters that layers name otherwise, by the layers' name.
     """
 
     def __init__(self, input_shape: Shape) -> None:
         self.layers: Layers = []
         self.shapes: list[Shape] = [input_shape]
+        self.aliases: dict[str, str] = {}
         self._images: dict[int, int] = {}
+        self.done: dict[tuple[int, Layer], int] = {}
         self._joined: dict[tuple[int, ...], int] = {}
 
     @property
@@ -67,6 +75,20 @@ class LayerSequence:
         self.recall(number)
         return self.add(*layers)
 
+    def once(self, number: int, layer: Layer) -> int:
+        """The same for one layer without tensors, which is there once however often it is asked for."""
+        if (number, layer) not in self.done:
+            self.done[number, layer] = self.behind(number, layer)
+        return self.done[number, layer]
+
+    def combined(self, layer: type[Add] | type[Multiply] | type[Concatenate], first: int, second: int) -> int:
+        """Two outputs combined by a layer that refers to the first."""
+        self.recall(second)
+        if first == self.last:
+            # a layer refers to an output before the one that it takes
+            self.add(Activation("times", 1.0))
+        return self.add(layer(first))
+
     def recall(self, number: int) -> int:
         """Make an output the last one."""
         return self.last if number == self.last else self.add(Recall(number))
@@ -86,6 +108,27 @@ class LayerSequence:
         if len({len(self.shapes[number]) for number in numbers}) == 1:
             return numbers
         return [self.image(number) for number in numbers]
+
+
+def needed_layers(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """Those that the last output depends on, without recalls of what is the output before anyway."""
+    needed = {len(layers)}
+    for number in range(len(layers), 0, -1):
+        if number in needed:
+            layer = layers[number - 1]
+            sources = {layer.source} if isinstance(layer, Referring) else set()
+            needed |= sources if isinstance(layer, Recall) else {number - 1, *sources}
+    found: list[Layer] = []
+    numbers = {0: 0}
+    for number, layer in enumerate(layers, 1):
+        if number not in needed:
+            continue
+        if isinstance(layer, Referring):
+            layer = replace(layer, source=numbers[layer.source])
+        if not isinstance(layer, Recall) or layer.source != len(found):
+            found.append(layer)
+        numbers[number] = len(found)
+    return tuple(found)
 
 
 def add(sequence: LayerSequence, left: Operand, right: Operand) -> int:
@@ -121,10 +164,11 @@ def divide(sequence: LayerSequence, left: Operand, right: Operand) -> int:
 
 
 def power(sequence: LayerSequence, left: Operand, right: Operand) -> int:
-    """left²."""
-    if right != 2:
-        raise RefusedError(f"has the exponent {right}, supported is 2")
-    return multiply(sequence, left, left)
+    """left² or left³."""
+    if right not in (2, 3) or not isinstance(left, Result):
+        raise RefusedError(f"has the exponent {right}, supported are 2 and 3")
+    square = multiply(sequence, left, left)
+    return square if right == 2 else multiply(sequence, replace(left, number=square), left)
 
 
 def _combine(sequence: LayerSequence, layer: type[Add] | type[Multiply], left: Result, right: Result) -> int:
@@ -135,12 +179,7 @@ def _combine(sequence: LayerSequence, layer: type[Add] | type[Multiply], left: R
             f"combines the shapes {left.shape} and {right.shape}, supported are sums, differences and products of "
             "results of one shape, or of (channels, 1, 1) and (channels, height, width)"
         )
-    first, second = sorted(numbers)
-    sequence.recall(second)
-    if first == sequence.last:
-        # a layer refers to an output before the one that it takes
-        sequence.add(Activation("times", 1.0))
-    return sequence.add(layer(first))
+    return sequence.combined(layer, *sorted(numbers))
 
 
 def concatenate(sequence: LayerSequence, results: Sequence[Result], axis: int) -> int:
@@ -154,10 +193,7 @@ def concatenate(sequence: LayerSequence, results: Sequence[Result], axis: int) -
     done = next((k for k in range(len(numbers), 1, -1) if numbers[:k] in sequence._joined), 1)
     whole = sequence._joined[numbers[:done]] if done > 1 else numbers[0]
     for k in range(done, len(numbers)):
-        sequence.recall(numbers[k])
-        if whole == sequence.last:
-            sequence.add(Activation("times", 1.0))
-        whole = sequence.add(Concatenate(whole))
+        whole = sequence.combined(Concatenate, whole, numbers[k])
         sequence._joined[numbers[: k + 1]] = whole
     return whole
 
@@ -204,4 +240,6 @@ COMBINATIONS: dict[Any, Callable[[LayerSequence, Operand, Operand], int]] = {
 }
 CONCATENATIONS: frozenset[Any] = frozenset((torch.cat, torch.concat, torch.concatenate))
 # They give several results, of which each is taken by its number.
-SPLITS: frozenset[Any] = frozenset((torch.split, torch.chunk, torch.tensor_split, "split", "chunk", "tensor_split"))
+SPLITS: frozenset[Any] = frozenset(
+    (torch.split, torch.chunk, torch.tensor_split, torch.unbind, "split", "chunk", "tensor_split", "unbind")
+)

@@ -4,7 +4,13 @@ The module is traced symbolically (`torch.fx`) and run on a few random examples,
 (`x.view(x.size(0), -1)`) are known numbers here.  What cannot be described exactly is refused by name.
 """
 
+import dis
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 import torch
@@ -16,9 +22,10 @@ from pyro_compress.models.parameters import place_in_memory, refuse_tied
 from pyro_compress.models.probing import BATCH, FEW, are_rows, evaluating, examples, first_line
 from pyro_compress.models.tracing.describing import Description, is_size, known_type
 from pyro_compress.models.tracing.recorder import Recorder
-from pyro_compress.models.tracing.rules import Layers, RefusedError, Shape
-from pyro_compress.models.tracing.sequences import LayerSequence
-from pyro_compress.network.architecture import Architecture, BatchNorm, PReLU, Weighted
+from pyro_compress.models.tracing.rules import RefusedError, Shape
+from pyro_compress.models.tracing.sequences import LayerSequence, needed_layers
+from pyro_compress.network.architecture import Architecture, Layer
+from pyro_compress.network.parameter_names import parameter_shapes
 
 
 def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
@@ -42,6 +49,8 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
     """
     check_network(network)
     check_numbers(network)
+    if known_type(network) in (nn.TransformerEncoder, nn.TransformerEncoderLayer):
+        return _alone(network, input_shape)
     x = examples(network, input_shape)
     with evaluating(network):
         graph = _graph(network)
@@ -50,8 +59,9 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
         sequence = _sequence(network, graph, values, tuple(input_shape))
     except ValueError as error:
         raise UnstorableError(f"the network cannot be described: {error}") from error
-    _check_all_used(network, sequence.layers)
-    architecture = Architecture(tuple(input_shape), tuple(sequence.layers))
+    _check_all_used(network, sequence)
+    aliases = tuple(sorted(sequence.aliases.items()))
+    architecture = Architecture(tuple(input_shape), needed_layers(sequence.layers), aliases=aliases)
     described = architecture.shapes()[-1]
     last = _result_of(graph)
     found = tuple(values[last].shape[1:])
@@ -64,18 +74,87 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
     return architecture
 
 
+class _Alone(nn.Module):
+    """Calls a network that has no forward pass which could be followed."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.network(x)
+
+
+def _alone(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
+    """The layers of a network that is described as a whole."""
+    found, prefix = trace(_Alone(network), input_shape), "network."
+    layers = [_renamed(layer, prefix) for layer in found.layers]
+    aliases = tuple((name.removeprefix(prefix), other.removeprefix(prefix)) for name, other in found.aliases)
+    return replace(found, layers=tuple(layers), aliases=aliases)
+
+
+def _renamed(layer: Any, prefix: str) -> Layer:
+    """A layer without the prefix of its name, if it has one."""
+    found: Layer = replace(layer, name=layer.name.removeprefix(prefix)) if hasattr(layer, "name") else layer
+    return found
+
+
 def _result_of(graph: fx.Graph) -> Any:
     return next(node.args[0] for node in graph.nodes if node.op == "output")
 
 
 class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """An assertion about sizes holds, as the network is run as well; all else that branches is refused."""
+        return _is_asserted(sys._getframe(1)) or super().to_bool(obj)
+
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         return known_type(module) is not None or super().is_leaf_module(module, qualified_name)
 
 
+def _is_asserted(frame: FrameType | None) -> bool:
+    """Whether the first frame that is none of torch's decides on an assertion."""
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("torch."):
+        frame = frame.f_back
+    if frame is None:
+        return False
+    code = list(dis.get_instructions(frame.f_code))
+    at = next((place for place, one in enumerate(code) if one.offset == frame.f_lasti), len(code))
+    following = [one for one in code[at : at + 4] if one.opname != "TO_BOOL"]
+    jumps = any("IF_TRUE" in one.opname for one in following)
+    return jumps and any("AssertionError" in f"{one.argval}" or "ASSERTION" in one.opname for one in following)
+
+
+@contextmanager
+def _followed(names: tuple[str, ...] = ("arange", "ones", "zeros", "full")) -> Iterator[None]:
+    """Within this context functions of torch that take sizes alone are traced where a size is."""
+    originals = {name: getattr(torch, name) for name in names}
+
+    def following(function: Any) -> Any:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            sizes: list[fx.Proxy] = []
+            fx.node.map_aggregate((args, kwargs), lambda one: sizes.append(one) if isinstance(one, fx.Proxy) else None)
+            if not sizes:
+                return function(*args, **kwargs)
+            return sizes[0].tracer.create_proxy("call_function", function, args, kwargs)
+
+        return called
+
+    for name, function in originals.items():
+        setattr(torch, name, following(function))
+    try:
+        yield
+    finally:
+        for name, function in originals.items():
+            setattr(torch, name, function)
+
+
 def _graph(network: nn.Module) -> fx.Graph:
     try:
-        graph = _Tracer().trace(network)
+        with _followed():
+            graph = _Tracer().trace(network)
     except Exception as error:
         raise UnstorableError(
             f"the forward pass of {type(network).__name__} cannot be traced: {first_line(error)}; "
@@ -170,27 +249,30 @@ def _sequence(network: nn.Module, graph: fx.Graph, values: dict[fx.Node, Any], i
         raise UnstorableError(
             f"{type(network).__name__} must return the result of its last layer, one tensor of logits"
         )
-    description.finish(last)
+    try:
+        description.finish(last)
+    except RefusedError as reason:
+        raise UnstorableError(f"the result of {type(network).__name__} {reason}") from None
     return description.sequence
 
 
 def _needed(graph: fx.Graph, values: dict[fx.Node, Any]) -> list[fx.Node]:
-    """What the result depends on in order of execution, without parameters and what is only a size."""
+    """What the result depends on in order of execution, of what is made of the input and is not only a size."""
     found = {node for node in graph.nodes if node.op in ("placeholder", "output")}
+    made: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op in ("placeholder", "output") or any(source in made for source in node.all_input_nodes):
+            made.update([node] if node.op == "output" or not is_size(values[node]) else [])
     for node in reversed(graph.nodes):
         if node in found:
-            found.update(source for source in node.all_input_nodes if not is_size(values[source]))
-    return [node for node in graph.nodes if node in found and node.op != "get_attr"]
+            found.update(source for source in node.all_input_nodes if source in made)
+    return [node for node in graph.nodes if node in found]
 
 
-def _check_all_used(network: nn.Module, layers: Layers) -> None:
+def _check_all_used(network: nn.Module, sequence: LayerSequence) -> None:
+    names = (sequence.aliases.get(name, name) for layer in sequence.layers for name in parameter_shapes(layer))
     try:
-        owners = refuse_tied(
-            (f"{layer.name}.{kind}", parameter)
-            for layer in layers
-            if isinstance(layer, Weighted | BatchNorm | PReLU)
-            for kind, parameter in network.get_submodule(layer.name).named_parameters(recurse=False)
-        )
+        owners = refuse_tied((name, network.get_parameter(name)) for name in names)
     except NetworkError as error:
         # a layer that is used twice; priors refuse two names of one tensor
         raise UnstorableError(str(error)) from None

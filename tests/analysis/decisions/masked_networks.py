@@ -41,6 +41,14 @@ from pyro_compress.network.further_layers import (
     View,
 )
 from pyro_compress.network.quantizers import Uniform
+from pyro_compress.network.sequence_layers import (
+    Attention,
+    ConstantPositions,
+    Crop,
+    Embedding,
+    PositionBias,
+    Rearrange,
+)
 from pyro_compress.network.stored import StoredNetwork
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
@@ -82,6 +90,25 @@ def run(network: StoredNetwork, x: torch.Tensor) -> torch.Tensor:
             case Pad():
                 sides = [side for pair in zip(layer.before, layer.after, strict=True) for side in pair]
                 return F.pad(x, [*sides[2:], *sides[:2]], layer.mode.replace("zeros", "constant"))
+            case Standardize(by_place=True):
+                each = x.reshape(len(x), layer.groups, -1, math.prod(x.shape[2:]))
+                centred = each - each.mean(2, keepdim=True) if layer.centred else each
+                return (centred / (centred.square().mean(2, keepdim=True) + layer.eps).sqrt()).reshape(x.shape)
+            case Rearrange():
+                turned = x.reshape(len(x), *layer.view).permute(0, *(1 + axis for axis in layer.order))
+                return turned.reshape(len(x), *layer.size)
+            case Crop():
+                (top, left), (height, width) = layer.before, layer.size
+                return x[:, :, top : top + height, left : left + width]
+            case Attention():
+                return attended(layer, x)
+            case PositionBias():
+                return x + tensors[f"{layer.name}.value"].T.reshape(x.shape[1:])
+            case ConstantPositions():
+                own = tensors[f"{layer.name}.value"].T[:, None].expand(len(x), -1, -1, -1)
+                return torch.cat([x, own] if layer.behind else [own, x], 3)
+            case Embedding():
+                return tensors[f"{layer.name}.weight"][x.long()].transpose(1, 2)[:, :, None]
             case Standardize():
                 if layer.centred:
                     return F.group_norm(x, layer.groups, eps=layer.eps)
@@ -128,6 +155,25 @@ def run(network: StoredNetwork, x: torch.Tensor) -> torch.Tensor:
 
     *_, result = walk(network.architecture.layers, x.double(), after)
     return result
+
+
+def attended(layer: Attention, x: torch.Tensor) -> torch.Tensor:
+    """Attention, head by head."""
+    keys, parts = layer.keys(x.shape[1]), []
+    q, k, v = x.flatten(2).split((keys, keys, layer.values), 1)
+    for each in zip(q.chunk(layer.heads, 1), k.chunk(layer.heads, 1), v.chunk(layer.heads, 1), strict=True):
+        scores = layer.scale * each[0].transpose(1, 2) @ each[1]
+        if layer.causal:
+            scores = scores.masked_fill(torch.ones_like(scores).triu(1) > 0, -torch.inf)
+        parts.append(each[2] @ scores.softmax(2).transpose(1, 2))
+    return torch.cat(parts, 1).reshape(len(x), layer.values, *x.shape[2:])
+
+
+def inputs(network: nn.Module, shape: tuple[int, ...], count: int, generator: np.random.Generator) -> torch.Tensor:
+    """Standard normal, or tokens for a network that embeds them, float32."""
+    if isinstance(next(network.children(), None), nn.Embedding):
+        return torch.from_numpy(generator.integers(0, 7, size=(count, *shape))).float()
+    return torch.from_numpy(generator.normal(size=(count, *shape))).float()
 
 
 def masked(network: nn.Module, decision: Decision, x: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,97 @@
+"""Operations that permute, split, join, cut and reduce axes."""
+
+from math import prod
+from typing import Any
+
+import torch
+
+from pyro_compress.models.tracing.layouts import Layout
+from pyro_compress.models.tracing.operations import reshape
+from pyro_compress.models.tracing.positions import layout_of, reduced, result_of, taken
+from pyro_compress.models.tracing.rules import RefusedError, Shape
+from pyro_compress.models.tracing.sequences import LayerSequence, Result
+from pyro_compress.network.architecture import AdaptiveAvgPool2d
+from pyro_compress.network.further_layers import AdaptiveMaxPool2d
+
+
+def reshaped(sequence: LayerSequence, result: Result, after: Shape) -> Result:
+    """In another shape: as layers of images where those say it, else where the axes lie."""
+    described = sequence.shapes[result.number]
+    # channels that are cut into heads are no other image
+    heads = len(described) == 3 and len(after) == 4 and after[1] < described[0] == prod(after[1:3])
+    if result.layout is None and not heads:
+        try:
+            layers = reshape(described, result.shape, after)
+        except RefusedError:
+            pass
+        else:
+            return Result(sequence.behind(result.number, *layers), after)
+    return result_of(sequence, result.number, layout_of(sequence, result).reshaped(after))
+
+
+def permuted(sequence: LayerSequence, result: Result, kind: Any, rest: Any, named: Any) -> Result:
+    """With axes in another order, whatever the function is called."""
+    # every axis is told by its extent
+    numbered = torch.empty(tuple(range(1, 1 + len(result.shape))), device="meta")
+    turned = getattr(numbered, kind)(*rest, **named) if isinstance(kind, str) else kind(numbered, *rest, **named)
+    order = [extent - 1 for extent in turned.shape]
+    return result_of(sequence, result.number, layout_of(sequence, result).permuted(order))
+
+
+def cut(sequence: LayerSequence, result: Result, index: Any) -> Result:
+    """x[…]: entries of axes by slices and numbers, axes of extent 1 by None.
+
+    Raises:
+        RefusedError: an index is anything else, or takes examples from one another.
+    """
+    items: list[Any] = list(index) if isinstance(index, tuple) else [index]
+    if not any(item is Ellipsis for item in items):
+        items.append(Ellipsis)
+    at = next(place for place, item in enumerate(items) if item is Ellipsis)
+    known = sum(item is not None and item is not Ellipsis for item in items)
+    items[at : at + 1] = [slice(None)] * (len(result.shape) - known)
+    axis = 0
+    for item in items:
+        if item is None:
+            layout = layout_of(sequence, result)
+            axes = (*layout.axes[:axis], (), *layout.axes[axis:])
+            result = result_of(sequence, result.number, Layout(layout.factors, axes))
+        elif isinstance(item, int):
+            result = taken(sequence, result, axis, [item % result.shape[axis]])
+            layout = layout_of(sequence, result)
+            result = result_of(sequence, result.number, layout.without_axis(axis))
+            continue
+        elif isinstance(item, slice | list):
+            result = taken(sequence, result, axis, torch.arange(result.shape[axis])[item].tolist())
+        else:
+            raise RefusedError(f"takes [{index}] of a result, supported are slices and numbers of an axis")
+        axis += 1
+    return result
+
+
+def reduction(sequence: LayerSequence, result: Result, kind: Any, rest: Any, named: Any) -> Result | None:
+    """Mean, sum or largest number over some axes; None where a layer of images is it."""
+    layer, total = REDUCTIONS[kind]
+    dim, keepdim = _axes(*rest, **named)
+    rank = len(result.shape)
+    axes = sorted({axis % rank for axis in ((dim,) if isinstance(dim, int) else dim or ())})
+    if not axes or (result.layout is None and rank in (3, 4) and axes[0] > 1):
+        return None
+    return reduced(sequence, result, axes, keepdim=keepdim, layer=layer, total=total)
+
+
+def _axes(dim: Any = None, keepdim: bool = False, dtype: Any = None) -> tuple[Any, bool]:
+    return dim, keepdim
+
+
+PERMUTATIONS: frozenset[Any] = frozenset(
+    (
+        *(torch.permute, torch.transpose, torch.swapaxes, torch.swapdims, torch.movedim, torch.moveaxis),
+        *("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis"),
+    )
+)
+REDUCTIONS: dict[Any, tuple[type[AdaptiveAvgPool2d] | type[AdaptiveMaxPool2d], bool]] = {
+    **dict.fromkeys((torch.mean, "mean"), (AdaptiveAvgPool2d, False)),
+    **dict.fromkeys((torch.sum, "sum"), (AdaptiveAvgPool2d, True)),
+    **dict.fromkeys((torch.amax, "amax"), (AdaptiveMaxPool2d, False)),
+}

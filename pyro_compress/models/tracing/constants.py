@@ -1,0 +1,157 @@
+"""Parameters that stand in the forward pass outside of a layer: position embeddings, class tokens, scales of channels.
+
+What the network makes of a parameter without its input (views, permutations, rows of an embedding) is followed by where
+its numbers lie in memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_compress.models.parameters import place_in_memory
+from pyro_compress.models.tracing.positions import at_channels, layout_of, result_of
+from pyro_compress.models.tracing.rules import RefusedError
+from pyro_compress.models.tracing.sequences import LayerSequence, Result
+from pyro_compress.network.architecture import BatchNorm
+from pyro_compress.network.sequence_layers import ConstantPositions, PositionBias
+
+
+@dataclass(frozen=True)
+class Constant:
+    """What the network makes of a parameter alone.
+
+    Attributes:
+        name: of the parameter, None where it is none.
+        value: numbers.
+        indices: for each of them, the number in the parameter.
+    """
+
+    name: str | None
+    value: Tensor
+    indices: Tensor | None = None
+
+
+def constant_of(network: nn.Module, value: Tensor) -> Constant:
+    """Whether a tensor is numbers of a parameter, and which."""
+    for name, parameter in network.named_parameters():
+        if place_in_memory(parameter)[0] != place_in_memory(value)[0] or not parameter.is_contiguous():
+            continue
+        first = int(value.storage_offset() - parameter.storage_offset())
+        last = first + sum((n - 1) * step for n, step in zip(value.shape, value.stride(), strict=True))
+        if first >= 0 and last < parameter.numel() and value.numel():
+            numbers = torch.arange(parameter.numel())
+            return Constant(name, value, numbers.as_strided(value.shape, value.stride(), first))
+    return Constant(None, value)
+
+
+def add_constant(sequence: LayerSequence, result: Result, constant: Constant) -> Result:
+    """A number of its own for every place and channel, added."""
+    name, indices = _needed(constant, "adds")
+    for channels in _channels(sequence, result):
+        own = _by_channel(sequence, result, indices, channels)
+        if own is not None and _increases(own.T):
+            number, layout = at_channels(sequence, result, channels)
+            layer = PositionBias(_layer_name(name), own.shape[1], len(own))
+            sequence.aliases[f"{layer.name}.value"] = name
+            return result_of(sequence, sequence.behind(number, layer), layout)
+    raise RefusedError(
+        f"adds {name}, of shape {tuple(constant.value.shape)}, to {result.shape}: supported is a number for each place "
+        "and feature, the features along the parameter's last axis"
+    )
+
+
+def scale_by_constant(sequence: LayerSequence, result: Result, constant: Constant) -> Result:
+    """A factor for every channel."""
+    name, indices = _needed(constant, "multiplies with")
+    for channels in _channels(sequence, result):
+        own = _by_channel(sequence, result, indices, channels)
+        if own is not None and bool((own == own[:, :1]).all()) and _increases(own[:, 0]):
+            number, layout = at_channels(sequence, result, channels)
+            layer = BatchNorm(_layer_name(name), len(own), 0.0, True, bias=False, running=False)
+            sequence.aliases[f"{layer.name}.weight"] = name
+            return result_of(sequence, sequence.behind(number, layer), layout)
+    raise RefusedError(
+        f"multiplies {result.shape} with {name}, of shape {tuple(constant.value.shape)}: supported is a factor for "
+        "each channel or feature"
+    )
+
+
+def beside_constant(sequence: LayerSequence, result: Result, constant: Constant, axis: int, *, behind: bool) -> Result:
+    """Positions with numbers of their own, in front of those of a result or behind them."""
+    name, indices = _needed(constant, "concatenates")
+    layout = layout_of(sequence, result)
+    channels = [*chain.from_iterable(each for at, each in enumerate(layout.axes) if at != axis and 0 not in each)]
+    number, layout = at_channels(sequence, result, channels, [[], layout.axes[axis]])
+    count = indices.shape[axis]
+    features = indices[0].movedim(axis - 1, 0)
+    if not bool((indices == indices[:1]).all()) or not _increases(features):
+        raise RefusedError(
+            f"concatenates {name}, of shape {tuple(constant.value.shape)}, with {result.shape}: supported are "
+            "positions with a number for each feature, the features along the parameter's last axis"
+        )
+    layer = ConstantPositions(_layer_name(name), count, features.numel() // count, behind)
+    sequence.aliases[f"{layer.name}.value"] = name
+    number = sequence.behind(number, layer)
+    factors = len(layout.axes[axis])
+    return result_of(sequence, number, layout.exchanged(axis, 1 + len(channels), factors, result.shape[axis] + count))
+
+
+def as_number(given: Any) -> Any:
+    """A single number that is no parameter as such; anything else as it is."""
+    single = isinstance(given, Constant) and given.name is None and given.value.numel() == 1
+    return given.value.item() if single and given.value.dtype != torch.bool else given
+
+
+def _needed(constant: Constant, what: str) -> tuple[str, Tensor]:
+    if constant.name is None or constant.indices is None:
+        raise RefusedError(
+            f"{what} numbers that are no parameter's, of shape {tuple(constant.value.shape)}: make them an "
+            "nn.Parameter, with requires_grad=False if they are not to be fitted"
+        )
+    return constant.name, constant.indices
+
+
+def _layer_name(parameter: str) -> str:
+    """What the layer is called: as the parameter, or as the module whose only one it is."""
+    return parameter.removesuffix(".weight") or parameter
+
+
+def _channels(sequence: LayerSequence, result: Result) -> list[tuple[int, ...]]:
+    """Factors that may be channels: those that are, and those of the last axis."""
+    layout, shape = layout_of(sequence, result), sequence.shapes[result.number]
+    found: list[int] = []
+    size = 1
+    while size < shape[0]:
+        found.append(1 + len(found))
+        size *= layout.factors[found[-1]]
+    return list(dict.fromkeys([tuple(found), layout.axes[-1]]))
+
+
+def _by_channel(sequence: LayerSequence, result: Result, indices: Tensor, channels: Sequence[int]) -> Tensor | None:
+    """(channels, places): numbers in the parameter; None if examples have different ones."""
+    layout = layout_of(sequence, result)
+    try:
+        seen = layout.in_memory(indices.expand(result.shape))
+    except RuntimeError:
+        raise RefusedError(
+            f"combines the shapes {result.shape} and {tuple(indices.shape)}, supported are parameters that go with "
+            "every example"
+        ) from None
+    if not bool((seen == seen[:1]).all()):
+        return None
+    others = [factor for factor in range(1, len(layout.factors)) if factor not in channels]
+    width = prod(layout.factors[factor] for factor in channels)
+    # as `at_channels` puts them: in order of memory, or else of the axes
+    if list(channels) != list(range(1, 1 + len(channels))):
+        others = [factor for axis in layout.axes for factor in axis if factor in others]
+    return seen.permute(0, *channels, *others)[0].reshape(width, -1)
+
+
+def _increases(numbers: Tensor) -> bool:
+    """Whether they are 0, 1, 2, …, row major."""
+    return bool((numbers.flatten() == torch.arange(numbers.numel())).all())
