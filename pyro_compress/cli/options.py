@@ -29,7 +29,7 @@ KindOption = Annotated[
 DataOption = Annotated[
     str | None,
     typer.Option(
-        "--data", help="digits, mnist, fashion-mnist, cifar10, or module:factory; by default the network's usual."
+        "--data", help="digits, mnist, …, a .npz file of arrays, or module:factory; by default the network's usual."
     ),
 ]
 DataDirOption = Annotated[

@@ -28,7 +28,8 @@ Part = Literal["train", "validation", "test"]
 class DataSet:
     """Inputs and targets in memory, checked once.
 
-    Inputs are float32 of shape (examples, *input_shape).  With `classes` (the classes' names) targets are
+    Inputs are float32 of shape (examples, *input_shape), or int64, at least 0: tokens, of which a network looks up
+    embeddings.  With `classes` (the classes' names) targets are
     int64 of shape (examples,) and index them, or of shape (examples, *positions) with a label per position, -100
     where a position does not count; with `classes=None` targets are float32 of shape (examples,) or
     (examples, *outputs).  `size` is N where it is more than the examples held (a sample of a
@@ -63,6 +64,8 @@ class DataSet:
             )
         for part, x, y in self._parts():
             least = UNLABELLED if self.partly_labelled and part == "train" else 0
+            if x.dtype != self.train_x.dtype:
+                raise DataError(f"{self.name}: {part}: inputs are {x.dtype}, the training inputs {self.train_x.dtype}")
             _check_part(f"{self.name}: {part}", x, y, self.input_shape, self.train_y.shape[1:], self.classes, least)
         if self.partly_labelled and self.classes is None:
             raise DataError(f"{self.name}: only class labels can be missing in part, and the targets are real numbers")
@@ -177,7 +180,7 @@ class DataSet:
 
     def taught(self, outputs: Tensor) -> "DataSet":
         """The same with a teacher's outputs, a row per training example."""
-        return replace(self, train_teacher=outputs.to(self.train_x))
+        return replace(self, train_teacher=outputs.to(self.train_x.device, torch.float32))
 
     def on(self, device: str | torch.device) -> "DataSet":
         """The same with all three parts on a device; itself where they are there already."""
@@ -219,7 +222,8 @@ def as_data(
     `validation` is examples, or a number or share (0..1) of the training examples to hold out at random,
     stratified by class.  `N` is the size of the whole training set where `train` (after the split) is only
     a sample of it.  Integer targets are class labels (`classes`: names or their number, by default one more
-    than the largest label), real ones are regression targets.  Inputs become float32 as they are, without scaling.
+    than the largest label), real ones are regression targets.  Inputs of the type int64 are tokens and stay so; others
+    become float32 as they are, without scaling.
     A DataLoader that shuffles is read in the order of its Dataset, and so is one that repeats examples, each once.
     Copies, examples of the same input and target, are held out or trained on together; where too few different ones
     are left for that, or the parts that were given share examples, a warning says how many.  A DataSet is returned
@@ -283,7 +287,7 @@ def _check_part(
     if y.shape[1:] != target_shape:
         raise DataError(f"{where}: targets of shape {tuple(y.shape[1:])}, the training ones have {tuple(target_shape)}")
     for what, values, dtype in (
-        ("inputs", x, torch.float32),
+        ("inputs", x, torch.int64 if x.dtype == torch.int64 else torch.float32),
         ("targets", y, torch.float32 if classes is None else torch.int64),
     ):
         if values.dtype != dtype:
@@ -294,6 +298,8 @@ def _check_part(
             raise DataError(
                 f"{where}: {what} hold {values[tuple(bad)].item()} at index {tuple(bad)}; remove or replace it"
             )
+    if x.dtype == torch.int64 and x.numel() and int(x.min()) < 0:
+        raise DataError(f"{where}: inputs of the type int64 are tokens, counted from 0, found {int(x.min())}")
     if classes is None:
         return
     if y.ndim != 1 and y.shape[1:].numel() == 1:

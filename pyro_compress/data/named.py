@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pyro_compress.config.factories import call_factory
-from pyro_compress.data import files, survival
+from pyro_compress.data import characters, files, scenes, survival, tables
+from pyro_compress.data.archives import read_archive
 from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.data.splits import SPLIT_SEED, count_held_out, stratified_split
 from pyro_compress.errors import DataError, unknown_name
@@ -24,17 +25,24 @@ def load(
     split_seed: int = SPLIT_SEED,
     download: bool = True,
 ) -> DataSet:
-    """A data set by its name (digits, mnist, fashion-mnist, cifar10; rossi, gbsg) or by `module:factory`.
+    """A data set by its name (`NAMES`), from a `.npz` file (`archives`), or by `module:factory`.
 
-    Pixels are scaled to 0..1 and not normalised further; `survival` says what the last two are.  `data_dir` is where
+    Pixels are scaled to 0..1 and not normalised further; what rossi and gbsg are says `survival`, diamonds and
+    electricity `tables`, digit-scenes `scenes`, and python-topics `characters`.  `data_dir` is where
     files are looked for: by default the folder named by PYRO_COMPRESS_DATA, else `~/.cache/pyro-compress`; missing
     files are downloaded there unless `download` is false.  `validation` is the number or the share of training
-    examples held out (default 187 for digits, 60 for rossi, 300 for gbsg, 5,000 for the others).  Raises DataError.
+    examples held out (default 187 for digits, 60 for rossi, 300 for gbsg, 5,000 for the others; some sets come with
+    their own).  Raises DataError.
     """
     if ":" in name:
         return from_factory(name, validation=0.1 if validation is None else validation, split_seed=split_seed)
+    if name.endswith(".npz"):
+        found = {"validation": 0.1 if validation is None else validation, "split_seed": split_seed}
+        return as_data(**found | read_archive(Path(name)))
     if name in survival.READERS:
         return _survival(name, validation, split_seed)
+    if name in _MADE:
+        return _MADE[name](validation, split_seed)
     if name not in _READERS:
         raise DataError(unknown_name("data set", name, NAMES))
     default_validation, classes, reader = _READERS[name]
@@ -115,5 +123,13 @@ _READERS: dict[str, tuple[int, tuple[str, ...], _Reader]] = {
     "fashion-mnist": (5000, _FASHION, files.read_fashion_mnist),
     "cifar10": (5000, _CIFAR10, files.read_cifar10),
 }
-NAMES = (*_READERS, *survival.READERS)
+_MADE: dict[str, Callable[[int | float | None, int], DataSet]] = {
+    "diamonds": tables.diamonds,
+    "electricity": tables.electricity,
+    "digit-scenes": lambda validation, split_seed: scenes.digit_scenes(
+        load("digits", split_seed=split_seed), validation
+    ),
+    "python-topics": lambda validation, _: characters.python_topics(validation),
+}
+NAMES = (*_READERS, *survival.READERS, *_MADE)
 """The data sets that `load` knows by name."""

@@ -32,7 +32,7 @@ def pair_of(source: Any, where: str) -> tuple[Tensor, Tensor]:
 
 
 def read_examples(source: Any, where: str, most: int = 2) -> tuple[Tensor, ...]:
-    """Inputs as float32 and targets as int64 or float32, from anything in `Examples`; up to `most` tensors in all."""
+    """Inputs (`as_inputs`) and targets (int64 or float32) from anything in `Examples`; up to `most` tensors in all."""
     if isinstance(source, TensorDataset):
         source = source.tensors
     if isinstance(source, Dataset | DataLoader):
@@ -55,7 +55,12 @@ def read_examples(source: Any, where: str, most: int = 2) -> tuple[Tensor, ...]:
             )
         if x.is_complex() or y.is_complex():
             raise DataError(f"{where}: complex values; inputs and targets are real")
-    return x.to(torch.float32), *(y.to(torch.float32 if y.is_floating_point() else torch.int64) for y in targets)
+    return as_inputs(x), *(y.to(torch.float32 if y.is_floating_point() else torch.int64) for y in targets)
+
+
+def as_inputs(x: Tensor) -> Tensor:
+    """Tokens, int64, as they are; numbers of any other type as float32."""
+    return x if x.dtype == torch.int64 else x.to(torch.float32)
 
 
 def _drain(source: Any, where: str, most: int) -> tuple[Tensor, ...]:

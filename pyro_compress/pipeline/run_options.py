@@ -16,6 +16,10 @@ USUAL_DATA: Mapping[tuple[int, ...], str] = {
     (1, 28, 28): "mnist",
     (3, 32, 32): "cifar10",
     (7,): "rossi",
+    (26,): "diamonds",
+    (3, 96): "electricity",
+    (1, 24, 24): "digit-scenes",
+    (64,): "python-topics",
 }
 # options of the command line that are settings of the method
 METHOD_OPTIONS = ("epochs", "kl_weight", "chains", "draws")

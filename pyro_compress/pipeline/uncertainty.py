@@ -99,7 +99,8 @@ def uncertainty_of_run(
 def other_inputs(name: str, data: DataSet, data_dir: Path | None, seed: int) -> Tensor:
     """Inputs of another kind than the run's: the test part of a data set, or 'noise'.
 
-    Noise is uniform between the least and the largest value of the training inputs, as many as there are test examples.
+    Noise is uniform between the least and the largest value of the training inputs, whole numbers where these are
+    tokens, as many as there are test examples.
 
     Raises:
         DataError: another shape than the run's inputs, or the run's own data.
@@ -109,6 +110,9 @@ def other_inputs(name: str, data: DataSet, data_dir: Path | None, seed: int) -> 
     if name == NOISE:
         shape = data.part("test")[0].shape
         low, high = float(data.train_x.min()), float(data.train_x.max())
+        if data.train_x.dtype == torch.int64:
+            generator = generator_for(seed, len(data.train_x))
+            return torch.randint(int(low), int(high) + 1, shape, generator=generator)
         return low + (high - low) * torch.rand(shape, generator=generator_for(seed, len(data.train_x)))
     x, _ = load_named_data(name, data_dir).part("test")
     if tuple(x.shape[1:]) != data.input_shape:

@@ -31,7 +31,10 @@ PARAMETERS = {
     "tiny-cnn": 208 + 1_168 + 2_320 + 3_480 + 250,
     "vgg-16": 14_987_210,
 }
-CLASSIFIERS = sorted(name for name, entry in NETWORKS.items() if entry.classes is not None)
+WITH_POSITIONS = ("text", "unet")
+CLASSIFIERS = sorted(
+    name for name, entry in NETWORKS.items() if entry.classes is not None and name not in WITH_POSITIONS
+)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -43,6 +46,22 @@ def test_registered_networks_trace_and_take_a_gradient_step(name: str) -> None:
     outputs = network(torch.randn(2, *entry.input_shape))
     nn.functional.cross_entropy(outputs, torch.tensor([0, entry.classes - 1])).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_networks_for_other_data_put_out_what_their_targets_are() -> None:
+    sizes = {name: sum(p.numel() for p in build(name).parameters()) for name in ("series", "tabular", *WITH_POSITIONS)}
+    assert sizes == {"series": 51_640, "tabular": 11_777, "text": 77_825, "unet": 29_411}
+    assert trace(build("series"), (3, 96)).shapes()[-1] == (24,)
+    assert trace(build("tabular"), (26,)).shapes()[-1] == (1,)
+    assert trace(build("unet"), (1, 24, 24)).shapes()[-1] == (11, 24, 24)
+    network, x = build("text").eval(), torch.randint(97, (2, 64))
+    with torch.no_grad():
+        whole = network(x)
+        changed = network(torch.cat([x[:, :40], (x[:, 40:] + 1) % 97], 1))
+    assert whole.shape == (2, 64, 97)
+    # what is behind a position changes nothing there
+    torch.testing.assert_close(changed[:, :40], whole[:, :40])
+    assert not torch.allclose(changed[:, 40:], whole[:, 40:])
 
 
 @pytest.mark.parametrize("name", sorted(name for name in NETWORKS if name.startswith("vae")))

@@ -37,7 +37,7 @@ UNKNOWN = {
     ),
     "data": (
         ["--network", "digits-mlp", "--prior", "normal", "--data", "digit"],
-        "unknown data set 'digit': known are cifar10, digits, fashion-mnist, gbsg, mnist, rossi.",
+        "unknown data set 'digit': known are cifar10, diamonds, digit-scenes, digits, electricity, ",
         "Did you mean 'digits'?",
     ),
     "method": (
@@ -67,7 +67,7 @@ UNKNOWN = {
     ),
     "method option": (
         ["--prior", "normal", *MINE, "--set", "method.learningrate=1"],
-        "unknown option of inference method 'svi': 'learningrate': known are averaging, baseline, ",
+        "unknown option of inference method 'svi': 'learningrate': known are accumulate, averaging, baseline, ",
         "Did you mean 'learning_rate'?",
     ),
     "augmentation option": (

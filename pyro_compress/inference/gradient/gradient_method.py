@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from pyro_compress.data.splits import batch_sizes
 from pyro_compress.errors import InferenceError, unknown_name
 from pyro_compress.inference.contract import DefaultFloat, MinibatchMethod, Model, State
 from pyro_compress.inference.gradient.elbo import ElboTerms
 from pyro_compress.inference.loop.feed import Batch
 from pyro_compress.inference.loop.processes import Ranks
+from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.names import dotted_name
+from pyro_compress.models.rows import examples_of
 
 Schedule = Callable[[float], float]
 
@@ -36,7 +39,17 @@ def linear(progress: float) -> float:
     return 1.0 - progress
 
 
-SCHEDULES: Mapping[str, Schedule] = {"constant": constant, "hold-then-linear": hold_then_linear, "linear": linear}
+def cosine(progress: float) -> float:
+    """½ (1 + cos π p), from 1 to 0 along half a wave (Loshchilov & Hutter 2017)."""
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+SCHEDULES: Mapping[str, Schedule] = {
+    "constant": constant,
+    "cosine": cosine,
+    "hold-then-linear": hold_then_linear,
+    "linear": linear,
+}
 
 
 ADVICE = "the last good state is kept: lower the learning rate, clip gradients or check the inputs"
@@ -218,10 +231,14 @@ class GradientMethod(MinibatchMethod):
 
     Args:
         epochs: passes over the training data.
-        batch_size: examples per step.
+        batch_size: examples per pass.
         learning_rate: base rate.
         optimizer: name of a torch optimizer ('adam' is fused) or a callable (groups, lr=...).
-        schedule: 'hold-then-linear', 'linear', 'constant' or a function of progress in [0, 1].
+        schedule: 'hold-then-linear', 'linear', 'cosine', 'constant' or a function of progress in [0, 1].
+        rate_warmup: share w of the T steps over which the rate rises linearly, (t + 1) / (w T) at step t; the schedule
+            has what is left.
+        accumulate: k passes of `batch_size` examples make a step, whose gradient is that of all of them at once: memory
+            is that of one pass.
         clip: largest gradient norm, or None; of the objective per example.
     """
 
@@ -231,6 +248,8 @@ class GradientMethod(MinibatchMethod):
     learning_rate: float = DefaultFloat(1e-3)
     optimizer: str | Callable[..., torch.optim.Optimizer] = "adam"
     schedule: str | Schedule = "hold-then-linear"
+    rate_warmup: float = 0.0
+    accumulate: int = 1
     clip: float | None = None
 
     def __post_init__(self) -> None:
@@ -242,11 +261,48 @@ class GradientMethod(MinibatchMethod):
             )
         if self.clip is not None and not self.clip > 0:
             raise InferenceError(f"clip is the largest norm of a gradient, above 0, or None; found {self.clip}")
+        if not 0 <= self.rate_warmup < 1 or self.accumulate < 1:
+            raise InferenceError(
+                f"{type(self).__name__} needs rate_warmup, a share of the run, from 0 to below 1, and accumulate of at "
+                f"least 1 pass per step; found rate_warmup={self.rate_warmup}, accumulate={self.accumulate}"
+            )
         schedule_named(self.schedule)
+
+    @property
+    def examples_per_step(self) -> int:
+        return self.batch_size * self.accumulate
+
+    def passes(self, state: "GradientState", batch: Batch) -> list[tuple[Batch, float]]:
+        """A step's batch in parts of at most `batch_size` examples, each with its share of them.
+
+        With the N/n of its own, a part's estimate times that share is its part of the whole batch's.
+
+        Raises:
+            InferenceError: several passes of a Pyro model.
+        """
+        if self.accumulate == 1:
+            return [(batch, 1.0)]
+        if not isinstance(state.model, BayesianNetwork):
+            raise InferenceError(
+                f"accumulate={self.accumulate} takes a network's examples in parts, and how the arguments of a Pyro "
+                "model come apart is not known: leave it out, or give a smaller batch_size"
+            )
+        count = examples_of(batch)
+        sizes = batch_sizes(count, state.ranks.share_size(self.batch_size))
+        parts = zip(*(part.split(sizes) for part in batch), strict=True)
+        return [(part, size / count) for part, size in zip(parts, sizes, strict=True)]
+
+    def rate_at(self, progress: float, steps: int) -> float:
+        """The learning rate of the step that comes after that share of so many."""
+        warm, schedule = self.rate_warmup, schedule_named(self.schedule)
+        if not warm:
+            return self.learning_rate * schedule(progress)
+        rising = min(1.0, (progress + 1 / steps) / warm)
+        return self.learning_rate * rising * schedule(max(0.0, (progress - warm) / (1 - warm)))
 
     def begin(self, state: GradientState) -> float:
         """Clear the gradients and set the learning rate of this step, which is returned."""
-        rate = self.learning_rate * schedule_named(self.schedule)(state.progress)
+        rate = self.rate_at(state.progress, state.steps_planned)
         set_learning_rate(state.optimizer, rate)
         state.clear_gradients()
         return rate

@@ -14,6 +14,7 @@ from pyro_compress.data.generators import generator_for
 from pyro_compress.data.splits import batch_sizes
 from pyro_compress.errors import DataError, InferenceError
 from pyro_compress.inference.loop.alone import own
+from pyro_compress.inference.loop.inputs import refuse_inputs
 from pyro_compress.inference.loop.processes import Ranks
 from pyro_compress.inference.loop.targets import refuse_targets
 from pyro_compress.models.arguments import Arguments
@@ -76,6 +77,7 @@ class Feed:
                     f"{data.name}: labels are missing, which a SemiSupervisedVAE takes and a {type(model).__name__} "
                     "does not: give data.labelled()"
                 )
+            refuse_inputs(model, data)
             refuse_targets(model, data)
             if data.augmentation is not None and model.has_local_sites:
                 raise DataError(

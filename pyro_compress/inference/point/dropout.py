@@ -41,7 +41,8 @@ class Dropout(MAP):
     Priors enter as under `MAP`.  Dropout layers of the network's own stay as they are, beside these masks.
 
     Args:
-        epochs, batch_size, learning_rate, optimizer, schedule, clip, rates, kl_weight: see `MAP`.
+        epochs, batch_size, learning_rate, optimizer, schedule, rate_warmup, accumulate,
+            clip, rates, kl_weight: see `MAP`.
         rate: p, chance that an input unit of a dense layer or an input channel of a convolution is dropped.
         input_rate: p of the first such layer, which reads the data.
     """
@@ -90,7 +91,8 @@ class MCDropout(Dropout):
     the evidence is claimed: the complexity that is reported is −log p(θ).
 
     Args:
-        epochs, batch_size, learning_rate, optimizer, schedule, clip, rate, input_rate: see `Dropout`.
+        epochs, batch_size, learning_rate, optimizer, schedule, rate_warmup, accumulate,
+            clip, rate, input_rate: see `Dropout`.
         draws: that the posterior carries; None is 1,000, or as many as 256 MiB hold.
     """
 

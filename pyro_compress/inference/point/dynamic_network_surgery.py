@@ -36,7 +36,8 @@ class DynamicNetworkSurgery(MaskedTraining):
     Thresholds are of the weights that it starts from: give it a trained network (`pretrain_epochs`, `weights`).
 
     Args:
-        epochs, batch_size, learning_rate, optimizer, schedule, clip, rate, input_rate: see `MaskedTraining`.
+        epochs, batch_size, learning_rate, optimizer, schedule, rate_warmup, accumulate,
+            clip, rate, input_rate: see `MaskedTraining`.
         c: of the threshold, one number or by patterns of names, {"conv*": 1.0}; weights that none names have no mask.
         gamma, power: γ and p.
         until: share of the run after which masks stay as they are.

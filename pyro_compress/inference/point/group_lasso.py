@@ -35,7 +35,8 @@ class GroupLasso(MaskedTraining):
     """MAP, or dropout, with a penalty on the norms of groups of weights.
 
     Args:
-        epochs, batch_size, learning_rate, schedule, clip, rate, input_rate: see `MaskedTraining`.
+        epochs, batch_size, learning_rate, schedule, rate_warmup, accumulate,
+            clip, rate, input_rate: see `MaskedTraining`.
         optimizer: 'adam' or 'sgd', whose step sizes are known.
         strength: λ, in nats of the whole data set.
         retrain: share of the run at its end without the penalty.

@@ -44,7 +44,8 @@ class LearningCompression(MaskedTraining):
     given, sparsity is 0.9.
 
     Args:
-        epochs, batch_size, learning_rate, optimizer, schedule, clip, rate, input_rate: see `MaskedTraining`.
+        epochs, batch_size, learning_rate, optimizer, schedule, rate_warmup, accumulate,
+            clip, rate, input_rate: see `MaskedTraining`.
         sparsity: share of the weights that is zero.
         levels: K, different values, none of them zero by itself.
         ternary: −b, 0 and b.

@@ -33,7 +33,8 @@ class MagnitudePruning(MaskedTraining):
     """MAP, or dropout, of which the smallest weights go in cuts while it is trained.
 
     Args:
-        epochs, batch_size, learning_rate, optimizer, schedule, clip, rate, input_rate: see `MaskedTraining`.
+        epochs, batch_size, learning_rate, optimizer, schedule, rate_warmup, accumulate,
+            clip, rate, input_rate: see `MaskedTraining`.
         sparsity: s, the share of the weights that is gone at the end; or by patterns of names, {"fc1.*": 0.92}, and
             then weights that none names stay.
         over: 'layer', s of every weight tensor, or 'network', s of all together.

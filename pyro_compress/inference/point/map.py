@@ -58,7 +58,7 @@ class MAP(GradientMethod):
     be bounded in them too.  What was flat, and what was joint, stands in the provenance as 'priors'.
 
     Args:
-        epochs, batch_size, learning_rate, optimizer, schedule, clip: as of `SVI`.
+        epochs, batch_size, learning_rate, optimizer, schedule, rate_warmup, accumulate, clip: as of `SVI`.
         rates: multipliers of the base rate, 1 where not named: 'weight' (parameters with a prior), 'scale' and 'other'
             (other sites by the role that their prior gives them), 'free' (parameters without a prior) and 'hyper'.
         kl_weight: β, the weight of −log p(w) and of the densities of hyper-parameters.
@@ -102,10 +102,14 @@ class MAP(GradientMethod):
 
     def step(self, state: "PointState", batch: Batch) -> Info:
         rate, beta = self.begin(state), warmed_up(self.kl_weight, state.progress, self.kl_warmup)
-        terms = self.estimate(state, batch)
-        self.descend(state, terms.objective(beta) / state.size, {**terms.by_site, "y": terms.data})
+        data = complexity = 0.0
+        for part, share in self.passes(state, batch):
+            terms = self.estimate(state, part)
+            self.descend(state, share * terms.objective(beta) / state.size, {**terms.by_site, "y": terms.data})
+            data += share * float(terms.data.detach())
+            complexity += share * float(terms.complexity.detach())
         self.finish(state)
-        return Info(float(terms.data.detach()), float(terms.complexity.detach()), beta, rate)
+        return Info(data, complexity, beta, rate)
 
     def terms(self, state: "PointState", batch: Batch) -> ElboTerms:
         """Log-likelihood and −log prior at the present values, total nats; by site."""

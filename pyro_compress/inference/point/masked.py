@@ -59,7 +59,7 @@ class MaskedTraining(Dropout):
     (Han et al. 2015).
 
     Args:
-        epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
+        epochs, batch_size, learning_rate, optimizer, schedule, rate_warmup, accumulate, clip: see `GradientMethod`.
         rate, input_rate: of dropout, see `Dropout`; 0 is plain training.
     """
 

@@ -15,6 +15,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.func import functional_call
 
+from pyro_compress.data.sources import as_inputs
 from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.loop.alone import alone
@@ -149,7 +150,7 @@ def _networks(
     untouched = Untouched()
 
     def run(held: dict[str, Tensor], part: Tensor) -> Tensor:
-        output: Tensor = untouched(lambda x: functional_call(network, held, (x,)), part.to(torch.float32))
+        output: Tensor = untouched(lambda x: functional_call(network, held, (x,)), as_inputs(part))
         return output
 
     places = ((chain, draw) for chain in range(draws.chains) for draw in range(draws.count))

@@ -24,6 +24,7 @@ from pyro.infer import Predictive
 from torch import Tensor
 
 from pyro_compress.config.keyword_options import whole_number
+from pyro_compress.data.sources import as_inputs
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.loop.alone import alone
 from pyro_compress.inference.loop.dtypes import in_network_type
@@ -294,7 +295,7 @@ def _outputs(model: BayesianNetwork, values: Values, x: Tensor, chunk: int, modu
         return with_output_of(model.network, module, lambda: model.call_network(parameters, part))[1]
 
     # as a fit reads them
-    x = x.to(torch.float32)
+    x = as_inputs(x)
     with torch.no_grad():
         return torch.cat([output(part) for part in x.split(chunk)]).cpu().double()
 

@@ -61,7 +61,7 @@ class VariationalMethod(GradientMethod):
     """Descends the negative ELBO, with the guide that the priors declare unless a subclass builds another.
 
     Args:
-        epochs, batch_size, learning_rate, optimizer, schedule, clip: see `GradientMethod`.
+        epochs, batch_size, learning_rate, optimizer, schedule, rate_warmup, accumulate, clip: see `GradientMethod`.
         rates: multipliers of the base rate for 'weight', 'scale', 'other', 'log_variance' and 'free' parameters (the
             last are the model's own, point-estimated), for hyper-parameters of priors, 'hyper', and for those of a
             'guide' of the user's own; those not named keep their default.
@@ -144,10 +144,10 @@ class VariationalMethod(GradientMethod):
         # per example, so that clipping and any optimizer see a scale that does not depend on N
         estimates = 1 if self.side_by_side(state) else self.particles
         total = float(state.size * estimates)
-        for _ in range(estimates):
-            terms = self.one_estimate(state, batch, weights, total)
-            data += float(terms.data.detach()) / estimates
-            complexity += float(terms.complexity.detach()) / estimates
+        for part, share in self.passes(state, batch) * estimates:
+            terms = self.one_estimate(state, part, (share * weights[0], share * weights[1]), total)
+            data += share * float(terms.data.detach()) / estimates
+            complexity += share * float(terms.complexity.detach()) / estimates
             if isinstance(terms, ScoreTerms):
                 # after its gradient: a baseline must not know the sample that it is taken from
                 state.baseline = state.baseline.after(terms)
@@ -208,7 +208,8 @@ class VariationalMethod(GradientMethod):
 
     def may_move_at_once(self, state: VariationalState) -> bool:
         """Whether nothing comes between the gradient of one estimate and the step of Adam."""
-        alone = self.clip is None and state.ranks.count == 1 and (self.particles == 1 or self.side_by_side(state))
+        alone = self.clip is None and self.accumulate == 1 and state.ranks.count == 1
+        alone = alone and (self.particles == 1 or self.side_by_side(state))
         return alone and Adam.is_plain(state.optimizer)
 
     def move(self, state: VariationalState) -> None:
@@ -293,7 +294,7 @@ class VariationalMethod(GradientMethod):
         """Whether the steps that are left pay for compiling one that spares so many multiply-adds per example."""
         if self.compile == "always" or not state.compiled or state.traced is None:
             return True
-        examples = self.batch_size * (state.steps_planned - state.steps_done) / state.ranks.count
+        examples = self.examples_per_step * (state.steps_planned - state.steps_done) / state.ranks.count
         return state.traced.is_worth_compiling_anew(examples * multiply_adds)
 
     def refuse_shrinking(self) -> None:

@@ -43,7 +43,8 @@ class BayesByBackprop(VariationalMethod):
     A step descends M F_i, on the scale of SVI's objective, so the mean over an epoch is the tempered negative ELBO.
 
     Args:
-        epochs, batch_size, learning_rate, optimizer, schedule, clip, rates, kl_weight, kl_warmup, particles, averaging:
+        epochs, batch_size, learning_rate, optimizer, schedule, rate_warmup, accumulate, clip, rates, kl_weight,
+            kl_warmup, particles, averaging:
             as of `SVI`.
         complexity_cost: π: 'uniform', 1/M, or 'blundell', halved from batch to batch.  The latter is published, with
             plain gradient descent; steps of Adam do not grow with the gradient, so that a complexity which nearly all
@@ -71,7 +72,7 @@ class BayesByBackprop(VariationalMethod):
     def weights(self, state: VariationalState, batch: Batch, beta: float) -> tuple[float, float]:
         """Those of M F_i, with β before the complexity."""
         # a model without data comes as one batch
-        batches = number_of_batches(state.held, self.batch_size)
+        batches = number_of_batches(state.held, self.examples_per_step)
         share = COSTS[self.complexity_cost](1 + state.steps_done % batches, batches)
         # `terms.data` is N/n Σ log p: a smaller last batch counts as the examples that it has
         examples = examples_of(batch) / state.held if state.held else 1.0

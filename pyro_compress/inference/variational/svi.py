@@ -48,11 +48,12 @@ class SVI(VariationalMethod):
 
     Args:
         epochs: passes over the training data.
-        batch_size: examples per step.
+        batch_size: examples per pass.
+        rate_warmup, accumulate: a rise of the rate before the schedule, and passes per step, see `GradientMethod`.
         learning_rate: base rate of the optimizer.  Where nothing but the guide is set, a Pyro model is fitted by
             Newton's method in place of this and the two before (`inference.defaults.best_normal`).
         optimizer: name of a torch optimizer ('adam' is fused) or a callable (groups, lr=...).
-        schedule: of the rate: 'hold-then-linear', 'linear', 'constant' or a function of progress in [0, 1].
+        schedule: of the rate: 'hold-then-linear', 'linear', 'cosine', 'constant' or a function of progress in [0, 1].
         clip: largest norm of the gradient of the objective per example, or None.
         rates: multipliers of the base rate by role: 'weight' 1, 'scale' 5, 'log_variance' 3, 'free' 1 (point
             estimates), 'hyper' 1 (of priors), 'guide' 1 (parameters of a guide of your own), 'other' 1; those not named

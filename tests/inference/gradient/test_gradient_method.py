@@ -3,10 +3,14 @@
 import math
 from typing import Any
 
+import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
 
+import pyro_compress as pc
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.gradient.gradient_method import SCHEDULES, build_optimizer, schedule_named
 from pyro_compress.inference.point.map import MAP
@@ -157,3 +161,68 @@ def test_loss_is_per_example_so_rates_do_not_depend_on_n() -> None:
         method.step(state, batch())
         found.append(torch.cat([parameter.detach().flatten() for parameter in state.trained()]))
     torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_cosine_after_a_linear_rise() -> None:
+    method, steps = SVI(learning_rate=0.4, schedule="cosine", rate_warmup=0.25), 40
+    rates = [method.rate_at(step / steps, steps) for step in range(steps)]
+    assert rates[:10] == pytest.approx([0.04 * (step + 1) for step in range(10)])
+    falling = [0.2 * (1 + math.cos(math.pi * (step - 10) / 30)) for step in range(10, 40)]
+    assert rates[10:] == pytest.approx(falling)
+    plain = SVI(learning_rate=0.4)
+    assert [plain.rate_at(step / 4, 4) for step in range(4)] == [0.4, 0.4, 0.4, 0.2]
+    with pytest.raises(InferenceError, match=r"rate_warmup, a share .* found rate_warmup=1\.0, accumulate=1"):
+        SVI(rate_warmup=1.0)
+
+
+@pytest.mark.parametrize("examples", [24, 22, 17])
+def test_passes_that_make_a_step_have_the_gradient_of_all_examples(examples: int) -> None:
+    torch.manual_seed(1)
+    data = torch.randn(examples, 4), torch.randn(examples, 3)
+    gradients, reported = [], []
+    for method in (MAP(batch_size=24), MAP(batch_size=8, accumulate=3)):
+        assert method.examples_per_step == 24
+        state = method.init(model(), 60, 0)
+        moved: list[torch.Tensor] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                state.optimizer,
+                "step",
+                lambda state=state, moved=moved: moved.extend(parameter.grad.clone() for parameter in state.trained()),
+            )
+            info = method.step(state, data)
+        gradients.append(moved)
+        reported.append((info.data_nats, info.complexity_nats))
+    for whole, parts in zip(*gradients, strict=True):
+        torch.testing.assert_close(parts, whole)
+    assert reported[0] == pytest.approx(reported[1])
+
+
+def test_accumulated_estimates_are_that_of_the_whole_batch_on_the_same_noise() -> None:
+    torch.manual_seed(3)
+    data = torch.randn(20, 4), torch.randn(20, 3)
+    method = SVI(batch_size=6, accumulate=4, estimator="shared", compile="never")
+    state = method.init(model(), 50, 0)
+
+    def terms(batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        torch.manual_seed(7)
+        return method.terms(state, batch).objective(0.3)
+
+    passes = method.passes(state, data)
+    assert [len(part[0]) for part, _ in passes] == [6, 6, 6, 2]
+    together = torch.stack([share * terms(part) for part, share in passes]).sum()
+    torch.testing.assert_close(together, terms(data))
+
+
+def test_an_accumulated_fit_is_that_of_large_batches() -> None:
+    torch.manual_seed(4)
+    x = torch.randn(50, 4)
+    found = [
+        pc.fit(model(), (x, x[:, :3].sin()), method, seed=0)
+        for method in (MAP(epochs=3, batch_size=20), MAP(epochs=3, batch_size=5, accumulate=4))
+    ]
+    for name, site in found[0].parameters.items():
+        np.testing.assert_allclose(site.mean, found[1].parameters[name].mean, atol=1e-5)
+    with pytest.raises(InferenceError, match="takes a network's examples in parts"):
+        pc.fit(lambda x: pyro.sample("y", dist.Normal(pyro.sample("m", dist.Normal(0.0, 1.0)), 1.0), obs=x), x[:, 0],
+               MAP(epochs=1, batch_size=50, accumulate=2))  # fmt: skip
