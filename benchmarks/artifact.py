@@ -22,7 +22,8 @@ import numpy as np
 from benchmarks.artifact_competitors import competitors
 from pyro_compress.artifact.format.codebook import places_in
 from pyro_compress.artifact.format.coding import TOTAL, UNIT
-from pyro_compress.artifact.format.decode import Section, decode, decode_sections, unwrap
+from pyro_compress.artifact.format.container import unwrap
+from pyro_compress.artifact.format.decode import Section, decode, decode_sections
 from pyro_compress.artifact.format.header_reader import HeaderReader
 from pyro_compress.artifact.format.layout import tensor_columns
 from pyro_compress.artifact.format.stream import code_selections, code_tensor

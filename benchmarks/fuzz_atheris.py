@@ -15,6 +15,7 @@ with atheris.instrument_imports(include=["pyro_compress.artifact"]):
     from pyro_compress.artifact.format import (  # noqa: F401
         codebook,
         coding,
+        container,
         decode,
         decode_weights,
         header_reader,
@@ -47,9 +48,9 @@ def mutate(data: bytes, longest: int, seed: int) -> bytes:
     if random.random() < 0.5:
         return fuzzing.mutated(files, random)[0][:longest]
     try:
-        body = decode.unwrap(data)
+        body = container.unwrap(data)
     except ArtifactError:
-        body = decode.unwrap(files[-1])
+        body = container.unwrap(files[-1])
     return fuzzing.wrapped(atheris.Mutate(body, LONGEST))[:longest]
 
 

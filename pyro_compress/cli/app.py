@@ -307,6 +307,22 @@ def unpack(
 
 
 @app.command()
+def annotate(
+    file: FileArgument,
+    entries: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME=VALUE ...", help="What the file is to say; VALUE may be JSON, and none removes."),
+    ],
+) -> None:
+    """Let a compressed file say something of itself: class names, normalisation, licence, source."""
+    from pyro_compress.pipeline.annotating import annotate_file
+
+    path = _compressed_file(file)
+    before, after = annotate_file(path, entries)
+    show(f"{path}: {after:,} bytes, {before:,} before")
+
+
+@app.command()
 def card(
     target: Annotated[str, typer.Argument(metavar="NAME", help="Shipped network, or the directory of a finished run.")],
     as_json: JsonOption = False,

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ def as_dict(path: Path) -> dict[str, Any]:
         "file_bytes": len(artifact),
         "kind": artifact.kind,
         **(_layers(artifact.held) if isinstance(artifact.held, StoredNetwork) else _tensors(artifact.held)),
+        **({"metadata": dict(artifact.metadata)} if artifact.metadata else {}),
         "other_bytes": other_bytes(artifact.held),
         **description_length(path.parent),
         "sections": [
@@ -70,6 +72,7 @@ def describe_file(path: Path) -> list[RenderableType]:
     """The same as printable parts."""
     found = as_dict(path)
     lines = _described_layers(found) if "layers" in found else _described_tensors(found)
+    lines += [f"{name}: {json.dumps(said, ensure_ascii=False)}" for name, said in found.get("metadata", {}).items()]
     for name, size in found["other_bytes"].items():
         said = "install zstandard to see it" if size is None else f"{size:,} bytes, {size / found['file_bytes']:.2f} ×"
         lines.append(f"the same network as {name}: {said} the file" if size is not None else f"{name}: {said}")

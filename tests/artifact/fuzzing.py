@@ -18,12 +18,10 @@ from types import FrameType
 
 import numpy as np
 
-from pyro_compress.artifact.format.decode import unwrap
+from pyro_compress.artifact.format.container import MAGIC, VERSION, unwrap
 from pyro_compress.artifact.format.decode_weights import decode_any
 from pyro_compress.artifact.format.header import (
     ALL_ZERO,
-    MAGIC,
-    VERSION,
     WEIGHTS_MARK,
     Header,
     TensorCode,

@@ -10,7 +10,8 @@ import torch
 from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.analysis.decisions.weight_sharing import weight_sharing
 from pyro_compress.artifact.format.codebook import codebook_of, levels_at, places_in
-from pyro_compress.artifact.format.decode import decode, unwrap
+from pyro_compress.artifact.format.container import unwrap
+from pyro_compress.artifact.format.decode import decode
 from pyro_compress.artifact.format.header_reader import HeaderReader
 from pyro_compress.artifact.runtimes.numpy_runtime import forward
 from pyro_compress.artifact.writing.artifact import Artifact

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from pyro_compress.artifact.format.container import MAX_NOTE, contained, write_note
 from pyro_compress.artifact.format.decode import decode
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.errors import ArtifactError
@@ -83,6 +84,48 @@ def test_another_version(valid: bytes, version: int) -> None:
 def test_damaged_checksum(valid: bytes) -> None:
     with pytest.raises(ArtifactError, match="damaged: its checksum is"):
         decode(valid[:-1] + bytes([valid[-1] ^ 1]))
+
+
+@pytest.fixture(scope="module")
+def noted(valid: bytes) -> bytes:
+    return contained(body_of(valid), write_note({"classes": ["cat", "dog"], "licence": "MIT"}))
+
+
+def test_files_with_a_note_truncated_at_every_byte(noted: bytes) -> None:
+    for length in range(len(noted)):
+        with pytest.raises(ArtifactError, match=r"truncated|damaged|the file starts with b''"):
+            decode(noted[:length])
+
+
+def test_every_flipped_bit_of_a_file_with_a_note(noted: bytes) -> None:
+    for position in range(8 * len(noted)):
+        damaged = bytearray(noted)
+        damaged[position // 8] ^= 1 << position % 8
+        with pytest.raises(ArtifactError):
+            decode(bytes(damaged))
+
+
+@pytest.mark.parametrize(
+    ("note", "sentence"),
+    [
+        (b"[1, 2]", "no JSON object with entries"),
+        (b"{}", "no JSON object with entries"),
+        (b"{'a': 1}", "is not JSON in UTF-8"),
+        (b'{"a": 1, "a": 2}', "a key is there twice"),
+        (b'{"a": NaN}', "NaN is no number of JSON"),
+        (b'{"a": "\xff"}', "is not JSON in UTF-8"),
+        (b'{"a": ' + b"[" * 60_000, "is not JSON in UTF-8"),
+        (b'{"a": "' + b"x" * MAX_NOTE + b'"}', f"a note has 1 to {MAX_NOTE} bytes"),
+    ],
+)
+def test_notes_that_are_none(valid: bytes, note: bytes, sentence: str) -> None:
+    with pytest.raises(ArtifactError, match=sentence):
+        decode(contained(body_of(valid), note))
+
+
+def test_bytes_behind_a_note(noted: bytes) -> None:
+    with pytest.raises(ArtifactError, match="2 bytes stand behind the end"):
+        decode(noted + b"ab")
 
 
 def test_bytes_behind_the_end(valid: bytes) -> None:

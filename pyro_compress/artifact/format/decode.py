@@ -4,7 +4,6 @@ Needs numpy, constriction and the standard library only, never torch.  Whatever 
 `ArtifactError` with a sentence; nothing in a file is ever executed.
 """
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -12,12 +11,10 @@ from math import prod
 import numpy as np
 
 from pyro_compress.artifact.format.codebook import levels_at
+from pyro_compress.artifact.format.container import unwrap
 from pyro_compress.artifact.format.deviations import DEVIATIONS_FLAG, code_deviations
 from pyro_compress.artifact.format.header import (
     ALL_ZERO,
-    MAGIC,
-    MAX_LENGTH_BYTES,
-    VERSION,
     WEIGHTS_MARK,
     Header,
     quantizer_of,
@@ -29,7 +26,6 @@ from pyro_compress.errors import ArtifactError
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 
-CHECKSUM_BYTES = 4
 SLACK_BYTES = 16
 NUMBERS_PER_BYTE_BITS = 19
 NO_LAYERS = (
@@ -133,46 +129,6 @@ def _sections(
         sections.append(_deviations_section(network.tensors, network.deviations, last))
     rest = file_bytes - sum(section.file_bytes for section in sections)
     return [Section("container", (), 0, 0, rest, rest), *sections]
-
-
-def unwrap(data: bytes) -> bytes:
-    """The body of a file: what stands between magic, version and length, and the checksum."""
-    if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
-        raise ArtifactError(f"not a compressed network: the file starts with {data[:4]!r}, {MAGIC!r} was expected")
-    if len(data) > len(MAGIC) and data[len(MAGIC)] != VERSION:
-        raise ArtifactError(
-            f"the file has format version {data[len(MAGIC)]}, this program reads version {VERSION}: "
-            "update the program, or write the file again with it"
-        )
-    length, start = _length(data)
-    expected = start + length + CHECKSUM_BYTES
-    if len(data) < expected:
-        raise ArtifactError(f"the file is truncated: {len(data)} of {expected} bytes are there; fetch it again")
-    if len(data) > expected:
-        raise ArtifactError(f"{len(data) - expected} bytes stand behind the end of the compressed network")
-    found, stated = zlib.crc32(data[:-CHECKSUM_BYTES]), int.from_bytes(data[-CHECKSUM_BYTES:], "little")
-    if found != stated:
-        raise ArtifactError(
-            f"the file is damaged: its checksum is {found:08x}, {stated:08x} was expected; fetch it again"
-        )
-    return data[start:-CHECKSUM_BYTES]
-
-
-def _length(data: bytes) -> tuple[int, int]:
-    """Length of the body, and where it starts."""
-    value, start = 0, len(MAGIC) + 1
-    for position, byte in enumerate(data[start : start + MAX_LENGTH_BYTES]):
-        value |= (byte & 127) << 7 * position
-        if byte < 128:
-            if not byte and position:
-                break
-            return value, start + position + 1
-    else:
-        if len(data) < start + MAX_LENGTH_BYTES:
-            raise ArtifactError(
-                f"the file is truncated: it ends after {len(data)} bytes, inside its length; fetch it again"
-            )
-    raise ArtifactError("the length at the start of the file is not written as the format asks")
 
 
 def _floats(header: Header, body: bytes, start: int) -> tuple[dict[str, np.ndarray], int]:

@@ -5,7 +5,8 @@ from math import prod
 import numpy as np
 
 from pyro_compress.artifact.format.codebook import levels_at
-from pyro_compress.artifact.format.decode import Section, check_plausible, decode, section_of, unwrap
+from pyro_compress.artifact.format.container import unwrap
+from pyro_compress.artifact.format.decode import Section, check_plausible, decode, section_of
 from pyro_compress.artifact.format.header import WEIGHTS_MARK, quantizer_of
 from pyro_compress.artifact.format.header_reader import HeaderReader
 from pyro_compress.artifact.format.stream import RangeReader, code_tensor

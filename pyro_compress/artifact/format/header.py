@@ -57,10 +57,6 @@ from pyro_compress.network.sequence_layers import (
 )
 from pyro_compress.network.stored import tensor_shapes
 
-MAGIC = b"PYR"
-VERSION = 1
-MAX_LENGTH_BYTES = 5
-
 MAX_LAYERS = 1024
 MAX_RANK = 8
 # What stands in the place of the rank where the input is a code: this, and the kind's number more.

@@ -1,13 +1,15 @@
 """A compressed network as a value: bytes, the file they go to, and the network, or weights alone, that they hold."""
 
 import copy
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 
 from pyro_compress import shipped
+from pyro_compress.artifact.format.container import contained, parted, read_note, write_note
 from pyro_compress.artifact.format.decode import NO_LAYERS, Section, decode_sections
 from pyro_compress.artifact.format.decode_weights import decode_any, decode_weights_sections
 from pyro_compress.artifact.writing.encode import encode
@@ -41,18 +43,39 @@ class Artifact:
     Attributes:
         data: the file's content; ArtifactError if it is not a complete and intact compressed network.
         held: what was decoded from it.
+        metadata: what the file says of itself, see `with_metadata`; empty if it says nothing.
     """
 
     data: bytes
     held: StoredNetwork | StoredWeights = field(init=False, repr=False, compare=False)
+    metadata: Mapping[str, Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "held", decode_any(self.data))
+        object.__setattr__(self, "metadata", read_note(parted(self.data)[1]))
 
     @staticmethod
     def of(network: StoredNetwork | StoredWeights) -> "Artifact":
         """Encode a stored network, or weights."""
         return Artifact(encode(network) if isinstance(network, StoredNetwork) else encode_weights(network))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "Artifact":
+        """The only .pyrc file of a folder, such as that of a run; a hub's habit, and the same as `load(folder)`."""
+        return load(folder)
+
+    def with_metadata(self, entries: Mapping[str, Any]) -> "Artifact":
+        """The same network in a file that says of itself what is given, in place of what it said.
+
+        Args:
+            entries: what JSON can say, under any names; usual ones are 'classes' (their names in order),
+                'normalisation' (mean and deviation of inputs), 'licence' and 'source'.  They cost their length as JSON
+                and a byte or two; with none the file is what it was without.
+
+        Raises:
+            ArtifactError: JSON cannot say it, or it takes more than 64 KiB.
+        """
+        return Artifact(contained(parted(self.data)[0], write_note(entries)))
 
     def __len__(self) -> int:
         """Size of the file in bytes."""
@@ -150,7 +173,15 @@ class Artifact:
 
     def sections(self) -> list[Section]:
         """What each part of the file costs, beside the entropy of its numbers; sums to `len(self)`."""
-        return (decode_sections if self.kind == "runnable" else decode_weights_sections)(self.data)[1]
+        sections = (decode_sections if self.kind == "runnable" else decode_weights_sections)(self.data)[1]
+        if not self.metadata:
+            return sections
+        container, *others = sections
+        size = float(len(self.data) - len(contained(parted(self.data)[0])))
+        without = replace(
+            container, file_bytes=container.file_bytes - size, entropy_bytes=container.entropy_bytes - size
+        )
+        return [without, Section("metadata", (), 0, 0, size, size), *others]
 
     def save(self, path: str | Path) -> Path:
         """Write the file so that at every moment `path` holds the whole old file or the whole new one.
@@ -173,13 +204,20 @@ def load(given: str | Path | bytes) -> Artifact:
 
     Args:
         given: the path of a .pyrc file, the name of a shipped network, 'lenet-5/log-uniform' (`pyro_compress.shipped`),
-            or the file's bytes.
+            the folder that holds one such file, as that of a run does, or the file's bytes.
 
     Raises:
         ArtifactError: the file is missing, or not a complete and intact compressed network.
     """
     if isinstance(given, bytes):
         return Artifact(given)
+    if Path(given).is_dir():
+        files = sorted(Path(given).glob(f"*{EXTENSION}"))
+        if len(files) != 1:
+            raise ArtifactError(
+                f"the folder {given} holds {len(files)} files that end in {EXTENSION}: name one of them"
+            )
+        given = files[0]
     try:
         return Artifact(shipped.path_of(given).read_bytes())
     except OSError as error:

@@ -1,6 +1,5 @@
 """Stored network → bytes, as `FORMAT.md` specifies; the same network always gives the same bytes."""
 
-import zlib
 from dataclasses import replace
 from math import isqrt
 
@@ -8,12 +7,11 @@ import numpy as np
 
 from pyro_compress.artifact.format.codebook import codebook_of, places_in
 from pyro_compress.artifact.format.coding import FALLS, LARGEST, UNIT, split
+from pyro_compress.artifact.format.container import contained
 from pyro_compress.artifact.format.deviations import DEVIATIONS_FLAG, code_deviations
 from pyro_compress.artifact.format.header import (
     ALL_ZERO,
     LEVELS,
-    MAGIC,
-    VERSION,
     Header,
     TensorCode,
     code_of,
@@ -81,21 +79,6 @@ def encode_with(header: Header, network: StoredNetwork) -> bytes:
     if header.flags & DEVIATIONS_FLAG:
         code_deviations(coder, {name: network.tensors[name] for name in columns}, columns, network.deviations)
     return contained(written + bytes(floats) + coder.finish())
-
-
-def contained(body: bytes) -> bytes:
-    """The file around a body."""
-    data = MAGIC + bytes([VERSION]) + _length(len(body)) + body
-    return data + zlib.crc32(data).to_bytes(4, "little")
-
-
-def _length(value: int) -> bytes:
-    """The length of a body: 7 bits in each byte, the lowest first, the highest bit set on all but the last."""
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
 
 
 def _matrix(integers: np.ndarray, columns: Columns) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 
 from pyro_compress.artifact.format.codebook import places_in
 from pyro_compress.artifact.format.coding import LARGEST
+from pyro_compress.artifact.format.container import contained
 from pyro_compress.artifact.format.header import TensorCode, code_of, numbers_of
 from pyro_compress.artifact.format.header_reader import HeaderReader
 from pyro_compress.artifact.format.layout import Columns
@@ -21,7 +22,7 @@ from pyro_compress.artifact.format.weights_header import (
     width,
     write_header,
 )
-from pyro_compress.artifact.writing.encode import choose_code, contained, first_code
+from pyro_compress.artifact.writing.encode import choose_code, first_code
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network.stored import StoredTensor
 from pyro_compress.network.stored_weights import StoredWeights, WeightTensor
