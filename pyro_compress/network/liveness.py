@@ -8,6 +8,9 @@ Needs, backwards: an entry is live if a weight leads from it to a live entry of 
 its constant can be folded into that layer's bias.  Network outputs are always live.  A normalisation over a group of
 entries needs all of them, constants too, for its mean and variance.
 
+A hidden unit of a recurrent layer is needed if what is behind needs it, or a weight leads from it to a unit that is
+needed; it is 0 for ever if its candidate is, from the input, its bias and all units that are not 0.
+
 In attention an entry of k that is constant, or an entry of q that is zero, adds the same to all scores of a place,
 which the softmax takes away: the pair of both is not needed.  Heads that stay keep equally many entries.
 
@@ -53,7 +56,14 @@ from pyro_compress.network.architecture import (
     walk,
 )
 from pyro_compress.network.further_layers import Concatenate, Multiply, Pad, Standardize
-from pyro_compress.network.sequence_layers import Attention, Embedding, PositionBias, Rearrange
+from pyro_compress.network.sequence_layers import (
+    CANDIDATE,
+    Attention,
+    Embedding,
+    PositionBias,
+    Rearrange,
+    Recurrent,
+)
 
 PLAIN = (
     *(Linear, Conv2d, BatchNorm, ChannelAffine, Activation),
@@ -109,6 +119,12 @@ class Numbers:
     def table(self, layer: Table) -> np.ndarray:
         """float64 (rows, channels)."""
         return self._stored[table_of(layer)[0]].astype(np.float64)
+
+    def recurrent(self, layer: Recurrent) -> tuple[np.ndarray, np.ndarray]:
+        """float64 weight (gates, hidden, hidden) and bias (gates, hidden) from the states to the gates."""
+        weight = self._stored[f"{layer.name}.weight"].astype(np.float64).reshape(layer.gates, layer.hidden, -1)
+        bias = self._stored[f"{layer.name}.bias"].astype(np.float64) if layer.bias else np.zeros(weight[..., 0].size)
+        return weight, bias.reshape(layer.gates, layer.hidden)
 
     def affine(self, layer: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
         """float64 (channels,), twice: scale and shift of a batch norm at inference."""
@@ -238,6 +254,8 @@ def _constant_after(layer: Layer, constant: np.ndarray, shape: tuple[int, ...], 
         return np.asarray(centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + layer.eps)).ravel()
     if isinstance(layer, Attention):
         return constant[-layer.values :]
+    if isinstance(layer, Recurrent):
+        return np.where(_stays_zero(layer, constant, numbers), 0.0, np.nan)
     if isinstance(layer, Rearrange):
         return np.full(layer.size[0], np.nan)
     if isinstance(layer, Table):
@@ -291,6 +309,8 @@ def _live_before(layer: Layer, constant: np.ndarray, after: np.ndarray, numbers:
         return np.full(constant.size, after.any())
     if isinstance(layer, Attention):
         return _attended(layer, constant, after)
+    if isinstance(layer, Recurrent):
+        return np.tile(_needed_units(layer, constant, after, numbers), layer.gates)
     if not isinstance(layer, Weighted) or is_depthwise(layer):
         return after
     if groups_of(layer) > 1:
@@ -301,6 +321,28 @@ def _live_before(layer: Layer, constant: np.ndarray, after: np.ndarray, numbers:
 def _whole_groups(layer: Standardize, entries: np.ndarray) -> np.ndarray:
     """All entries of the groups that any of these is in."""
     return np.repeat(entries.reshape(layer.groups, -1).any(axis=1), entries.size // layer.groups)
+
+
+def _stays_zero(layer: Recurrent, constant: np.ndarray, numbers: Numbers) -> np.ndarray:
+    """Which hidden units are 0 at all places."""
+    weight, bias = numbers.recurrent(layer)
+    candidate = CANDIDATE[layer.kind]
+    given = constant.reshape(layer.gates, layer.hidden)[candidate]
+    zero = (given == 0) & (bias[candidate] == 0)
+    # all that could be, until those that others move are out
+    while bool((moved := zero & ((weight[candidate] != 0) & ~zero).any(axis=1)).any()):
+        zero &= ~moved
+    return np.asarray(zero)
+
+
+def _needed_units(layer: Recurrent, constant: np.ndarray, after: np.ndarray, numbers: Numbers) -> np.ndarray:
+    """Hidden units that are live behind, or lead to one that is through others; those that are 0 lead nowhere."""
+    weight, _ = numbers.recurrent(layer)
+    links = (weight != 0).any(axis=0) & ~_stays_zero(layer, constant, numbers)
+    needed = after.copy()
+    while bool((more := links[needed].any(axis=0) & ~needed).any()):
+        needed |= more
+    return needed
 
 
 def _attended(layer: Attention, constant: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -326,7 +368,7 @@ def _kept(architecture: Architecture, live: list[np.ndarray]) -> list[np.ndarray
     turns = [
         (layer, masks[couple[position]], masks[couple[position + 1]], masks[couple[getattr(layer, "source", position)]])
         for position, layer in enumerate(layers)
-        if isinstance(layer, Select | Concatenate | Standardize | Rearrange | Attention)
+        if isinstance(layer, Select | Concatenate | Standardize | Rearrange | Attention | Recurrent)
         or (isinstance(layer, Flatten | Unflatten) and couple[position] != couple[position + 1])
     ]
     for number in sorted(masks, reverse=True):
@@ -359,6 +401,9 @@ def _complete(layer: Layer, before: np.ndarray, after: np.ndarray, earlier: np.n
             before[:] = after[:] = True
         case Attention():
             _complete_heads(layer, before, after)
+        case Recurrent():
+            after |= before.reshape(layer.gates, -1).any(axis=0)
+            before[:] = np.tile(after, layer.gates)
     return sum(int(mask.sum()) for mask in sides) > kept
 
 
@@ -393,7 +438,9 @@ def _coupled(architecture: Architecture) -> list[int]:
             couples = couples if is_depthwise(layer) else set()
         elif isinstance(layer, Flatten):
             couples = couples if flat[position] else set()
-        elif isinstance(layer, Unflatten | Select | Concatenate | Standardize | Rearrange | Attention | Embedding):
+        elif isinstance(
+            layer, Unflatten | Select | Concatenate | Standardize | Rearrange | Attention | Embedding | Recurrent
+        ):
             couples = set()
         joined = {first[number] for number in couples}
         first = [min(joined) if number in joined else number for number in first]

@@ -17,6 +17,7 @@ from pyro_compress.network.architecture import (
     table_of,
     weight_shape,
 )
+from pyro_compress.network.sequence_layers import Recurrent
 
 
 def parameter_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
@@ -32,6 +33,11 @@ def parameter_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
         found = {f"{layer.name}.{kind}": (layer.channels,) for kind in ("weight", "bias")[: 1 + layer.bias]}
     elif isinstance(layer, Table):
         found = dict([table_of(layer)])
+    elif isinstance(layer, Recurrent):
+        rows = layer.gates * layer.hidden
+        found[f"{layer.name}.weight"] = (rows, layer.hidden)
+        if layer.bias:
+            found[f"{layer.name}.bias"] = (rows,)
     return found
 
 
@@ -53,3 +59,9 @@ def in_module(numbers: np.ndarray, whole: np.ndarray) -> np.ndarray:
     found = whole.ravel().copy()
     found[: numbers.size] = numbers.ravel()
     return found.reshape(whole.shape)
+
+
+def added_bias(layer: Recurrent) -> np.ndarray:
+    """Boolean (gates · hidden,): whose bias is added to what the layer in front makes, which can hold it as well."""
+    gates = np.arange(layer.gates) != 2 if layer.kind == "gru" else np.ones(layer.gates, dtype=bool)
+    return np.repeat(gates, layer.hidden)

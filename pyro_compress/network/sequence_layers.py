@@ -79,7 +79,40 @@ class Embedding:
     features: int
 
 
-SequenceLayer = Rearrange | Crop | Attention | PositionBias | ConstantPositions | Embedding
+# Gates of the recurrent layers, in torch's order: input, forget, candidate, output; reset, update, candidate; one.
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+CANDIDATE = {"lstm": 2, "gru": 2, "rnn_tanh": 0, "rnn_relu": 0}
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """The part of a recurrent layer behind its product with the input: (gates · hidden, 1, L) → (hidden, 1, L).
+
+    With x_t what stands at place t, the state h before the first place zero, σ the logistic function and
+    a = x_t + W h, W = NAME.weight of shape (gates · hidden, hidden), each gate's rows one after the other:
+
+        lstm    c ← σ(a_f) c + σ(a_i) tanh(a_g),  h ← σ(a_o) tanh(c)             gates i, f, g, o; c zero at first
+        gru     n = tanh(x_n + σ(a_r) (W_n h + b)),  h ← (1 − σ(a_z)) n + σ(a_z) h   gates r, z, n
+        rnn     h ← tanh(a), or max(a, 0)
+
+    A place gets the h of its step.  With `reverse` the last place comes first.  A GRU's b = NAME.bias, of shape
+    (hidden,), is there with `bias`.  In a traced network NAME.bias is the module's own one, of all gates of whatever
+    kind, of which structured removal puts what it can into the layer in front.
+    """
+
+    name: str
+    kind: str
+    hidden: int
+    reverse: bool = False
+    bias: bool = False
+
+    @property
+    def gates(self) -> int:
+        """Groups of rows of W."""
+        return GATES[self.kind]
+
+
+SequenceLayer = Recurrent | Rearrange | Crop | Attention | PositionBias | ConstantPositions | Embedding
 
 
 def shape_after_sequence(layer: SequenceLayer, shape: Shape, expect: Expect) -> Shape:
@@ -99,6 +132,9 @@ def shape_after_sequence(layer: SequenceLayer, shape: Shape, expect: Expect) -> 
         case ConstantPositions(count=count, channels=channels):
             expect(len(shape) == 3 and shape[:2] == (channels, 1), f"(channels={channels}, 1, positions)")
             return (channels, 1, shape[2] + count)
+        case Recurrent(hidden=hidden, gates=gates):
+            expect(len(shape) == 3 and shape[:2] == (gates * hidden, 1), f"(channels={gates * hidden}, 1, positions)")
+            return (hidden, 1, shape[2])
         case Crop(before=before, size=size):
             inside = len(shape) == 3 and all(a + b <= n for a, b, n in zip(before, size, shape[1:], strict=True))
             expect(inside, f"an image that has {size} rows and columns from {before} on")

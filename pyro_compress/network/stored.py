@@ -21,6 +21,7 @@ from pyro_compress.network.architecture import (
     weight_shape,
 )
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform, power_of_two
+from pyro_compress.network.sequence_layers import Recurrent
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +139,10 @@ def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
         elif isinstance(layer, Table):
             name, shape = table_of(layer)
             shapes[name] = shape
+        elif isinstance(layer, Recurrent):
+            shapes[f"{layer.name}.weight"] = (layer.gates * layer.hidden, layer.hidden)
+            if layer.bias:
+                shapes[f"{layer.name}.bias"] = (layer.hidden,)
         elif isinstance(layer, BatchNorm):
             raise ValueError(f"batch normalisation {layer.name} must become a ChannelAffine before it is stored")
     return shapes

@@ -1,5 +1,7 @@
 """A module as the layers that a file would hold, with the module's own numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import nn
@@ -8,9 +10,10 @@ from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import NetworkError
 from pyro_compress.models.probing import FEW, evaluating, examples
 from pyro_compress.models.tracing.tracer import trace
-from pyro_compress.network.architecture import Architecture, BatchNorm, ChannelAffine, Layer, PReLU
+from pyro_compress.network.architecture import Architecture, BatchNorm, ChannelAffine, Conv2d, Layer, PReLU
 from pyro_compress.network.liveness import Numbers
-from pyro_compress.network.parameter_names import aliased, in_layer
+from pyro_compress.network.parameter_names import added_bias, aliased, in_layer
+from pyro_compress.network.sequence_layers import Recurrent
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 
 # As a share of the largest output: sums in another order come nowhere near it, another function does.
@@ -45,6 +48,17 @@ def checked(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
     return architecture
 
 
+def _with_bias_in_front(layer: Recurrent, front: Layer, values: dict[str, np.ndarray]) -> Recurrent:
+    """A recurrent layer without the biases that are added to what the layer in front makes, which holds them then."""
+    if not layer.bias:
+        return layer
+    assert isinstance(front, Conv2d)
+    bias, added = values[f"{layer.name}.bias"], added_bias(layer)
+    values[f"{front.name}.bias"] = values[f"{front.name}.bias"] + np.where(added, bias, 0)
+    values[f"{layer.name}.bias"] = bias[~added]
+    return replace(layer, bias=bool((~added).any()))
+
+
 def _with_numbers(network: nn.Module, architecture: Architecture) -> StoredNetwork:
     values: dict[str, np.ndarray] = {name: p.detach().cpu().numpy() for name, p in network.named_parameters()}
     buffers = {name: buffer.cpu().numpy() for name, buffer in network.named_buffers()}
@@ -54,6 +68,8 @@ def _with_numbers(network: nn.Module, architecture: Architecture) -> StoredNetwo
         if isinstance(layer, BatchNorm):
             values |= zip((f"{layer.name}.scale", f"{layer.name}.shift"), numbers.affine(layer), strict=True)
             layer = ChannelAffine(layer.name, layer.channels)
+        if isinstance(layer, Recurrent):
+            layer = _with_bias_in_front(layer, layers[-1], values)
         if isinstance(layer, PReLU):
             values[f"{layer.name}.slope"] = values[f"{layer.name}.weight"]
         layers.append(layer)

@@ -48,7 +48,13 @@ from pyro_compress.network.architecture import (
 )
 from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Multiply, Resize, Standardize
 from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform, bits_for
-from pyro_compress.network.sequence_layers import Attention, ConstantPositions, Embedding, PositionBias
+from pyro_compress.network.sequence_layers import (
+    Attention,
+    ConstantPositions,
+    Embedding,
+    PositionBias,
+    Recurrent,
+)
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
 FULL_BITS, FREE_BITS = 32, 16
@@ -240,6 +246,8 @@ class _Counter:
                 return self._made(layer, 0, values, 0)
             case Attention():
                 return self._made(layer, 0, *_of_attention(layer, before))
+            case Recurrent():
+                return self._recurrent(layer, after[2])
             case PositionBias(name=name):
                 value = self._network.tensors[f"{name}.value"]
                 return self._made(layer, self._dense(value), 0, values)
@@ -264,6 +272,30 @@ class _Counter:
                 windows = math.prod(map(_lengths, before[1:], after[1:])) * after[0]
                 return self._made(layer, 0, values, windows - values)
         return self._made(layer, 0, 0, 0)
+
+    def _recurrent(self, layer: Recurrent, places: int) -> LayerCost:
+        """Products with the states, which are added to what there is, and what a step does with its gates."""
+        weight = self._network.tensors[f"{layer.name}.weight"]
+        products = int(np.count_nonzero(weight.dense()))
+        bits = self._sparse(weight)
+        # of a unit in a step: functions, products with gates, and sums
+        functions = {"lstm": ("sigmoid",) * 3 + ("tanh",) * 2, "gru": ("sigmoid",) * 2 + ("tanh",)}
+        used = functions.get(layer.kind, (layer.kind.removeprefix("rnn_"),))
+        multiplies, additions = (sum(_OF_ACTIVATIONS[one][which] for one in used) for which in (0, 1))
+        multiplies += {"lstm": 3, "gru": 3}.get(layer.kind, 0)
+        additions += {"lstm": 1, "gru": 2}.get(layer.kind, 0) + layer.bias
+        if layer.bias:
+            bits += self._dense(self._network.tensors[f"{layer.name}.bias"])
+        scaled = layer.gates * layer.hidden if _has_other_step(weight) else 0
+        fed = self._made(layer, bits, places * products, places * products, self._width(weight))
+        steps = self._made(layer, 0, places * (layer.hidden * multiplies + scaled), places * layer.hidden * additions)
+        return LayerCost(
+            fed.layer,
+            bits,
+            fed.multiplies + steps.multiplies,
+            fed.additions + steps.additions,
+            fed.operation_bits + steps.operation_bits,
+        )
 
     def _sums(self, layer: Linear | Conv2d) -> tuple[int, int]:
         """Products, and outputs that any goes into."""

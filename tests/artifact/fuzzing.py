@@ -66,6 +66,7 @@ from pyro_compress.network.sequence_layers import (
     Embedding,
     PositionBias,
     Rearrange,
+    Recurrent,
 )
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from pyro_compress.network.stored_weights import StoredWeights
@@ -227,6 +228,10 @@ def small_networks() -> list[StoredNetwork]:
         Rearrange((2, 3), (1, 0), (3, 1, 2)),
         Crop((0, 1), (1, 1)),
     )
+    recurring: tuple[Layer, ...] = (
+        Recurrent("recurrent1", "gru", 1, bias=True),
+        Recurrent("recurrent2", "rnn_relu", 1, reverse=True),
+    )
     found = [
         networks.filled((2, 4), joined),
         networks.filled((4,), decoder),
@@ -236,6 +241,7 @@ def small_networks() -> list[StoredNetwork]:
         networks.filled((1, 3, 3), residual, floats=("bn.scale",)),
         networks.coded(),
         networks.filled((2,), attending),
+        networks.filled((3, 1, 2), recurring),
     ]
     integers = found[3].tensors["fc1.weight"].integers
     assert integers is not None

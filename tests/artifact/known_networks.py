@@ -39,6 +39,8 @@ DESCRIPTIONS = {
     "channels last": "a block of ConvNeXt, channels last",
     "mixer": "dense layers over places and over features",
     "gpt": "a small GPT of tokens",
+    "reader": "a bidirectional LSTM and a GRU",
+    "elman": "recurrent layers without gates",
 }
 
 
@@ -54,7 +56,7 @@ def _of_torchvision(name: str) -> tuple[Callable[[], nn.Module], tuple[int, ...]
 KNOWN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     **{DESCRIPTIONS[name]: SMALL[name] for name in SMALL},
     "a transformer's encoder layer": (lambda: nn.TransformerEncoderLayer(8, 2, batch_first=True), (5, 8)),
-    "an LSTM": (lambda: nn.LSTM(4, 3, batch_first=True), (5, 4)),
+    "an LSTM with projected states": (lambda: nn.Sequential(nn.LSTM(4, 3, proj_size=2, batch_first=True)), (5, 4)),
     **{f"torchvision `{name}`": _of_torchvision(name) for name in (*QUICK, *OTHERS)},
 }
 ALWAYS = tuple(name for name in KNOWN if not name.startswith("torchvision") or any(f"`{q}`" in name for q in QUICK))

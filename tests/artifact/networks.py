@@ -39,6 +39,7 @@ from pyro_compress.network.sequence_layers import (
     Embedding,
     PositionBias,
     Rearrange,
+    Recurrent,
 )
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 
@@ -276,6 +277,29 @@ def attention() -> StoredNetwork:
         Linear("fc1", 54, 4, True),
     )
     return filled((5,), layers)
+
+
+def recurrent() -> StoredNetwork:
+    """Every kind of states, in both directions, side by side and one behind the other."""
+    one = (1, 1)
+    layers = (
+        Conv2d("conv1", 3, 20, one, one, (0, 0), one, 1, True),
+        Recurrent("recurrent1", "lstm", 5),
+        Recall(0),
+        Conv2d("conv2", 3, 12, one, one, (0, 0), one, 1, False),
+        Recurrent("recurrent2", "lstm", 3, reverse=True),
+        Concatenate(2),
+        Conv2d("conv3", 8, 12, one, one, (0, 0), one, 1, True),
+        Recurrent("gru", "gru", 4, bias=True),
+        Recurrent("states4", "rnn_tanh", 4, reverse=True),
+        Conv2d("conv4", 4, 6, one, one, (0, 0), one, 1, True),
+        Recurrent("states5", "gru", 2, reverse=True),
+        Recurrent("states6", "rnn_relu", 2),
+        Crop((0, 5), one),
+        Flatten(),
+        Linear("fc1", 2, 3, True),
+    )
+    return filled((3, 1, 6), layers)
 
 
 def coded() -> StoredNetwork:

@@ -120,6 +120,8 @@ RUNNABLE: dict[str, Callable[[], StoredNetwork]] = {
     "combined": networks.combined,
     "positions": networks.positions,
     "attention": networks.attention,
+    # with weights of whatever size the states are all −1 or 1
+    "recurrent": lambda: normal(networks.recurrent().architecture),
     "activations": lambda: activations(ACTIVATIONS[:9]),
     "further activations": lambda: activations(ACTIVATIONS[9:]),
     **{name: _registered(name) for name, entry in NETWORKS.items() if entry.classes is not None},

@@ -252,6 +252,33 @@ class SmallGPT(nn.Module):
         return self.head(self.last(x + self.narrow(y)))
 
 
+class Reader(nn.Module):
+    """Two LSTM layers in both directions, a GRU over their outputs, logits of its last state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(5, 6, num_layers=2, bidirectional=True, batch_first=True, dropout=0.2)
+        self.gru, self.out = nn.GRU(12, 7), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, last = self.gru(self.lstm(x)[0].transpose(0, 1))
+        return self.out(last[-1])
+
+
+class Elman(nn.Module):
+    """Recurrent layers without gates, of series: the last output of one, the last states of another's directions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forth = nn.RNN(3, 5, nonlinearity="relu", batch_first=True, bias=False)
+        self.both, self.out = nn.RNN(3, 4, batch_first=True, bidirectional=True), nn.Linear(13, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 1)
+        outputs, (_, states) = self.forth(x)[0], self.both(x)
+        return self.out(torch.cat([outputs[:, -1, :], states[0], states[1]], dim=1))
+
+
 # factories, and the shape of one example
 SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mobile": (mobile, (3, 9, 8)),
@@ -268,4 +295,6 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "channels last": (ChannelsLast, (2, 8, 6)),
     "mixer": (Mixer, (6, 4)),
     "gpt": (SmallGPT, (6,)),
+    "reader": (Reader, (6, 5)),
+    "elman": (Elman, (3, 7)),
 }

@@ -21,7 +21,7 @@ LINEAR, CONV, AFFINE, MAX_POOL, AVERAGE_POOL, ADAPTIVE_POOL, FLATTEN, SELECT = r
 EXTENDED = ["flatten", "add", "recall", "relu6"]
 FURTHER = ["conv_transpose", "upsample", "unflatten", "activation", "prelu", "concatenate", "multiply", "pad", "view"]
 FURTHER += ["standardize", "resize", "adaptive_max_pool", "rearrange", "standardize_places", "attention"]
-FURTHER += ["position_bias", "constant_positions", "embedding", "crop"]
+FURTHER += ["position_bias", "constant_positions", "embedding", "crop", "recurrent"]
 PAD_MODES, RESIZE_MODES = (
     ["zeros", "reflect", "replicate", "circular"],
     ["nearest", "nearest-exact", "bilinear", "aligned"],
@@ -78,6 +78,8 @@ class Layer:
     scale: float = 1.0
     causal: bool = False
     behind: bool = False
+    cell: str = ""
+    backwards: bool = False
     source: int | None = None
     kept: int = 0
     indices: list[int] = field(default_factory=list)
@@ -127,7 +129,7 @@ class Bits:
         self.last: dict[str, tuple[str, int]] = {"linear": ("fc", 0), "conv": ("conv", 0), "affine": ("bn", 0)}
         self.last |= {"conv_transpose": ("deconv", 0), "prelu": ("prelu", 0)}
         self.last |= {"position_bias": ("positions", 0), "constant_positions": ("constant", 0)}
-        self.last |= {"embedding": ("embedding", 0)}
+        self.last |= {"embedding": ("embedding", 0), "recurrent": ("recurrent", 0)}
         self.steps = {"weight": 0, "other": 0}
 
     @property
@@ -325,6 +327,14 @@ def read_further(header: Bits, outputs: list[tuple[int, ...]]) -> Layer:
         tokens, features = header.number(), header.number()
         layer.after = (features, 1, shape[0])
         return with_tensors(header, layer, {"weight": (tokens, features)})
+    if layer.kind == "recurrent":
+        layer.cell = ["lstm", "gru", "rnn_tanh", "rnn_relu"][header.bits(2)]
+        layer.backwards = bool(header.bits(1))
+        has_bias = layer.cell == "gru" and header.bits(1)
+        hidden = shape[0] // {"lstm": 4, "gru": 3}.get(layer.cell, 1)
+        layer.after = (hidden, *shape[1:])
+        states: dict[str, tuple[int, ...]] = {"weight": (shape[0], hidden)}
+        return with_tensors(header, layer, states | ({"bias": (hidden,)} if has_bias else {}))
     if layer.kind == "prelu":
         return with_tensors(header, layer, {"slope": (shape[0] if header.bits(1) else 1,)})
     flags = [header.bits(1) for _ in range(5)]
@@ -412,6 +422,8 @@ def read_selections(coder: Range, layers: list[Layer], shape: tuple[int, ...], s
         if layer.kind in ("embedding", "position_bias", "constant_positions"):
             for part, (extents, _) in layer.tensors.items():
                 columns[f"{layer.name}.{part}"] = grid(extents[1], 1, 1)
+        if layer.kind == "recurrent":
+            columns[f"{layer.name}.weight"] = grid(layer.after[0], 1, 1)
         if layer.kind in ("embedding", "rearrange"):
             features = grid(layer.after[0], 1, 1) if len(layer.after) == 1 else None
         elif layer.kind == "linear":

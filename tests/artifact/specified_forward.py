@@ -65,6 +65,8 @@ def after(layer: Layer, x: Array, earlier: Array | None, tensors: dict[str, Arra
         return np.array([standardized(layer, place) for place in places]).T.reshape(x.shape)
     if layer.kind == "rearrange":
         return x.reshape(layer.view).transpose(layer.order).reshape(layer.after)
+    if layer.kind == "recurrent":
+        return states(layer, x[:, 0], tensors)[:, None]
     if layer.kind == "crop":
         (top, left), (height, width) = layer.pad_before, layer.size
         return x[:, top : top + height, left : left + width]
@@ -113,6 +115,31 @@ def attended(layer: Layer, x: Array) -> Array:
             shares = np.array([exp(layer.scale * float(q[:, i] @ k[:, j])) for j in range(seen)])
             out[head * deep : (head + 1) * deep, i] = v[:, :seen] @ (shares / shares.sum())
     return out.reshape(layer.after)
+
+
+def states(layer: Layer, x: Array, tensors: dict[str, Array]) -> Array:
+    weight, hidden = tensors["weight"], layer.after[0]
+    bias = tensors.get("bias", np.zeros(hidden))
+    h, c, out = np.zeros(hidden), np.zeros(hidden), np.zeros((hidden, x.shape[1]))
+
+    def logistic(v: Array) -> Array:
+        return np.asarray(1 / (1 + np.exp(-v)))
+
+    for t in range(x.shape[1])[:: -1 if layer.backwards else 1]:
+        u = weight @ h
+        gates = [slice(start, start + hidden) for start in range(0, len(x), hidden)]
+        if layer.cell == "lstm":
+            i, f, g, o = (x[gate, t] + u[gate] for gate in gates)
+            c = logistic(f) * c + logistic(i) * np.tanh(g)
+            h = logistic(o) * np.tanh(c)
+        elif layer.cell == "gru":
+            r, z, n = gates
+            zeta, reset = logistic(x[z, t] + u[z]), logistic(x[r, t] + u[r])
+            h = (1 - zeta) * np.tanh(x[n, t] + reset * (u[n] + bias)) + zeta * h
+        else:
+            h = np.tanh(x[:, t] + u) if layer.cell == "rnn_tanh" else np.maximum(x[:, t] + u, 0)
+        out[:, t] = h
+    return out
 
 
 def surrounded(layer: Layer, x: Array) -> Array:

@@ -122,8 +122,8 @@ MALFORMED: dict[str, tuple[str, str]] = {
     ),
     "reference to nothing": (FLAT + number(1) + "0110 01" + number(0, 2), "a reference in the header exceeds|is 0"),
     "layer of no kind": (
-        FLAT + number(1) + FURTHER + number(19, 0),
-        "a layer's kind in the header exceeds the limit 18",
+        FLAT + number(1) + FURTHER + number(20, 0),
+        "a layer's kind in the header exceeds the limit 19",
     ),
     "rearranged to another number": (
         FLAT + number(1) + FURTHER + number(12, 0) + number(0, 0) + number(4) + number(0, 0) + number(0, 0) + number(5),

@@ -46,12 +46,14 @@ from pyro_compress.network.further_layers import (
 from pyro_compress.network.input_codes import InputCode
 from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, power_of_two
 from pyro_compress.network.sequence_layers import (
+    GATES,
     Attention,
     ConstantPositions,
     Crop,
     Embedding,
     PositionBias,
     Rearrange,
+    Recurrent,
 )
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 from tests.artifact import networks
@@ -59,7 +61,7 @@ from tests.artifact.runnable import RUNNABLE, runnable
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_FILES = ["dense", "conv", "depthwise", "residual", "levels", "norms", "image", "decoder", "coded", "curves"]
-GOLDEN_FILES += ["combined", "positions", "attention"]
+GOLDEN_FILES += ["combined", "positions", "attention", "recurrent"]
 GOLDEN_FILES += ["uniform", "per_channel", "ternary", "shared"]
 NAMES = st.text(max_size=12) | st.sampled_from(["0", "fc1", "a.00", "x007", "9" * 30, "conv4294967295", "7²"])
 
@@ -78,6 +80,7 @@ def layers_on(draw: st.DrawFn, shape: tuple[int, ...], most: int = 7) -> tuple[L
         kinds += ["linear", "linear", "unflatten"] if len(shape) == 1 else ["conv", "conv", "pool", "up", "transposed"]
         kinds += ["pad", "resize", "largest", "pixel", "attention", "crop", "constant"] if len(shape) == 3 else []
         kinds += ["embedding"] if len(shape) == 1 else []
+        kinds += ["recurrent", "recurrent"] if len(shape) == 3 and shape[0] and shape[1] == 1 else []
         kinds += ["rearrange", "bias"]
         kind = draw(st.sampled_from(kinds))
         if kind == "linear":
@@ -125,6 +128,9 @@ def layers_on(draw: st.DrawFn, shape: tuple[int, ...], most: int = 7) -> tuple[L
             layer = PositionBias(next(names), prod(shape[1:]), shape[0])
         elif kind == "constant":
             layer = ConstantPositions(next(names), draw(st.integers(1, 3)), shape[0], draw(st.booleans()))
+        elif kind == "recurrent":
+            cell = draw(st.sampled_from([cell for cell, gates in GATES.items() if shape[0] % gates == 0]))
+            layer = Recurrent(next(names), cell, shape[0] // GATES[cell], draw(st.booleans()))
         elif kind == "embedding":
             layer = Embedding(next(names), draw(st.integers(1, 40)), draw(st.integers(0, 6)))
         elif kind == "pad":

@@ -39,6 +39,7 @@ FIELDS = {
     **{name: name for name in ("view", "order", "heads", "scale", "causal", "behind")},
     "before": "pad_before",
     "after": "pad_after",
+    "reverse": "backwards",
 }
 
 

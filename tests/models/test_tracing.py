@@ -387,7 +387,7 @@ def _hooked() -> nn.Module:
         (nn.Upsample(scale_factor=1.3, mode="bilinear"), IMAGE, "makes 10 places of 8 by the factor 1.3: give size=10"),
         (nn.MaxPool3d(1), (2, 8, 8, 8), "module '0' (MaxPool3d) is not supported"),
         (nn.Hardshrink(), IMAGE, "module '0' (Hardshrink) is not supported"),
-        (nn.LSTM(8, 8), (8, 8), "module '0' (LSTM)"),
+        (nn.LSTM(8, 8), (8, 8), "module '0' (LSTM) works on the batch axis"),
         (nn.BatchNorm2d(2, track_running_stats=False), IMAGE, "module '0' (BatchNorm2d) keeps no running statistics"),
         (nn.AvgPool2d(3, ceil_mode=True), IMAGE, "module '0' (AvgPool2d) has ceil_mode=True"),
         (nn.MaxPool2d(2, dilation=2), IMAGE, "module '0' (MaxPool2d) has dilation 2"),

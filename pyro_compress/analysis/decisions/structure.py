@@ -59,9 +59,9 @@ from pyro_compress.network.architecture import (
 )
 from pyro_compress.network.further_layers import Concatenate, Multiply, Standardize
 from pyro_compress.network.liveness import Numbers, Signal, as_stored, by_output, signals
-from pyro_compress.network.parameter_names import aliased, in_layer, parameter_shapes
-from pyro_compress.network.quantizers import Codebook, Quantizer, stored_as
-from pyro_compress.network.sequence_layers import Attention, Embedding, Rearrange
+from pyro_compress.network.parameter_names import added_bias, aliased, in_layer, parameter_shapes
+from pyro_compress.network.quantizers import Codebook, Quantizer, Uniform, stored_as
+from pyro_compress.network.sequence_layers import Attention, Embedding, Rearrange, Recurrent
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
 # From here on float32 cannot tell neighbouring integers apart.
@@ -191,7 +191,7 @@ class _Builder:
     def _add(self, position: int, layer: Layer, before: Signal, after: Signal) -> None:
         if isinstance(layer, Weighted):
             norm_follows = bias_in_front(self._architecture, position + 1) is layer
-            self._add_weighted(layer, before, after, norm_follows)
+            self._add_weighted(layer, before, after, norm_follows, _states_behind(self._original, position))
         elif isinstance(layer, BatchNorm):
             self._add_norm(layer)
         elif isinstance(layer, PReLU):
@@ -209,6 +209,8 @@ class _Builder:
             self._present = after.kept
         elif isinstance(layer, Table):
             self._add_table(layer, after)
+        elif isinstance(layer, Recurrent):
+            self._add_recurrent(position, layer, before, after)
         elif isinstance(layer, Rearrange):
             self._present = after.kept
             self.layers.append(layer)
@@ -269,12 +271,46 @@ class _Builder:
         self.layers.append(smaller)
         self._present = kept
 
+    def _add_recurrent(self, position: int, layer: Recurrent, before: Signal, after: Signal) -> None:
+        """Units that stay, with zeros for those that nobody needs."""
+        name, kept = f"{layer.name}.weight", after.kept
+        needed = before.live.reshape(layer.gates, -1).any(axis=0)
+        site, rows = self._sites[name], np.tile(kept, layer.gates)
+        mask = np.tile(needed, layer.gates)[:, None] & needed
+        self.index[name] = np.ix_(rows, kept)
+        self.spread[name] = np.broadcast_to(self._spread_of(name), site.value.shape)[self.index[name]]
+        if site.quantizer is None:
+            numbers = StoredTensor(floats=(site.stored() * mask)[self.index[name]].astype(np.float32))
+        else:
+            integers = (site.integers() * mask)[self.index[name]].astype(np.int32)
+            numbers = _stored(integers, site.quantizer.rows(rows))
+        self.tensors[name] = numbers
+        has_bias = False
+        if layer.bias and layer.kind == "gru":
+            bias, own = f"{layer.name}.bias", np.arange(2 * layer.hidden, 3 * layer.hidden)
+            of_unit = np.where(needed, self._numbers.recurrent(layer)[1][2], 0)[kept]
+            stored = _stored_bias(of_unit, self._sites[bias], own[kept])
+            if stored is not None:
+                has_bias, self.tensors[bias] = True, stored
+                whole = np.broadcast_to(self._spread_of(bias), (3 * layer.hidden,))
+                self.spread[bias] = whole[own][kept]
+        self.layers.append(replace(layer, hidden=int(kept.sum()), bias=has_bias))
+        self._present = kept
+
     def _spread_of(self, name: str) -> np.ndarray:
         """float64 of the parameter's shape; one zero where there is no such parameter, or nobody asks for spreads."""
         return self._sites[name].spread() if self._with_spread and name in self._sites else np.zeros(1)
 
-    def _add_weighted(self, layer: Weighted, before: Signal, after: Signal, norm_follows: bool) -> None:
+    def _add_weighted(
+        self, layer: Weighted, before: Signal, after: Signal, norm_follows: bool, states: Recurrent | None
+    ) -> None:
         bias, bias_spread = self._numbers.bias(layer), self._spread_of(f"{layer.name}.bias")
+        bias_site = self._sites.get(f"{layer.name}.bias")
+        if states is not None and states.bias:
+            gates, own = added_bias(states), self._sites[f"{states.name}.bias"]
+            bias = bias + np.where(gates, self._numbers.recurrent(states)[1].ravel(), 0)
+            bias_spread = bias_spread + np.where(gates, self._spread_of(f"{states.name}.bias"), 0)
+            bias_site = _finer(bias_site, own)
         rows, columns = after.kept, before.kept
         alive = after.live[:, None]
         if groups_of(layer) == 1:
@@ -292,7 +328,7 @@ class _Builder:
         if norm_follows:
             self._bias_for_norm, stored = (bias, bias_spread), None
         else:
-            stored = _stored_bias(bias[rows], self._sites.get(f"{layer.name}.bias"), rows)
+            stored = _stored_bias(bias[rows], bias_site, rows)
         if stored is not None:
             self.tensors[f"{layer.name}.bias"], self.spread[f"{layer.name}.bias"] = (
                 stored,
@@ -328,6 +364,20 @@ class _Builder:
         else:
             integers = left(site.integers() * mask).astype(np.int32)
             self.tensors[name] = _stored(integers, site.quantizer.rows(rows))
+
+
+def _states_behind(layers: tuple[Layer, ...], position: int) -> Recurrent | None:
+    """The recurrent layer that alone takes what a layer makes."""
+    follower = layers[position + 1] if position + 1 < len(layers) else None
+    return follower if isinstance(follower, Recurrent) and position + 1 not in last_references(layers) else None
+
+
+def _finer(one: SiteDecision | None, other: SiteDecision) -> SiteDecision:
+    """That of two biases on whose grid their sum lies, where steps are powers of two."""
+    if one is None or other.quantizer is None:
+        return other
+    both = isinstance(one.quantizer, Uniform) and isinstance(other.quantizer, Uniform)
+    return other if both and other.quantizer.step < one.quantizer.step else one  # type: ignore[union-attr]
 
 
 def _transposed(layer: ConvTranspose2d, outputs: np.ndarray, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

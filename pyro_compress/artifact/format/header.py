@@ -53,6 +53,7 @@ from pyro_compress.network.sequence_layers import (
     Embedding,
     PositionBias,
     Rearrange,
+    Recurrent,
     scores,
 )
 from pyro_compress.network.stored import tensor_shapes
@@ -68,6 +69,7 @@ MAX_KEPT = 1 << 24
 MAX_NUMBERS = 1 << 27
 MAX_PLACES = 1 << 24
 MAX_SCORES = 1 << 26
+MAX_STEPS = 1 << 16
 MAX_NAME_BYTES = 255
 MAX_NUMBER_IN_NAME = 1 << 32
 
@@ -87,13 +89,15 @@ EXTENDED = ("Flatten", "Add", "Recall", "relu6")
 FURTHER: tuple[type, ...] = (
     *(ConvTranspose2d, Upsample, Unflatten, Activation, PReLU),
     *(Concatenate, Multiply, Pad, View, Standardize, Resize, AdaptiveMaxPool2d),
-    *(Rearrange, Standardize, Attention, PositionBias, ConstantPositions, Embedding, Crop),
+    *(Rearrange, Standardize, Attention, PositionBias, ConstantPositions, Embedding, Crop, Recurrent),
 )
 # Of the two numbers of Standardize, that of the one which takes every place by itself.
 BY_PLACE = 13
 DEFAULT_EPS = 1e-5
 MODE_BITS = 2
-Named = Linear | Conv2d | ConvTranspose2d | ChannelAffine | PReLU | Table
+# which of `GATES` a recurrent layer has
+CELL_BITS = 2
+Named = Linear | Conv2d | ConvTranspose2d | ChannelAffine | PReLU | Table | Recurrent
 CODED_ACTIVATIONS = ACTIVATIONS[: 16 - len(CODES)]
 # Those that stand among the further layers, behind relu6.
 FURTHER_ACTIVATIONS = ACTIVATIONS[len(CODED_ACTIVATIONS) + 1 :]
@@ -110,6 +114,7 @@ FIRST_NAMES: dict[type, str] = {
     PositionBias: "positions1",
     ConstantPositions: "constant1",
     Embedding: "embedding1",
+    Recurrent: "recurrent1",
 }
 # Bits of each field that has a fixed number of them.
 CODE_BITS, NUMBER_BITS, STRENGTH_BITS, FALL_BITS, GAP_ORDER_BITS, FORM_BITS = 4, 2, 2, 2, 4, 2
@@ -271,6 +276,8 @@ def shape_after(layer: Layer, shapes: Sequence[tuple[int, ...]], selected: int |
         raise ArtifactError(f"{describe(layer)} gives {prod(after)} numbers, more than {MAX_EXTENT}")
     if isinstance(layer, Attention) and scores(layer, after) > MAX_SCORES:
         raise ArtifactError(f"{describe(layer)} has {scores(layer, after)} scores, more than {MAX_SCORES}")
+    if isinstance(layer, Recurrent) and after[2] > MAX_STEPS:
+        raise ArtifactError(f"{describe(layer)} goes through {after[2]} positions, more than {MAX_STEPS}")
     return after
 
 
@@ -289,6 +296,8 @@ def places(layer: Layer, before: tuple[int, ...], after: tuple[int, ...]) -> int
             return layer.out_channels // layer.groups * prod(layer.kernel_size)
         case Embedding() | PositionBias() | ConstantPositions():
             return table_of(layer)[1][1]
+        case Recurrent():
+            return layer.hidden
     return 0
 
 

@@ -9,6 +9,7 @@ from operator import ge
 from pyro_compress.artifact.format.coding import LARGEST, TOKENS
 from pyro_compress.artifact.format.header import (
     BY_PLACE,
+    CELL_BITS,
     CODE_BITS,
     CODE_RANKS,
     CODEBOOK,
@@ -96,12 +97,14 @@ from pyro_compress.network.input_codes import GAUSSIAN, InputCode
 from pyro_compress.network.input_codes import KINDS as CODE_KINDS
 from pyro_compress.network.quantizers import MOST_LEVELS, STEP_EXPONENTS
 from pyro_compress.network.sequence_layers import (
+    GATES,
     Attention,
     ConstantPositions,
     Crop,
     Embedding,
     PositionBias,
     Rearrange,
+    Recurrent,
 )
 from pyro_compress.network.stored import tensor_shapes
 
@@ -287,9 +290,19 @@ class HeaderReader:
                 tokens = self.within("a number of tokens", MAX_EXTENT, 1)
                 features = self.within("a number of features", MAX_EXTENT)
                 return Embedding(self.name(Embedding), tokens, features)
+            case "Recurrent":
+                return self._recurrent(channels)
             case "Crop":
                 return Crop(self.pair("what is cut off", 0), self.pair("a size", 1))
         return self._conv_transpose(channels)
+
+    def _recurrent(self, channels: int) -> Recurrent:
+        kind = [*GATES][self.bits(CELL_BITS, "a layer")]
+        reverse = bool(self.bits(1, "a layer"))
+        bias = kind == "gru" and bool(self.bits(1, "a layer"))
+        if channels % GATES[kind]:
+            raise ArtifactError(f"a recurrent layer of {GATES[kind]} gates takes a multiple of that, found {channels}")
+        return Recurrent(self.name(Recurrent), kind, channels // GATES[kind], reverse, bias)
 
     def _extents(self, most: int) -> tuple[int, ...]:
         axes = 1 + self.within("a number of axes", most - 1, order=LEAST)

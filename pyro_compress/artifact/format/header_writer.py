@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from pyro_compress.artifact.format.header import (
     ALL_ZERO,
+    CELL_BITS,
     CODE_BITS,
     CODE_RANKS,
     CODEBOOK,
@@ -76,7 +77,15 @@ from pyro_compress.network.further_layers import (
     View,
 )
 from pyro_compress.network.input_codes import KINDS
-from pyro_compress.network.sequence_layers import Attention, ConstantPositions, Crop, Embedding, Rearrange
+from pyro_compress.network.sequence_layers import (
+    GATES,
+    Attention,
+    ConstantPositions,
+    Crop,
+    Embedding,
+    Rearrange,
+    Recurrent,
+)
 
 
 class HeaderWriter:
@@ -145,6 +154,8 @@ class HeaderWriter:
         if is_further(layer):
             self.number(0, SMALL)
             self.number(further_number(layer), LEAST)
+        if isinstance(layer, Recurrent):
+            self.bits([*GATES].index(layer.kind), CELL_BITS)
         for flag in flags:
             self.bits(flag, 1)
         match layer:
@@ -315,6 +326,10 @@ def _flags(layer: Layer) -> tuple[list[bool], list[tuple[Pair | int | float, ...
             return [layer.causal], [()]
         case ConstantPositions():
             return [layer.behind], [()]
+        case Recurrent(kind="gru"):
+            return [layer.reverse, layer.bias], [(), ()]
+        case Recurrent():
+            return [layer.reverse], [()]
         case Activation() if is_further(layer) or not extended(layer):
             return [layer.slope != DEFAULT_SLOPES.get(layer.kind, 0.0)], [(float(layer.slope),)]
     return [], []

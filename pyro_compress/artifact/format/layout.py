@@ -26,7 +26,7 @@ from pyro_compress.network.architecture import (
     walk,
 )
 from pyro_compress.network.further_layers import Concatenate
-from pyro_compress.network.sequence_layers import Embedding, Rearrange
+from pyro_compress.network.sequence_layers import Embedding, Rearrange, Recurrent
 from pyro_compress.network.stored import tensor_shapes
 
 PARITY = 2
@@ -161,6 +161,8 @@ def tensor_columns(architecture: Architecture, image_side: int) -> dict[str, Col
                 columns[name] = weight_columns(layer, features)
             elif isinstance(layer, Table):
                 columns[name] = flat(table_of(layer)[1][1])
+            elif isinstance(layer, Recurrent) and name.endswith(".weight"):
+                columns[name] = flat(layer.hidden)
             else:
                 columns[name] = flat(1)
     return columns

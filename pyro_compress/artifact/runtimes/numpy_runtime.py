@@ -178,6 +178,8 @@ def _step(layer: arch.Layer, network: StoredNetwork, before: Shape, after: Shape
             return lambda x: x + bias
         case seq.ConstantPositions():
             return sequences.constant_positions(layer, tensor("value"))
+        case seq.Recurrent():
+            return sequences.recurrent(layer, tensor("weight"), tensor("bias") if layer.bias else np.float32(0))
         case seq.Embedding():
             return sequences.embedding(layer, tensor("weight"))
     raise ArtifactError(f"this program cannot run {arch.describe(layer)}: update it")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -62,3 +63,41 @@ def embedding(layer: seq.Embedding, weight: Array) -> Step:
         return weight[tokens].transpose(0, 2, 1)[:, :, None]
 
     return step
+
+
+def recurrent(layer: seq.Recurrent, weight: Array, bias: Any) -> Step:
+    """The states of a recurrent layer, place after place."""
+    matrix = np.ascontiguousarray(weight.T)
+
+    def step(x: Array) -> Array:
+        x = x[:, :, 0].transpose(2, 0, 1)
+        states = np.empty((len(x), x.shape[1], layer.hidden), np.float32)
+        h = np.zeros(states.shape[1:], np.float32)
+        c = h
+        for place in range(len(x))[:: -1 if layer.reverse else 1]:
+            h, c = _next(layer, x[place], h @ matrix, bias, h, c)
+            states[place] = h
+        return np.asarray(states.transpose(1, 2, 0)[:, :, None])
+
+    return step
+
+
+def _next(layer: seq.Recurrent, x: Array, fed: Array, bias: Any, h: Array, c: Array) -> tuple[Array, Array]:
+    """h and c of the next step, given W h."""
+    match layer.kind:
+        case "lstm":
+            i, f, g, o = np.split(x + fed, 4, axis=1)
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            return sigmoid(o) * np.tanh(c), c
+        case "gru":
+            (x_r, x_z, x_n), (r, z, n) = np.split(x, 3, axis=1), np.split(fed, 3, axis=1)
+            z = sigmoid(x_z + z)
+            return (1 - z) * np.tanh(x_n + sigmoid(x_r + r) * (n + bias)) + z * h, c
+        case "rnn_tanh":
+            return np.tanh(x + fed), c
+    return np.maximum(x + fed, 0), c
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^−x), without overflow."""
+    return np.float32(0.5) * (1 + np.tanh(np.float32(0.5) * x))

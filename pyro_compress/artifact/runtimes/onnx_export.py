@@ -9,6 +9,7 @@ every call, six times slower than int8.
 Writing needs the package onnx (`pip install 'pyro-compress[onnx]'`), running any runtime for operator set 21.
 """
 
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -27,6 +28,12 @@ from pyro_compress.network.stored import StoredNetwork, StoredTensor
 OPERATOR_SET = 21
 IR_VERSION = 10
 INPUT, OUTPUT = "input", "output"
+# Order of the gates there, by their numbers here.
+_GATES = {
+    "lstm": np.array((0, 3, 1, 2)),
+    "gru": np.array((1, 0, 2)),
+    **dict.fromkeys(("rnn_tanh", "rnn_relu"), np.array((0,))),
+}
 _PADDINGS = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
@@ -78,6 +85,9 @@ class _Graph:
         match layer:
             case arch.Linear():
                 return self._node("Gemm", value, *self._weights(layer), transB=1)
+            case arch.Conv2d() if self._is_of_states():
+                # the operator of the recurrent layer behind multiplies by itself
+                return value
             case arch.Conv2d():
                 return self._node(
                     "Conv",
@@ -177,6 +187,8 @@ class _Graph:
                 return self._node("Slice", value, *(self._constant(n, np.array(at, np.int64)) for n, at in bounds))
             case seq.Attention():
                 return self._attention(layer, value, before, after)
+            case seq.Recurrent():
+                return self._recurrent(layer, value, before)
             case seq.PositionBias(name=name, channels=channels):
                 turned = self._node("Transpose", self._tensor(f"{name}.value"), perm=(1, 0), suffix="turned")
                 shape = self._constant("own_shape", np.array((channels, *after[1:]), np.int64))
@@ -214,6 +226,60 @@ class _Graph:
         shares = self._node("Softmax", scores, axis=-1, suffix="shares")
         shares = self._node("Transpose", shares, perm=(0, 1, 3, 2), suffix="by_key")
         return self._reshape(self._node("MatMul", parts[2], shares, suffix="heads"), after)
+
+    def _is_of_states(self) -> bool:
+        """Whether the present layer is a product that a recurrent layer alone takes."""
+        layers, place = self._network.architecture.layers, self._position
+        here, behind = layers[place], layers[place + 1 : place + 2]
+        if not behind or not isinstance(behind[0], seq.Recurrent) or place + 1 in arch.last_references(layers):
+            return False
+        one = (1, 1)
+        return isinstance(here, arch.Conv2d) and here == replace(
+            here, kernel_size=one, stride=one, padding=(0, 0), dilation=one, groups=1
+        )
+
+    def _recurrent(self, layer: seq.Recurrent, value: str, before: tuple[int, ...]) -> str:
+        rows, hidden = layer.gates * layer.hidden, layer.hidden
+        order = self._constant("gates", (_GATES[layer.kind][:, None] * hidden + np.arange(hidden)).ravel())
+        self._position -= 1
+        merged = self._is_of_states()
+        self._position += 1
+        if merged:
+            front = self._network.architecture.layers[self._position - 1]
+            assert isinstance(front, arch.Conv2d)
+            width, (weight, *biases) = front.in_channels, self._weights(front)
+        else:
+            width, weight, biases = rows, self._constant("identity", np.eye(rows, dtype=np.float32)), []
+
+        def turned(name: str, shape: tuple[int, ...], suffix: str) -> str:
+            whole = self._constant(f"{suffix}_shape", np.array(shape, np.int64))
+            gathered = self._node("Gather", name, order, axis=0, suffix=f"{suffix}_gathered")
+            return self._node("Reshape", gathered, whole, suffix=suffix)
+
+        # of the product with the input, and of that with the states, where all gates but the last have none
+        zeros = np.zeros((1, rows), np.float32)
+        given = turned(biases[0], (1, rows), "input_bias") if biases else self._constant("no_input_bias", zeros)
+        if layer.bias:
+            others = self._constant("other_biases", zeros[:, hidden:])
+            shape = self._constant("row", np.array((1, hidden), np.int64))
+            last = self._node("Reshape", self._tensor(f"{layer.name}.bias"), shape, suffix="last_bias")
+            both = self._node("Concat", given, others, last, axis=1, suffix="biases")
+        else:
+            both = self._node("Concat", given, self._constant("no_bias", zeros), axis=1, suffix="biases")
+        row = self._node(
+            "Reshape", value, self._constant("series", np.array([0, width, -1], np.int64)), suffix="series_of"
+        )
+        steps = self._node("Transpose", row, perm=(2, 0, 1), suffix="steps")
+        into = turned(weight, (1, rows, width), "input_weight")
+        states = turned(self._tensor(f"{layer.name}.weight"), (1, rows, hidden), "state_weight")
+        how: dict[str, Any] = {"hidden_size": hidden, "direction": "reverse" if layer.reverse else "forward"}
+        if layer.kind == "gru":
+            how["linear_before_reset"] = 1
+        if layer.kind.startswith("rnn"):
+            how["activations"] = [layer.kind.removeprefix("rnn_").capitalize()]
+        operator = layer.kind.partition("_")[0].upper()
+        found = self._node(operator, steps, into, states, both, suffix="states", **how)
+        return self._node("Transpose", found, perm=(2, 3, 1, 0))
 
     def _standardized(self, layer: further.Standardize, value: str, shape: tuple[int, ...]) -> str:
         places = prod(shape[1:]) if layer.by_place else 1

@@ -25,6 +25,7 @@ from pyro_compress.artifact.runtimes.torch_sequences import (
     Embedding,
     PositionBias,
     Rearrange,
+    Recurrent,
 )
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network import architecture as arch
@@ -162,6 +163,8 @@ def _module(layer: arch.Layer) -> nn.Module:
             return ConstantPositions(layer)
         case seq.Embedding():
             return Embedding(layer)
+        case seq.Recurrent():
+            return Recurrent(layer)
     raise ArtifactError(f"there is no module for {arch.describe(layer)}")
 
 

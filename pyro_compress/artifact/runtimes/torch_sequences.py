@@ -89,3 +89,37 @@ class Embedding(_Described):
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.embedding(x.long(), self.weight).transpose(1, 2)[:, :, None]
+
+
+class Recurrent(_Described):
+    """The states of a recurrent layer, place after place."""
+
+    def __init__(self, layer: seq.Recurrent) -> None:
+        super().__init__(layer)
+        self.kind, self.hidden, self.reverse = layer.kind, layer.hidden, layer.reverse
+        self.weight = nn.Parameter(torch.zeros(layer.gates * layer.hidden, layer.hidden))
+        self.bias = nn.Parameter(torch.zeros(layer.hidden)) if layer.bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = c = x.new_zeros(len(x), self.hidden)
+        states = []
+        for place in reversed(x[:, :, 0].unbind(2)) if self.reverse else x[:, :, 0].unbind(2):
+            h, c = self._next(place, nn.functional.linear(h, self.weight), h, c)
+            states.append(h)
+        return torch.stack(states[::-1] if self.reverse else states, 2)[:, :, None]
+
+    def _next(self, x: Tensor, fed: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """h and c of the next step, given W h."""
+        match self.kind:
+            case "lstm":
+                i, f, g, o = (x + fed).chunk(4, 1)
+                c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+                return o.sigmoid() * c.tanh(), c
+            case "gru":
+                (x_r, x_z, x_n), (r, z, n) = x.chunk(3, 1), fed.chunk(3, 1)
+                z = (x_z + z).sigmoid()
+                n = n if self.bias is None else n + self.bias
+                return (1 - z) * (x_n + (x_r + r).sigmoid() * n).tanh() + z * h, c
+            case "rnn_tanh":
+                return (x + fed).tanh(), c
+        return (x + fed).relu(), c

@@ -30,6 +30,8 @@ from pyro_compress.models.tracing.operations import (
     SUPPORTED,
 )
 from pyro_compress.models.tracing.positions import as_returned, combined, joined, settled, taken
+from pyro_compress.models.tracing.recurrent import MODULES as RECURRENT
+from pyro_compress.models.tracing.recurrent import Several, on_several
 from pyro_compress.models.tracing.rules import Layers, RefusedError, Shape
 from pyro_compress.models.tracing.sequences import (
     COMBINATIONS,
@@ -64,7 +66,7 @@ _OF_IMAGES = (
 
 def known_type(module: nn.Module) -> Any:
     """The known type that a module is, or inherits its forward pass from."""
-    kinds: tuple[Any, ...] = (*MODULES, *ATTENTION, nn.Flatten, nn.Unflatten, nn.Softmax, nn.LogSoftmax)
+    kinds: tuple[Any, ...] = (*MODULES, *ATTENTION, *RECURRENT, nn.Flatten, nn.Unflatten, nn.Softmax, nn.LogSoftmax)
     return next((kind for kind in kinds if isinstance(module, kind) and _computes_like(module, kind)), None)
 
 
@@ -86,7 +88,7 @@ class Description:
     def __init__(self, network: nn.Module, values: dict[fx.Node, Any], input_shape: Shape) -> None:
         self.sequence = LayerSequence(input_shape)
         self._network, self._values = network, values
-        self._results: dict[fx.Node, Result | Scores] = {}
+        self._results: dict[fx.Node, Result | Scores | Several] = {}
 
     def add(self, node: fx.Node) -> None:
         """The next operation, in order of execution.
@@ -101,6 +103,8 @@ class Description:
     def finish(self, node: fx.Node) -> None:
         """Make the result of an operation the network's own, in the shape that it has there."""
         result = self._results[node]
+        if isinstance(result, Several):
+            raise RefusedError("is more than the outputs, or one state, of a recurrent layer")
         if isinstance(result, Scores):
             raise RefusedError("is a product of two results, which is supported inside of attention only")
         result = as_returned(self.sequence, result)
@@ -108,7 +112,7 @@ class Description:
         if len(result.shape) == 3 and len(self.sequence.shapes[-1]) == 3:
             self.sequence.add(View(result.shape[2:]))
 
-    def _describe(self, node: fx.Node) -> Result | Scores:
+    def _describe(self, node: fx.Node) -> Result | Scores | Several:
         """What holds the result of an operation."""
         kind: Any = node.target
         if node.op == "call_module":
@@ -118,6 +122,10 @@ class Description:
         operands = [self._resolved(source) for source in node.all_input_nodes]
         if any(isinstance(one, Scores) for one in operands) or kind in PRODUCTS:
             return on_scores(self.sequence, kind, arguments, named, self._module(node))
+        if any(isinstance(one, Several) for one in operands):
+            return on_several(self.sequence, kind, arguments[0], tuple(arguments[1:]), tuple(named.values()))
+        if kind in RECURRENT:
+            return RECURRENT[kind](self.sequence, self._module(node), str(node.target), *arguments, **named)
         if kind in ATTENTION:
             return ATTENTION[kind](self.sequence, self._module(node), str(node.target), *arguments, **named)
         combined = self._combined(kind, arguments, named, node)

@@ -48,6 +48,7 @@ from pyro_compress.network.sequence_layers import (
     Embedding,
     PositionBias,
     Rearrange,
+    Recurrent,
 )
 from pyro_compress.network.stored import StoredNetwork
 
@@ -102,6 +103,8 @@ def run(network: StoredNetwork, x: torch.Tensor) -> torch.Tensor:
                 return x[:, :, top : top + height, left : left + width]
             case Attention():
                 return attended(layer, x)
+            case Recurrent():
+                return states(layer, tensors[f"{layer.name}.weight"], tensors.get(f"{layer.name}.bias"), x)
             case PositionBias():
                 return x + tensors[f"{layer.name}.value"].T.reshape(x.shape[1:])
             case ConstantPositions():
@@ -167,6 +170,24 @@ def attended(layer: Attention, x: torch.Tensor) -> torch.Tensor:
             scores = scores.masked_fill(torch.ones_like(scores).triu(1) > 0, -torch.inf)
         parts.append(each[2] @ scores.softmax(2).transpose(1, 2))
     return torch.cat(parts, 1).reshape(len(x), layer.values, *x.shape[2:])
+
+
+def states(layer: Recurrent, weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    """torch's own layer, which takes every gate as it comes."""
+    if layer.hidden == 0:
+        return x
+    mode = {"lstm": nn.LSTM, "gru": nn.GRU}.get(layer.kind, nn.RNN)
+    options = {"nonlinearity": layer.kind.removeprefix("rnn_")} if mode is nn.RNN else {}
+    module = mode(len(weight), layer.hidden, batch_first=True, **options).double()
+    own = torch.zeros(len(weight), dtype=torch.double)
+    if bias is not None:
+        own[-layer.hidden :] = bias
+    values = {"weight_ih_l0": torch.eye(len(own)), "weight_hh_l0": weight, "bias_ih_l0": 0 * own, "bias_hh_l0": own}
+    module.load_state_dict(values)
+    series = x[:, :, 0].transpose(1, 2)
+    with torch.no_grad():
+        found = module(series.flip(1) if layer.reverse else series)[0].transpose(1, 2)
+    return (found.flip(2) if layer.reverse else found)[:, :, None]
 
 
 def inputs(network: nn.Module, shape: tuple[int, ...], count: int, generator: np.random.Generator) -> torch.Tensor:
