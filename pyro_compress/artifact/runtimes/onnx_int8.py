@@ -17,7 +17,7 @@ Needs the packages onnx and onnxruntime (`pip install 'pyro-compress[onnx]'`).
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -69,11 +69,7 @@ def to_onnx_int8(network: StoredNetwork, examples: np.ndarray) -> bytes:
 def outputs(model: bytes, examples: np.ndarray) -> np.ndarray:
     """What onnxruntime gives for a model of ours, batch by batch on the CPU."""
     session = _session(model)
-    parts = [
-        session.run([OUTPUT], {INPUT: np.asarray(examples[start : start + BATCH], np.float32)})[0]
-        for start in range(0, len(examples), BATCH)
-    ]
-    return np.concatenate(parts)
+    return np.concatenate([session.run([OUTPUT], {INPUT: batch})[0] for batch in _batches(session, examples)])
 
 
 def _session(model: bytes) -> onnxruntime.InferenceSession:
@@ -81,6 +77,13 @@ def _session(model: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _batches(session: onnxruntime.InferenceSession, examples: np.ndarray) -> Iterator[np.ndarray]:
+    """Of the type that the model takes: int64 if that is tokens."""
+    (taken,) = session.get_inputs()
+    for start in range(0, len(examples), BATCH):
+        yield np.asarray(examples[start : start + BATCH], np.int64 if "int64" in taken.type else np.float32)
 
 
 def _ranges(model: onnx.ModelProto, examples: np.ndarray) -> Ranges:
@@ -91,17 +94,15 @@ def _ranges(model: onnx.ModelProto, examples: np.ndarray) -> Ranges:
     values = [name for name in values if name != OUTPUT]
     watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in values)
     session = _session(watched.SerializeToString())
-    found: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for start in range(0, len(examples), BATCH):
-        batch = np.asarray(examples[start : start + BATCH], np.float32)
+    found: Ranges = defaultdict(lambda: (0.0, 0.0))
+    for batch in _batches(session, examples):
         for name, value in zip([INPUT, *values], [batch, *session.run(values, {INPUT: batch})], strict=True):
             if value.dtype != np.float32:
                 continue
-            if not np.isfinite(value).all():
-                raise ArtifactError(f"value '{name}' is not finite on the examples: ranges cannot be taken")
             least, most = found[name]
-            found[name] = [min(least, float(value.min(initial=0))), max(most, float(value.max(initial=0)))]
-    return {name: (least, most) for name, (least, most) in found.items()}
+            # NaN stays NaN; masks of attention hold −∞, and are not quantised
+            found[name] = np.minimum(least, value.min(initial=0)), np.maximum(most, value.max(initial=0))
+    return {name: (float(least), float(most)) for name, (least, most) in found.items()}
 
 
 class _Graph:
@@ -210,6 +211,8 @@ class _Graph:
             read = any(node.op_type in _INTEGER for node in self._readers[name])
             if name not in ranges or not made or not read:
                 continue
+            if not np.isfinite(ranges[name]).all():
+                raise ArtifactError(f"value '{name}' is not finite on the examples: ranges cannot be taken")
             moved = maker is not None and maker.op_type in _MOVING and maker.input[0] in grids
             grids[name] = grids[maker.input[0]] if moved and maker is not None else _grid(*ranges[name])
         for node in list(self._graph.node):

@@ -388,7 +388,9 @@ def on_scores(sequence: LayerSequence, kind: Any, arguments: Any, named: Any, mo
         mask, value = others[:2]
         if not isinstance(mask, Constant) or not isinstance(value, int | float) or value > MASKED:
             raise RefusedError("masks scores by other results, or with other numbers than -inf")
-        return scores.masked(additive(mask.value.bool(), kind != torch.where))
+        # `where` takes its second result where the condition holds, and its third elsewhere
+        hides = kind is not torch.where or arguments[1] is not scores
+        return scores.masked(additive(mask.value.bool(), hides))
     operation = COMBINATIONS.get(kind)
     if operation is multiply and isinstance(others[0], int | float):
         return scores.scaled(others[0])

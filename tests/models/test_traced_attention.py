@@ -1,0 +1,87 @@
+"""Attention as people write it: one layer that computes the same, or a refusal; masks above all."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyro_compress.artifact.runtimes.numpy_runtime import forward
+from pyro_compress.errors import UnstorableError
+from pyro_compress.models.tracing.tracer import trace
+from pyro_compress.network.sequence_layers import Attention
+from pyro_compress.pipeline.as_layers import as_it_is
+
+PLACES, WIDTH, HEADS = 5, 6, 2
+Attend = Callable[["Written", Tensor, Tensor, Tensor], Tensor]
+
+
+class Written(nn.Module):
+    """Heads of q, k and v, and a way to attend."""
+
+    def __init__(self, attend: Attend) -> None:
+        super().__init__()
+        self.attend = attend
+        self.qkv, self.last = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, 2)
+        self.register_buffer("seen", torch.ones(PLACES, PLACES).tril().bool())
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        y = (
+            self.attend(self, self.heads(q), self.heads(k), self.heads(v))
+            .transpose(1, 2)
+            .reshape(x.shape[0], PLACES, WIDTH)
+        )
+        return self.last(y.mean(1))
+
+    def heads(self, x: Tensor) -> Tensor:
+        return x.view(x.shape[0], PLACES, HEADS, WIDTH // HEADS).transpose(1, 2)
+
+
+def scores(q: Tensor, k: Tensor) -> Tensor:
+    return q @ k.transpose(-2, -1) / math.sqrt(WIDTH // HEADS)
+
+
+WAYS: dict[str, tuple[bool, Attend]] = {
+    "function": (False, lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v)),
+    "causal function": (True, lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)),
+    "function with a mask": (True, lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=m.seen)),
+    "written out": (False, lambda m, q, k, v: scores(q, k).softmax(-1) @ v),
+    "filled": (True, lambda m, q, k, v: F.softmax(scores(q, k).masked_fill(~m.seen, -math.inf), dim=-1) @ v),
+    "where seen": (True, lambda m, q, k, v: torch.where(m.seen, scores(q, k), -math.inf).softmax(-1) @ v),
+    "where unseen": (True, lambda m, q, k, v: torch.where(~m.seen, -math.inf, scores(q, k)).softmax(-1) @ v),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_attention_is_one_layer_that_computes_the_same(name: str) -> None:
+    causal, attend = WAYS[name]
+    torch.manual_seed(0)
+    network = Written(attend).eval()
+    (layer,) = [each for each in trace(network, (PLACES, WIDTH)).layers if isinstance(each, Attention)]
+    assert (layer.heads, layer.causal) == (HEADS, causal)
+    assert layer.scale == pytest.approx((WIDTH // HEADS) ** -0.5)
+    x = torch.randn(7, PLACES, WIDTH)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            torch.from_numpy(forward(as_it_is(network, (PLACES, WIDTH)))(x.numpy())), network(x), rtol=1e-5, atol=1e-6
+        )
+
+
+REFUSED: dict[str, Attend] = {
+    "hides what came before": lambda m, q, k, v: torch.where(m.seen, -math.inf, scores(q, k)).softmax(-1) @ v,
+    "hides what came before, filled": lambda m, q, k, v: scores(q, k).masked_fill(m.seen, -math.inf).softmax(-1) @ v,
+    "masks shares": lambda m, q, k, v: scores(q, k).softmax(-1).masked_fill(~m.seen, -math.inf) @ v,
+    "no softmax": lambda m, q, k, v: scores(q, k) @ v,
+    "softmax over queries": lambda m, q, k, v: scores(q, k).softmax(-2) @ v,
+    "mask with small numbers": lambda m, q, k, v: scores(q, k).masked_fill(~m.seen, -1.0).softmax(-1) @ v,
+    "scaled behind the mask": lambda m, q, k, v: (2 * scores(q, k).masked_fill(~m.seen, -1e9)).softmax(-1) @ v,
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_attention_of_the_format_is_refused(name: str) -> None:
+    with pytest.raises(UnstorableError, match=r"supported|attention|softmax|scores"):
+        trace(Written(REFUSED[name]).eval(), (PLACES, WIDTH))
