@@ -21,6 +21,8 @@ Attend = Callable[["Written", Tensor, Tensor, Tensor], Tensor]
 class Written(nn.Module):
     """Heads of q, k and v, and a way to attend."""
 
+    seen: Tensor
+
     def __init__(self, attend: Attend) -> None:
         super().__init__()
         self.attend = attend
