@@ -7,14 +7,14 @@ a sequence, would need its noise at two places: its sites are to be drawn once a
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from pyro.poutine.messenger import Messenger
 
 from pyro_compress.inference.gradient.elbo import guide_and_model_traces
-from pyro_compress.inference.guides.lazy_values import sources_of
+from pyro_compress.inference.guides.lazy_values import Lazy, sources_of
 from pyro_compress.inference.guides.local_reparameterization import LocalReparameterization
 from pyro_compress.inference.loop.feed import Batch
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -34,7 +34,7 @@ class _Lenient(Messenger):
 def sites_drawn_once(
     model: BayesianNetwork, guide: Any, handler: Callable[[], LocalReparameterization], batch: Batch
 ) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Sites that must be drawn once, and the names of all weights that are.
+    """Sites that must be drawn once, and the names of all weights that are, because of what reads them.
 
     Args:
         model, guide: neither is changed, nor are random numbers used up.
@@ -43,6 +43,15 @@ def sites_drawn_once(
     """
     few = tuple(part[:BATCH] for part in batch)
     model = copy.deepcopy(model)
+    # weights that reach the network with their noise: of others the prior's own arithmetic has drawn, and no module
+    noisy: set[str] = set()
+    place = model._placed
+
+    def remembering(values: Mapping[str, Any]) -> Any:
+        noisy.update(name for name, value in values.items() if isinstance(value, Lazy) and not _is_drawn(value))
+        return place(values)
+
+    model._placed = remembering  # type: ignore[method-assign]
 
     def guided(*args: Any, **kwargs: Any) -> None:
         guide.forward(*args, **kwargs)
@@ -54,9 +63,13 @@ def sites_drawn_once(
     sources = {name: sources_of(site.get("value")) for name, site in trace.nodes.items()}
     clashed = frozenset(name for name, found in sources.items() if any(source.clashed for source in found))
     fixed = {name for name, found in sources.items() if any(source.sample is not None for source in found)}
-    weights = (parameter.name for parameter, _ in model.parameters_covered if parameter.group_axis is not None)
+    weights = (p.name for p, _ in model.parameters_covered if p.group_axis is not None and p.name in noisy)
     once = clashed | fixed
     return clashed, tuple(w for w in weights if any(site == w or site.startswith(f"{w}.") for site in once))
+
+
+def _is_drawn(value: Lazy) -> bool:
+    return any(source.sample is not None for source in sources_of(value))
 
 
 def said(names: tuple[str, ...], estimator: str) -> str:
