@@ -46,6 +46,12 @@ def test_activations_of_8_bits(compressed: Path, tmp_path: Path, cli: Cli) -> No
     called = cli("export", compressed, "--to", "safetensors", tmp_path / "x.safetensors", "--calibrate", "digits")
     assert called.code == 1 and "--calibrate is for models that compute" in called.err
     assert not (tmp_path / "x.safetensors").exists()
+    before = target.read_bytes()
+    called = cli("export", compressed, "--to", "onnx", target, "--calibrate", "mnist", "--data-dir", tmp_path)
+    assert called.code == 1 and str(tmp_path) in called.err and "Traceback" not in called.err
+    called = cli("export", "lenet-5/log-uniform", "--to", "onnx", target, "--calibrate", "digits")
+    assert called.code == 1 and "ranges are taken on examples of shape (n > 0, 1, 28, 28), but" in called.err
+    assert target.read_bytes() == before
 
 
 def test_what_cannot_be_exported(compressed: Path, tmp_path: Path, cli: Cli) -> None:
