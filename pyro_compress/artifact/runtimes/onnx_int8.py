@@ -213,8 +213,8 @@ class _Graph:
                 continue
             if not np.isfinite(ranges[name]).all():
                 raise ArtifactError(f"value '{name}' is not finite on the examples: ranges cannot be taken")
-            moved = maker is not None and maker.op_type in _MOVING and maker.input[0] in grids
-            grids[name] = grids[maker.input[0]] if moved and maker is not None else _grid(*ranges[name])
+            moved = maker.input[0] if maker is not None and maker.op_type in _MOVING else ""
+            grids[name] = grids.get(moved) or _grid(*ranges[name])
         for node in list(self._graph.node):
             if node.op_type in _WITH_WEIGHTS and node.input[0] in grids:
                 self._prepare_weights(node, grids[node.input[0]][0])

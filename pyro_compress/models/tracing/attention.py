@@ -332,8 +332,7 @@ def _called_layer(
     src_key_padding_mask: Any = None,
     is_causal: bool = False,
 ) -> Result:
-    if src_key_padding_mask is not None:
-        raise RefusedError("pads its input, supported are positions that are all there")
+    _refuse_padding(src_key_padding_mask)
     return encoder_layer(sequence, src, module, name, causal=_masked(src, module.self_attn, src_mask))
 
 
@@ -346,9 +345,13 @@ def _called_encoder(
     src_key_padding_mask: Any = None,
     is_causal: bool | None = None,
 ) -> Result:
-    if src_key_padding_mask is not None:
-        raise RefusedError("pads its input, supported are positions that are all there")
+    _refuse_padding(src_key_padding_mask)
     return encoder(sequence, src, module, name, causal=_masked(src, module.layers[0].self_attn, mask))
+
+
+def _refuse_padding(mask: Any) -> None:
+    if mask is not None:
+        raise RefusedError("pads its input, supported are positions that are all there")
 
 
 def _masked(result: Result, module: Any, mask: Any) -> bool:
