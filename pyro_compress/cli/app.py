@@ -187,18 +187,28 @@ def evaluate(
         str | None,
         typer.Option("--likelihood", help="For a file: categorical (if not given), gaussian, bernoulli, poisson."),
     ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network", help="For a file of weights, what they go into: a registered network, module:factory."
+        ),
+    ] = None,
     device: DeviceOption = None,
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Decode the file, run it on the test set and report; with a run directory also writes results and figures."""
     from pyro_compress.data.named import load
+    from pyro_compress.models.networks import named_or_own
     from pyro_compress.pipeline import evaluation, steps
     from pyro_compress.pipeline.settings import RunSettings
 
     if target.is_dir():
-        if data is not None or likelihood is not None:
-            raise RunError(f"the run in {target} says its data and likelihood: leave out --data and --likelihood")
+        if (data, likelihood, network) != (None, None, None):
+            raise RunError(
+                f"the run in {target} says its data, likelihood and network: leave out --data, --likelihood and "
+                "--network, or name its file"
+            )
         run_directory = steps.RunDirectory(target)
         settings = _on_device(RunSettings.load(run_directory.settings), device)
         report(run_directory, settings, steps.load_data(settings, data_dir), as_json)
@@ -210,7 +220,11 @@ def evaluate(
     if data is None:
         raise RunError("evaluating a single file needs --data: the file does not say what it was trained on")
     found = evaluation.evaluate(
-        file, load(data, data_dir), likelihood=likelihood or "categorical", device=device or "cpu"
+        file,
+        load(data, data_dir),
+        likelihood=likelihood or "categorical",
+        network=None if network is None else named_or_own(network),
+        device=device or "cpu",
     )
     if as_json:
         print(json.dumps(found, indent=2))

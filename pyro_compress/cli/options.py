@@ -100,7 +100,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="SECTION.NAME=VALUE",
-        help="Any other setting of prior, method, likelihood, augmentation or decision: prior.tau=1e-4, "
+        help="Any other setting of prior, method, likelihood, augmentation, pretraining or decision: prior.tau=1e-4, "
         "method.learning_rate=5e-4, decision.fine_tune_epochs=4. May be given again.",
     ),
 ]

@@ -19,7 +19,7 @@ from pyro_compress.models.generative.autoencoders import autoencoder_mnist, auto
 from pyro_compress.models.generative.codes import GaussianCodes
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.hazards import survival, survival_linear
-from pyro_compress.models.small_networks import CharacterGRU, UNet, series, tabular
+from pyro_compress.models.small_networks import CharacterGRU, CharacterTransformer, UNet, series, tabular
 from pyro_compress.models.tiny import tiny_cnn
 
 
@@ -207,7 +207,8 @@ NETWORKS: dict[str, NetworkEntry] = {
     "survival": NetworkEntry(survival, (7,), None),
     "survival-linear": NetworkEntry(survival_linear, (7,), None),
     "tabular": NetworkEntry(tabular, (26,), None),
-    "text": NetworkEntry(CharacterGRU, (64,), 97),
+    "text-gru": NetworkEntry(CharacterGRU, (64,), 97),
+    "text-transformer": NetworkEntry(CharacterTransformer, (64,), 97),
     "tiny-cnn": NetworkEntry(tiny_cnn, (1, 28, 28), 10),
     "unet": NetworkEntry(UNet, (1, 24, 24), 11),
     "vae-digits": NetworkEntry(vae_digits, (1, 8, 8), None),
@@ -239,6 +240,15 @@ def load_network(reference: str, option: str = "--network") -> nn.Module:
     if not isinstance(network, nn.Module):
         raise NetworkError(f"{option} {reference} returned a {type(network).__name__}, expected a torch.nn.Module")
     return network
+
+
+def named_or_own(reference: str) -> nn.Module:
+    """What `--network` names: a registered network, or one of the user's own.
+
+    Raises:
+        NetworkError: see `build` and `load_network`.
+    """
+    return load_network(reference) if ":" in reference else build(reference)
 
 
 # precisions of real numbers that weights may be stored in

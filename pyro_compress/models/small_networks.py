@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def tabular() -> nn.Sequential:
@@ -40,7 +41,7 @@ def series() -> nn.Sequential:
 class UNet(nn.Module):
     """A U-Net of three scales (Ronneberger, Fischer & Brox 2015) for `digit-scenes`: (1, 24, 24) to (11, 24, 24).
 
-    29,411 parameters.
+    29,571 parameters; a batch norm behind every convolution of 3 × 3, in whose place that has no bias.
     """
 
     def __init__(self, width: int = 8, classes: int = 11) -> None:
@@ -56,7 +57,12 @@ class UNet(nn.Module):
     @staticmethod
     def _block(inputs: int, outputs: int) -> nn.Sequential:
         return nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.Conv2d(outputs, outputs, 3, padding=1), nn.ReLU()
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,3 +91,47 @@ class CharacterGRU(nn.Module):
         """Logits, (examples, positions, tokens)."""
         hidden, _ = self.gru(self.embed(x))
         return self.next(hidden)
+
+
+class TransformerBlock(nn.Module):
+    """Causal self-attention, then two dense layers, each behind a layer norm and added to its input (as in GPT-2)."""
+
+    def __init__(self, features: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.qkv, self.out = (
+            nn.LayerNorm(features),
+            nn.Linear(features, 3 * features),
+            nn.Linear(features, features),
+        )
+        self.norm2, self.fc1, self.fc2 = (
+            nn.LayerNorm(features),
+            nn.Linear(features, 4 * features),
+            nn.Linear(4 * features, features),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(examples, positions, features), twice."""
+        split = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(split[0], split[1], split[2], is_causal=True)
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class CharacterTransformer(nn.Module):
+    """Characters to logits of the next one at every position, by a decoder-only transformer of two blocks.
+
+    For `python-topics`, with as many positions as its windows have.  116,705 parameters.
+    """
+
+    def __init__(
+        self, tokens: int = 97, positions: int = 64, features: int = 64, heads: int = 4, blocks: int = 2
+    ) -> None:
+        super().__init__()
+        self.embed, self.places = nn.Embedding(tokens, features), nn.Parameter(0.02 * torch.randn(positions, features))
+        self.blocks = nn.Sequential(*(TransformerBlock(features, heads) for _ in range(blocks)))
+        self.norm, self.next = nn.LayerNorm(features), nn.Linear(features, tokens)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, (examples, positions, tokens)."""
+        return self.next(self.norm(self.blocks(self.embed(x) + self.places)))

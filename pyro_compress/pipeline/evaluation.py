@@ -19,7 +19,7 @@ from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.artifact import load as load_artifact
 from pyro_compress.data.dataset import DataSet, Part, as_data
 from pyro_compress.data.sources import Examples
-from pyro_compress.errors import DataError, RunError
+from pyro_compress.errors import ArtifactError, DataError, RunError
 from pyro_compress.files import write_atomically
 from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.loop.suitability import check_classes
@@ -33,8 +33,8 @@ from pyro_compress.network.unlayered import Unlayered
 from pyro_compress.pipeline.decoder_scores import decoder_scores
 from pyro_compress.pipeline.decoders import at_mean, road_of, shipped
 from pyro_compress.pipeline.generating import figures_of_decoder
+from pyro_compress.pipeline.kinds import RUNNABLE, WEIGHTS, description_of, kind_of
 from pyro_compress.pipeline.kinds import decoded as decoded_by
-from pyro_compress.pipeline.kinds import description_of, kind_of
 from pyro_compress.pipeline.position_scores import position_scores
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.pipeline.starting import build_network, fitted_network
@@ -142,7 +142,7 @@ def evaluate(
         data: a DataSet, of which the test part is predicted, or the examples to predict themselves, in any form that
             `as_data` takes.
         likelihood: p(y | output), or its name; the file does not say what its outputs mean.
-        network: of a file of weights the module that they go into, a copy of which runs.
+        network: of a file of weights, and of no other, the module that they go into, a copy of which runs.
         device: where it runs.
 
     Returns:
@@ -153,7 +153,7 @@ def evaluate(
         `pipeline.position_scores`.
 
     Raises:
-        ArtifactError: the file is missing or damaged.
+        ArtifactError: the file is missing or damaged, holds weights and no network is given, or layers and one is.
         DataError: the data's shape is not what the file's network takes, its targets don't go with the outputs or have
             no probability under the likelihood, or a DataSet has no test part.
     """
@@ -161,6 +161,15 @@ def evaluate(
     artifact = Artifact(artifact.data) if isinstance(artifact, Artifact) else load_artifact(artifact)
     chosen = LIKELIHOODS.build(likelihood) if isinstance(likelihood, str) else likelihood
     loaded = as_data(data)
+    if network is not None and artifact.kind == RUNNABLE:
+        raise ArtifactError(
+            f"{where} has layers of its own, and its numbers go into no other network: leave out network"
+        )
+    if network is None and artifact.kind == WEIGHTS:
+        raise ArtifactError(
+            f"{where} holds weights and no layers: name the network that they go into, network=module in Python, "
+            "--network module:factory on the command line"
+        )
     runs = artifact.to_torch() if network is None else decoded_by(artifact, network)
     if isinstance(artifact.held, StoredNetwork):
         shapes, code = artifact.held.architecture.shapes(), artifact.held.architecture.code

@@ -9,7 +9,10 @@ from pyro_compress.errors import RunError, unknown_name
 from pyro_compress.models import networks
 from pyro_compress.pipeline.settings import NO_TEACHER, RunSettings, settings_from_entry
 
-SECTIONS = {section: f"{section}_options" for section in ("prior", "method", "likelihood", "augmentation", "decision")}
+SECTIONS = {
+    section: f"{section}_options"
+    for section in ("prior", "method", "likelihood", "augmentation", "pretraining", "decision")
+}
 # what a registered network is tried on where no data are named, by its input shape
 USUAL_DATA: Mapping[tuple[int, ...], str] = {
     (1, 8, 8): "digits",

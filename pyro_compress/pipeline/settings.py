@@ -48,6 +48,8 @@ class RunSettings:
             estimated by maximum likelihood.
         prior_options, method_options, likelihood_options, decision_options: keywords of each.
         pretrain_epochs: epochs of plain maximum likelihood before the posterior is fitted.
+        pretraining_options: keywords of `MAP`, of `SVI` for an autoencoder, for these epochs and `retrain_epochs`; the
+            rate falls linearly if they do not say otherwise.
         rewrites: what makes another network of it after that, in order: the 'name' of each, and its options.
         retrain_epochs: epochs of plain maximum likelihood of the network that the rewrites made.
         teacher: a .pyrc file, a run directory, 'module:factory' or 'module:factory+weights' whose outputs are learned
@@ -75,6 +77,7 @@ class RunSettings:
     likelihood_options: Mapping[str, Any] = field(default_factory=dict)
     decision_options: Mapping[str, Any] = field(default_factory=dict)
     pretrain_epochs: int = 0
+    pretraining_options: Mapping[str, Any] = field(default_factory=dict)
     rewrites: tuple[Mapping[str, Any], ...] = ()
     retrain_epochs: int = 0
     teacher: str | None = None
@@ -92,6 +95,8 @@ class RunSettings:
         # build once: a misspelt name or option is said before hours of fitting, not after
         self.build_prior(), self.build_method(), self.build_decision(), self.build_likelihood()
         self.build_rewrites(), self.build_augmentation()
+        if self.pretraining_options:
+            self._check_pretraining()
         Teaching(self.teacher_weight, self.temperature).check_likelihood(self.build_likelihood())
         if self.teacher is None and (self.teacher_weight, self.temperature) != (0.5, None):
             raise RunError("teacher_weight and temperature are of a teacher, and there is none: give --teacher")
@@ -114,6 +119,16 @@ class RunSettings:
                 "out --teacher and decision.teacher_draws, or the augmentation"
             )
         self._check_reconstruction()
+
+    def _check_pretraining(self) -> None:
+        if not (self.pretrain_epochs or self.retrain_epochs):
+            raise RunError(
+                f"pretraining has the options {', '.join(self.pretraining_options)}, and there is none: give "
+                "--pretrain-epochs, or leave them out"
+            )
+        if "epochs" in self.pretraining_options:
+            raise RunError("the epochs of pretraining are those of --pretrain-epochs: leave out pretraining.epochs")
+        self.build_pretraining(1)
 
     def _check_reconstruction(self) -> None:
         """What goes with autoencoders alone, or not with them; no network is built where nothing of it is asked for."""
@@ -167,6 +182,18 @@ class RunSettings:
             options["proposal"] = Posterior.load(Path(run) / "posterior.safetensors")
         return METHODS.build(self.method, options)
 
+    def build_pretraining(self, epochs: int) -> Method:
+        """Plain maximum likelihood for that long.
+
+        Raises:
+            InferenceError: an unknown option, or a value that it does not take.
+        """
+        options: dict[str, Any] = {"schedule": "linear", **self.pretraining_options, "epochs": epochs}
+        if self.reconstructs:
+            # codes have a posterior, whatever the weights have
+            return METHODS.build("svi", {"kl_warmup": 0.0, **options})
+        return METHODS.build("map", options)
+
     def build_rewrites(self) -> tuple[Rewrite, ...]:
         """The rewrites, in order."""
         for options in self.rewrites:
@@ -218,7 +245,7 @@ class RunSettings:
         return network
 
     def _fresh_network(self) -> nn.Module:
-        return networks.load_network(self.network) if ":" in self.network else networks.build(self.network)
+        return networks.named_or_own(self.network)
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -252,8 +279,8 @@ class RunSettings:
 def settings_from_entry(name: str, **changes: Any) -> RunSettings:
     """A zoo entry's settings with some replaced; option mappings are merged, None changes nothing.
 
-    Another method or likelihood takes none of the options that the entry gives its own; teacher 'none' takes the
-    entry's away.
+    Another method or likelihood takes none of the options that the entry gives its own, and no pretraining none of
+    those of pretraining; teacher 'none' takes the entry's away.
     """
     entry = zoo.entry(name)
     same_likelihood = changes.get("likelihood") in (None, entry.likelihood)
@@ -270,6 +297,7 @@ def settings_from_entry(name: str, **changes: Any) -> RunSettings:
         "likelihood_options": dict(entry.likelihood_options) if same_likelihood else {},
         "decision_options": dict(entry.decision_options),
         "pretrain_epochs": entry.pretrain_epochs,
+        "pretraining_options": dict(entry.pretraining_options),
         "rewrites": entry.rewrites,
         "retrain_epochs": entry.retrain_epochs,
         "examples": entry.examples,
@@ -285,4 +313,6 @@ def settings_from_entry(name: str, **changes: Any) -> RunSettings:
             base[key] = {**base[key], **value}
         elif value is not None:
             base[key] = value
+    if not (base["pretrain_epochs"] or base["retrain_epochs"] or changes.get("pretraining_options")):
+        base["pretraining_options"] = {}
     return RunSettings(**base)

@@ -16,12 +16,9 @@ from torch import nn
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.errors import RunError, UnstorableWarning
 from pyro_compress.files import write_atomically
-from pyro_compress.inference.contract import Method
 from pyro_compress.inference.fit import Callback, fit
 from pyro_compress.inference.loop.processes import Ranks
 from pyro_compress.inference.loop.suitability import check_classes
-from pyro_compress.inference.point.map import MAP
-from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.networks import load_weights
@@ -95,10 +92,7 @@ def train_first(
         held = {name: t.numpy() for name, t in network.state_dict().items() if t.is_floating_point()}
         if epochs:
             model = settings.build_unpenalised(network)
-            method: Method = MAP(epochs=epochs, schedule="linear")
-            if settings.reconstructs:
-                # codes have a posterior, whatever the weights have
-                method = SVI(epochs=epochs, schedule="linear", kl_warmup=0.0)
+            method = settings.build_pretraining(epochs)
             with timed(run, "pretrain"), warnings.catch_warnings():
                 warnings.simplefilter("ignore", UnstorableWarning)
                 posterior = fit(model, data, method, seed=settings.seed, device=settings.device, callbacks=callbacks)

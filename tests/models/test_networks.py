@@ -31,7 +31,7 @@ PARAMETERS = {
     "tiny-cnn": 208 + 1_168 + 2_320 + 3_480 + 250,
     "vgg-16": 14_987_210,
 }
-WITH_POSITIONS = ("text", "unet")
+WITH_POSITIONS = ("text-gru", "text-transformer", "unet")
 CLASSIFIERS = sorted(
     name for name, entry in NETWORKS.items() if entry.classes is not None and name not in WITH_POSITIONS
 )
@@ -50,11 +50,22 @@ def test_registered_networks_trace_and_take_a_gradient_step(name: str) -> None:
 
 def test_networks_for_other_data_put_out_what_their_targets_are() -> None:
     sizes = {name: sum(p.numel() for p in build(name).parameters()) for name in ("series", "tabular", *WITH_POSITIONS)}
-    assert sizes == {"series": 51_640, "tabular": 11_777, "text": 77_825, "unet": 29_411}
+    assert sizes == {
+        "series": 51_640,
+        "tabular": 11_777,
+        "text-gru": 77_825,
+        "text-transformer": 116_705,
+        "unet": 29_571,
+    }
     assert trace(build("series"), (3, 96)).shapes()[-1] == (24,)
     assert trace(build("tabular"), (26,)).shapes()[-1] == (1,)
     assert trace(build("unet"), (1, 24, 24)).shapes()[-1] == (11, 24, 24)
-    network, x = build("text").eval(), torch.randint(97, (2, 64))
+
+
+@pytest.mark.parametrize("name", ["text-gru", "text-transformer"])
+def test_networks_for_text_see_nothing_behind_a_position(name: str) -> None:
+    assert trace(build(name), (64,)).shapes()[-1] == (64, 97)
+    network, x = build(name).eval(), torch.randint(97, (2, 64))
     with torch.no_grad():
         whole = network(x)
         changed = network(torch.cat([x[:, :40], (x[:, 40:] + 1) % 97], 1))

@@ -52,7 +52,7 @@ UNKNOWN = {
     ),
     "section": (
         ["--prior", "normal", *MINE, "--set", "desicion.c=1"],
-        "unknown section of --set 'desicion': known are augmentation, decision, likelihood, method, prior.",
+        "unknown section of --set 'desicion': known are augmentation, decision, likelihood, method, pretraining, ",
         "Did you mean 'decision'?",
     ),
     "option of no prior": (
@@ -288,7 +288,7 @@ def test_files_that_are_missing_damaged_or_unfit(cli: Cli, digits_run: Path, use
     assert "needs --data" in sentence(cli("evaluate", path))
     found = sentence(cli("evaluate", path, "--data", "mine:data"))
     assert found == f"{path} takes inputs of shape (1, 8, 8), data set thirds has (6,)"
-    assert "says its data and likelihood" in sentence(cli("evaluate", digits_run, "--data", "digits"))
+    assert "says its data, likelihood and network" in sentence(cli("evaluate", digits_run, "--data", "digits"))
 
 
 @pytest.mark.parametrize(

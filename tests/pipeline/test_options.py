@@ -6,14 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.main import get_command
 
+import pyro_compress as pc
 from pyro_compress import __version__
 from pyro_compress.cli.app import app
+from pyro_compress.inference.point.map import MAP
 from pyro_compress.models import zoo
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.posterior.posterior import Posterior
@@ -173,6 +176,33 @@ def test_weights_switch_an_entrys_pretraining_off(user: Path) -> None:
     assert choose_settings(entry, None, user / "a")[0].pretrain_epochs == zoo.entry(entry).pretrain_epochs > 0
     assert choose_settings(entry, None, user / "a", weights=Path("w.pt"))[0].pretrain_epochs == 0
     assert choose_settings(entry, None, user / "a", weights=Path("w.pt"), pretrain_epochs=3)[0].pretrain_epochs == 3
+
+
+def test_pretraining_has_options_of_its_own(user: Path, cli: Cli) -> None:
+    """What train_first leaves is what MAP with these options finds; what cannot be is said before it begins."""
+    words = ("--network", "mine:net", "--prior", "normal", "--data", "mine:data", "--epochs", "1", "--threads", 1)
+    told = ("--set", "pretraining.batch_size=7", "--set", "pretraining.learning_rate=0.02")
+    assert cli("fit", *words, "--pretrain-epochs", 2, *told, "--out", "own").code == 0
+    assert cli("fit", *words, "--pretrain-epochs", 2, "--out", "usual").code == 0
+    own, usual = (load_file(user / name / "initial.safetensors") for name in ("own", "usual"))
+    settings = RunSettings.load(user / "own" / "settings.json")
+    assert settings.pretraining_options == {"batch_size": 7, "learning_rate": 0.02}
+    torch.manual_seed(settings.seed)
+    model, data = settings.build_unpenalised(settings.build_network()), pc.data.load("mine:data")
+    wanted = pc.fit(model, data, MAP(epochs=2, batch_size=7, learning_rate=0.02, schedule="linear"), seed=settings.seed)
+    for name, found in own.items():
+        np.testing.assert_array_equal(found.numpy(), wanted.parameters[name].mean)
+        assert not torch.equal(found, usual[name])
+    refused = {
+        "pretraining.batch_size=7": "pretraining has the options batch_size, and there is none: give --pretrain-epochs",
+        "pretraining.epochs=2": "leave out pretraining.epochs",
+        "pretraining.bath_size=7": "Did you mean 'batch_size'?",
+    }
+    for option, sentence in refused.items():
+        begin = () if option.endswith("batch_size=7") else ("--pretrain-epochs", 1)
+        failed = cli("fit", *words, *begin, "--set", option, "--out", "refused")
+        assert failed.code == 1 and sentence in failed.err
+    assert not (user / "refused").exists()
 
 
 def test_map_and_another_likelihood(cli: Cli, user: Path) -> None:

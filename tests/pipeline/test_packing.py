@@ -19,6 +19,7 @@ from benchmarks.weights_bytes import of_original_width
 from pyro_compress.artifact.runtimes.safetensors_weights import read_safetensors, write_safetensors
 from pyro_compress.artifact.writing.packing import packed
 from pyro_compress.errors import ArtifactError, DecisionError, RunError
+from pyro_compress.models.networks import build
 from pyro_compress.network.stored_weights import ELEMENT_TYPES, Given, StoredWeights
 from pyro_compress.pipeline.packing import comparison, read_state, state_of, unpack_file
 from tests.pipeline.conftest import Cli
@@ -329,12 +330,28 @@ def test_mistakes_on_the_command_line_end_in_a_sentence(cli: Cli, tmp_path: Path
         (("export", str(tmp_path / "a.pyrc"), "--to", "onnx", str(tmp_path / "b.onnx")), "holds weights and no layers"),
         (("score", str(tmp_path / "a.pyrc")), "holds weights and no layers"),
         (("generate", str(tmp_path / "a.pyrc"), "--out", str(tmp_path / "b.png")), "holds weights and no layers"),
-        (("evaluate", str(tmp_path / "a.pyrc"), "--data", "digits"), "holds weights and no layers"),
+        (("evaluate", str(tmp_path / "a.pyrc"), "--data", "digits"), "--network module:factory"),
+        (("evaluate", str(tmp_path / "a.pyrc"), "--data", "digits", "--network", "digits-mlp"), "not of this module"),
+        (("evaluate", str(tmp_path / "a.pyrc"), "--data", "digits", "--network", "digit-mlp"), "Did you mean"),
     ]
     for arguments, sentence in runs:
         found = cli(*arguments)
         assert found.code == 1 and found.err.count("\n") == 1 and sentence in found.err, (arguments, found)
     assert not list(tmp_path.glob("b.*"))
+
+
+def test_evaluate_puts_weights_into_the_network_that_is_named(cli: Cli, tmp_path: Path) -> None:
+    """A file of weights has the error of the module that they were taken from; one of layers takes no network."""
+    network, file, data = build("digits-cnn"), str(tmp_path / "a.pyrc"), pc.data.load("digits")
+    pc.pack(network).save(file)
+    found = json.loads(cli("evaluate", file, "--data", "digits", "--network", "digits-cnn", "--json").out)
+    assert found == pc.evaluate(file, data, network=network)
+    x, y = data.part("test")
+    with torch.no_grad():
+        wrong = float((network.eval()(x).argmax(1) != y).float().mean())
+    assert found["error_after_percent"] == pytest.approx(100 * wrong)
+    failed = cli("evaluate", "lenet-5/l0", "--data", "digits", "--network", "digits-cnn")
+    assert failed.code == 1 and "has layers of its own" in failed.err
 
 
 def test_the_sign_of_zero_is_all_that_is_lost() -> None:

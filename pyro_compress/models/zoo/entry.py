@@ -46,6 +46,7 @@ class Entry:
         likelihood: registered name.
         prior_options, method_options, likelihood_options, decision_options: keywords of each.
         pretrain_epochs: epochs of plain maximum likelihood before the posterior is fitted.
+        pretraining_options: keywords of `MAP` for these.
         rewrites: what makes another network of it after that, each by its 'name' and options.
         retrain_epochs: epochs of plain maximum likelihood of the network that they made.
         teacher: another entry, which is fitted first and teaches this one; None for no teacher.
@@ -68,6 +69,7 @@ class Entry:
     likelihood_options: Mapping[str, Any] = field(default_factory=dict)
     decision_options: Mapping[str, Any] = field(default_factory=dict)
     pretrain_epochs: int = 0
+    pretraining_options: Mapping[str, Any] = field(default_factory=dict)
     rewrites: tuple[Mapping[str, Any], ...] = ()
     retrain_epochs: int = 0
     teacher: str | None = None
