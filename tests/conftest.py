@@ -8,6 +8,8 @@ import pytest
 
 from pyro_compress.data.files import ENVIRONMENT_VARIABLE, MNIST_FILES
 
+NIGHTLY = Path(__file__).with_name("nightly.txt")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--nightly", action="store_true", help="run tests that are too long for every run, and no others")
@@ -26,7 +28,17 @@ def _programs_alone(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked `nightly` or stands in nightly.txt, which others beside it nearly cover; or the rest."""
+    listed = set(NIGHTLY.read_text(encoding="utf-8").splitlines())
+    for item in items:
+        if item.nodeid in listed:
+            item.add_marker("nightly")
+    if not any("::" in argument for argument in config.args):
+        files, found = ({node(item.nodeid) for item in items} for node in (lambda name: name.split("::")[0], str))
+        if gone := sorted(name for name in listed - found if name.split("::")[0] in files):
+            raise pytest.UsageError(f"{NIGHTLY} names tests that are not there: {', '.join(gone)}")
     nightly = bool(config.getoption("--nightly"))
     left_out = [item for item in items if ("nightly" in item.keywords) != nightly]
     if left_out:

@@ -85,12 +85,14 @@ def test_reported_complexity_is_the_sampled_divergence_and_not_its_share() -> No
 
 def test_a_scale_mixture_is_fitted() -> None:
     model, x, y = problem()
+    # a narrow component like the default's has a mode of its own about zero, in which some seeds' weights end
+    model = BayesianNetwork(model.network, ScaleMixture(narrow=0.3), model.likelihood)
     data = as_data((x, y))
     posterior = fit(model, data, BayesByBackprop(epochs=60, batch_size=12, learning_rate=0.03), seed=1)
     exact = torch.linalg.lstsq(torch.cat([x, torch.ones(HELD, 1)], 1), y).solution
     weight = posterior.parameters["weight"]
     # 0.8 / √48 is the likelihood's standard deviation; the mixture's wide component shrinks little
-    np.testing.assert_allclose(weight.mean, exact[:3].T.numpy(), atol=3 * 0.8 / math.sqrt(HELD))
+    np.testing.assert_allclose(weight.mean, exact[:3].T.numpy(), atol=2 * 0.8 / math.sqrt(HELD))
     assert 0.02 < float(np.sqrt(weight.variance).mean()) < 0.3
     assert posterior.provenance["method"] == "BayesByBackprop"
 

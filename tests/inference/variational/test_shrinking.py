@@ -187,8 +187,8 @@ def test_where_nothing_goes_nothing_changes(prior: Prior) -> None:
 def test_compiled_steps_are_exchanged_where_what_is_left_of_the_run_pays(
     compile: str, compiled: bool, spared: int, done: int, pays: bool
 ) -> None:
-    method, state = started(GroupHorseshoe(), compile=compile)
-    method = dataclasses.replace(method, batch_size=128)
+    method, state = started(GroupHorseshoe())
+    method = dataclasses.replace(method, batch_size=128, compile=compile)
     state.compiled, state.steps_planned, state.steps_done = compiled, 1000, done
     state.traced = TracedTerms(state.modules.values(), state.flat, lambda batch: method.terms(state, batch))
     state.traced.compiling_seconds = 10.0
