@@ -1,10 +1,10 @@
 """Which networks end in a runnable file: the table of docs/networks.md, row by row.
 
-python -m tests.artifact.known_networks    # prints it
+python -m tests.artifact.known_networks    # prints it, and the short one of README.md
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from pyro_compress.errors import UnstorableError
 from pyro_compress.models.tracing.tracer import trace
 from tests.artifact.small_networks import SMALL
 
+SHORT_HEAD = "| a file of | networks |\n| --- | --- |\n"
 HEAD = "| network | file | layers, or what is in the way |\n| --- | --- | --- |\n"
 SIDE = 64
 # of torchvision; those in the first line are traced in every run of the tests
@@ -82,5 +83,19 @@ def _reason(sentence: str) -> str:
     return said.partition("; it must be")[0].replace("|", "\\|")
 
 
+def summary(rows: Iterable[str]) -> str:
+    """The table of README.md: from rows, the networks of either kind of file."""
+    kinds: dict[str, list[str]] = {"layers": [], "weights": []}
+    for line in rows:
+        name, kind, _ = line.removeprefix("| ").split(" | ", 2)
+        kinds[kind].append(name)
+    lines = (
+        f"| {kind}: {len(names)} of {sum(map(len, kinds.values()))} | {'; '.join(names)} |\n"
+        for kind, names in kinds.items()
+    )
+    return SHORT_HEAD + "".join(lines).replace("torchvision ", "")
+
+
 if __name__ == "__main__":
-    print(HEAD + "".join(map(row, KNOWN)), end="")
+    rows = [row(name) for name in KNOWN]
+    print(HEAD + "".join(rows) + "\n" + summary(rows), end="")

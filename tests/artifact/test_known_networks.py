@@ -10,7 +10,7 @@ from pyro_compress.artifact.format.decode import decode
 from pyro_compress.artifact.runtimes.numpy_runtime import forward
 from pyro_compress.artifact.runtimes.onnx_export import to_onnx
 from pyro_compress.artifact.writing.encode import encode
-from tests.artifact.known_networks import ALWAYS, HEAD, KNOWN, row
+from tests.artifact.known_networks import ALWAYS, HEAD, KNOWN, row, summary
 from tests.artifact.runnable import assert_close, examples, in_torch, reduced
 
 PAGE = Path(__file__).parents[2] / "docs" / "networks.md"
@@ -23,6 +23,10 @@ def table() -> list[str]:
 
 def test_the_table_has_every_network() -> None:
     assert [line.split(" | ")[0].removeprefix("| ") for line in table()] == list(KNOWN)
+
+
+def test_readme_sums_it_up() -> None:
+    assert summary(table()) in (PAGE.parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ALWAYS)

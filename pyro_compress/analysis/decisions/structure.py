@@ -33,8 +33,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
-from pyro_compress.errors import DecisionError
+from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
+from pyro_compress.analysis.decisions.reduced_tensors import (
+    finer,
+    kept_of_transposed,
+    resized,
+    stored_bias,
+    stored_integers,
+)
+from pyro_compress.analysis.decisions.structure_checks import check
 from pyro_compress.network.architecture import (
     Add,
     Architecture,
@@ -50,7 +57,6 @@ from pyro_compress.network.architecture import (
     Table,
     Unflatten,
     Weighted,
-    describe,
     groups_of,
     is_depthwise,
     last_references,
@@ -59,13 +65,9 @@ from pyro_compress.network.architecture import (
 )
 from pyro_compress.network.further_layers import Concatenate, Multiply, Standardize
 from pyro_compress.network.liveness import Numbers, Signal, as_stored, by_output, signals
-from pyro_compress.network.parameter_names import added_bias, aliased, in_layer, parameter_shapes
-from pyro_compress.network.quantizers import Codebook, Quantizer, Uniform, stored_as
+from pyro_compress.network.parameter_names import added_bias, aliased, in_layer
 from pyro_compress.network.sequence_layers import Attention, Embedding, Rearrange, Recurrent
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
-
-# From here on float32 cannot tell neighbouring integers apart.
-INTEGER_LIMIT = 2**24
 
 
 def remove_dead(architecture: Architecture, decision: Decision) -> StoredNetwork:
@@ -109,7 +111,7 @@ def remove_dead_spread(architecture: Architecture, decision: Decision) -> tuple[
 
 def _built(architecture: Architecture, decision: Decision, *, with_spread: bool = False) -> "_Builder":
     decision = in_layers(architecture, decision)
-    _check(architecture, decision)
+    check(architecture, decision)
     builder = _Builder(architecture, decision, with_spread)
     builder.build()
     return builder
@@ -252,7 +254,7 @@ class _Builder:
         if site.quantizer is None:
             self.tensors[name] = StoredTensor(floats=site.stored()[kept])
         else:
-            self.tensors[name] = _stored(site.integers()[kept], site.quantizer.rows(kept))
+            self.tensors[name] = stored_integers(site.integers()[kept], site.quantizer.rows(kept))
         self.spread[name] = np.broadcast_to(self._spread_of(f"{layer.name}.weight"), site.value.shape)[kept]
         self.layers.append(PReLU(layer.name, int(kept.sum())))
 
@@ -264,7 +266,7 @@ class _Builder:
             self.tensors[name] = StoredTensor(floats=(site.stored() * after.live)[:, kept].astype(np.float32))
         else:
             integers = (site.integers() * after.live)[:, kept].astype(np.int32)
-            self.tensors[name] = _stored(integers, site.quantizer)
+            self.tensors[name] = stored_integers(integers, site.quantizer)
         self.spread[name] = np.broadcast_to(self._spread_of(name), site.value.shape)[:, kept]
         size = int(kept.sum())
         smaller = replace(layer, features=size) if isinstance(layer, Embedding) else replace(layer, channels=size)
@@ -283,13 +285,13 @@ class _Builder:
             numbers = StoredTensor(floats=(site.stored() * mask)[self.index[name]].astype(np.float32))
         else:
             integers = (site.integers() * mask)[self.index[name]].astype(np.int32)
-            numbers = _stored(integers, site.quantizer.rows(rows))
+            numbers = stored_integers(integers, site.quantizer.rows(rows))
         self.tensors[name] = numbers
         has_bias = False
         if layer.bias and layer.kind == "gru":
             bias, own = f"{layer.name}.bias", np.arange(2 * layer.hidden, 3 * layer.hidden)
             of_unit = np.where(needed, self._numbers.recurrent(layer)[1][2], 0)[kept]
-            stored = _stored_bias(of_unit, self._sites[bias], own[kept])
+            stored = stored_bias(of_unit, self._sites[bias], own[kept])
             if stored is not None:
                 has_bias, self.tensors[bias] = True, stored
                 whole = np.broadcast_to(self._spread_of(bias), (3 * layer.hidden,))
@@ -310,7 +312,7 @@ class _Builder:
             gates, own = added_bias(states), self._sites[f"{states.name}.bias"]
             bias = bias + np.where(gates, self._numbers.recurrent(states)[1].ravel(), 0)
             bias_spread = bias_spread + np.where(gates, self._spread_of(f"{states.name}.bias"), 0)
-            bias_site = _finer(bias_site, own)
+            bias_site = finer(bias_site, own)
         rows, columns = after.kept, before.kept
         alive = after.live[:, None]
         if groups_of(layer) == 1:
@@ -328,13 +330,13 @@ class _Builder:
         if norm_follows:
             self._bias_for_norm, stored = (bias, bias_spread), None
         else:
-            stored = _stored_bias(bias[rows], bias_site, rows)
+            stored = stored_bias(bias[rows], bias_site, rows)
         if stored is not None:
             self.tensors[f"{layer.name}.bias"], self.spread[f"{layer.name}.bias"] = (
                 stored,
                 np.broadcast_to(bias_spread, bias.shape)[rows],
             )
-        self.layers.append(_resized(layer, int(rows.sum()), int(before.kept.sum()), stored is not None))
+        self.layers.append(resized(layer, int(rows.sum()), int(before.kept.sum()), stored is not None))
         self._present = rows
 
     def _gain_spread(self, layer: Weighted) -> np.ndarray:
@@ -349,7 +351,7 @@ class _Builder:
         site = self._sites[name]
         alive = as_stored(layer, np.broadcast_to(alive, (alive.shape[0], columns.size)))
         if isinstance(layer, ConvTranspose2d):
-            rows, columns = _transposed(layer, rows, columns)
+            rows, columns = kept_of_transposed(layer, rows, columns)
         self.index[name] = np.ix_(rows, columns)
         mask = alive.reshape(*alive.shape, *(1,) * (site.value.ndim - 2))
 
@@ -363,115 +365,10 @@ class _Builder:
             self.tensors[name] = StoredTensor(floats=left(site.stored() * mask).astype(np.float32))
         else:
             integers = left(site.integers() * mask).astype(np.int32)
-            self.tensors[name] = _stored(integers, site.quantizer.rows(rows))
+            self.tensors[name] = stored_integers(integers, site.quantizer.rows(rows))
 
 
 def _states_behind(layers: tuple[Layer, ...], position: int) -> Recurrent | None:
     """The recurrent layer that alone takes what a layer makes."""
     follower = layers[position + 1] if position + 1 < len(layers) else None
     return follower if isinstance(follower, Recurrent) and position + 1 not in last_references(layers) else None
-
-
-def _finer(one: SiteDecision | None, other: SiteDecision) -> SiteDecision:
-    """That of two biases on whose grid their sum lies, where steps are powers of two."""
-    if one is None or other.quantizer is None:
-        return other
-    both = isinstance(one.quantizer, Uniform) and isinstance(other.quantizer, Uniform)
-    return other if both and other.quantizer.step < one.quantizer.step else one  # type: ignore[union-attr]
-
-
-def _transposed(layer: ConvTranspose2d, outputs: np.ndarray, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What is kept along the first two axes of the weight: of a grouped layer that is not depthwise, everything."""
-    if layer.groups == 1:
-        return inputs, outputs
-    rows = outputs if is_depthwise(layer) else np.ones(layer.in_channels, dtype=bool)
-    return rows, np.ones(layer.out_channels // layer.groups, dtype=bool)
-
-
-def _resized(layer: Weighted, outputs: int, inputs: int, bias: bool) -> Weighted:
-    if isinstance(layer, Linear):
-        return replace(layer, in_features=inputs, out_features=outputs, bias=bias)
-    groups = inputs if is_depthwise(layer) else layer.groups
-    return replace(layer, in_channels=inputs, out_channels=outputs, groups=groups, bias=bias)
-
-
-def _stored(integers: np.ndarray, quantizer: Quantizer) -> StoredTensor:
-    """What a file holds of int32 indices; of a codebook only the levels that some number has."""
-    held = stored_as(quantizer)
-    if isinstance(held, Codebook):
-        held, integers = held.used(integers)
-    return StoredTensor(integers, held)
-
-
-def _stored_bias(bias: np.ndarray, site: SiteDecision | None, rows: np.ndarray) -> StoredTensor | None:
-    """The bias on its own grid, in float32 if it has none or a fold outgrew it; None if nothing is left of it.
-
-    A codebook has no levels near what a fold has moved, so then it is float32 too.
-    """
-    stored = StoredTensor(floats=bias.astype(np.float32))
-    # what a fold has moved need not fit the bits of an affine one
-    quantizer = None if site is None or site.quantizer is None else stored_as(site.quantizer.rows(rows))
-    if quantizer is not None:
-        indices = quantizer.index(bias)
-        moved = isinstance(quantizer, Codebook) and not np.array_equal(quantizer.value(indices), stored.dense())
-        if not moved and np.abs(indices).max() < INTEGER_LIMIT:
-            stored = _stored(indices.astype(np.int32), quantizer)
-    return stored if stored.dense().any() else None
-
-
-def _check(architecture: Architecture, decision: Decision) -> None:
-    sites, buffers = _expected(architecture)
-    found = {name: site.value.shape for name, site in decision.sites.items()}
-    _check_shapes("site", sites, found, "make the decision from a posterior of this network")
-    statistics = {name: buffer.shape for name, buffer in decision.buffers.items() if name in buffers}
-    _check_shapes("buffer", buffers, statistics, "put the batch norm's running statistics into decision.buffers")
-    for name, site in decision.sites.items():
-        if not np.isfinite(site.stored()).all():
-            raise DecisionError(f"the decision on {name} stores NaN or infinite values")
-        fewest = site.bits[site.kept()].min(initial=FLOAT_BITS)
-        if site.quantizer is None and fewest < FLOAT_BITS:
-            raise DecisionError(
-                f"the decision on {name} says {fewest} bits and no grid: combine it with bit_widths(...), or give it "
-                f"{FLOAT_BITS}, which is float32"
-            )
-        if site.quantizer is not None and np.abs(site.integers().astype(np.int64)).max(initial=0) >= INTEGER_LIMIT:
-            raise DecisionError(f"the grid of {name} is too fine: its integers exceed 24 bits")
-    for name in buffers:
-        if not np.isfinite(decision.buffers[name]).all():
-            raise DecisionError(f"buffer {name} holds NaN or infinite values")
-        least = float(decision.buffers[name].min(initial=0))
-        if name.endswith(".running_var") and least < 0:
-            raise DecisionError(
-                f"buffer {name} holds {least:g}, and no variance is negative: gather the statistics again"
-            )
-
-
-def _expected(architecture: Architecture) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Names and shapes of the parameters and of the buffers that a traced architecture speaks of."""
-    sites: dict[str, tuple[int, ...]] = {}
-    buffers: dict[str, tuple[int, ...]] = {}
-    for layer in architecture.layers:
-        if isinstance(layer, ChannelAffine):
-            raise DecisionError(f"{describe(layer)} occurs in compressed networks only: decide on the original network")
-        sites |= parameter_shapes(layer)
-        if isinstance(layer, BatchNorm) and layer.running:
-            buffers |= {f"{layer.name}.{kind}": (layer.channels,) for kind in ("running_mean", "running_var")}
-    return sites, buffers
-
-
-def _fits(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    """Whether a tensor is the one expected, or that of a Conv1d or dense layer over positions described as an image."""
-    if len(expected) == 4 and expected[2] == 1:
-        return found in (expected, (*expected[:2], expected[3])) or (found == expected[:2] and expected[3] == 1)
-    return found == expected
-
-
-def _check_shapes(
-    kind: str, expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], advice: str
-) -> None:
-    for name in sorted(set(expected) ^ set(found)):
-        where = "no parameter of the network" if name in found else "missing from the decision"
-        raise DecisionError(f"{kind} {name} is {where}: {advice}")
-    for name, shape in expected.items():
-        if not _fits(found[name], shape):
-            raise DecisionError(f"{kind} {name} has shape {found[name]} in the decision, {shape} in the network")

@@ -1,6 +1,6 @@
 """Group lasso: units and filters that the data does not need become exactly zero (Yuan & Lin 2006; Wen et al. 2016).
 
-    minimise over w   −(N/n) Σ_i log p(y_i | x_i, w) − log p(w) + λ Σ_g √|g| ‖w_g‖₂
+    minimise over w   −(N/n) Σ_i log p(y_i | x_i, w) − log p(w) + Σ_g λ_g √|g| ‖w_g‖₂
 
 Groups are what group priors take: the inputs of a dense layer, the filters of a convolution.  A gradient step to z is
 followed by the proximal step of the penalty in the metric of the optimizer, where weight i has the step size η_i:
@@ -14,6 +14,8 @@ The penalty shrinks what it keeps, too: for the share `retrain` of the run at it
 stay zero.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +27,7 @@ from pyro_compress.inference.loop.feed import Batch
 from pyro_compress.inference.point.map import PointState
 from pyro_compress.inference.point.masked import MaskedState, MaskedTraining
 from pyro_compress.models.parameters import parameters_of
+from pyro_compress.network.name_patterns import by_name
 
 STEPPED = ("adam", "sgd")
 NEWTON_STEPS = 12
@@ -38,11 +41,12 @@ class GroupLasso(MaskedTraining):
         epochs, batch_size, learning_rate, schedule, rate_warmup, accumulate,
             clip, rate, input_rate: see `MaskedTraining`.
         optimizer: 'adam' or 'sgd', whose step sizes are known.
-        strength: λ, in nats of the whole data set.
+        strength: λ, in nats of the whole data set; one number, or by patterns of names, {"conv*": 30.0, "fc*": 5.0}, of
+            which weights that none names have no penalty.
         retrain: share of the run at its end without the penalty.
     """
 
-    strength: float = 10.0
+    strength: float | Mapping[str, float] = 10.0
     retrain: float = 0.25
 
     def __post_init__(self) -> None:
@@ -52,14 +56,15 @@ class GroupLasso(MaskedTraining):
                 f"the proximal step of the group lasso needs the optimizer's step sizes: take {' or '.join(STEPPED)}, "
                 f"found {self.optimizer!r}"
             )
-        if self.strength < 0 or not 0 <= self.retrain < 1:
+        strengths = self.strength.values() if isinstance(self.strength, Mapping) else (self.strength,)
+        if not all(0 <= one < math.inf for one in strengths) or not 0 <= self.retrain < 1:
             raise InferenceError(
-                "the group lasso needs strength of at least 0 and retrain of at least 0 and below 1, found "
+                "the group lasso needs strength of at least 0, finite, and retrain of at least 0 and below 1, found "
                 f"strength={self.strength}, retrain={self.retrain}"
             )
 
     def init(self, model: Model, size: int, seed: int, held: int | None = None) -> "LassoState":
-        return LassoState(super().init(model, size, seed, held))
+        return LassoState(super().init(model, size, seed, held), self.strength)
 
     def penalised(self, state: PointState) -> bool:
         """Whether the next step has the penalty."""
@@ -74,13 +79,14 @@ class GroupLasso(MaskedTraining):
         return ElboTerms(found.data, found.complexity + self.penalty(state), found.by_site)
 
     def penalty(self, state: "LassoState") -> float:
-        """λ Σ_g √|g| ‖w_g‖₂, nats."""
-        total = sum(
-            float(weight.detach().movedim(state.axes[name], 0).flatten(1).norm(dim=1).sum())
+        """Σ_g λ_g √|g| ‖w_g‖₂, nats."""
+        return sum(
+            state.strengths[name]
+            * float(weight.detach().movedim(state.axes[name], 0).flatten(1).norm(dim=1).sum())
             * group_size(weight, state.axes[name]) ** 0.5
             for name, weight in state.present().items()
+            if name in state.strengths
         )
-        return self.strength * total
 
     def step(self, state: PointState, batch: Batch) -> Info:
         assert isinstance(state, LassoState)
@@ -91,17 +97,19 @@ class GroupLasso(MaskedTraining):
             return info
         with torch.no_grad():
             for name, weight in state.present().items():
+                if name not in state.strengths:
+                    continue
                 axis = state.axes[name]
-                kappa = self.strength * group_size(weight, axis) ** 0.5 / state.size
+                kappa = state.strengths[name] * group_size(weight, axis) ** 0.5 / state.size
                 weight.copy_(proximal(weight, step_size(state.optimizer, weight), kappa, axis))
                 state.masks[name] = weight != 0
         return info
 
 
 class LassoState(MaskedState):
-    """Adds the axis along which groups are counted, by name."""
+    """Adds λ, and the axis along which groups are counted, by name."""
 
-    def __init__(self, base: PointState) -> None:
+    def __init__(self, base: PointState, strength: float | Mapping[str, float]) -> None:
         super().__init__(base, GroupLasso.__name__)
         found = {parameter.name: parameter.group_axis for parameter in parameters_of(self.model.network)}
         self.axes = {name: axis for name in self.masks if (axis := found[name]) is not None}
@@ -110,6 +118,7 @@ class LassoState(MaskedState):
             raise InferenceError(
                 "the group lasso needs weights that come in groups, as those of dense layers and convolutions do"
             )
+        self.strengths = by_name("strength", strength, self.masks, "weight", InferenceError)
 
 
 def group_size(weight: torch.Tensor, axis: int) -> int:

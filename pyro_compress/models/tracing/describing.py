@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from pyro_compress.models.checking import CALLED
-from pyro_compress.models.tracing.attention import BY_LAST_AXIS, PRODUCTS, Scores, function_norm, on_scores
-from pyro_compress.models.tracing.attention import MODULES as ATTENTION
+from pyro_compress.models.tracing.attention import PRODUCTS, Scores, on_scores
 from pyro_compress.models.tracing.axes import PERMUTATIONS, REDUCTIONS, cut, permuted, reduction, reshaped
 from pyro_compress.models.tracing.constants import (
     Constant,
@@ -20,6 +19,7 @@ from pyro_compress.models.tracing.constants import (
     constant_of,
     scale_by_constant,
 )
+from pyro_compress.models.tracing.last_axis import BY_LAST_AXIS, function_norm
 from pyro_compress.models.tracing.operations import (
     BY_NAME,
     ELEMENTWISE,
@@ -45,6 +45,7 @@ from pyro_compress.models.tracing.sequences import (
     multiply,
     part,
 )
+from pyro_compress.models.tracing.transformers import MODULES as TRANSFORMERS
 from pyro_compress.network.architecture import (
     AdaptiveAvgPool2d,
     AvgPool2d,
@@ -66,7 +67,7 @@ _OF_IMAGES = (
 
 def known_type(module: nn.Module) -> Any:
     """The known type that a module is, or inherits its forward pass from."""
-    kinds: tuple[Any, ...] = (*MODULES, *ATTENTION, *RECURRENT, nn.Flatten, nn.Unflatten, nn.Softmax, nn.LogSoftmax)
+    kinds: tuple[Any, ...] = (*MODULES, *TRANSFORMERS, *RECURRENT, nn.Flatten, nn.Unflatten, nn.Softmax, nn.LogSoftmax)
     return next((kind for kind in kinds if isinstance(module, kind) and _computes_like(module, kind)), None)
 
 
@@ -126,8 +127,8 @@ class Description:
             return on_several(self.sequence, kind, arguments[0], tuple(arguments[1:]), tuple(named.values()))
         if kind in RECURRENT:
             return RECURRENT[kind](self.sequence, self._module(node), str(node.target), *arguments, **named)
-        if kind in ATTENTION:
-            return ATTENTION[kind](self.sequence, self._module(node), str(node.target), *arguments, **named)
+        if kind in TRANSFORMERS:
+            return TRANSFORMERS[kind](self.sequence, self._module(node), str(node.target), *arguments, **named)
         combined = self._combined(kind, arguments, named, node)
         if combined is not None:
             return combined

@@ -1,4 +1,4 @@
-"""LeNet-5 under the multi-spike prior, ternary (Variational Network Quantization), with the settings of the paper."""
+"""LeNet-5 under the multi-spike prior, ternary (Variational Network Quantization), for a third of its epochs."""
 
 from pyro_compress.models.zoo.entry import Entry, Published
 
@@ -8,9 +8,9 @@ ENTRY = Entry(
     prior="multi-spike",
     data="mnist",
     method_options={
-        "epochs": 195,
+        "epochs": 60,
         "schedule": "linear",
-        "kl_warmup": 15 / 195,
+        "kl_warmup": 0.25,
         "rates": {"hyper": 0.01, "log_variance": 1.0},
     },
     # nothing is trained on the levels afterwards
@@ -23,5 +23,5 @@ ENTRY = Entry(
         ),
         Published("VNQ, before pruning and quantisation", "Achterhold et al. 2018", 0.67),
     ),
-    chosen_on="nothing: as published",
+    chosen_on="nothing: as published, but for 60 epochs in place of 195",
 )

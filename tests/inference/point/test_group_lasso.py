@@ -1,5 +1,7 @@
 """The group lasso: its proximal step in closed form and by subgradients, its optimum, exact zeros, and the road."""
 
+import math
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -100,10 +102,33 @@ def test_the_penalty_is_in_nats_of_the_data_set() -> None:
     filters, dense = (network.get_parameter(name).detach() for name in ("0.weight", "2.weight"))
     expected = 2.0 * float(2.0 * filters.flatten(1).norm(dim=1).sum() + 2**0.5 * dense.norm(dim=0).sum())
     assert method.penalty(state) == pytest.approx(expected, rel=1e-5)
-    plain = float(GroupLasso(strength=0.0, epochs=10).terms(state, (x, torch.zeros(20).long())).complexity.detach())
+    none = GroupLasso(strength=0.0, epochs=10)
+    free = none.init(BayesianNetwork(network, Normal()), 20, 0)
+    plain = float(none.terms(free, (x, torch.zeros(20).long())).complexity.detach())
     assert float(method.terms(state, (x, torch.zeros(20).long())).complexity.detach()) == pytest.approx(
         plain + expected
     )
+
+
+def test_strengths_by_patterns_are_of_the_weights_that_they_name() -> None:
+    """Filters with λ = 3, dense layers with none: one step moves the latter as plain training does."""
+    torch.manual_seed(0)
+    network = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 3, 2), flat=nn.Flatten(), fc=nn.Linear(12, 2)))
+    model, batch = BayesianNetwork(network, Normal()), (torch.randn(20, 1, 3, 3), torch.zeros(20).long())
+    states = {}
+    for name, strength in (("some", {"conv*": 3.0}), ("none", 0.0)):
+        method = GroupLasso(strength=strength, epochs=10, learning_rate=0.01)
+        states[name] = method.init(model, 20, 0)
+        if name == "some":
+            filters = network.get_parameter("conv.weight").detach()
+            expected = 3.0 * 2.0 * float(filters.flatten(1).norm(dim=1).sum())
+            assert method.penalty(states[name]) == pytest.approx(expected, rel=1e-5)
+        method.step(states[name], batch)
+    some, none = (states[name].present() for name in ("some", "none"))
+    torch.testing.assert_close(some["fc.weight"], none["fc.weight"], rtol=0, atol=0)
+    assert (some["conv.weight"].flatten(1).norm(dim=1) < none["conv.weight"].flatten(1).norm(dim=1)).all()
+    with pytest.raises(InferenceError, match="strength: 'conv3\\*' matches no weight"):
+        GroupLasso(strength={"conv3*": 1.0}, epochs=10).init(model, 20, 0)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +136,7 @@ def test_the_penalty_is_in_nats_of_the_data_set() -> None:
     [
         ({"optimizer": "rmsprop"}, "needs the optimizer's step sizes: take adam or sgd, found 'rmsprop'"),
         ({"strength": -1.0}, "strength of at least 0"),
+        ({"strength": {"fc*": math.inf}}, "strength of at least 0, finite"),
         ({"retrain": 1.0}, "retrain of at least 0 and below 1"),
     ],
 )
