@@ -3,14 +3,15 @@
 A posterior that factorises says what it costs to set weights to zero: ½ Σ (μ/σ)² nats, the quadratic loss of Optimal
 Brain Damage (LeCun et al. 1990) with the posterior's precision for the curvature.  A unit is gone when all that it
 reads is, or all that reads it, so it costs the lesser of the two.  Units leave one by one, those first that cost the
-fewest nats per multiply-add that their going saves; both sides are counted again after each.
+fewest nats per multiply-add that their going saves; both sides are counted again after each.  What is one unit, along
+residual connections and in front of concatenations too, says `network/units.py`.
 
 Groups and single weights that the posterior calls noise go by `pruning.prune`, which does not know that a filter of an
 early layer costs more to run than a thousand weights of a late one.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,37 +19,43 @@ import numpy as np
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.analysis.decisions.pruning import signal_to_noise
 from pyro_compress.errors import DecisionError
-from pyro_compress.network.architecture import Architecture, BatchNorm, Conv2d, Linear, Weighted
-from pyro_compress.network.liveness import is_plain_chain, products_per_link
+from pyro_compress.network.architecture import (
+    Architecture,
+    BatchNorm,
+    Linear,
+    Weighted,
+    groups_of,
+    is_depthwise,
+    outputs_of,
+)
+from pyro_compress.network.liveness import as_stored, by_output, products_per_link
+from pyro_compress.network.units import Units, units_of
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
 
 def prune_units(posterior: Posterior, architecture: Architecture, *, multiply_adds: float) -> Decision:
     """Zero bits for all weights, biases and batch norms of the units that go.
 
-    Units are output channels of convolutions, units of dense layers, and single inputs of dense layers that read the
-    network's input or a flattened one.  Outputs of the network stay.
+    Units are output channels of convolutions and units of dense layers, those that are added or multiplied being one,
+    and single inputs of dense layers that read the network's input or a flattened one.  Outputs of the network stay,
+    and so do units that meet a grouped convolution, a normalisation over groups, attention or a recurrent layer.
 
     Args:
         posterior: moments of the network's parameters.
-        architecture: as traced; a chain of layers without grouped or transposed convolutions.
-        multiply_adds: share of the products of a forward pass that may stay, above 0 and at most 1.
+        architecture: as traced.
+        multiply_adds: share of the products of a forward pass that may stay, above 0 and at most 1; those of dense
+            layers and convolutions are counted.
 
     Raises:
-        DecisionError: a share outside that range or below what one unit in every layer costs, another kind of
-            network, or a layer whose weights are point estimates.
+        DecisionError: a share outside that range or below what the fewest units cost that can stay, or a layer whose
+            weights are point estimates.
     """
     if not 0 < multiply_adds <= 1:
         raise DecisionError(f"multiply_adds is the share that may stay, above 0 and at most 1; found {multiply_adds}")
-    if not is_plain_chain(architecture):
-        raise DecisionError(
-            "multiply_adds needs a chain of layers without grouped or transposed convolutions, and this network is "
-            "none: prune it with group_threshold, snr or remove_percent"
-        )
-    weighted = zip(architecture.weighted(), products_per_link(architecture), strict=True)
-    chain = _Chain([_Links(layer, products, posterior) for layer, products in weighted])
-    chain.shrink(multiply_adds)
-    return _without(posterior, architecture, chain.kept(), {"multiply_adds": multiply_adds})
+    units = units_of(architecture)
+    graph = _Graph(architecture, units, posterior)
+    graph.shrink(multiply_adds)
+    return _without(posterior, architecture, units, graph.kept(), {"multiply_adds": multiply_adds})
 
 
 def without_units(
@@ -62,31 +69,43 @@ def without_units(
         kept: boolean (outputs,) by name of the layer that has them; layers that are not named keep theirs.
         made_by: of the decision.
     """
-    found: dict[str, np.ndarray] = {}
-    before = np.ones(1, bool)
-    for layer in architecture.weighted():
-        outputs, inputs = posterior.parameters[f"{layer.name}.weight"].mean.shape[:2]
-        stays = kept.get(layer.name, np.ones(outputs, bool))
-        # behind a flattening every unit is several inputs
-        found[f"{layer.name}.weight"] = stays[:, None] & np.repeat(before, inputs // len(before))
-        found[f"{layer.name}.bias"] = before = stays
-    return _without(posterior, architecture, found, made_by)
+    units = units_of(architecture)
+    stay = np.ones(len(units.free), bool)
+    for layer, _, made in _weighted(architecture, units):
+        stay[made] = kept.get(layer.name, True)
+    masks = {}
+    for layer, read, made in _weighted(architecture, units):
+        masks[f"{layer.name}.weight"] = stay[made][:, None] & stay[read]
+        masks[f"{layer.name}.bias"] = stay[made]
+    return _without(posterior, architecture, units, (stay, masks), made_by)
+
+
+def _weighted(architecture: Architecture, units: Units) -> list[tuple[Weighted, np.ndarray, np.ndarray]]:
+    """Dense layers and convolutions, the units that they read and those that they make."""
+    return [
+        (layer, units.of[position], units.of[position + 1])
+        for position, layer in enumerate(architecture.layers)
+        if isinstance(layer, Weighted)
+    ]
 
 
 def _without(
-    posterior: Posterior, architecture: Architecture, kept: dict[str, np.ndarray], made_by: Mapping[str, object]
+    posterior: Posterior,
+    architecture: Architecture,
+    units: Units,
+    kept: tuple[np.ndarray, Mapping[str, np.ndarray]],
+    made_by: Mapping[str, object],
 ) -> Decision:
-    """The decision of weights (outputs, inputs) and biases (outputs,) that stay; batch norms go with their channels."""
-    last = ""
-    for layer in architecture.layers:
-        if isinstance(layer, Linear | Conv2d):
-            last = layer.name
-        elif isinstance(layer, BatchNorm) and last:
-            # a batch norm with a shift would keep a channel that nothing reaches; behind a flattening each has several
-            made = kept[f"{last}.bias"]
-            stays = np.repeat(made, layer.channels // made.size)
-            kept |= dict.fromkeys((f"{layer.name}.weight", f"{layer.name}.bias"), stays)
-    sites = {name: _site(site, kept.get(name)) for name, site in posterior.parameters.items()}
+    """The decision of the units that stay, and of weights (outputs, inputs per group) and biases (outputs,) that do."""
+    stay, masks = kept[0], dict(kept[1])
+    for layer in architecture.weighted():
+        if (name := f"{layer.name}.weight") in masks:
+            masks[name] = as_stored(layer, masks[name])
+    for norm, of in zip(architecture.layers, units.of[:-1], strict=True):
+        if isinstance(norm, BatchNorm):
+            # one with a shift would keep a channel that nothing reaches
+            masks |= dict.fromkeys((f"{norm.name}.weight", f"{norm.name}.bias"), stay[of])
+    sites = {name: _site(site, masks.get(name)) for name, site in posterior.parameters.items()}
     return Decision(sites, dict(posterior.buffers), dict(made_by))
 
 
@@ -101,17 +120,21 @@ def _site(site: ParameterPosterior, kept: np.ndarray | None) -> SiteDecision:
 
 
 class _Links:
-    """The weights of one layer as a matrix (outputs, inputs) of nats.
+    """The weights of one layer as a matrix (outputs, inputs per group) of nats.
 
     Attributes:
         layer: whose.
         products: of one forward pass, per entry of the matrix.
         nats: float64, what it costs to lose each entry.
+        made, read: numbers of the units of its outputs, and of its inputs; a depthwise convolution reads none, as its
+            entries are those of the units that pass through it.
         outputs, inputs: boolean, which are still there.
         by_output, by_input: float64, nats over all that is still there.
     """
 
-    def __init__(self, layer: Weighted, products: int, posterior: Posterior) -> None:
+    def __init__(
+        self, layer: Weighted, products: int, posterior: Posterior, read: np.ndarray, made: np.ndarray
+    ) -> None:
         site = posterior.parameters[f"{layer.name}.weight"]
         if site.is_point:
             raise DecisionError(
@@ -119,91 +142,116 @@ class _Links:
                 "that layer a prior"
             )
         self.layer, self.products = layer, products
-        self.nats = (0.5 * signal_to_noise(site) ** 2).reshape(*site.mean.shape[:2], -1).sum(axis=2)
+        nats = by_output(layer, 0.5 * signal_to_noise(site) ** 2)
+        self.nats = nats.reshape(*nats.shape[:2], -1).sum(axis=2)
+        self.made, self.read = made, read if groups_of(layer) == 1 else None
         self.outputs, self.inputs = (np.ones(size, bool) for size in self.nats.shape)
         self.by_output, self.by_input = self.nats.sum(axis=1), self.nats.sum(axis=0)
 
     def multiply_adds(self) -> int:
         return self.products * int(self.outputs.sum()) * int(self.inputs.sum())
 
-    def drop_output(self, number: int) -> None:
-        self.outputs[number] = False
-        self.by_input -= self.nats[number]
+    def drop_outputs(self, numbers: np.ndarray) -> None:
+        numbers = numbers[self.outputs[numbers]]
+        self.outputs[numbers] = False
+        self.by_input = self.by_input - self.nats[numbers].sum(axis=0)
 
     def drop_inputs(self, numbers: np.ndarray) -> None:
         numbers = numbers[self.inputs[numbers]]
         self.inputs[numbers] = False
-        self.by_output -= self.nats[:, numbers].sum(axis=1)
+        self.by_output = self.by_output - self.nats[:, numbers].sum(axis=1)
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """What could go next: an output of a layer, or an input of its own."""
+    """What could go next: a unit, or a single input of a layer."""
 
     price: float
-    position: int
     number: int
-    is_output: bool
+    of: _Links | None = None
 
 
-class _Chain:
-    """All layers; the outputs of each are inputs of the next, several apiece behind a flattening."""
+class _Graph:
+    """All layers with what is still there of them."""
 
-    def __init__(self, links: list[_Links]) -> None:
-        self._links = links
+    def __init__(self, architecture: Architecture, units: Units, posterior: Posterior) -> None:
+        self._units, self._stay, self._fixed = units, np.ones(len(units.free), bool), 0
+        self._links: list[_Links] = []
+        aliases = dict(architecture.aliases)
+        each = zip(_weighted(architecture, units), products_per_link(architecture), strict=True)
+        for (layer, read, made), products in each:
+            movable = groups_of(layer) == 1 or is_depthwise(layer)
+            if movable and f"{layer.name}.weight" not in aliases:
+                self._links.append(_Links(layer, products, posterior, read, made))
+            else:
+                self._fixed += products * outputs_of(layer) * (read.size // groups_of(layer))
+        # a feature of a channel or an input may leave alone
+        self._singly = {
+            id(links): self._alone(links.read)
+            for links in self._links
+            if links.read is not None and isinstance(links.layer, Linear)
+        }
+
+    def _alone(self, read: np.ndarray) -> np.ndarray:
+        return np.asarray((np.bincount(read)[read] > 1) | (read < self._units.inputs))
 
     def shrink(self, share: float) -> None:
         """Let units go until no more than that share of the products is left."""
         whole = self._multiply_adds()
         while self._multiply_adds() > share * whole:
-            found = min(self._candidates(), key=lambda candidate: candidate.price, default=None)
-            if found is None:
+            found = min(self._candidates(), key=lambda candidate: candidate.price)
+            if found.price == math.inf:
                 least = self._multiply_adds() / whole
                 raise DecisionError(
-                    f"one unit in every layer costs {least:.2g} of the multiply-adds: multiply_adds={share:g} is out "
-                    "of reach"
+                    f"with the fewest units that can stay, a forward pass costs {least:.2g} of its multiply-adds: "
+                    f"multiply_adds={share:g} is out of reach"
                 )
             self._drop(found)
 
-    def kept(self) -> dict[str, np.ndarray]:
-        """Per weight boolean (outputs, inputs), per bias (outputs,)."""
-        found = {}
+    def kept(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Which units stay; per weight boolean (outputs, inputs per group), per bias (outputs,)."""
+        masks = {}
         for links in self._links:
-            found[f"{links.layer.name}.weight"] = links.outputs[:, None] & links.inputs
-            found[f"{links.layer.name}.bias"] = links.outputs
-        return found
+            masks[f"{links.layer.name}.weight"] = links.outputs[:, None] & links.inputs
+            masks[f"{links.layer.name}.bias"] = links.outputs
+        return self._stay, masks
 
     def _multiply_adds(self) -> int:
-        return sum(links.multiply_adds() for links in self._links)
+        return self._fixed + sum(links.multiply_adds() for links in self._links)
 
-    def _candidates(self) -> Iterator[_Candidate]:
-        for position, (links, after) in enumerate(zip(self._links, self._links[1:], strict=False)):
-            if links.outputs.sum() > 1:
-                each = len(after.inputs) // len(links.outputs)
-                read = after.by_input.reshape(-1, each), after.inputs.reshape(-1, each)
-                nats = np.minimum(links.by_output, (read[0] * read[1]).sum(axis=1))
-                saved = links.products * links.inputs.sum() + after.products * after.outputs.sum() * read[1].sum(axis=1)
-                yield self._cheapest(nats, saved, links.outputs, position, is_output=True)
-        for position, links in enumerate(self._links):
-            before = len(self._links[position - 1].outputs) if position else 0
-            if isinstance(links.layer, Linear) and len(links.inputs) != before and links.inputs.sum() > 1:
-                saved = np.full(len(links.inputs), links.products * links.outputs.sum())
-                yield self._cheapest(links.by_input, saved, links.inputs, position, is_output=False)
+    def _candidates(self) -> list[_Candidate]:
+        count = len(self._stay)
+        made, read, saved, last = (np.zeros(count) for _ in range(4))
+        for links in self._links:
+            there = links.made[links.outputs]
+            made += np.bincount(there, links.by_output[links.outputs], count)
+            saved += np.bincount(there, minlength=count) * float(links.products * links.inputs.sum())
+            last[there] += len(there) == 1
+            if links.read is not None:
+                there = links.read[links.inputs]
+                read += np.bincount(there, links.by_input[links.inputs], count)
+                saved += np.bincount(there, minlength=count) * float(links.products * links.outputs.sum())
+                last[there] += bool((there == there[0]).all())
+        found = [self._cheapest(np.minimum(made, read), saved, self._units.free & self._stay & (last == 0))]
+        for links in self._links:
+            singly = self._singly.get(id(links))
+            if singly is not None and links.inputs.sum() > 1:
+                each = np.full(len(links.inputs), float(links.products * links.outputs.sum()))
+                found.append(self._cheapest(links.by_input, each, links.inputs & singly, links))
+        return found
 
     @staticmethod
-    def _cheapest(
-        nats: np.ndarray, saved: np.ndarray, there: np.ndarray, position: int, *, is_output: bool
-    ) -> _Candidate:
+    def _cheapest(nats: np.ndarray, saved: np.ndarray, there: np.ndarray, of: _Links | None = None) -> _Candidate:
         price = np.where(there, np.maximum(nats, 0) / np.maximum(saved, 1), math.inf)
         number = int(price.argmin())
-        return _Candidate(float(price[number]), position, number, is_output)
+        return _Candidate(float(price[number]), number, of)
 
     def _drop(self, found: _Candidate) -> None:
-        links = self._links[found.position]
-        if not found.is_output:
-            links.drop_inputs(np.array([found.number]))
+        if found.of is not None:
+            found.of.drop_inputs(np.array([found.number]))
             return
-        links.drop_output(found.number)
-        after = self._links[found.position + 1]
-        each = len(after.inputs) // len(links.outputs)
-        after.drop_inputs(np.arange(found.number * each, (found.number + 1) * each))
+        self._stay[found.number] = False
+        for links in self._links:
+            links.drop_outputs(np.flatnonzero(links.made == found.number))
+            if links.read is not None:
+                links.drop_inputs(np.flatnonzero(links.read == found.number))

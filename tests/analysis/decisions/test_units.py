@@ -1,5 +1,6 @@
 """Units that go for speed: hand-made evidence, a slow greedy search written again, and products counted by torch."""
 
+import math
 import re
 from collections import OrderedDict
 from itertools import pairwise
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import resnet18
 
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.analysis.decisions.structure import remove_dead
@@ -17,9 +19,12 @@ from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.networks import lenet_5
 from pyro_compress.models.tracing.tracer import trace
+from pyro_compress.network.architecture import Architecture, weight_shape
+from pyro_compress.network.liveness import products_per_link
 from pyro_compress.network.stored import architecture_left
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 from tests.analysis.decisions.masked_networks import masked, run
+from tests.artifact.small_networks import SMALL
 
 
 def dense() -> nn.Module:
@@ -50,7 +55,7 @@ def posterior(network: nn.Module, seed: int = 0) -> Posterior:
     buffers = {
         name: random.uniform(0.5, 2, buffer.shape).astype(np.float32)
         for name, buffer in network.named_buffers()
-        if buffer.is_floating_point()
+        if "running" in name
     }
     return Posterior(sites, {}, buffers)
 
@@ -207,7 +212,7 @@ def test_a_share_is_a_share(share: float) -> None:
 
 def test_what_cannot_be_reached_is_said() -> None:
     network = dense()
-    with pytest.raises(DecisionError, match=r"costs 0\.25 of the multiply-adds: multiply_adds=0\.2 is out of reach"):
+    with pytest.raises(DecisionError, match=r"costs 0\.25 of its multiply-adds: multiply_adds=0\.2 is out of reach"):
         prune_units(posterior(network), trace(network, (2,)), multiply_adds=0.2)
 
 
@@ -220,10 +225,83 @@ def test_point_estimates_have_no_evidence() -> None:
         prune_units(Posterior(found), trace(network, (2,)), multiply_adds=0.5)
 
 
-def test_chains_only() -> None:
+def test_what_a_grouped_convolution_touches_stays() -> None:
     network = nn.Sequential(nn.Conv2d(4, 4, 1, groups=2), nn.Flatten(), nn.Linear(4, 2))
-    with pytest.raises(DecisionError, match="needs a chain of layers without grouped or transposed convolutions"):
+    with pytest.raises(DecisionError, match="a forward pass costs 1 of its multiply-adds"):
         prune_units(posterior(network), trace(network, (4, 1, 1)), multiply_adds=0.5)
+
+
+class Residual(nn.Module):
+    """`first` and `inner` are added, so that their units are one; `out` reads them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner, self.out = nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return self.out(torch.relu(x + self.inner(torch.relu(x))))
+
+
+def test_units_that_are_added_go_together() -> None:
+    """Unit 0 costs min(2·1 + 1 made, 1 + 2·9 read), unit 1 min(2·4 + 1, 1 + 2·½), unit 2 min(2·4 + 1, 1 + 2·9)."""
+    inner = [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    found = with_nats(Residual(), first=[[1, 1], [4, 4], [4, 4]], inner=inner, out=[[9, 0.5, 9], [9, 0.5, 9]])
+    architecture = trace(Residual(), (2,))
+    # 6 + 9 + 6 products; without a unit 4 + 4 + 4
+    one_less = prune_units(found, architecture, multiply_adds=12 / 21)
+    stays = np.array([True, False, True])
+    for name in ("first", "inner"):
+        np.testing.assert_array_equal(one_less.sites[f"{name}.bias"].kept(), stays)
+    np.testing.assert_array_equal(one_less.sites["inner.weight"].kept(), stays[:, None] & stays)
+    np.testing.assert_array_equal(one_less.sites["out.weight"].kept(), np.tile(stays, (2, 1)))
+    # its evidence is out of the sums now: unit 0 is read for 0 + 18 and made for 2, unit 2 made for 8 + 1
+    two_less = prune_units(found, architecture, multiply_adds=5 / 21)
+    assert two_less.sites["first.bias"].kept().tolist() == [False, False, True]
+
+
+def products(architecture: Architecture) -> int:
+    """Of dense layers and convolutions, in a forward pass."""
+    found = zip(architecture.weighted(), products_per_link(architecture), strict=True)
+    return sum(per * math.prod(weight_shape(layer)[:2]) for layer, per in found)
+
+
+@pytest.mark.parametrize("name", ["mobile", "unet", "dense", "inception", "series", "encoder", "gpt", "reader"])
+def test_networks_with_branches_get_smaller_and_compute_what_masked_ones_do(name: str) -> None:
+    make, shape = SMALL[name]
+    torch.manual_seed(0)
+    network = make().eval()
+    architecture = trace(network, shape)
+    found = posterior(network)
+    least = float(re.findall(r"costs (\S+) of", refusal(found, architecture))[0])
+    share = (1 + least) / 2
+    decision = prune_units(found, architecture, multiply_adds=share)
+    small = remove_dead(architecture, decision)
+    assert products(small.architecture) <= share * products(architecture)
+    x = torch.randn(4, *shape)
+    if architecture.tokens is not None:
+        x = torch.randint(architecture.tokens, (4, *shape))
+    torch.testing.assert_close(run(small, x), masked(network, decision, x), rtol=1e-4, atol=1e-5)
+
+
+def refusal(found: Posterior, architecture: Architecture) -> str:
+    with pytest.raises(DecisionError) as failed:
+        prune_units(found, architecture, multiply_adds=1e-9)
+    return str(failed.value)
+
+
+def test_resnet_18_loses_channels_of_whole_stages() -> None:
+    network = resnet18(num_classes=10).eval()
+    architecture = trace(network, (3, 32, 32))
+    decision = prune_units(posterior(network), architecture, multiply_adds=0.6)
+    small = remove_dead(architecture, decision)
+    assert products(small.architecture) <= 0.6 * products(architecture)
+    # what is added to a stage has its channels
+    for stage in ("layer1", "layer2", "layer3", "layer4"):
+        kept = [decision.sites[f"{stage}.{block}.bn2.weight"].kept() for block in (0, 1)]
+        np.testing.assert_array_equal(kept[0], kept[1])
+    x = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(run(small, x), masked(network, decision, x), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("pooled", [False, True])

@@ -1,0 +1,139 @@
+"""Which entries of a network's outputs are one unit: what can only go together, and what has to stay.
+
+A unit is an output of a dense layer or a filter of a convolution, with all that it becomes: its features behind a
+flattening, its places in a concatenation, the entry of a depthwise convolution behind it.  Entries that are added or
+multiplied are one unit, so a channel of a residual connection is one in all its blocks: the coupled channels of a
+dependency graph (Fang et al. 2023).
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from pyro_compress.network.architecture import (
+    Activation,
+    AdaptiveAvgPool2d,
+    Add,
+    Architecture,
+    AvgPool2d,
+    BatchNorm,
+    ChannelAffine,
+    Flatten,
+    Layer,
+    MaxPool2d,
+    PReLU,
+    Recall,
+    Select,
+    Upsample,
+    Weighted,
+    groups_of,
+    is_depthwise,
+    outputs_of,
+    walk,
+)
+from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Concatenate, Multiply, Pad, Resize, View
+from pyro_compress.network.parameter_names import parameter_shapes
+from pyro_compress.network.sequence_layers import Crop
+
+ENTRY_BY_ENTRY = (
+    *(BatchNorm, ChannelAffine, Activation, PReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Upsample),
+    *(AdaptiveMaxPool2d, Pad, Resize, View, Crop),
+)
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units of a network.
+
+    Attributes:
+        of: per output, the input first, int (entries of axis 1,): the number of each entry's unit.
+        free: boolean (units,), which may go: none of the network's inputs and outputs, of what grouped convolutions,
+            normalisations over groups, attention, recurrent layers and tables touch, and of what has a tensor that
+            the module has under another name.
+        inputs: how many of them, the first, are the network's inputs.
+    """
+
+    of: tuple[np.ndarray, ...]
+    free: np.ndarray
+    inputs: int
+
+
+def units_of(architecture: Architecture) -> Units:
+    """The units of a traced network."""
+    found = _Labels()
+    shapes, aliases = architecture.shapes(), dict(architecture.aliases)
+    sides = pairwise(shapes)
+
+    def after(layer: Layer, labels: np.ndarray, earlier: np.ndarray | None) -> np.ndarray:
+        shape, behind = next(sides)
+        if earlier is not None:
+            return found.combined(layer, labels, earlier)
+        renamed = any(name in aliases for name in parameter_shapes(layer))
+        if isinstance(layer, ENTRY_BY_ENTRY) and not renamed:
+            return labels
+        match layer:
+            case Flatten():
+                return np.repeat(labels, math.prod(shape[1:]))
+            case Select(indices=indices):
+                return labels[list(indices)]
+        if isinstance(layer, Weighted) and not renamed:
+            if groups_of(layer) == 1:
+                return found.new(outputs_of(layer))
+            if is_depthwise(layer) and outputs_of(layer) == labels.size:
+                return labels
+        found.pin(labels)
+        made = found.new(behind[0])
+        found.pin(made)
+        return made
+
+    start = found.new(architecture.input_shape[0])
+    of = list(walk(architecture.layers, start, after))
+    found.pin(start)
+    found.pin(of[-1])
+    return found.units(of, len(start))
+
+
+class _Labels:
+    """Numbers of units, of which some turn out to be one."""
+
+    def __init__(self) -> None:
+        self._first = np.zeros(0, np.int64)
+        self._pinned: list[np.ndarray] = []
+
+    def new(self, count: int) -> np.ndarray:
+        made = np.arange(count) + len(self._first)
+        self._first = np.concatenate([self._first, made])
+        return made
+
+    def pin(self, labels: np.ndarray) -> None:
+        self._pinned.append(labels)
+
+    def combined(self, layer: Layer, labels: np.ndarray, earlier: np.ndarray) -> np.ndarray:
+        match layer:
+            case Concatenate():
+                return np.concatenate([earlier, labels])
+            case Recall():
+                return earlier
+            case Add() | Multiply():
+                self._join(labels, earlier)
+                return labels
+        self.pin(labels)
+        self.pin(earlier)
+        return labels
+
+    def _join(self, some: np.ndarray, others: np.ndarray) -> None:
+        for one, other in zip(self._first[some].tolist(), self._first[others].tolist(), strict=True):
+            # an earlier pair may have joined them already
+            one, other = self._first[one], self._first[other]
+            if one != other:
+                self._first[self._first == max(one, other)] = min(one, other)
+
+    def units(self, of: Iterable[np.ndarray], inputs: int) -> Units:
+        names, numbers = np.unique(self._first, return_inverse=True)
+        free = np.ones(len(names), dtype=bool)
+        for labels in self._pinned:
+            free[numbers[labels]] = False
+        return Units(tuple(numbers[labels] for labels in of), free, inputs)
