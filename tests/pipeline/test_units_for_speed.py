@@ -12,6 +12,7 @@ from pyro_compress.errors import DecisionError
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.stored import architecture_left
+from pyro_compress.pipeline.compressing import compress
 from pyro_compress.pipeline.decision_settings import DecisionSettings
 from pyro_compress.pipeline.search import decide
 from pyro_compress.pipeline.validation import Judge
@@ -78,6 +79,40 @@ def test_batch_norm_is_gathered_again_without_those_units() -> None:
     assert not decision.sites["n.weight"].kept()[[0, 2, 3, 6, 7, 9]].any()
     assert decision.sites["n.bias"].kept().sum() == 4
     assert not np.allclose(decision.buffers["n.running_mean"], buffers["n.running_mean"], atol=1e-4)
+
+
+class Residual(nn.Module):
+    """The network of `classes` with a block that is added to its hidden units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.inner, self.b = nn.Linear(6, 10), nn.Linear(10, 10), nn.Linear(10, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x).relu()
+        return self.b(x + self.inner(x).tanh())
+
+
+def test_units_of_a_residual_connection_leave_the_file_together() -> None:
+    torch.manual_seed(0)
+    network, data = Residual(), classes()[1]
+    sites = dict(certain_where_used(network, [1, 4, 5, 8]).parameters)
+    inner = sites["inner.weight"]
+    sites["inner.weight"] = ParameterPosterior(inner.mean, np.full_like(inner.mean, 100), "Normal")
+    settings = DecisionSettings(multiply_adds=0.22, snr=0.0, c=1e-4, fine_tune_epochs=0, refine=False)
+    decision = decide(Posterior(sites), network, data, settings)
+    # of 60 + 100 + 30 products 12 + 16 + 12
+    for name in ("a.bias", "inner.bias"):
+        assert np.flatnonzero(decision.sites[name].kept()).tolist() == [1, 4, 5, 8]
+    artifact = compress(network, decision, (6,))
+    assert [tensor.shape for name, tensor in artifact.numbers().items() if name.endswith("weight")] == [
+        (4, 3), (4, 4), (3, 4),
+    ]  # fmt: skip
+    x = data.validation_x
+    judge = Judge(network, data, Categorical())
+    with torch.no_grad():
+        found = artifact.to_torch()(x).argmax(1) != data.validation_y
+    np.testing.assert_array_equal(found.numpy(), judge.errors(decision) > 0)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.2])
