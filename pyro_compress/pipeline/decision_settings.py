@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 
 from pyro_compress.analysis.decisions.affine import RANGES
 from pyro_compress.analysis.decisions.pruning import NETWORK, check_ranking
-from pyro_compress.analysis.decisions.unit_ranking import UNIT_RANKINGS
+from pyro_compress.analysis.decisions.unit_ranking import UNIT_RANKINGS, hidden_layers
 from pyro_compress.analysis.decisions.weight_sharing import MOST_LEVELS, STARTS
 from pyro_compress.analysis.modes.moments import ALIGN_BY, MOMENTS
 from pyro_compress.config.keyword_options import check_options
 from pyro_compress.errors import DecisionError, unknown_name
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.name_patterns import by_name
+from pyro_compress.network.unlayered import Unlayered
 from pyro_compress.pipeline.draw_moments import STORED
 from pyro_compress.pipeline.fine_tuning import MOVES
 from pyro_compress.pipeline.kinds import AUTOMATIC, check_kind
@@ -165,6 +168,22 @@ class DecisionSettings:
             )
         points = 100 * self.tolerance_nats
         return replace(self, tolerance_points=points, stage_tolerance_points=points)
+
+    def check_units(self, found: Architecture | Unlayered) -> None:
+        """That units can go where some are to, by what is known of a network before it is fitted.
+
+        Raises:
+            DecisionError: the file will hold weights, or units are to be ranked in layers that are no chain.
+        """
+        if self.multiply_adds is None and self.remove_units_percent is None:
+            return
+        if isinstance(found, Unlayered):
+            raise DecisionError(
+                f"no unit can be removed from a file of weights, and this will be one because {found.reason}: leave "
+                "out multiply_adds and remove_units_percent"
+            )
+        if self.remove_units_percent is not None:
+            by_name("remove_percent", self.remove_units_percent, hidden_layers(found), "hidden layer", DecisionError)
 
     def _check_moves(self) -> None:
         """A quantizer that is trained must be one that can move, in training that takes place."""

@@ -29,6 +29,7 @@ from pyro_compress.models.generative.semi_supervised import SemiSupervisedVAE
 from pyro_compress.models.generative.vae import VAE
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.teaching import Teaching
+from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.stored import architecture_left, format_architecture
 from pyro_compress.network.unlayered import Unlayered
 from pyro_compress.pipeline.acceptance import clearly_worse, within
@@ -243,10 +244,8 @@ def _choose_units(
     if settings.multiply_adds is None and settings.remove_units_percent is None:
         return None, reference
     architecture = judge.described()
-    if isinstance(architecture, Unlayered):
-        raise DecisionError(
-            "no unit can be removed from a file of weights: leave out multiply_adds and remove_units_percent"
-        )
+    settings.check_units(architecture)
+    assert isinstance(architecture, Architecture)
     if settings.multiply_adds is not None:
         units = prune_units(posterior, architecture, multiply_adds=settings.multiply_adds)
         why = f"for {100 * settings.multiply_adds:g} % of the multiply-adds"

@@ -100,7 +100,11 @@ def fit_step(
         if announcement is not None:
             say(announcement)
     # what is refused is refused before anything is written
-    model = settings.build_model(rewritten(settings, network, data))
+    made = rewritten(settings, network, data)
+    if not settings.reconstructs:
+        decision = settings.build_decision()
+        decision.check_units(description_of(made, data.input_shape, decision.kind))
+    model = settings.build_model(made)
     if model.coverage.matrices and model.coverage.covered:
         say(str(model.coverage))
     refuse_local_sites(method, model)

@@ -205,6 +205,38 @@ def test_pretraining_has_options_of_its_own(user: Path, cli: Cli) -> None:
     assert not (user / "refused").exists()
 
 
+BRANCH = """
+import torch
+
+class Branch(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = torch.nn.Linear(6, 8), torch.nn.Linear(8, 8), torch.nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.c(x + self.b(x.relu()))
+"""
+
+
+def test_units_that_cannot_go_are_refused_before_the_fit(user: Path, cli: Cli) -> None:
+    (user / "branch.py").write_text(BRANCH)
+    words = ("--prior", "normal", "--data", "mine:data", "--epochs", 1, "--threads", 1, "--out", "run")
+    ranked = ("--set", "decision.remove_units_percent=50")
+    fast = ("--set", "decision.multiply_adds=0.5")
+    refused = {
+        ("--network", "branch:Branch", *ranked): "units are ranked in chains of layers",
+        ("--network", "mine:net", "--set", "decision.remove_units_percent={'9*': 50.0}"): "matches no hidden layer",
+        ("--network", "mine:net", "--kind", "weights", *fast): "no unit can be removed from a file of weights",
+        ("--network", "mine:net", "--kind", "weights", *ranked): "no unit can be removed from a file of weights",
+    }
+    for options, sentence in refused.items():
+        failed = cli("run", *options, *words)
+        assert failed.code == 1 and sentence in failed.err and failed.err.count("\n") <= 2, failed.err
+        assert not (user / "run").exists()
+    assert cli("run", "--network", "branch:Branch", *fast, *words).code == 0
+
+
 def test_map_and_another_likelihood(cli: Cli, user: Path) -> None:
     found = cli(
         "run", "--network", "mine:net", "--prior", "normal", "--data", "mine:regression", "--inference", "map",
