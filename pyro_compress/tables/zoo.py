@@ -23,6 +23,7 @@ NAME = "zoo"
 TITLE = "Files that are shipped"
 HEADINGS = ("entry", "bytes", "rate", "error", "left %", "seed", "minutes")
 ON_A_TERMINAL = 5
+USUAL_DATA = "mnist"
 NOTES = (
     "Bytes are those of the file. The error is that of what it decodes to, on the test set, ± its standard error. The "
     "rate is float32 bytes of the network as it was, by bytes; left are the weights that are not zero. Nothing was "
@@ -42,7 +43,7 @@ def cards() -> list[Mapping[str, Any]]:
 def smallest() -> list[Mapping[str, Any]]:
     """Of all that predicts classes those that no other file of the same network beats in bytes and in error.
 
-    Networks that were trained on images as they are and on changed ones stand apart.
+    Networks that were trained on images as they are and on changed ones stand apart, as do those of other data.
     """
     counted = [card for card in cards() if unit_of(card) is PERCENT]
 
@@ -57,9 +58,17 @@ def smallest() -> list[Mapping[str, Any]]:
 
 
 def _trained(card: Mapping[str, Any]) -> str:
-    """The network, and how its training images change, if they do; cards of files before that say nothing of it."""
+    """The network, its data if they are not those that nearly all have, and how its training images change.
+
+    Cards of files before images could change say nothing of it.
+    """
     changes = Augmentation(**card["settings"].get("augmentation_options", {}))
-    return _network(card) + (f", training images changed by {changes}" if changes else "")
+    data = card["settings"]["data"]
+    return (
+        _network(card)
+        + (f" on {data}" if data != USUAL_DATA else "")
+        + (f", training images changed by {changes}" if changes else "")
+    )
 
 
 def _network(card: Mapping[str, Any]) -> str:
@@ -114,7 +123,10 @@ def _rows(held: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def opening() -> str:
-    """The table that README opens with: the smallest files of each network, and published sizes of files for it."""
+    """The table that README opens with: the smallest files of each network, and published sizes of files for it.
+
+    Data that are not named are MNIST.
+    """
     headings = ("network", "made by", "bytes of the file", "rate", "test error of what it decodes to")
     lines = [f"| {' | '.join(headings)} |", "| --- | --- |" + " ---: |" * (len(headings) - 2)]
     for trained in dict.fromkeys(map(_trained, smallest())):
