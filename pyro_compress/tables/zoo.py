@@ -22,7 +22,7 @@ from pyro_compress.tables.rendering import shown
 NAME = "zoo"
 TITLE = "Files that are shipped"
 HEADINGS = ("entry", "bytes", "rate", "error", "left %", "seed", "minutes")
-ON_A_TERMINAL = 5
+ON_A_TERMINAL = 4
 USUAL_DATA = "mnist"
 NOTES = (
     "Bytes are those of the file. The error is that of what it decodes to, on the test set, ± its standard error. The "
@@ -103,9 +103,9 @@ def terminal() -> Table:
     for place, heading in enumerate(HEADINGS[:ON_A_TERMINAL]):
         table.add_column(heading, justify="right" if place else "left", no_wrap=True)
     for card in cards():
-        name, size, rate, _, left, *_ = texts(card)
+        name, size, rate, *_ = texts(card)
         unit = unit_of(card)
-        table.add_row(name, size, rate, unit.shown(card[unit.key("error_after")]), left)
+        table.add_row(name, size, rate, unit.shown(card[unit.key("error_after")]))
     return table
 
 
@@ -204,7 +204,9 @@ def save(folder: Path) -> list[Path]:
             figure.suptitle(f"{figure.get_suptitle()}: {network}", fontsize=14)
             figures[f"{NAME}-error_against_bytes-{network}"] = figure
     for data in dict.fromkeys(card["settings"]["data"] for card in smallest()):
-        figure = error_against_bytes(_smallest_points(data))
+        if len(held := _smallest_points(data)) < 2:
+            continue
+        figure = error_against_bytes(held)
         figure.suptitle(f"The smallest files: {data}", fontsize=14)
         figures[f"{NAME}-smallest-{data}"] = figure
     images = save_all(folder / "images", figures)
