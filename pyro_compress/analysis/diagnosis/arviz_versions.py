@@ -59,5 +59,7 @@ def pareto_smoothed(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
         # the accessor, which importing ArviZ registers, takes log-likelihoods to be left out: the ratios' negatives
         smoothed, shape = xr.DataArray(-log_ratios[None], dims=("chain", "draw")).azstats.psislw()
         return np.asarray(smoothed)[0], float(shape)
-    smoothed, shape = arviz().psislw(log_ratios)
+    # its fit of the tail weighs candidates by exp of differences: where one overflows its weight is 1 / inf = 0
+    with np.errstate(over="ignore"):
+        smoothed, shape = arviz().psislw(log_ratios)
     return np.asarray(smoothed), float(shape)

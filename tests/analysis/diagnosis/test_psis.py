@@ -20,6 +20,12 @@ def test_k_hat_grows_as_the_guide_narrows() -> None:
     assert found == sorted(found) and found[0] < 0.4 and found[2] > 0.7
 
 
+@pytest.mark.filterwarnings("error")
+def test_ratios_that_span_thousands_of_nats_are_told_by_k_hat_alone() -> None:
+    x = np.random.default_rng(0).standard_t(2, size=20_000)
+    assert all(psis_k_hat(ratios) > 0.7 for ratios in (0.5 * x**2, 0.5 * np.abs(x) ** 3))
+
+
 def test_draws_outside_the_support_count_nothing_until_they_are_half() -> None:
     ratios = np.random.default_rng(0).normal(size=1000)
     lowest = np.argsort(ratios)
