@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def test_the_table_of_the_zoo_is_read_off_the_cards(cli: Cli) -> None:
     ]
 
 
-def kind_of(card: dict[str, Any]) -> list[Any]:
+def kind_of(card: Mapping[str, Any]) -> list[Any]:
     settings = card["settings"]
     return [settings["network"], settings["data"], settings.get("augmentation_options") or {}]
 

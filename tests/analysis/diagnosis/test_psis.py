@@ -22,8 +22,8 @@ def test_k_hat_grows_as_the_guide_narrows() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_ratios_that_span_thousands_of_nats_are_told_by_k_hat_alone() -> None:
-    x = np.random.default_rng(0).standard_t(2, size=20_000)
-    assert all(psis_k_hat(ratios) > 0.7 for ratios in (0.5 * x**2, 0.5 * np.abs(x) ** 3))
+    x = np.random.default_rng(0).standard_t(4, size=20_000)
+    assert psis_k_hat(0.5 * x**2) > 0.7
 
 
 def test_draws_outside_the_support_count_nothing_until_they_are_half() -> None:
