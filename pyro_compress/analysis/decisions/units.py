@@ -128,12 +128,20 @@ class _Links:
         nats: float64, what it costs to lose each entry.
         made, read: numbers of the units of its outputs, and of its inputs; a depthwise convolution reads none, as its
             entries are those of the units that pass through it.
+        alone: boolean, inputs that may leave by themselves: features of a channel, or inputs of the network, that a
+            dense layer reads.
         outputs, inputs: boolean, which are still there.
         by_output, by_input: float64, nats over all that is still there.
     """
 
     def __init__(
-        self, layer: Weighted, products: int, posterior: Posterior, read: np.ndarray, made: np.ndarray
+        self,
+        layer: Weighted,
+        products: int,
+        posterior: Posterior,
+        read: np.ndarray,
+        made: np.ndarray,
+        network_inputs: int,
     ) -> None:
         site = posterior.parameters[f"{layer.name}.weight"]
         if site.is_point:
@@ -145,6 +153,9 @@ class _Links:
         nats = by_output(layer, 0.5 * signal_to_noise(site) ** 2)
         self.nats = nats.reshape(*nats.shape[:2], -1).sum(axis=2)
         self.made, self.read = made, read if groups_of(layer) == 1 else None
+        self.alone = np.zeros(self.nats.shape[1], bool)
+        if isinstance(layer, Linear):
+            self.alone = (np.bincount(read)[read] > 1) | (read < network_inputs)
         self.outputs, self.inputs = (np.ones(size, bool) for size in self.nats.shape)
         self.by_output, self.by_input = self.nats.sum(axis=1), self.nats.sum(axis=0)
 
@@ -175,25 +186,16 @@ class _Graph:
     """All layers with what is still there of them."""
 
     def __init__(self, architecture: Architecture, units: Units, posterior: Posterior) -> None:
-        self._units, self._stay, self._fixed = units, np.ones(len(units.free), bool), 0
+        self._free, self._stay, self._fixed = units.free, np.ones(len(units.free), bool), 0
         self._links: list[_Links] = []
         aliases = dict(architecture.aliases)
         each = zip(_weighted(architecture, units), products_per_link(architecture), strict=True)
         for (layer, read, made), products in each:
             movable = groups_of(layer) == 1 or is_depthwise(layer)
             if movable and f"{layer.name}.weight" not in aliases:
-                self._links.append(_Links(layer, products, posterior, read, made))
+                self._links.append(_Links(layer, products, posterior, read, made, units.inputs))
             else:
                 self._fixed += products * outputs_of(layer) * (read.size // groups_of(layer))
-        # a feature of a channel or an input may leave alone
-        self._singly = {
-            id(links): self._alone(links.read)
-            for links in self._links
-            if links.read is not None and isinstance(links.layer, Linear)
-        }
-
-    def _alone(self, read: np.ndarray) -> np.ndarray:
-        return np.asarray((np.bincount(read)[read] > 1) | (read < self._units.inputs))
 
     def shrink(self, share: float) -> None:
         """Let units go until no more than that share of the products is left."""
@@ -232,12 +234,11 @@ class _Graph:
                 read += np.bincount(there, links.by_input[links.inputs], count)
                 saved += np.bincount(there, minlength=count) * float(links.products * links.outputs.sum())
                 last[there] += bool((there == there[0]).all())
-        found = [self._cheapest(np.minimum(made, read), saved, self._units.free & self._stay & (last == 0))]
+        found = [self._cheapest(np.minimum(made, read), saved, self._free & self._stay & (last == 0))]
         for links in self._links:
-            singly = self._singly.get(id(links))
-            if singly is not None and links.inputs.sum() > 1:
+            if links.alone.any() and links.inputs.sum() > 1:
                 each = np.full(len(links.inputs), float(links.products * links.outputs.sum()))
-                found.append(self._cheapest(links.by_input, each, links.inputs & singly, links))
+                found.append(self._cheapest(links.by_input, each, links.inputs & links.alone, links))
         return found
 
     @staticmethod
