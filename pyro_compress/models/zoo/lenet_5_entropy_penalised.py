@@ -19,7 +19,7 @@ ENTRY = Entry(
     pretrain_epochs=5,
     published=(Published("Entropy-penalised", "Oktay et al. 2020", 1.0, file_bytes=2840),),
     chosen_on=(
-        "validation, seed 0: λ = 0.2 (0.92 %) against 0.1 (0.86 %), the pretrained network having 0.82 %; at 0.5 it was "
-        "at 1.3 % after 18 of 30 epochs"
+        "validation, seed 0: λ = 0.2 (0.92 %) against 0.1 (0.86 %), the pretrained network having 0.82 %; at 0.5 it "
+        "was at 1.3 % after 18 of 30 epochs"
     ),
 )

@@ -12,7 +12,7 @@ ENTRY = Entry(
     pretrain_epochs=5,
     published=(Published("GD", "Srinivas & Babu 2016", 1.1, architecture="7-13-208-16"),),
     chosen_on=(
-        "validation, seed 0: four times the usual rate of the gates; Beta(1, 40) was at 1.4 % after 6 of 16 epochs, and "
-        "Beta(1, 5) at the usual rate keeps nearly all units"
+        "validation, seed 0: four times the usual rate of the gates; Beta(1, 40) was at 1.4 % after 6 of 16 epochs, "
+        "and Beta(1, 5) at the usual rate keeps nearly all units"
     ),
 )
