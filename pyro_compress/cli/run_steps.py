@@ -26,6 +26,8 @@ from pyro_compress.errors import RunError
 
 # Everything else is imported by the command that needs it: `--help` loads no torch.
 if TYPE_CHECKING:
+    from pyro_compress.data.dataset import DataSet
+    from pyro_compress.pipeline.run_directory import RunDirectory
     from pyro_compress.pipeline.settings import RunSettings
 
 
@@ -56,12 +58,9 @@ def diagnose(
     as_json: JsonOption = False,
 ) -> None:
     """Say whether to believe the posterior: summary, convergence, flags; writes diagnosis.json and figures."""
-    from pyro_compress.pipeline import diagnosing, steps
-    from pyro_compress.pipeline.settings import RunSettings
+    from pyro_compress.pipeline import diagnosing
 
-    run_directory = steps.RunDirectory(directory)
-    settings = RunSettings.load(run_directory.settings)
-    data = steps.load_data(settings, data_dir)
+    run_directory, settings, data = _opened(directory, data_dir)
     asked = diagnosing.DiagnosisOptions(tuple(sites) if sites else None, log_likelihood)
     found = diagnosing.diagnose_run(run_directory, settings, data, asked, say=say(as_json))
     if as_json:
@@ -81,14 +80,12 @@ def compress(
 ) -> None:
     """Write the compressed file that the decision says, or one refined to a size or to a validation error."""
     from pyro_compress.pipeline import steps
-    from pyro_compress.pipeline.settings import RunSettings
 
-    run_directory = steps.RunDirectory(directory)
-    settings = RunSettings.load(run_directory.settings)
+    run_directory, settings, data = _opened(directory, data_dir)
     artifact = steps.compress_step(
         run_directory,
         settings,
-        steps.load_data(settings, data_dir),
+        data,
         target_bytes=target_bytes,
         target_error=target_error,
         keep_deviations=keep_deviations,
@@ -164,13 +161,9 @@ def uncertainty(
     as_json: JsonOption = False,
 ) -> None:
     """Say whether file and posterior are as sure as they are right; writes uncertainty.json and figures."""
-    from pyro_compress.pipeline import steps
     from pyro_compress.pipeline import uncertainty as measuring
-    from pyro_compress.pipeline.settings import RunSettings
 
-    run_directory = steps.RunDirectory(directory)
-    settings = RunSettings.load(run_directory.settings)
-    data = steps.load_data(settings, data_dir)
+    run_directory, settings, data = _opened(directory, data_dir)
     found = measuring.uncertainty_of_run(
         run_directory, settings, data, draws=draws, other=out_of_distribution, data_dir=data_dir
     )
@@ -180,6 +173,16 @@ def uncertainty(
     for part in measuring.describe(found):
         show(part)
     show(f"everything is in {directory / 'uncertainty.json'} and {run_directory.figures / 'uncertainty'}")
+
+
+def _opened(directory: Path, data_dir: Path | None) -> "tuple[RunDirectory, RunSettings, DataSet]":
+    """A run with its settings and data."""
+    from pyro_compress.pipeline import steps
+    from pyro_compress.pipeline.settings import RunSettings
+
+    run = steps.RunDirectory(directory)
+    settings = RunSettings.load(run.settings)
+    return run, settings, steps.load_data(settings, data_dir)
 
 
 def _on_device(settings: "RunSettings", device: str | None) -> "RunSettings":

@@ -16,7 +16,6 @@ import numpy as np
 from pyro_compress.network.architecture import (
     Activation,
     AdaptiveAvgPool2d,
-    Add,
     Architecture,
     AvgPool2d,
     BatchNorm,
@@ -34,7 +33,7 @@ from pyro_compress.network.architecture import (
     outputs_of,
     walk,
 )
-from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Concatenate, Multiply, Pad, Resize, View
+from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Concatenate, Pad, Resize, View
 from pyro_compress.network.parameter_names import parameter_shapes
 from pyro_compress.network.sequence_layers import Crop
 
@@ -117,11 +116,8 @@ class _Labels:
                 return np.concatenate([earlier, labels])
             case Recall():
                 return earlier
-            case Add() | Multiply():
-                self._join(labels, earlier)
-                return labels
-        self.pin(labels)
-        self.pin(earlier)
+        # a sum or a product
+        self._join(labels, earlier)
         return labels
 
     def _join(self, some: np.ndarray, others: np.ndarray) -> None:

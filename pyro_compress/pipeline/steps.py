@@ -94,16 +94,16 @@ def fit_step(
     prepare(settings)
     method = settings.build_method()
     refuse_unscaled(method, ranks.count, device_named(settings.device))
-    network = build_network(settings, data)
-    if ranks.first and not settings.reconstructs:
-        announcement = announced(description_of(network, data.input_shape, settings.build_decision().kind))
+    network, decision = build_network(settings, data), settings.build_decision()
+    found = None if settings.reconstructs else description_of(network, data.input_shape, decision.kind)
+    if ranks.first and found is not None:
+        announcement = announced(found)
         if announcement is not None:
             say(announcement)
     # what is refused is refused before anything is written
     made = rewritten(settings, network, data)
-    if not settings.reconstructs:
-        decision = settings.build_decision()
-        decision.check_units(description_of(made, data.input_shape, decision.kind))
+    if found is not None:
+        decision.check_units(found if made is network else description_of(made, data.input_shape, decision.kind))
     model = settings.build_model(made)
     if model.coverage.matrices and model.coverage.covered:
         say(str(model.coverage))
