@@ -19,6 +19,7 @@ from pyro_compress.models.generative.autoencoders import autoencoder_mnist, auto
 from pyro_compress.models.generative.codes import GaussianCodes
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.hazards import survival, survival_linear
+from pyro_compress.models.residual import resnet_20
 from pyro_compress.models.small_networks import CharacterGRU, CharacterTransformer, UNet, series, tabular
 from pyro_compress.models.tiny import tiny_cnn
 
@@ -203,6 +204,7 @@ NETWORKS: dict[str, NetworkEntry] = {
     "digits-tanh": NetworkEntry(digits_tanh, (1, 8, 8), 10),
     "mnist-softmax": NetworkEntry(mnist_softmax, (1, 28, 28), 10),
     "mnist-tanh": NetworkEntry(mnist_tanh, (1, 28, 28), 10),
+    "resnet-20": NetworkEntry(resnet_20, (3, 32, 32), 10),
     "series": NetworkEntry(series, (3, 96), None),
     "survival": NetworkEntry(survival, (7,), None),
     "survival-linear": NetworkEntry(survival_linear, (7,), None),
