@@ -1,4 +1,5 @@
-"""Images changed at random each time that they are trained on: shifted, turned, scaled, mirrored, partly blanked.
+"""Examples changed at random each time that they are trained on: images shifted, turned, scaled, mirrored, partly
+blanked, or anything by a transform of the user's own.
 
 The likelihood keeps the N of the images that there are: an epoch is N terms, each at one drawn change, so that what is
 descended is the expectation of Σ_i log p(y_i | t(x_i)) over changes t, and not a likelihood of more data.  A posterior
@@ -14,12 +15,13 @@ from torch.nn import functional as F
 
 from pyro_compress.config.keyword_options import check_options
 from pyro_compress.data.generators import generator_for
+from pyro_compress.data.transforms import Transform, name_of, transform_of, transformed
 from pyro_compress.errors import DataError
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Independent changes of every image, in this order; what comes into view is 0.
+    """Independent changes of every example, in this order; what comes into view of an image is 0.
 
     Args:
         rotate: degrees, the largest turn either way; uniform.
@@ -29,9 +31,11 @@ class Augmentation:
         flip: whether half of the images are mirrored left to right.
         cutout: pixels, side of a square of zeros, about a pixel drawn uniformly, beyond the edge too (DeVries &
             Taylor 2017); an even side reaches one pixel further to the upper left.
+        transform: of the user's own, from one example (of the data's type and shape) to one of the same: a function,
+            or `module:factory` that makes one; such as torchvision's `transforms.v2`.  Called example by example.
 
     Raises:
-        DataError: an option is negative, of another type, or a scale of 1 or more.
+        DataError: an option is negative, of another type, or a scale of 1 or more; or the transform is not found.
     """
 
     rotate: float = 0.0
@@ -39,6 +43,7 @@ class Augmentation:
     shift: int = 0
     flip: bool = False
     cutout: int = 0
+    transform: Transform | str | None = None
 
     def __post_init__(self) -> None:
         check_options(self, DataError)
@@ -46,6 +51,8 @@ class Augmentation:
             raise DataError(f"options of augmentation must not be negative, found {self}")
         if self.scale >= 1 or math.isinf(self.rotate):
             raise DataError(f"scale of augmentation is below 1 and rotate finite, found {self.scale} and {self.rotate}")
+        if isinstance(self.transform, str):
+            transform_of(self.transform)
 
     def __bool__(self) -> bool:
         """Whether anything changes."""
@@ -59,12 +66,27 @@ class Augmentation:
             "shift": f"{self.shift} px",
             "flip": "",
             "cutout": f"{self.cutout} px",
+            "transform": "" if self.transform is None else name_of(self.transform),
         }
         return ", ".join(f"{name} {text}".rstrip() for name, text in said.items() if getattr(self, name)) or "none"
 
     def draw(self, images: Tensor, *stream: int) -> Tensor:
-        """Images (n, channels, height, width), each changed; depends on these and on the numbers of `stream` alone."""
+        """Images (n, channels, height, width), each changed; depends on these and on the numbers of `stream` alone.
+
+        With a transform alone they may be examples (n, *shape) of any kind.
+        """
         generator = generator_for(*stream)
+        if self._changes_images:
+            images = self._drawn(images, generator)
+        if self.transform is not None:
+            images = transformed(self.transform, images, int(torch.randint(2**31, (), generator=generator)))
+        return images
+
+    @property
+    def _changes_images(self) -> bool:
+        return bool(self.rotate or self.scale or self.shift or self.flip or self.cutout)
+
+    def _drawn(self, images: Tensor, generator: torch.Generator) -> Tensor:
         count, _, height, width = images.shape
 
         def whole(least: int, end: int) -> Tensor:
@@ -85,21 +107,33 @@ class Augmentation:
             images = images * ~(rows[:, None, :, None] & columns[:, None, None, :])
         return images
 
-    def check(self, input_shape: tuple[int, ...], where: str) -> None:
-        """Refuse what are no images.
+    def check(self, examples: Tensor, where: str, positions: tuple[int, ...] = ()) -> None:
+        """Refuse what are no images, whose labels would stay where they were, and what the transform does not take.
+
+        Args:
+            examples: (n, *shape).
+            where: of the sentences.
+            positions: shape of one example's labels where there is one per position.
 
         Raises:
-            DataError: says their shape, or that a shift leaves nothing in view.
+            DataError: says their shape, that a shift leaves nothing in view, or what came of the transform.
         """
-        if len(input_shape) != 3:
+        input_shape = tuple(examples.shape[1:])
+        if positions and (self.rotate or self.scale or self.shift or self.flip):
+            raise DataError(
+                f"{where}: every position {positions} has a label, which would not move with the image: leave out "
+                "rotate, scale, shift and flip"
+            )
+        if self._changes_images and len(input_shape) != 3:
             raise DataError(
                 f"{where}: augmentation changes images (channels, height, width), and these examples have the shape "
                 f"{input_shape}: leave it out, or let the network flatten them"
             )
-        if self.shift >= min(input_shape[1:]):
+        if self.shift and self.shift >= min(input_shape[1:]):
             raise DataError(
                 f"{where}: a shift of up to {self.shift} pixels leaves nothing of images {input_shape}: give less"
             )
+        self.draw(examples[:1], 0)
 
 
 def _turned(images: Tensor, angle: Tensor, factor: Tensor) -> Tensor:

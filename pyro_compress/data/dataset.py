@@ -1,10 +1,11 @@
-"""A data set in memory, and the user's own examples as one.
+"""A data set in memory, or on a disk and mapped, and the user's own examples as one.
 
 A `DataSet` holds three parts.  `train` is what the posterior is fitted to, `validation` is what thresholds
 and steps are chosen on, `test` is what results are measured on and nothing else.  Validation is a random,
 stratified share of the TRAINING data, drawn with a seed of its own, so that it is the same for every run.
 """
 
+import os
 import warnings
 from dataclasses import dataclass, replace
 from numbers import Real
@@ -17,6 +18,7 @@ from pyro_compress.config.keyword_options import build, whole_number
 from pyro_compress.data.augmentation import Augmentation
 from pyro_compress.data.binarisation import Binarisation
 from pyro_compress.data.labels import IGNORED, UNLABELLED, labels_kept
+from pyro_compress.data.on_disk import pieces, rows_of
 from pyro_compress.data.sources import Examples, class_names, count_among, pair_of, read_examples
 from pyro_compress.data.splits import SPLIT_SEED, count_held_out, split_without_copies
 from pyro_compress.errors import DataError
@@ -73,7 +75,8 @@ class DataSet:
             shape = self.train_teacher.shape[1:]
             _check_part(f"{self.name}: teacher", self.train_x, self.train_teacher, self.input_shape, shape, None)
         if self.augmentation is not None:
-            self.augmentation.check(self.input_shape, self.name)
+            positions = () if self.classes is None else tuple(self.train_y.shape[1:])
+            self.augmentation.check(self.train_x, self.name, positions)
             if self.train_teacher is not None:
                 raise DataError(
                     f"{self.name}: a teacher has seen the training images as they are, and augmentation changes them "
@@ -130,10 +133,10 @@ class DataSet:
         """The same with training images changed at random each time that they are trained on; N stays as it is.
 
         Args:
-            options: of `data.augmentation.Augmentation`: rotate, scale, shift, flip, cutout.
+            options: of `data.augmentation.Augmentation`: rotate, scale, shift, flip, cutout, transform.
 
         Raises:
-            DataError: no such option, or examples that are no images.
+            DataError: no such option, examples that are no images, or a transform that does not keep their shape.
         """
         augmentation = build(Augmentation, "augmentation", options, DataError)
         name = f"{self.name}, augmented by {augmentation}" if augmentation else self.name
@@ -216,6 +219,7 @@ def as_data(
     classes: tuple[str, ...] | list[str] | int | None = None,
     split_seed: int = SPLIT_SEED,
     partly_labelled: bool = False,
+    on_disk: str | os.PathLike[str] | None = None,
 ) -> DataSet:
     """A `DataSet` of the user's own tensors, arrays, Dataset or DataLoader, read into memory once.
 
@@ -230,13 +234,18 @@ def as_data(
     unchanged.  A third tensor in `train` is a teacher's outputs, such as class probabilities; those of examples that
     are held out are left out.  With `partly_labelled` a training label of -1 is one that is missing, and validation
     examples, whose labels are known, come with the data.
+    `on_disk` is a folder for examples that memory does not hold: they are read batch by batch into files there, which
+    have no names and are gone with the data, and batches are read from these.  The disk holds the training examples
+    twice while `validation` of them are held out.
     """
     if isinstance(train, DataSet):
-        if validation is not None or test is not None or N is not None or classes is not None:
-            raise DataError(f"{train.name}: a DataSet holds its own parts: give validation, test, N and classes to it")
+        if any(given is not None for given in (validation, test, N, classes, on_disk)):
+            raise DataError(
+                f"{train.name}: a DataSet holds its own parts: give validation, test, N, classes and on_disk to it"
+            )
         return train
     N = None if N is None else whole_number(N, f"{name}: N", DataError, least=1)
-    x, y, *rest = read_examples(train, f"{name}: train", most=3)
+    x, y, *rest = read_examples(train, f"{name}: train", most=3, on_disk=on_disk)
     teacher = rest[0].to(torch.float32) if rest else None
     empty = (x[:0], y[:0])
     held_out = empty
@@ -246,11 +255,11 @@ def as_data(
                 f"{name}: examples to hold out must have labels, of which these lack some: give validation=(x, y)"
             )
         left, part = split_without_copies(x, y, count_held_out(validation, len(y), name), split_seed)
-        (x, y), held_out = (x[left], y[left]), (x[part], y[part])
-        teacher = None if teacher is None else teacher[left]
+        (x, y), held_out = (rows_of(x, left, on_disk), y[left]), (rows_of(x, part, on_disk), y[part])
+        teacher = None if teacher is None else rows_of(teacher, left, on_disk)
     elif validation is not None:
-        held_out = pair_of(validation, f"{name}: validation")
-    tested = empty if test is None else pair_of(test, f"{name}: test")
+        held_out = pair_of(validation, f"{name}: validation", on_disk)
+    tested = empty if test is None else pair_of(test, f"{name}: test", on_disk)
     for kind, examples in (("validation", held_out), ("test", tested)):
         shared = count_among(examples, (x, y)) if len(examples[0]) else 0
         if shared:
@@ -292,12 +301,16 @@ def _check_part(
     ):
         if values.dtype != dtype:
             raise DataError(f"{where}: {what} are {values.dtype}, expected {dtype}")
-        finite = torch.isfinite(values)
-        if not finite.all():
-            bad = torch.nonzero(~finite)[0].tolist()
-            raise DataError(
-                f"{where}: {what} hold {values[tuple(bad)].item()} at index {tuple(bad)}; remove or replace it"
-            )
+        seen = 0
+        for rows in pieces(values):
+            finite = torch.isfinite(rows)
+            if not finite.all():
+                row, *rest = torch.nonzero(~finite)[0].tolist()
+                raise DataError(
+                    f"{where}: {what} hold {rows[(row, *rest)].item()} at index {(seen + row, *rest)}; remove or "
+                    "replace it"
+                )
+            seen += len(rows)
     if x.dtype == torch.int64 and x.numel() and int(x.min()) < 0:
         raise DataError(f"{where}: inputs of the type int64 are tokens, counted from 0, found {int(x.min())}")
     if classes is None:

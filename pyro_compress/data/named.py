@@ -87,14 +87,14 @@ def _survival(name: str, validation: int | float | None, split_seed: int) -> Dat
 def from_factory(spec: str, *, validation: int | float = 0.1, split_seed: int = SPLIT_SEED) -> DataSet:
     """The data that `module:factory` returns: a DataSet, what `as_data` takes, or a dict of its arguments.
 
-    A dict has `train` and may have `validation`, `test`, `N`, `name` and `classes`.  Where no validation
+    A dict has `train` and may have `validation`, `test`, `N`, `name`, `classes` and `on_disk`.  Where no validation
     examples come with it, the number or share `validation` of the training examples is held out.
     """
     made = call_factory(spec, "--data", DataError)
     if isinstance(made, DataSet):
         return made
     arguments = dict(made) if isinstance(made, Mapping) else {"train": made}
-    known = {"train", "validation", "test", "N", "name", "classes"}
+    known = {"train", "validation", "test", "N", "name", "classes", "on_disk"}
     if "train" not in arguments or not set(arguments) <= known:
         raise DataError(
             f"--data {spec}: the dict has the keys {', '.join(map(repr, arguments))}; "

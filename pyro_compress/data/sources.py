@@ -1,7 +1,8 @@
-"""The user's own examples: tensors, a torch Dataset or a DataLoader, read into memory once."""
+"""The user's own examples: tensors, a torch Dataset or a DataLoader, read once, into memory or onto a disk."""
 
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias, Union
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from pyro_compress.data.on_disk import ROWS_AT_ONCE, Column
 from pyro_compress.errors import DataError
 
 Examples: TypeAlias = Union[tuple[Any, ...], "Dataset[Any]", "DataLoader[Any]"]
@@ -25,20 +27,27 @@ Examples: TypeAlias = Union[tuple[Any, ...], "Dataset[Any]", "DataLoader[Any]"]
 _WORDS = {2: "(x, y)", 3: "(x, y), or (x, y, teacher),"}
 
 
-def pair_of(source: Any, where: str) -> tuple[Tensor, Tensor]:
+Folder: TypeAlias = str | os.PathLike[str] | None
+"""Where examples are kept: on a disk, or in memory."""
+
+
+def pair_of(source: Any, where: str, on_disk: Folder = None) -> tuple[Tensor, Tensor]:
     """Inputs and targets, as `read_examples` reads them."""
-    x, y = read_examples(source, where)
+    x, y = read_examples(source, where, on_disk=on_disk)
     return x, y
 
 
-def read_examples(source: Any, where: str, most: int = 2) -> tuple[Tensor, ...]:
-    """Inputs (`as_inputs`) and targets (int64 or float32) from anything in `Examples`; up to `most` tensors in all."""
+def read_examples(source: Any, where: str, most: int = 2, on_disk: Folder = None) -> tuple[Tensor, ...]:
+    """Inputs (`as_inputs`) and targets (int64 or float32) from anything in `Examples`; up to `most` tensors in all.
+
+    With a folder `on_disk` they are written there batch by batch, and mapped.
+    """
     if isinstance(source, TensorDataset):
         source = source.tensors
     if isinstance(source, Dataset | DataLoader):
-        source = _drain(source, where, most)
-    if isinstance(source, tuple | list):
-        source = tuple(_as_tensor(part) for part in source)
+        source = _drain(source, where, most, on_disk)
+    elif isinstance(source, tuple | list):
+        source = tuple(map(_as_tensor, source) if on_disk is None else _written(source, where, on_disk))
     if not (
         isinstance(source, tuple | list) and 2 <= len(source) <= most and all(isinstance(t, Tensor) for t in source)
     ):
@@ -53,9 +62,13 @@ def read_examples(source: Any, where: str, most: int = 2) -> tuple[Tensor, ...]:
                 f"{where}: inputs of shape {tuple(x.shape)} and targets of shape {tuple(y.shape)} "
                 "don't hold the same number of examples along their first axis"
             )
-        if x.is_complex() or y.is_complex():
-            raise DataError(f"{where}: complex values; inputs and targets are real")
-    return as_inputs(x), *(y.to(torch.float32 if y.is_floating_point() else torch.int64) for y in targets)
+        _refuse_complex(where, x, y)
+    return as_inputs(x), *(as_targets(y) for y in targets)
+
+
+def _refuse_complex(where: str, *values: Tensor) -> None:
+    if any(part.is_complex() for part in values):
+        raise DataError(f"{where}: complex values; inputs and targets are real")
 
 
 def as_inputs(x: Tensor) -> Tensor:
@@ -63,9 +76,15 @@ def as_inputs(x: Tensor) -> Tensor:
     return x if x.dtype == torch.int64 else x.to(torch.float32)
 
 
-def _drain(source: Any, where: str, most: int) -> tuple[Tensor, ...]:
+def as_targets(y: Tensor) -> Tensor:
+    """Real numbers as float32, all others as int64."""
+    return y.to(torch.float32 if y.is_floating_point() else torch.int64)
+
+
+def _drain(source: Any, where: str, most: int, on_disk: Folder) -> tuple[Tensor, ...]:
     """All batches of a Dataset or DataLoader, joined; the caller's random state is left as it was."""
     parts: list[tuple[Tensor, ...]] = []
+    columns: list[Column] = []
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # random transforms are drawn once, the same in every run
         try:
@@ -78,7 +97,14 @@ def _drain(source: Any, where: str, most: int) -> tuple[Tensor, ...]:
                     raise DataError(
                         f"{where}: examples must be pairs {_WORDS[most]} of tensors or numbers, found {_kind(batch)}"
                     )
-                parts.append(tuple(batch))
+                if on_disk is None:
+                    parts.append(tuple(batch))
+                    continue
+                columns = columns or [Column(on_disk) for _ in batch]
+                for place, (column, rows) in enumerate(zip(columns, batch, strict=True)):
+                    column.append(_as_kept(rows, place, where))
+            if columns:
+                return tuple(column.tensor() for column in columns)
             if not parts:
                 raise DataError(f"{where}: the {type(source).__name__} holds no examples")
             return tuple(torch.cat(column) for column in zip(*parts, strict=True))
@@ -155,6 +181,25 @@ def _as_tensor(value: Any) -> Any:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
         return value
     return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
+
+
+def _written(parts: Sequence[Any], where: str, folder: str | os.PathLike[str]) -> Iterator[Any]:
+    """Arrays and tensors on a disk; all else as it is."""
+    for place, part in enumerate(parts):
+        first = _as_tensor(part[:1]) if isinstance(part, np.ndarray | Tensor) and part.ndim else None
+        if not isinstance(first, Tensor):
+            yield part
+            continue
+        column = Column(folder)
+        for start in range(0, max(1, len(part)), ROWS_AT_ONCE):
+            column.append(_as_kept(_as_tensor(part[start : start + ROWS_AT_ONCE]), place, where))
+        yield column.tensor()
+
+
+def _as_kept(rows: Tensor, place: int, where: str) -> Tensor:
+    """Rows of the inputs, the first column, or of one of the targets, as a data set holds them."""
+    _refuse_complex(where, rows)
+    return (as_targets if place else as_inputs)(rows.detach().cpu())
 
 
 def _kind(value: Any) -> str:

@@ -78,7 +78,7 @@ def fine_tuned(
             value = compaction.put_back(name, value, site.value.shape)
         replaced[name] = _refitted(site, value, _learned(name, site, sites[name], compaction))
     tuned = decision.with_sites(replaced, rate_weight=rate_weight, fine_tune_epochs=epochs)
-    return with_batch_norm(network, tuned, data, kind)
+    return with_batch_norm(network, tuned, data, kind, roughly=True)
 
 
 def _grid_site(

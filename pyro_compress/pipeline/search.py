@@ -123,6 +123,7 @@ def decide(
     tolerance = settings.stage_tolerance_points if settings.fine_tune_epochs else settings.tolerance_points
     if settings.refine:
         decision = _refined(decision, judge, data, settings, reference, seed, say)
+    decision = judge.finished(decision)
     evidence = judge.evidence(decision, reference)
     evidence["within_tolerance"] = within(evidence["rise_points"], tolerance)
     if not evidence["within_tolerance"]:

@@ -130,6 +130,6 @@ def unit_sensitivity(
 
     def error(layer: str, percent: float) -> float:
         pruned = prune_lowest_units(posterior, architecture, scores, remove_percent={layer: percent})
-        return judge.error_in_unit(with_batch_norm(judge.network, pruned, data))
+        return judge.error_in_unit(with_batch_norm(judge.network, pruned, data, roughly=True))
 
     return {layer: [error(layer, percent) for percent in percents] for layer in scores}

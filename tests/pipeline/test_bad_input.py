@@ -72,7 +72,7 @@ UNKNOWN = {
     ),
     "augmentation option": (
         ["--prior", "normal", *MINE, "--set", "augmentation.shfit=1"],
-        "unknown option of augmentation: 'shfit': known are cutout, flip, rotate, scale, shift.",
+        "unknown option of augmentation: 'shfit': known are cutout, flip, rotate, scale, shift, transform.",
         "Did you mean 'shift'?",
     ),
     "decision option": (

@@ -9,7 +9,7 @@ from torch import nn
 
 from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.errors import DataError
-from pyro_compress.inference.finetuning.batch_norm import reestimate_batch_norm
+from pyro_compress.inference.finetuning.batch_norm import _Moments, _replace, reestimate_batch_norm
 
 
 def examples(count: int, *shape: int, classes: int = 4) -> DataSet:
@@ -27,7 +27,7 @@ def statistics(network: nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("batch_size", [256, 2, 1])
 def test_a_layer_on_the_inputs_has_their_mean_and_unbiased_variance(count: int, batch_size: int) -> None:
     data, network = examples(count, 3), nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4))
-    reestimate_batch_norm(network, data, batch_size, batches=1000)
+    reestimate_batch_norm(network, data, batch_size)
     found = statistics(network)
     torch.testing.assert_close(found["0.running_mean"], data.train_x.mean(0))
     torch.testing.assert_close(found["0.running_var"], data.train_x.var(0))
@@ -87,7 +87,7 @@ def test_neither_pieces_nor_order_matter() -> None:
 
 def test_of_sorted_examples_each_class_gives_its_share() -> None:
     data, network = examples(4000, 3), nn.Sequential(nn.BatchNorm1d(3))
-    reestimate_batch_norm(network, data, batch_size=100, batches=5)
+    reestimate_batch_norm(network, data, batch_size=100, examples=500)
     np.testing.assert_allclose(statistics(network)["0.running_mean"], data.train_x.mean(0), atol=0.15)
 
 
@@ -108,3 +108,22 @@ def test_what_else_the_network_has_stays() -> None:
 def test_one_number_per_channel_has_no_variance() -> None:
     with pytest.raises(DataError, match="batch norm '0' sees one number per channel"):
         reestimate_batch_norm(nn.Sequential(nn.BatchNorm1d(3)), as_data((torch.ones(1, 3), torch.zeros(1).long())))
+
+
+def test_a_channel_that_never_varies_does_not_move_for_ever() -> None:
+    norm, moments = nn.BatchNorm1d(2), _Moments()
+    moments.add(torch.tensor([[0.1, 1.0], [0.1, 2.0]]))
+    assert _replace({"norm": norm}, {"norm": moments}, 1), "both have moved, from 0"
+    assert isinstance(moments.mean, torch.Tensor)
+    moments.mean = moments.mean + torch.tensor([1e-7, 0.0])
+    assert not _replace({"norm": norm}, {"norm": moments}, 1), "by a rounding error, of a deviation that is 0"
+    moments.mean = moments.mean + torch.tensor([1e-4, 0.0])
+    assert _replace({"norm": norm}, {"norm": moments}, 1), "by a hundredth of what the layer divides by"
+
+
+def test_few_passes_end_where_they_are_asked_to() -> None:
+    data, seen = examples(300, 3), []
+    network = deep()
+    network[0].register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    reestimate_batch_norm(network, data, batch_size=100, examples=200, passes=2)
+    assert sum(seen) == 400 and max(seen) <= 100
