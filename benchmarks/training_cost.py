@@ -38,6 +38,7 @@ from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.log_uniform import LogUniform
 from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.priors.scale_mixture import ScaleMixture
+from pyro_compress.models.residual import resnet_20
 
 SIZE = 55_000
 NETWORKS: dict[str, Factory] = {"LeNet-300-100": lenet_300_100, "LeNet-5": lenet_5}
@@ -94,6 +95,13 @@ def step_rows(pace: Pace) -> Iterable[str]:
     method = BayesByBackprop(epochs=10_000, batch_size=100, compile="always")
     steps = {"BBB": ours(method, mlp_500_500(), ScaleMixture(), batch)}
     yield from rows_against_plain("784-500-500-10", mlp_500_500, batch, steps, pace, "≤ 3")
+
+
+def residual_rows(pace: Pace) -> Iterable[str]:
+    """SVI on a residual network, whose batch norms keep its step from being recorded and compiled."""
+    batch = images(128, 3, 32, 32)
+    steps = {"SVI, LogUniform": ours(svi(128), resnet_20(), LogUniform(), batch)}
+    yield from rows_against_plain("ResNet-20", resnet_20, batch, steps, pace, "≤ 2.5")
 
 
 def rows_against_plain(
@@ -203,7 +211,7 @@ def draw_sizes(sizes: Sequence[Size], path: Path) -> None:
 def main() -> None:
     """Parse the command line and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=("steps", "peers", "sizes", "shrinking", "whole"),
+    parser.add_argument("--parts", nargs="+", choices=("steps", "residual", "peers", "sizes", "shrinking", "whole"),
                         default=["steps", "peers", "sizes"])  # fmt: skip
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=20.0, help="per comparison")
@@ -215,6 +223,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     parts: dict[str, Callable[[], Iterable[str]]] = {
         "steps": lambda: step_rows(Pace(given.seconds, given.clock)),
+        "residual": lambda: residual_rows(Pace(given.seconds, given.clock)),
         "peers": lambda: peer_rows(Pace(given.seconds, given.clock)),
         "sizes": lambda: size_rows(Pace(given.seconds / 4, given.clock), given.out / "training_cost.png"),
         "shrinking": lambda: map(shrinking_row, SHRINKING),

@@ -33,7 +33,7 @@ def transform_of(spec: str) -> Transform:
             f"{OPTION} {spec} returned a {type(found).__name__}, expected a function of one example, such as "
             "torchvision's transforms"
         )
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def name_of(transform: Transform | str) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import pyro_compress as pc
-from pyro_compress.data.dataset import as_data
+from pyro_compress.data.dataset import Part, as_data
 from pyro_compress.data.named import from_factory
 from pyro_compress.data.sources import Examples
 from pyro_compress.errors import DataError
@@ -52,8 +52,9 @@ def test_on_a_disk_are_the_numbers_and_splits_of_memory(
     given = {"validation": 0.2, "test": wrap(x[:30] + 1, y[:30])}
     there = as_data(wrap(x, y), **given, on_disk=tmp_path)  # type: ignore[arg-type]
     here = as_data(wrap(x, y), **given)  # type: ignore[arg-type]
-    for part in ("train", "validation", "test"):
-        for mapped, held in zip(there.part(part), here.part(part), strict=True):  # type: ignore[arg-type]
+    parts: tuple[Part, ...] = ("train", "validation", "test")
+    for part in parts:
+        for mapped, held in zip(there.part(part), here.part(part), strict=True):
             assert torch.equal(mapped, held) and mapped.dtype == held.dtype
     assert here.classes == there.classes and not list(tmp_path.iterdir()), "files have no names"
 
