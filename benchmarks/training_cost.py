@@ -28,11 +28,13 @@ from benchmarks.peers import peer_steps
 from benchmarks.plain import Factory, candidates
 from benchmarks.timing import CLOCKS, Step, Turns, row
 from benchmarks.whole_runs import SHRINKING, shrinking_row, whole_row
+from pyro_compress.inference.point.map import MAP
 from pyro_compress.inference.variational.base import VariationalMethod
 from pyro_compress.inference.variational.bayes_by_backprop import BayesByBackprop
 from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
-from pyro_compress.models.networks import lenet_5, lenet_300_100, mlp_500_500
+from pyro_compress.models.networks import lenet_5, lenet_300_100, mlp_500_500, vgg_16
+from pyro_compress.models.precision import PRECISIONS
 from pyro_compress.models.priors.base import Prior
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.log_uniform import LogUniform
@@ -48,6 +50,7 @@ STEP_GOALS = {"LeNet-300-100": "≤ 2.3", "LeNet-5": "≤ 2.2"}
 PEER_GOALS = {"LeNet-300-100": 2.0, "LeNet-5": 1.15}
 # width of the hidden layers, examples per batch
 SIZES = ((0.25, 128), (0.5, 128), (1.0, 128), (2.0, 128), (4.0, 128), (8.0, 128), (1.0, 32), (1.0, 512), (1.0, 1024))
+PARTS = ("steps", "residual", "precision", "peers", "sizes", "shrinking", "whole")
 ESTIMATORS = {"local": "local reparameterization", "flipout": "flipout", "shared": "one sample per batch"}
 
 
@@ -102,6 +105,20 @@ def residual_rows(pace: Pace) -> Iterable[str]:
     batch = images(128, 3, 32, 32)
     steps = {"SVI, LogUniform": ours(svi(128), resnet_20(), LogUniform(), batch)}
     yield from rows_against_plain("ResNet-20", resnet_20, batch, steps, pace, "≤ 2.5")
+
+
+def precision_rows(pace: Pace) -> Iterable[str]:
+    """Steps whose products and convolutions are in bfloat16, against the same in float32."""
+    for name, factory in {"ResNet-20": resnet_20, "VGG-16": vgg_16}.items():
+        batch = images(128, 3, 32, 32)
+        for kind in (MAP, SVI):
+            steps = {}
+            for precision in PRECISIONS:
+                method = kind(epochs=10_000, batch_size=128, precision=precision)
+                state = method.init(BayesianNetwork(factory(), LogUniform() if kind is SVI else {}), SIZE, 0)
+                steps[precision] = partial(method.step, state, batch)
+            found = pace.turns(steps).against(PRECISIONS[0])
+            yield row(f"{name}: {kind.__name__} in {PRECISIONS[1]}", found[PRECISIONS[1]], PRECISIONS[0], "")
 
 
 def rows_against_plain(
@@ -211,8 +228,7 @@ def draw_sizes(sizes: Sequence[Size], path: Path) -> None:
 def main() -> None:
     """Parse the command line and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=("steps", "residual", "peers", "sizes", "shrinking", "whole"),
-                        default=["steps", "peers", "sizes"])  # fmt: skip
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["steps", "peers", "sizes"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=20.0, help="per comparison")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="of steps; fits and runs are wall time")
@@ -224,6 +240,7 @@ def main() -> None:
     parts: dict[str, Callable[[], Iterable[str]]] = {
         "steps": lambda: step_rows(Pace(given.seconds, given.clock)),
         "residual": lambda: residual_rows(Pace(given.seconds, given.clock)),
+        "precision": lambda: precision_rows(Pace(given.seconds, given.clock)),
         "peers": lambda: peer_rows(Pace(given.seconds, given.clock)),
         "sizes": lambda: size_rows(Pace(given.seconds / 4, given.clock), given.out / "training_cost.png"),
         "shrinking": lambda: map(shrinking_row, SHRINKING),

@@ -39,6 +39,7 @@ from pyro_compress.inference.loop.suitability import check_before_copying, check
 from pyro_compress.inference.loop.watching import Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.failures import FAILURES, described, is_of_a_point
+from pyro_compress.models.precision import PRECISIONS
 from pyro_compress.models.program import Program
 from pyro_compress.models.trained import module_behind
 from pyro_compress.posterior.posterior import Posterior
@@ -93,6 +94,7 @@ def fit(
     method, seed = _method(method), whole_number(seed, "the seed", InferenceError)
     ranks, place = Ranks.here(), device_named(device)
     refuse_unscaled(method, ranks.count, place)
+    refuse_reduced(method, model)
     if isinstance(model, BayesianNetwork):
         refuse_local_sites(method, model)
         refuse_augmented(method, data)
@@ -210,6 +212,20 @@ def refuse_local_sites(method: Method, model: BayesianNetwork) -> None:
         raise InferenceError(
             f"a {type(model).__name__} has a latent code per example, which its encoder infers and "
             f"{type(method).__name__} does not: use SVI(...) or BayesByBackprop(...)"
+        )
+
+
+def refuse_reduced(method: Method, model: Any) -> None:
+    """Say what runs in float32 alone.
+
+    Raises:
+        InferenceError: names the model and the precision.
+    """
+    precision = getattr(method, "precision", PRECISIONS[0])
+    if precision != PRECISIONS[0] and (not isinstance(model, BayesianNetwork) or model.has_local_sites):
+        raise InferenceError(
+            f"a {type(model).__name__} is fitted in float32 alone, and precision='{precision}' is for the products and "
+            "convolutions of a network from inputs to outputs: leave it out"
         )
 
 

@@ -32,6 +32,7 @@ from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihoo
 from pyro_compress.models.module_calls import refuse_unknown_module, with_output_of
 from pyro_compress.models.names import attribute_name, refuse_names
 from pyro_compress.models.parameters import Parameter, parameters_of, refuse_tied_modules
+from pyro_compress.models.precision import called
 from pyro_compress.models.priors.base import LatentSite, Prior
 from pyro_compress.models.priors.registry import PRIORS
 from pyro_compress.models.teaching import Teaching
@@ -281,7 +282,7 @@ class BayesianNetwork(HoldsNetwork):
     def call_network(self, values: Mapping[str, Any], x: torch.Tensor) -> torch.Tensor:
         """The network's output with `values`, tensors or lazy values, in place of its parameters."""
         with self._placed(values):
-            return self._untouched(self.network, x, mode=self.network.training)
+            return called(lambda: self._untouched(self.network, x, mode=self.network.training), x.device)
 
     @contextmanager
     def _placed(self, values: Mapping[str, Any]) -> Iterator[None]:

@@ -158,6 +158,7 @@ def _tuning(
         epochs=settings.fine_tune_epochs,
         batch_size=settings.fine_tune_batch_size,
         learning_rate=settings.fine_tune_learning_rate,
+        precision=settings.fine_tune_precision,
         noise=settings.fine_tune_noise,
         teacher=teacher,
         teaching=teaching,

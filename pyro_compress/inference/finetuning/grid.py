@@ -37,6 +37,7 @@ from pyro_compress.inference.loop.devices import on_device, seed_generators
 from pyro_compress.inference.loop.dtypes import default_dtype
 from pyro_compress.inference.loop.processes import Ranks
 from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.models.precision import PRECISIONS, called, networks_in
 from pyro_compress.models.teaching import Teaching
 from pyro_compress.network.quantizers import Quantizer
 
@@ -108,6 +109,7 @@ def fine_tune(
     rate_weight: float,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
+    precision: str = PRECISIONS[0],
     seed: int = 0,
     teacher: torch.Tensor | None = None,
     teaching: Teaching | None = None,
@@ -124,6 +126,7 @@ def fine_tune(
         epochs: passes over the training data; the learning rate falls linearly to zero.
         rate_weight: γ, in nats of the whole data set per nat of code.
         batch_size, learning_rate: of Adam.
+        precision: of products and convolutions, see `models.precision`.
         seed: decides the batches, the noise of dropout layers and that of the sites.
         teacher: means of y to learn in place of the targets, (training examples, ...); of the posterior predictive.
         teaching: how the teacher counts that the data come with; None where it does not, and where `teacher` is given.
@@ -146,7 +149,7 @@ def fine_tune(
             "time: leave out teacher_draws, or the augmentation"
         )
     shown = data.train_teacher if teacher is None else teacher
-    training = _Training.started(network, sites, likelihood, rate_weight / data.N, teaching)
+    training = _Training.started(network, sites, likelihood, rate_weight / data.N, teaching, precision)
     hidden, trained = training.hidden, training.trained()
     optimizer = torch.optim.Adam(trained, lr=learning_rate, fused=True)
     steps = epochs * number_of_batches(len(data.train_x), batch_size)
@@ -187,6 +190,7 @@ class _Training:
         hidden: θ, by name.
         penalty: γ / N, of the loss per example.
         teaching: how a teacher counts, or None.
+        precision: of the network.
     """
 
     network: nn.Module
@@ -196,6 +200,7 @@ class _Training:
     hidden: Mapping[str, torch.Tensor]
     penalty: float
     teaching: Teaching | None
+    precision: str
 
     @staticmethod
     def started(
@@ -204,6 +209,7 @@ class _Training:
         likelihood: Likelihood,
         penalty: float,
         teaching: Teaching | None,
+        precision: str,
     ) -> "_Training":
         """θ at the sites' values, which it takes from parameters that torch may overwrite."""
         parameters = dict(network.named_parameters())
@@ -214,7 +220,7 @@ class _Training:
         hidden = {name: torch.empty_like(parameters[name]).detach() for name in sites}
         for name, site in sites.items():
             hidden[name].copy_(site.value.detach() * site.kept)
-        return _Training(network, sites, likelihood, parameters, hidden, penalty, teaching)
+        return _Training(network, sites, likelihood, parameters, hidden, penalty, teaching, precision)
 
     def trained(self) -> list[torch.Tensor]:
         """What the optimizer moves: θ, and the numbers of quantizers that are learned."""
@@ -228,7 +234,9 @@ class _Training:
         """
         self.place({name: site.noisy(self.hidden[name]) for name, site in self.sites.items()})
         self.network.zero_grad(set_to_none=True)
-        loss = self._loss(self.network(x), *targets)
+        with networks_in(self.precision):
+            output = called(lambda: self.network(x), x.device)
+        loss = self._loss(output, *targets)
         refuse_non_finite(loss, f"fine-tuning on the grid, epoch {epoch}", {})
         loss.backward()
         for name, site in self.sites.items():

@@ -19,6 +19,7 @@ from pyro_compress.inference.loop.feed import Batch
 from pyro_compress.inference.loop.processes import Ranks
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.names import dotted_name
+from pyro_compress.models.precision import PRECISIONS, networks_in
 from pyro_compress.models.rows import examples_of
 
 Schedule = Callable[[float], float]
@@ -240,6 +241,8 @@ class GradientMethod(MinibatchMethod):
         accumulate: k passes of `batch_size` examples make a step, whose gradient is that of all of them at once: memory
             is that of one pass.
         clip: largest gradient norm, or None; of the objective per example.
+        precision: of the network's products and convolutions, 'float32' or 'bfloat16' (`models.precision`), whose steps
+            are not recorded.
     """
 
     scales: ClassVar[bool] = True
@@ -251,6 +254,7 @@ class GradientMethod(MinibatchMethod):
     rate_warmup: float = 0.0
     accumulate: int = 1
     clip: float | None = None
+    precision: str = PRECISIONS[0]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -267,6 +271,8 @@ class GradientMethod(MinibatchMethod):
                 f"least 1 pass per step; found rate_warmup={self.rate_warmup}, accumulate={self.accumulate}"
             )
         schedule_named(self.schedule)
+        if self.precision not in PRECISIONS:
+            raise InferenceError(unknown_name("precision", self.precision, PRECISIONS))
 
     @property
     def examples_per_step(self) -> int:
@@ -318,7 +324,8 @@ class GradientMethod(MinibatchMethod):
             InferenceError: a trained parameter is not finite.
         """
         try:
-            return self.terms(state, batch)
+            with networks_in(self.precision):
+                return self.terms(state, batch)
         except ValueError as error:
             trained = (pair for module in state.modules.values() for pair in module.named_parameters())
             # a log-variance that far out is a finite number still, but its scale is zero or infinite

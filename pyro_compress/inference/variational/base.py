@@ -40,6 +40,7 @@ from pyro_compress.inference.variational.score_function import ScoreTerms
 from pyro_compress.inference.variational.shrinking import ShrinkingNetwork
 from pyro_compress.inference.variational.state import VariationalState
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.precision import PRECISIONS
 from pyro_compress.models.rows import examples_of
 from pyro_compress.posterior.posterior import Posterior
 
@@ -61,7 +62,8 @@ class VariationalMethod(GradientMethod):
     """Descends the negative ELBO, with the guide that the priors declare unless a subclass builds another.
 
     Args:
-        epochs, batch_size, learning_rate, optimizer, schedule, rate_warmup, accumulate, clip: see `GradientMethod`.
+        epochs, batch_size, learning_rate, optimizer, schedule, rate_warmup, accumulate, clip, precision: see
+            `GradientMethod`.
         rates: multipliers of the base rate for 'weight', 'scale', 'other', 'log_variance' and 'free' parameters (the
             last are the model's own, point-estimated), for hyper-parameters of priors, 'hyper', and for those of a
             'guide' of the user's own; those not named keep their default.
@@ -95,6 +97,8 @@ class VariationalMethod(GradientMethod):
 
         if self.compile not in COMPILE:
             raise InferenceError(unknown_name("compile", self.compile, COMPILE))
+        if self.compile == "always" and self.precision != PRECISIONS[0]:
+            raise InferenceError(f"steps in {self.precision} are not compiled: leave out compile='always' or precision")
         if not 0 <= self.averaging <= 1:
             raise InferenceError(
                 f"averaging is the share of the steps that is averaged, from 0 to 1; found {self.averaging}"
@@ -219,7 +223,8 @@ class VariationalMethod(GradientMethod):
 
     def traceable(self, state: VariationalState) -> bool:
         """Whether a step does the same at every call but for the noise, moves no buffers, and is worth a recording."""
-        return not state.has_buffers and not is_unrolled(state.model)
+        alike = not state.has_buffers and self.precision == PRECISIONS[0]
+        return alike and not is_unrolled(state.model)
 
     def side_by_side(self, state: VariationalState) -> bool:
         """Whether `terms` is the mean over all particles."""
