@@ -82,6 +82,10 @@ def table(
     ] = "auto",
     quick: Annotated[bool, typer.Option("--quick", help="Few examples and epochs: shows that all works.")] = False,
     ready: Annotated[bool, typer.Option("--ready", help="Show what is there, and run nothing.")] = False,
+    earlier: Annotated[
+        list[Path] | None,
+        typer.Option("--earlier", metavar="NAME.json", help="Cells without a run here, as a table of before has them."),
+    ] = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Run all that a reference table holds, and show it beside the published figures.
@@ -91,6 +95,7 @@ def table(
     """
     from pyro_compress.pipeline import running, sweeping
     from pyro_compress.tables import collecting, rendering, work, zoo
+    from pyro_compress.tables.earlier import Earlier
     from pyro_compress.tables.registry import TABLES, tables_named
 
     names, numbers = sweeping.entries_and_seeds(words or [], seeds)
@@ -107,9 +112,13 @@ def table(
         return
     named = tables_named(names[0])
     tables = [one.quick() if quick else one for one in named.tables()]
+    before = Earlier.read(earlier or [])
+    if before.outdated:
+        show(f"left out, since their settings are others now: {', '.join(before.outdated)}")
     todo = [] if ready else work.work_of(tables, numbers, out_dir, threads, data_dir)
+    todo = [one for one in todo if not before.holds(one.fit, dict(one.variants).values(), one.seed)]
     failed = running.run_all(todo, processes=processes, through=through, say=say(False)) if todo else {}
-    found = [(one, collecting.collect(one, numbers, out_dir)) for one in tables]
+    found = [(one, collecting.collect(one, numbers, out_dir, before)) for one in tables]
     for one, lines in found:
         show(rendering.terminal(one, lines))
     name = names[0] + ("-quick" if quick else "")

@@ -9,6 +9,7 @@ from typing import Any
 
 from pyro_compress.pipeline.run_directory import RunDirectory
 from pyro_compress.pipeline.running import last_line
+from pyro_compress.tables.earlier import Earlier
 from pyro_compress.tables.spec import Column, Row, Table
 from pyro_compress.tables.work import directory_of, log_of, variant_directory
 
@@ -67,12 +68,12 @@ class Line:
         return error is not None and error <= most_error_percent
 
 
-def collect(table: Table, seeds: Sequence[int], folder: Path) -> list[Line]:
-    """All rows of a table; what has not been run has no values.
+def collect(table: Table, seeds: Sequence[int], folder: Path, earlier: Earlier | None = None) -> list[Line]:
+    """All rows of a table; what has not been run in the folder, or `earlier`, has no values.
 
     Where the table ranks, rows within its error come first, by bytes, the others after them, by error.
     """
-    lines = [_line(table, row, seeds, folder.resolve()) for row in table.rows]
+    lines = [_line(table, row, seeds, folder.resolve(), earlier or Earlier()) for row in table.rows]
     if table.most_error_percent is None:
         return lines
     by_key, most = {column.key: column for column in table.columns}, table.most_error_percent
@@ -85,7 +86,7 @@ def collect(table: Table, seeds: Sequence[int], folder: Path) -> list[Line]:
     return sorted(lines, key=place)
 
 
-def _line(table: Table, row: Row, seeds: Sequence[int], folder: Path) -> Line:
+def _line(table: Table, row: Row, seeds: Sequence[int], folder: Path, earlier: Earlier) -> Line:
     if row.fit is None:
         return Line(row, {column.heading: Measured({}, {}, column.better) for column in table.columns}, {}, {})
     directories = {
@@ -97,11 +98,18 @@ def _line(table: Table, row: Row, seeds: Sequence[int], folder: Path) -> Line:
     cells = {}
     for column in table.columns:
         of_column = {seed: found[column.variant, seed] for seed in seeds}
-        values = {seed: value_of(one, column.key) for seed, one in of_column.items() if isinstance(one, Mapping)}
+        values = {
+            seed: value_of(one, column.key)
+            if isinstance(one, Mapping)
+            else earlier.value(row.fit, table.variants[column.variant], column.key, seed)
+            for seed, one in of_column.items()
+            if not isinstance(one, str)
+        }
         values = {seed: value for seed, value in values.items() if value is not None}
         failed = {seed: one for seed, one in of_column.items() if isinstance(one, str)}
         cells[column.heading] = Measured(values, failed, column.better)
-    seconds = {seed: total for seed in seeds if (total := _seconds(directories, seed)) is not None}
+    spent = {seed: _seconds(directories, seed) or earlier.seconds_of(row.fit, seed) for seed in seeds}
+    seconds = {seed: total for seed, total in spent.items() if total is not None}
     return Line(row, cells, directories, seconds)
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from pyro_compress.files import write_atomically
 from pyro_compress.tables.collecting import Line, Measured
+from pyro_compress.tables.earlier import settings_id
 from pyro_compress.tables.spec import Column, Table
 
 MISSING = "–"
@@ -162,6 +163,7 @@ def records(table: Table, lines: Sequence[Line]) -> list[dict[str, Any]]:
                     "published": line.row.published.get(column.heading),
                     "source": line.row.source,
                     "entry": None if fit is None else fit.entry,
+                    "settings_id": "" if fit is None else settings_id(fit.entry),
                     "arguments": [] if fit is None else list(fit.arguments),
                     "decision": table.variants[column.variant],
                     "seconds": {str(seed): round(value, 1) for seed, value in line.seconds.items()},

@@ -29,6 +29,12 @@ PARAMETERS = {
     "mnist-softmax": 784 * 10 + 10,
     "mnist-tanh": 784 * 16 + 16 + 16 * 10 + 10,
     "tiny-cnn": 208 + 1_168 + 2_320 + 3_480 + 250,
+    # filters, batch norms, shortcuts, classes
+    "resnet-20": 432
+    + 9 * (6 * 16**2 + 16 * 32 + 5 * 32**2 + 32 * 64 + 5 * 64**2)
+    + 2 * (7 * 16 + 6 * 32 + 6 * 64)
+    + (16 * 32 + 2 * 32 + 32 * 64 + 2 * 64)
+    + 650,
     "vgg-16": 14_987_210,
 }
 WITH_POSITIONS = ("text-gru", "text-transformer", "unet")

@@ -58,3 +58,22 @@ def test_runs_that_fail_end_the_command_with_status_1(
     log = next((tmp_path / "changed").glob("*.log")).read_text()
     assert "--threads 3" in log and f"--data-dir {tmp_path}" in log and "--examples 2000" in log
     assert cli("table", "vnq-mnist", "--processes", "0").code == 2
+
+
+def test_what_was_measured_before_is_not_run_again(cli: Cli, tmp_path: Path) -> None:
+    for entry in ("lenet-300-100/int4", "lenet-5/l0"):
+        directory = directory_of(tmp_path, Fit(entry), 0)
+        directory.mkdir()
+        (directory / "results.json").write_text(json.dumps({"error_after_percent": 1.5, "file_bytes": 2000}))
+    assert cli("table", "compare", "--ready", "--out", tmp_path).code == 0
+    shown = cli("table", "compare", "--ready", "--out", "elsewhere", "--earlier", tmp_path / "compare.json")
+    assert shown.code == 0, shown.err
+    page = Path("elsewhere/compare.md").read_text()
+    assert "| l0 | 1.50 | 2,000 |" in page and "| int4 | 1.50 | 2,000 |" in page
+    held = (tmp_path / "compare.json").read_text().replace('"settings_id": "', '"settings_id": "x')
+    (tmp_path / "old.json").write_text(held)
+    shown = cli("table", "compare", "--ready", "--out", "there", "--earlier", tmp_path / "old.json")
+    assert "left out, since their settings are others now: " in shown.out and "lenet-300-100/int4" in shown.out
+    assert "| l0 | – | – |" in Path("there/compare.md").read_text()
+    missing = cli("table", "compare", "--ready", "--earlier", tmp_path / "none.json")
+    assert missing.code == 1 and "none.json cannot be read" in missing.err

@@ -16,11 +16,11 @@ ENTRY = Entry(
     },
     decision_options={
         "tolerance_points": 0.3,
-        "stage_tolerance_points": 0.8,
+        "stage_tolerance_points": 0.9,
         "fine_tune_batch_size": 32,
         "fine_tune_learning_rate": 5e-4,
-        "rate_weights": (4.0, 8.0),
-        "further_stages": 2,
+        "rate_weights": (4.0, 5.5, 6.5, 7.0),
+        "further_stages": 1,
     },
     pretrain_epochs=25,
     pretraining_options={
