@@ -1,6 +1,6 @@
 """Mutated compressed files by the million: what the reader answered, how long it took, how much memory, what it ran.
 
-    python -m benchmarks.fuzz_decoder --count 1000000 --processes 2 --state fuzz.json
+    python -m benchmarks.fuzz_decoder --count 1000000 --processes 2 --measured-every 200 --state fuzz.json
     python -m benchmarks.fuzz_decoder --coverage 4000        # only the lines of the reader that 4,000 inputs run
 
 Mutation number i is made from (seed, i) alone, so every failure can be made again: `--only i` does, and shows the
@@ -39,7 +39,6 @@ from pyro_compress.artifact.format import (
 from tests.artifact import fuzzing
 
 CHUNK = 500
-MEASURED_EVERY = 20
 ADDRESS_BYTES = 6 << 30
 READER = (
     *(decode, header_reader, stream, pattern, coding, layout, deviations, codebook),
@@ -73,7 +72,7 @@ def mutation(seed: int, index: int) -> tuple[bytes, bool]:
     return fuzzing.mutated(fuzzing.small_files(), Random(seed << 40 | index))
 
 
-def examine(seed: int, index: int, tally: Tally) -> None:
+def examine(seed: int, index: int, tally: Tally, measured_every: int) -> None:
     """Decode one input and count what came of it."""
     data, repaired = mutation(seed, index)
     start = time.process_time()
@@ -81,7 +80,7 @@ def examine(seed: int, index: int, tally: Tally) -> None:
         found = fuzzing.outcome(data)
         assert repaired or found != fuzzing.ACCEPTED, "damaged bytes were accepted"
         tally.slowest = max(tally.slowest, (time.process_time() - start, index))
-        if index % MEASURED_EVERY == 0:
+        if index % measured_every == 0:
             peak, stated = fuzzing.peak_bytes(data), fuzzing.stated_bytes(data)
             assert peak <= stated, f"decoding took {peak} bytes, {stated} are stated"
             tally.largest = max(tally.largest, (peak, index))
@@ -91,11 +90,11 @@ def examine(seed: int, index: int, tally: Tally) -> None:
     tally.outcomes["repaired" if repaired else "raw"][found] += 1
 
 
-def chunk(seed: int, count: int, number: int) -> Tally:
+def chunk(seed: int, count: int, measured_every: int, number: int) -> Tally:
     """Inputs number · CHUNK to (number + 1) · CHUNK, those below `count`."""
     tally, start = Tally(chunks=1), time.process_time()
     for index in range(number * CHUNK, min(count, (number + 1) * CHUNK)):
-        examine(seed, index, tally)
+        examine(seed, index, tally, measured_every)
     tally.seconds = time.process_time() - start
     return tally
 
@@ -150,7 +149,7 @@ def coverage(seed: int, count: int) -> Iterator[str]:
         yield f"| {name} | {len(lines)} | {len(lines) - len(missed)} | {share:.1%} | {', '.join(map(str, missed))} |"
 
 
-def table(tally: Tally) -> Iterator[str]:
+def table(tally: Tally, measured_every: int) -> Iterator[str]:
     """The counts, most frequent first."""
     total = sum(sum(counts.values()) for counts in tally.outcomes.values())
     yield f"{total:,} mutated files in {tally.seconds:,.0f} seconds of processor time"
@@ -161,7 +160,7 @@ def table(tally: Tally) -> Iterator[str]:
         yield f"| {answer} | {tally.outcomes['repaired'][answer]:,} | {tally.outcomes['raw'][answer]:,} |"
     yield f"slowest: {tally.slowest[0]:.2f} seconds (input {tally.slowest[1]})"
     peak, index = tally.largest
-    yield f"largest peak of memory, every {MEASURED_EVERY}th input: {peak:,} bytes (input {index})"
+    yield f"largest peak of memory, every {measured_every}th input: {peak:,} bytes (input {index})"
     yield f"failures: {len(tally.failures)}"
     yield from (f"  input {index}: {message}" for index, message in tally.failures[:20])
 
@@ -184,6 +183,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--state", type=Path, help="where an interrupted run goes on from")
+    parser.add_argument("--measured-every", type=int, default=20, help="of so many inputs, one peak of memory is taken")
     parser.add_argument("--only", type=int, help="one input, with its traceback")
     parser.add_argument("--coverage", type=int, help="lines that so many inputs run, instead of counts")
     given = parser.parse_args()
@@ -198,13 +198,13 @@ def main() -> None:
     tally = stored(given.state, given.seed) if given.state else Tally()
     left = range(tally.chunks, -(-given.count // CHUNK))
     with multiprocessing.get_context("spawn").Pool(given.processes, guard) as pool:
-        for part in pool.imap(partial(chunk, given.seed, given.count), left):
+        for part in pool.imap(partial(chunk, given.seed, given.count, given.measured_every), left):
             tally.add(part)
             if given.state:
                 partial_file = given.state.with_suffix(".partial")
                 partial_file.write_text(json.dumps({"seed": given.seed, **tally.__dict__}))
                 os.replace(partial_file, given.state)
-    print("\n".join(table(tally)))
+    print("\n".join(table(tally, given.measured_every)))
     sys.exit(bool(tally.failures))
 
 

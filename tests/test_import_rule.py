@@ -23,7 +23,14 @@ METHODS = {
     "inference.independent",
 }
 BELOW_FIT = {
-    *("inference.contract", "inference.checkpoints", "inference.registry", "inference.loop", "inference.speed"),
+    *(
+        "inference.abilities",
+        "inference.contract",
+        "inference.checkpoints",
+        "inference.registry",
+        "inference.loop",
+        "inference.speed",
+    ),
     *("inference.chains", "inference.finetuning", *FITS, *METHODS),
 }
 INFERENCE = BELOW_FIT | {"inference", "inference.fit"}
@@ -56,6 +63,7 @@ ALLOWED: dict[str, set[str]] = {
     "inference.chains": CONTRACT | {"inference.log_joint", "inference.results"},
     **{method: CONTRACT | FITS | {"inference.speed", "inference.chains"} for method in METHODS},
     "inference.finetuning": CONTRACT | {"inference.gradient"},
+    "inference.abilities": CONTRACT,
     "inference.checkpoints": CONTRACT,
     "inference.registry": CONTRACT | METHODS,
     "inference.fit": BELOW_FIT | GROUND,

@@ -19,6 +19,7 @@ from pyro_compress.config.keyword_options import whole_number
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.sources import Examples
 from pyro_compress.errors import InferenceError, PosteriorWarning
+from pyro_compress.inference.abilities import refuse_augmented, refuse_model, refuse_parameters, refuse_unscaled
 from pyro_compress.inference.checkpoints import fingerprint_of, read_checkpoint, save_checkpoint, settings_text
 from pyro_compress.inference.contract import Info, Method, MinibatchMethod, Model, State
 from pyro_compress.inference.finetuning.batch_norm import refuse_batches_of_one
@@ -39,7 +40,6 @@ from pyro_compress.inference.loop.suitability import check_before_copying, check
 from pyro_compress.inference.loop.watching import Watcher
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.failures import FAILURES, described, is_of_a_point
-from pyro_compress.models.precision import PRECISIONS
 from pyro_compress.models.program import Program
 from pyro_compress.models.trained import module_behind
 from pyro_compress.posterior.posterior import Posterior
@@ -94,9 +94,8 @@ def fit(
     method, seed = _method(method), whole_number(seed, "the seed", InferenceError)
     ranks, place = Ranks.here(), device_named(device)
     refuse_unscaled(method, ranks.count, place)
-    refuse_reduced(method, model)
+    refuse_model(method, model)
     if isinstance(model, BayesianNetwork):
-        refuse_local_sites(method, model)
         refuse_augmented(method, data)
         check_before_copying(model)
     feed, model = Feed.of(model, data).on(place, ranks), copy.deepcopy(model)
@@ -168,81 +167,6 @@ def _method(given: Method | str) -> Method:
         found = f"the class {given.__name__}" if isinstance(given, type) else repr(given)
         raise InferenceError(f"the method is an object such as SVI(...), or a name such as 'svi'; found {found}")
     return given
-
-
-def refuse_unscaled(method: Method, count: int, device: torch.device) -> None:
-    """Say what a method that descends no gradients, or a device, cannot do.
-
-    Raises:
-        InferenceError: several ranks, or a device that is not the CPU.
-    """
-    if count > 1 and device.type == "mps":
-        raise InferenceError("PyTorch has no engine for ranks on mps: leave out torchrun, or use --device cpu")
-    if method.scales or (count == 1 and device.type == "cpu"):
-        return
-    name = type(method).__name__
-    if count > 1:
-        raise InferenceError(
-            f"{name} does not run on {count} ranks: its chains move side by side in one process; start it without "
-            "torchrun, or use a method that descends gradients, such as SVI"
-        )
-    raise InferenceError(f"{name} runs on the CPU only: leave out --device, or use a method such as SVI")
-
-
-def refuse_augmented(method: Method, data: Any) -> None:
-    """Say what a method cannot do that takes all examples as they are.
-
-    Raises:
-        InferenceError: names the data and the method.
-    """
-    if isinstance(data, DataSet) and data.augmentation is not None and not isinstance(method, MinibatchMethod):
-        raise InferenceError(
-            f"{data.name}: {type(method).__name__} takes all examples as they are, and augmentation changes them from "
-            "batch to batch: leave it out, or use a method in batches such as SVI(...) or SGLD(...)"
-        )
-
-
-def refuse_local_sites(method: Method, model: BayesianNetwork) -> None:
-    """Say what a method cannot do that runs no guide for latent sites of single examples.
-
-    Raises:
-        InferenceError: names model and method.
-    """
-    if model.has_local_sites and not method.draws_local_sites:
-        raise InferenceError(
-            f"a {type(model).__name__} has a latent code per example, which its encoder infers and "
-            f"{type(method).__name__} does not: use SVI(...) or BayesByBackprop(...)"
-        )
-
-
-def refuse_reduced(method: Method, model: Any) -> None:
-    """Say what runs in float32 alone.
-
-    Raises:
-        InferenceError: names the model and the precision.
-    """
-    precision = getattr(method, "precision", PRECISIONS[0])
-    if precision != PRECISIONS[0] and (not isinstance(model, BayesianNetwork) or model.has_local_sites):
-        raise InferenceError(
-            f"a {type(model).__name__} is fitted in float32 alone, and precision='{precision}' is for the products and "
-            "convolutions of a network from inputs to outputs: leave it out"
-        )
-
-
-def refuse_parameters(method: Method, model: Program) -> None:
-    """Say what a method cannot do that has no gradient step for what a Pyro model trains.
-
-    Raises:
-        InferenceError: names the parameters.
-    """
-    if model.free.trains and not method.trains_parameters:
-        names = list(model.free_values())
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise InferenceError(
-            f"the model {model.name} trains parameters beside its latent sites ({', '.join(names[:3])}{more}), which "
-            f"{type(method).__name__} does not: use SVI(...) or MAP(...), give them priors, or make them constants "
-            "(requires_grad_(False))"
-        )
 
 
 def _begin(

@@ -15,7 +15,8 @@ from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.named import load
 from pyro_compress.data.splits import SPLIT_SEED, stratified_split
 from pyro_compress.errors import DataError, UnstorableWarning
-from pyro_compress.inference.fit import Callback, fit, refuse_local_sites, refuse_unscaled
+from pyro_compress.inference.abilities import refuse_model, refuse_unscaled
+from pyro_compress.inference.fit import Callback, fit
 from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.loop.processes import Ranks, threads_here
 from pyro_compress.inference.loop.watching import Watcher
@@ -107,7 +108,7 @@ def fit_step(
     model = settings.build_model(made)
     if model.coverage.matrices and model.coverage.covered:
         say(str(model.coverage))
-    refuse_local_sites(method, model)
+    refuse_model(method, model)
     teacher = _teacher_of(run, settings, say, resume=resume)
     if ranks.first:
         run.path.mkdir(parents=True, exist_ok=True)

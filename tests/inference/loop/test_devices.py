@@ -13,8 +13,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pyro_compress.errors import InferenceError
+from pyro_compress.inference.abilities import refuse_unscaled
 from pyro_compress.inference.contract import Method
-from pyro_compress.inference.fit import refuse_unscaled
 from pyro_compress.inference.gradient.gradient_method import GradientMethod
 from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.loop.devices import device_named, on_device, random_state
