@@ -13,6 +13,8 @@ from pyro_compress.inference.fit import Callback, EpochRecord
 from pyro_compress.inference.loop.watching import ChainProgress, Watcher
 from pyro_compress.posterior.error_unit import PERCENT, ErrorUnit
 
+# seconds that are left from which a line says so; a bar does all along
+SAID_FROM = 120
 # chains that get a bar of their own
 MOST_CHAINS = 20
 CHAIN_NUMBERS = {
@@ -39,6 +41,12 @@ def describe(record: EpochRecord, unit: ErrorUnit = PERCENT) -> str:
     if record.objective_name == "ELBO":
         parts.append(f"weights left {record.weights_left_percent:.1f} %")
     return ", ".join(parts)
+
+
+def time_left(record: EpochRecord) -> str:
+    """', about 12 min left' where this phase takes as long: epochs as long as the last one."""
+    seconds = record.seconds * (record.epochs - record.epoch - 1)
+    return f", about {seconds / 60:.0f} min left" if seconds >= SAID_FROM else ""
 
 
 def describe_chain(glance: ChainProgress) -> str:
@@ -118,5 +126,5 @@ def _chain_mover(progress: Progress) -> Watcher:
 def _print_line(console: Console, phase: str, record: EpochRecord, unit: ErrorUnit) -> None:
     every = max(1, record.epochs // 10)
     if (record.epoch + 1) % every == 0 or record.epoch + 1 == record.epochs:
-        line = f"{phase} {record.epoch + 1}/{record.epochs}  {describe(record, unit)}"
+        line = f"{phase} {record.epoch + 1}/{record.epochs}  {describe(record, unit)}{time_left(record)}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,6 +1,7 @@
 """What a person sees of a fit: bars on a terminal, one of each chain, and lines elsewhere."""
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,6 +54,17 @@ def test_elsewhere_there_are_lines_and_none_of_chains() -> None:
     lines = shown(terminal=False).splitlines()
     assert [line.split("  ")[0] for line in lines] == ["transitions 1/2", "transitions 2/2"]
     assert "\x1b" not in "".join(lines)
+
+
+def test_a_line_says_how_long_a_long_fit_will_take() -> None:
+    first = replace(record(0), epochs=41, seconds=90.0)
+    assert progress.time_left(first) == ", about 60 min left"
+    assert progress.time_left(replace(first, epoch=40)) == "" == progress.time_left(record(0))
+    console = Console(file=io.StringIO(), width=200)
+    with progress.epoch_bars(console) as bars:
+        bars.phase("epoch", 41)(replace(first, epoch=3), None)  # type: ignore[arg-type]
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().endswith("about 56 min left\n")
 
 
 def test_of_very_many_chains_the_first_have_bars(monkeypatch: pytest.MonkeyPatch) -> None:
