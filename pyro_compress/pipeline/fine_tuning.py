@@ -1,5 +1,7 @@
 """One stage of fine-tuning on the grid, from decision to decision."""
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +24,8 @@ from pyro_compress.pipeline.validation import place, with_batch_norm
 
 # θ; the levels or steps, weights keeping their places; or θ and these
 MOVES = ("weights", "quantizer", "both")
+# seconds of training from which it is said how long it takes
+SAID_FROM = 120
 
 
 def fine_tuned(
@@ -41,12 +45,14 @@ def fine_tuned(
     seed: int,
     moves: str = MOVES[0],
     kind: str = AUTOMATIC,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Decision:
     """One stage of `inference.finetuning.grid.fine_tune`, from decision to decision.
 
     Where the architecture allows, the units that are still read are trained as a smaller network.  `noise` is in
     posterior sds; the other arguments are those of `fine_tune`.  Frozen parameters stay as the decision has them.
-    `moves` says what is trained of weights that have a quantizer, see `MOVES`, and `kind` what file it is for.
+    `moves` says what is trained of weights that have a quantizer, see `MOVES`, and `kind` what file it is for.  `say` is
+    told after the first epoch how long the others will take, if they are long.
     """
     about, device = description_of(network, data.input_shape, kind), data.train_x.device
     place(network, decision)
@@ -60,6 +66,13 @@ def fine_tuned(
     frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
     moving = {name: decision.sites[name] for name in names if name not in frozen}
     sites = {name: _grid_site(name, site, compaction, noise, moves, device) for name, site in moving.items()}
+    started = time.monotonic()
+
+    def finished(done: int) -> None:
+        left = (time.monotonic() - started) * (epochs - 1)
+        if done == 1 and left >= SAID_FROM:
+            say(f"training on the grid with rate weight {rate_weight:.3g}: about {left / 60:.0f} min left")
+
     found = fine_tune(
         trained,
         {names[name]: site for name, site in sites.items()},
@@ -73,6 +86,7 @@ def fine_tuned(
         seed=seed,
         teacher=teacher,
         teaching=teaching,
+        progress=finished,
     )
     replaced = {}
     for name, site in moving.items():

@@ -118,7 +118,7 @@ def decide(
     say(f"pruned to {100 * kept / total:.2f} % of the weights: {judge.text(judge.errors(pruned))}")
     decision = _rounded(posterior, pruned, judge, data, settings, seed, say)
     if settings.fine_tune_epochs:
-        tune = _tuning(judge, settings, teacher, teaching, seed)
+        tune = _tuning(judge, settings, teacher, teaching, seed, say)
         decision = fine_tune_stages(decision, judge, tune, settings, reference, say)
     tolerance = settings.stage_tolerance_points if settings.fine_tune_epochs else settings.tolerance_points
     if settings.refine:
@@ -147,7 +147,12 @@ def _refuse_unlabelled(network: nn.Module, data: DataSet) -> None:
 
 
 def _tuning(
-    judge: Judge, settings: DecisionSettings, teacher: torch.Tensor | None, teaching: Teaching | None, seed: int
+    judge: Judge,
+    settings: DecisionSettings,
+    teacher: torch.Tensor | None,
+    teaching: Teaching | None,
+    seed: int,
+    say: Say,
 ) -> Callable[..., Decision]:
     """A stage of fine-tuning as a function of the decision and the rate weight."""
     return partial(
@@ -165,6 +170,7 @@ def _tuning(
         seed=seed,
         moves=settings.fine_tune_moves,
         kind=settings.kind,
+        say=say,
     )
 
 

@@ -15,6 +15,7 @@ from pyro_compress.data.dataset import as_data
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform
+from pyro_compress.pipeline import fine_tuning
 from pyro_compress.pipeline.fine_tuning import fine_tuned
 from pyro_compress.pipeline.validation import place
 
@@ -29,7 +30,7 @@ def quantizer(kind: str, channels: int) -> Quantizer:
 
 @pytest.mark.parametrize("kind", ["step", "steps", "ternary", "levels"])
 @pytest.mark.parametrize("normed", [False, True])
-def test_what_is_tuned_is_what_the_file_computes(kind: str, normed: bool) -> None:
+def test_what_is_tuned_is_what_the_file_computes(kind: str, normed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a batch norm the units that are read are trained as a smaller network, whose rows have their steps."""
     torch.manual_seed(0)
     x = torch.randn(200, 6)
@@ -45,10 +46,13 @@ def test_what_is_tuned_is_what_the_file_computes(kind: str, normed: bool) -> Non
             site = site.on(quantizer(kind, len(value)))
         sites[name] = site
     statistics = {name: buffer.numpy().copy() for name, buffer in network.named_buffers() if "running" in name}
+    said: list[str] = []
+    monkeypatch.setattr(fine_tuning, "SAID_FROM", 0)
     tuned = fine_tuned(
         Decision(sites, statistics), copy.deepcopy(network), data, Categorical(),
-        epochs=3, rate_weight=0.1, batch_size=40, learning_rate=0.02, noise=0.0, teacher=None, seed=0,
+        epochs=3, rate_weight=0.1, batch_size=40, learning_rate=0.02, noise=0.0, teacher=None, seed=0, say=said.append,
     )  # fmt: skip
+    assert said == ["training on the grid with rate weight 0.1: about 0 min left"]
     for name, site in tuned.sites.items():
         assert site.quantizer == sites[name].quantizer
         assert not site.stored()[sites[name].bits == 0].any()
