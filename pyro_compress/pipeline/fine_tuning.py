@@ -51,8 +51,8 @@ def fine_tuned(
 
     Where the architecture allows, the units that are still read are trained as a smaller network.  `noise` is in
     posterior sds; the other arguments are those of `fine_tune`.  Frozen parameters stay as the decision has them.
-    `moves` says what is trained of weights that have a quantizer, see `MOVES`, and `kind` what file it is for.  `say` is
-    told after the first epoch how long the others will take, if they are long.
+    `moves` says what is trained of weights that have a quantizer, see `MOVES`, and `kind` what file it is for.
+    `say` is told after the first epoch how long the others will take, if they are long.
     """
     about, device = description_of(network, data.input_shape, kind), data.train_x.device
     place(network, decision)
