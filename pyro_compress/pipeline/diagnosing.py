@@ -19,14 +19,17 @@ from pyro_compress.analysis.diagnosis.psis import LEAST_RATIOS, guide_log_densit
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.errors import InferenceError, PriorError
 from pyro_compress.files import write_atomically
+from pyro_compress.inference.loop.feed import Feed
 from pyro_compress.inference.results.iid_draws import MOST_BYTES
 from pyro_compress.inference.results.pointwise import draws_of_guide, log_joints, log_likelihoods, predictions
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.generative.vae import VAE
+from pyro_compress.pipeline.code_diagnosis import flags_of_codes, in_words
 from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.pipeline.starting import fitted_network
 from pyro_compress.pipeline.steps import RunDirectory, prepare
 from pyro_compress.posterior.draws import GUIDE_DENSITY
-from pyro_compress.posterior.posterior import Posterior
+from pyro_compress.posterior.posterior import Flag, Posterior
 from pyro_compress.report.diagnostic_figures import figures_of_diagnosis
 from pyro_compress.report.figures import save_all
 
@@ -64,6 +67,8 @@ class _Found:
     coords: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     log_ratios: np.ndarray | None = None
+    flags: list[Flag] = field(default_factory=list)
+    statistics: dict[str, Any] = field(default_factory=dict)
 
 
 def diagnose_run(
@@ -109,6 +114,10 @@ def _diagnosed(
         assert posterior.draws is not None
         posterior = replace(posterior, draws=replace(posterior.draws, statistics={}))
         found.notes.append(OF_CODES)
+        if isinstance(model, VAE):
+            x = Feed.of(model, data).drawn_once()[0]
+            found.flags += flags_of_codes(posterior, model, x, found.statistics)
+            found.notes.append(in_words(found.statistics))
     elif given is None:
         posterior = _drawn_from_guide(model, posterior, asked.guide_draws, settings.seed)
         if posterior.has_density:
@@ -131,7 +140,9 @@ def _diagnosed(
         statistics["loo"] = asdict(loo(idata))
         if examples < len(data.train_x):
             found.notes.append(f"LOO is over {examples:,} of {len(data.train_x):,} training examples")
-    diagnosis = replace(diagnosis, notes=(*diagnosis.notes, *found.notes), statistics=statistics)
+    statistics |= found.statistics
+    flags = (*diagnosis.flags, *found.flags)
+    diagnosis = replace(diagnosis, notes=(*diagnosis.notes, *found.notes), flags=flags, statistics=statistics)
     return diagnosis, figures_of_diagnosis(idata, diagnosis)
 
 

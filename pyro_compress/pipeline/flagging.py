@@ -35,7 +35,9 @@ from pyro_compress.inference.loop.alone import alone
 from pyro_compress.inference.loop.dtypes import in_network_type
 from pyro_compress.inference.loop.feed import Feed
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.generative.vae import VAE
 from pyro_compress.models.program import Program
+from pyro_compress.pipeline.code_diagnosis import flags_of_codes
 from pyro_compress.posterior.draws import GUIDE_DENSITY
 from pyro_compress.posterior.posterior import Flag, Posterior
 
@@ -115,6 +117,9 @@ def _chain_flags(posterior: Posterior, network: bool, found: dict[str, Any]) -> 
 def _by_log_joint(posterior: Posterior, model: Any, data: Any, found: dict[str, Any], budget: int) -> Iterator[Flag]:
     if isinstance(model, BayesianNetwork) and model.has_local_sites:
         found["not_judged"] = "codes of single examples are not summed out, so the posterior's density is not known"
+        if isinstance(model, VAE):
+            few = {"examples": 50, "codes": 200} if budget < WHEN_ASKED else {}
+            yield from flags_of_codes(posterior, model, Feed.of(model, data).drawn_once()[0], found, **few)
         return
     feed = Feed.of(model, data)
     if feed.augmentation is not None:
