@@ -166,7 +166,7 @@ def records(table: Table, lines: Sequence[Line]) -> list[dict[str, Any]]:
                     "settings_id": "" if fit is None else settings_id(fit.entry),
                     "arguments": [] if fit is None else list(fit.arguments),
                     "decision": table.variants[column.variant],
-                    "seconds": {str(seed): round(value, 1) for seed, value in line.seconds.items()},
+                    "seconds": {str(seed): round(value, 3) for seed, value in line.seconds.items()},
                     "failed": {str(seed): sentence for seed, sentence in cell.failed.items()},
                 }
             )
