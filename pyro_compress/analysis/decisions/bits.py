@@ -34,10 +34,11 @@ def bit_widths(
 
     Each layer's step obeys Δ²/12 ≤ c · v with v the mean posterior variance of the weights that are KEPT: dead
     weights have the prior's variance and would rule a mean over the whole layer.  A point-estimated bias takes
-    the step of its layer's weight: their rounding errors enter the same sum.  A weight tensor that is a point estimate
-    has no variance; there v is 2⁻¹⁰ times the mean square of the weights that are kept, so that c = 1/16 gives steps of
-    at most 0.03 root mean squares and c = 1,024 of 3.5.  What a method says may be stored
-    (`ParameterPosterior.quantizer`) stands, and frozen weights stay float32.
+    the step of its layer's weight: their rounding errors enter the same sum.  One of a module of several matrices
+    (recurrent ones, packed attention) has 8 bits on a step of its own: it may enter at every position again.
+    A weight tensor that is a point estimate has no variance; there v is 2⁻¹⁰ times the mean square of the weights that
+    are kept, so that c = 1/16 gives steps of at most 0.03 root mean squares and c = 1,024 of 3.5.  What a method says
+    may be stored (`ParameterPosterior.quantizer`) stands, and frozen weights stay float32.
 
     Args:
         posterior: moments.
@@ -63,12 +64,20 @@ def bit_widths(
     sites = {}
     for name, site in posterior.parameters.items():
         quantizer = site.quantizer or grids.get(name, grids.get(name.rpartition(".")[0] + ".weight"))
+        if quantizer is None and not site.is_frozen and weight_beside(name) in grids:
+            quantizer = bias_grid(site.to_store)
         if isinstance(quantizer, PerChannel) and len(quantizer.steps) != len(site.mean):
             # a transposed convolution's steps are those of its inputs
             quantizer = None
         sites[name] = on_grid(site, quantizer, within.sites[name].kept() if within is not None else None)
     made_by = {"bit_rule": "fixed_point", "c": c} | ({"grid": grid} if grid != GRIDS[0] else {})
     return Decision(sites, dict(posterior.buffers), made_by)
+
+
+def weight_beside(bias: str) -> str:
+    """The weight whose sums a bias goes into: `fc.weight` for `fc.bias`, `lstm.weight_ih_l0` for `lstm.bias_ih_l0`."""
+    module, dot, kind = bias.rpartition(".")
+    return f"{module}{dot}{kind.replace('bias', 'weight', 1)}" if "bias" in kind else ""
 
 
 def _grid(site: ParameterPosterior, kept: np.ndarray, c: float, grid: str) -> Quantizer:
@@ -109,14 +118,19 @@ def with_biases_on_grids(decision: Decision) -> Decision:
     """
     found = {}
     for name, site in decision.sites.items():
-        layer, _, kind = name.rpartition(".")
-        weight = decision.sites.get(f"{layer}.weight")
+        weight = decision.sites.get(weight_beside(name))
         largest = float(np.abs(site.value * site.kept()).max(initial=0))
         on_grid_too = weight is not None and weight.value.ndim > 1 and weight.quantizer is not None
-        if kind == "bias" and on_grid_too and site.quantizer is None and largest > 0:
-            exponent = math.ceil(math.log2(largest / (2 ** (BIAS_BITS - 1) - 1)))
-            found[name] = site.on(Uniform(max(2.0**exponent, FINEST_STEP)))
+        if on_grid_too and site.quantizer is None and largest > 0:
+            found[name] = site.on(bias_grid(site.value * site.kept()))
     return decision.with_sites(found)
+
+
+def bias_grid(values: np.ndarray) -> Uniform:
+    """The smallest power of two as step with which these take 8 bits."""
+    largest = float(np.abs(values).max(initial=0))
+    exponent = math.ceil(math.log2(largest / (2 ** (BIAS_BITS - 1) - 1))) if largest else 0
+    return Uniform(max(2.0**exponent, FINEST_STEP))
 
 
 def significand_bits(site: ParameterPosterior, kept: np.ndarray) -> int:

@@ -200,3 +200,27 @@ def test_steps_of_point_estimates_follow_their_size() -> None:
     assert isinstance(channels, PerChannel) and channels.steps == pytest.approx(expected, rel=1e-5)
     frozen = ParameterPosterior.point(weight.astype(np.float32), frozen=True)
     assert bit_widths(Posterior({"a.weight": frozen})).sites["a.weight"].quantizer is None
+
+
+def test_biases_of_modules_of_several_matrices_have_eight_bits_on_steps_of_their_own() -> None:
+    values = np.linspace(-3.0, 1.0, 8)
+    point = ParameterPosterior.point(np.array(values, np.float32))
+    sites = {
+        "lstm.weight_ih_l0": parameter(np.ones((8, 3)), 0.02),
+        "lstm.bias_ih_l0": point,
+        "attention.in_proj_weight": parameter(np.ones((8, 2)), 0.02),
+        "attention.in_proj_bias": ParameterPosterior.point(np.zeros(8, np.float32)),
+        "attention.bias_k": point,
+        "cell.weight_hh": ParameterPosterior.point(np.ones((8, 2), np.float32), frozen=True),
+        "cell.bias_hh": point,
+        "fc.weight": parameter(np.ones((8, 2)), 0.02),
+        "fc.bias": point,
+    }
+    found = bit_widths(Posterior(sites, {}), c=1 / 16).sites
+    # 3 / 127 is below 2**-5 and above 2**-6
+    assert found["lstm.bias_ih_l0"].quantizer == Uniform(2.0**-5)
+    np.testing.assert_allclose(found["lstm.bias_ih_l0"].stored(), values, atol=2.0**-6)
+    assert found["attention.in_proj_bias"].quantizer == Uniform(1.0), "any step does for zeros"
+    assert found["fc.bias"].quantizer == found["fc.weight"].quantizer == Uniform(2.0**-4)
+    for name in ("attention.bias_k", "cell.bias_hh", "cell.weight_hh"):
+        assert found[name].quantizer is None and np.array_equal(found[name].stored(), sites[name].mean), name
