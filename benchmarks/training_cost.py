@@ -34,7 +34,7 @@ from pyro_compress.inference.variational.bayes_by_backprop import BayesByBackpro
 from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.networks import lenet_5, lenet_300_100, mlp_500_500, vgg_16
-from pyro_compress.models.precision import PRECISIONS
+from pyro_compress.models.precision import BFLOAT16, PRECISIONS, SINGLE
 from pyro_compress.models.priors.base import Prior
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.log_uniform import LogUniform
@@ -117,8 +117,8 @@ def precision_rows(pace: Pace) -> Iterable[str]:
                 method = kind(epochs=10_000, batch_size=128, precision=precision)
                 state = method.init(BayesianNetwork(factory(), LogUniform() if kind is SVI else {}), SIZE, 0)
                 steps[precision] = partial(method.step, state, batch)
-            found = pace.turns(steps).against(PRECISIONS[0])
-            yield row(f"{name}: {kind.__name__} in {PRECISIONS[1]}", found[PRECISIONS[1]], PRECISIONS[0], "")
+            found = pace.turns(steps).against(SINGLE)
+            yield row(f"{name}: {kind.__name__} in {BFLOAT16}", found[BFLOAT16], f"{SINGLE} precision", "")
 
 
 def rows_against_plain(

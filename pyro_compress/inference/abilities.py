@@ -8,7 +8,7 @@ from pyro_compress.data.dataset import DataSet
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Method, MinibatchMethod
 from pyro_compress.models.bayesian import BayesianNetwork
-from pyro_compress.models.precision import PRECISIONS
+from pyro_compress.models.precision import BFLOAT16, SINGLE
 from pyro_compress.models.program import Program
 
 
@@ -56,10 +56,9 @@ def refuse_model(method: Method, model: Any) -> None:
             f"a {type(model).__name__} has a latent code per example, which its encoder infers and "
             f"{type(method).__name__} does not: use SVI(...) or BayesByBackprop(...)"
         )
-    precision = getattr(method, "precision", PRECISIONS[0])
-    if precision != PRECISIONS[0] and (coded or not isinstance(model, BayesianNetwork)):
+    if getattr(method, "precision", SINGLE) == BFLOAT16 and (coded or not isinstance(model, BayesianNetwork)):
         raise InferenceError(
-            f"a {type(model).__name__} is fitted in float32 alone, and precision='{precision}' is for the products and "
+            f"a {type(model).__name__} is fitted in single precision, and precision='{BFLOAT16}' is for the products and "
             "convolutions of a network from inputs to outputs: leave it out"
         )
 

@@ -11,9 +11,9 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-PRECISIONS = ("float32", "bfloat16")
+SINGLE, BFLOAT16 = PRECISIONS = ("single", "bfloat16")
 
-_present: ContextVar[str] = ContextVar("precision", default=PRECISIONS[0])
+_present: ContextVar[str] = ContextVar("precision", default=SINGLE)
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def networks_in(precision: str) -> Iterator[None]:
 
 def called(network: Callable[[], Tensor], device: torch.device) -> Tensor:
     """What the network gives, in float32 where the present precision is another."""
-    if _present.get() == PRECISIONS[0]:
+    if _present.get() == SINGLE:
         return network()
     with torch.autocast(device.type, torch.bfloat16):
         output = network()

@@ -11,7 +11,7 @@ from pyro_compress.analysis.decisions.weight_sharing import MOST_LEVELS, STARTS
 from pyro_compress.analysis.modes.moments import ALIGN_BY, MOMENTS
 from pyro_compress.config.keyword_options import check_options
 from pyro_compress.errors import DecisionError, unknown_name
-from pyro_compress.models.precision import PRECISIONS
+from pyro_compress.models.precision import PRECISIONS, SINGLE
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.name_patterns import by_name
 from pyro_compress.network.unlayered import Unlayered
@@ -62,7 +62,7 @@ class DecisionSettings:
             and the last one kept, see `pipeline.stages`.
         stage_tolerance_points: rise of validation error over the reference that a stage may cost.
         fine_tune_batch_size, fine_tune_learning_rate: of the fine-tuning.
-        fine_tune_precision: of the network's products and convolutions in it, 'float32' or 'bfloat16'.
+        fine_tune_precision: of the network's products and convolutions in it, 'single' or 'bfloat16'.
         teacher_draws: fine-tuning learns the posterior predictive mean of that many draws; 0 takes the labels.
         fine_tune_moves: what fine-tuning trains of weights that have a quantizer: `weights`, the numbers that are
             rounded; `quantizer`, the levels or steps, while each weight keeps its place; or `both`.
@@ -100,7 +100,7 @@ class DecisionSettings:
     stage_tolerance_points: float = 0.1
     fine_tune_batch_size: int = 128
     fine_tune_learning_rate: float = 1e-3
-    fine_tune_precision: str = PRECISIONS[0]
+    fine_tune_precision: str = SINGLE
     teacher_draws: int = 0
     fine_tune_moves: str = "weights"
     fine_tune_noise: float = 0.0

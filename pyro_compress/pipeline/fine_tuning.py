@@ -15,7 +15,7 @@ from pyro_compress.data.dataset import DataSet
 from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
 from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer
 from pyro_compress.models.likelihoods import Likelihood
-from pyro_compress.models.precision import PRECISIONS
+from pyro_compress.models.precision import SINGLE
 from pyro_compress.models.teaching import Teaching
 from pyro_compress.network.architecture import Architecture, Weighted
 from pyro_compress.network.quantizers import Affine, PerChannel, Quantizer, bits_on, stored_as
@@ -38,7 +38,7 @@ def fine_tuned(
     rate_weight: float,
     batch_size: int,
     learning_rate: float,
-    precision: str = PRECISIONS[0],
+    precision: str = SINGLE,
     noise: float,
     teacher: torch.Tensor | None,
     teaching: Teaching | None = None,

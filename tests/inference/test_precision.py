@@ -46,7 +46,7 @@ def gradient(method: Any, data: pc.DataSet) -> tuple[Tensor, Any]:
 @pytest.mark.parametrize("kind", [MAP, SVI, BayesByBackprop])
 def test_gradients_are_those_of_float32_but_for_rounding(kind: Any, digits: pc.DataSet) -> None:
     (exact, said), (rounded, in_half) = (
-        gradient(kind(epochs=1, batch_size=100, precision=precision), digits) for precision in ("float32", "bfloat16")
+        gradient(kind(epochs=1, batch_size=100, precision=precision), digits) for precision in ("single", "bfloat16")
     )
     assert not torch.equal(exact, rounded) and said.data_nats != in_half.data_nats
     assert torch.cosine_similarity(exact, rounded, dim=0) > 0.995
@@ -76,7 +76,7 @@ def test_likelihoods_see_float32_and_validation_is_of_float32(digits: pc.DataSet
 
 def test_fine_tuning_on_the_grid_trains_in_it(digits: pc.DataSet) -> None:
     found = []
-    for precision in ("float32", "bfloat16"):
+    for precision in ("single", "bfloat16"):
         tuned = network()
         sites = {
             name: GridSite(value.detach().clone(), torch.ones_like(value, dtype=torch.bool), power_of_two(-5))
@@ -92,11 +92,11 @@ def test_fine_tuning_on_the_grid_trains_in_it(digits: pc.DataSet) -> None:
 
 
 def test_what_has_no_other_precision_says_so(digits: pc.DataSet) -> None:
-    with pytest.raises(InferenceError, match="unknown precision 'half': known are bfloat16, float32"):
+    with pytest.raises(InferenceError, match="unknown precision 'half': known are bfloat16, single"):
         SVI(epochs=1, precision="half")
     with pytest.raises(InferenceError, match="steps in bfloat16 are not compiled: leave out compile='always' or"):
         SVI(epochs=1, precision="bfloat16", compile="always")
-    with pytest.raises(DecisionError, match="fine_tune_precision is one of float32, bfloat16, found 'half'"):
+    with pytest.raises(DecisionError, match="fine_tune_precision is one of single, bfloat16, found 'half'"):
         pc.DecisionSettings(fine_tune_precision="half")
 
     def model(x: Tensor) -> None:
@@ -104,10 +104,10 @@ def test_what_has_no_other_precision_says_so(digits: pc.DataSet) -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
 
-    with pytest.raises(InferenceError, match="a function is fitted in float32 alone, and precision='bfloat16' is for"):
+    with pytest.raises(InferenceError, match="a function is fitted in single precision, and precision='bfloat16' is"):
         pc.fit(model, (torch.zeros(4),), SVI(epochs=1, precision="bfloat16"))
     vae = pc.VAE(vae_digits(), {}, "bernoulli")
-    with pytest.raises(InferenceError, match="a VAE is fitted in float32 alone"):
+    with pytest.raises(InferenceError, match="a VAE is fitted in single precision"):
         pc.fit(vae, digits.reconstructing("static"), SVI(epochs=1, precision="bfloat16"))
 
 
@@ -126,3 +126,14 @@ def test_a_run_resumes_and_ends_alike(digits: pc.DataSet, tmp_path: Any) -> None
     resumed = fit(model, digits, method, checkpoint=half, resume=True)
     for name, site in whole.parameters.items():
         assert np.array_equal(site.mean, resumed.parameters[name].mean)
+
+
+@pytest.mark.parametrize("precision", ["single", "double"])
+def test_the_precision_of_samplers_is_another(precision: str) -> None:
+    def model(x: Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    method = pc.inference.NUTS(warmup=20, draws=20, chains=2, precision=precision)
+    assert fit(model, (torch.zeros(4),), method).draws is not None

@@ -37,7 +37,7 @@ from pyro_compress.inference.loop.devices import on_device, seed_generators
 from pyro_compress.inference.loop.dtypes import default_dtype
 from pyro_compress.inference.loop.processes import Ranks
 from pyro_compress.models.likelihoods import Likelihood
-from pyro_compress.models.precision import PRECISIONS, called, networks_in
+from pyro_compress.models.precision import SINGLE, called, networks_in
 from pyro_compress.models.teaching import Teaching
 from pyro_compress.network.quantizers import Quantizer
 
@@ -109,7 +109,7 @@ def fine_tune(
     rate_weight: float,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
-    precision: str = PRECISIONS[0],
+    precision: str = SINGLE,
     seed: int = 0,
     teacher: torch.Tensor | None = None,
     teaching: Teaching | None = None,

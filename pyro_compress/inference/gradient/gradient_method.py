@@ -19,7 +19,7 @@ from pyro_compress.inference.loop.feed import Batch
 from pyro_compress.inference.loop.processes import Ranks
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.names import dotted_name
-from pyro_compress.models.precision import PRECISIONS, networks_in
+from pyro_compress.models.precision import PRECISIONS, SINGLE, networks_in
 from pyro_compress.models.rows import examples_of
 
 Schedule = Callable[[float], float]
@@ -241,7 +241,7 @@ class GradientMethod(MinibatchMethod):
         accumulate: k passes of `batch_size` examples make a step, whose gradient is that of all of them at once: memory
             is that of one pass.
         clip: largest gradient norm, or None; of the objective per example.
-        precision: of the network's products and convolutions, 'float32' or 'bfloat16' (`models.precision`), whose steps
+        precision: of the network's products and convolutions, 'single' or 'bfloat16' (`models.precision`), whose steps
             are not recorded.
     """
 
@@ -254,7 +254,7 @@ class GradientMethod(MinibatchMethod):
     rate_warmup: float = 0.0
     accumulate: int = 1
     clip: float | None = None
-    precision: str = PRECISIONS[0]
+    precision: str = SINGLE
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -40,7 +40,7 @@ from pyro_compress.inference.variational.score_function import ScoreTerms
 from pyro_compress.inference.variational.shrinking import ShrinkingNetwork
 from pyro_compress.inference.variational.state import VariationalState
 from pyro_compress.models.bayesian import BayesianNetwork
-from pyro_compress.models.precision import PRECISIONS
+from pyro_compress.models.precision import SINGLE
 from pyro_compress.models.rows import examples_of
 from pyro_compress.posterior.posterior import Posterior
 
@@ -97,7 +97,7 @@ class VariationalMethod(GradientMethod):
 
         if self.compile not in COMPILE:
             raise InferenceError(unknown_name("compile", self.compile, COMPILE))
-        if self.compile == "always" and self.precision != PRECISIONS[0]:
+        if self.compile == "always" and self.precision != SINGLE:
             raise InferenceError(f"steps in {self.precision} are not compiled: leave out compile='always' or precision")
         if not 0 <= self.averaging <= 1:
             raise InferenceError(
@@ -223,7 +223,7 @@ class VariationalMethod(GradientMethod):
 
     def traceable(self, state: VariationalState) -> bool:
         """Whether a step does the same at every call but for the noise, moves no buffers, and is worth a recording."""
-        alike = not state.has_buffers and self.precision == PRECISIONS[0]
+        alike = not state.has_buffers and self.precision == SINGLE
         return alike and not is_unrolled(state.model)
 
     def side_by_side(self, state: VariationalState) -> bool:

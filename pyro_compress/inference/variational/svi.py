@@ -55,7 +55,7 @@ class SVI(VariationalMethod):
         optimizer: name of a torch optimizer ('adam' is fused) or a callable (groups, lr=...).
         schedule: of the rate: 'hold-then-linear', 'linear', 'cosine', 'constant' or a function of progress in [0, 1].
         clip: largest norm of the gradient of the objective per example, or None.
-        precision: of the network's products and convolutions, 'float32' or 'bfloat16'.
+        precision: of the network's products and convolutions, 'single' or 'bfloat16'.
         rates: multipliers of the base rate by role: 'weight' 1, 'scale' 5, 'log_variance' 3, 'free' 1 (point
             estimates), 'hyper' 1 (of priors), 'guide' 1 (parameters of a guide of your own), 'other' 1; those not named
             stay.
