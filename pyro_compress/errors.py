@@ -66,6 +66,11 @@ class PosteriorWarning(UserWarning):
     """A posterior that was returned and should not be believed as it stands; the message says why and what to do."""
 
 
+def printable(name: str) -> str:
+    """A name that comes from a file as it may stand in a sentence: on one line, whatever its characters are."""
+    return name if name.isprintable() else repr(name)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """The sentence for a name that is not registered: lists the known ones and the nearest match."""
     names = sorted(known)

@@ -58,8 +58,8 @@ def refuse_model(method: Method, model: Any) -> None:
         )
     if getattr(method, "precision", SINGLE) == BFLOAT16 and (coded or not isinstance(model, BayesianNetwork)):
         raise InferenceError(
-            f"a {type(model).__name__} is fitted in single precision, and precision='{BFLOAT16}' is for the products and "
-            "convolutions of a network from inputs to outputs: leave it out"
+            f"a {type(model).__name__} is fitted in single precision, and precision='{BFLOAT16}' is for the products "
+            "and convolutions of a network from inputs to outputs: leave it out"
         )
 
 

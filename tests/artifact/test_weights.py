@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from pyro_compress.artifact.format.container import unwrap
 from pyro_compress.artifact.format.decode import NO_LAYERS, decode
 from pyro_compress.artifact.format.decode_weights import decode_weights, decode_weights_sections
 from pyro_compress.artifact.format.header_reader import HeaderReader
@@ -294,3 +295,10 @@ def test_reading_needs_no_torch() -> None:
         "assert not {'torch', 'pyro', 'safetensors'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_sentence_stays_one_line_whatever_a_name_holds() -> None:
+    data = encode_weights(StoredWeights({"x\n\x1e.weight": WeightTensor("float32", 0.1 * np.ones((2, 2), np.float32))}))
+    with pytest.raises(ArtifactError, match=r"the file ends inside tensor 'x\\n\\x1e\.weight': 16 bytes") as refused:
+        decode_weights(wrapped(unwrap(data)[:-4]))
+    assert "\n" not in str(refused.value)

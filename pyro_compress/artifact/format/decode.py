@@ -22,7 +22,7 @@ from pyro_compress.artifact.format.header import (
 from pyro_compress.artifact.format.header_reader import HeaderReader
 from pyro_compress.artifact.format.layout import tensor_columns
 from pyro_compress.artifact.format.stream import RangeReader, code_selections, code_tensor
-from pyro_compress.errors import ArtifactError
+from pyro_compress.errors import ArtifactError, printable
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 
@@ -138,11 +138,13 @@ def _floats(header: Header, body: bytes, start: int) -> tuple[dict[str, np.ndarr
         count = header.codes[name].floats(shape)
         if start + 4 * count > len(body):
             raise ArtifactError(
-                f"the file ends inside tensor {name}: {4 * count} bytes expected, {len(body) - start} left"
+                f"the file ends inside tensor {printable(name)}: {4 * count} bytes expected, {len(body) - start} left"
             )
         found[name] = np.frombuffer(body, "<f4", count, start).astype(np.float32)
         if not np.isfinite(found[name]).all():
-            raise ArtifactError(f"tensor {name} holds NaN or infinite values: the file was written by a faulty program")
+            raise ArtifactError(
+                f"tensor {printable(name)} holds NaN or infinite values: the file was written by a faulty program"
+            )
         start += 4 * count
     return found, start
 

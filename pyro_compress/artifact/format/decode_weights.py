@@ -11,7 +11,7 @@ from pyro_compress.artifact.format.header import WEIGHTS_MARK, quantizer_of
 from pyro_compress.artifact.format.header_reader import HeaderReader
 from pyro_compress.artifact.format.stream import RangeReader, code_tensor
 from pyro_compress.artifact.format.weights_header import Entry, WeightsHeader, read_header
-from pyro_compress.errors import ArtifactError
+from pyro_compress.errors import ArtifactError, printable
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from pyro_compress.network.stored_weights import ELEMENT_TYPES, StoredWeights, WeightTensor
 
@@ -99,7 +99,8 @@ def _held(header: WeightsHeader, body: bytes, start: int) -> tuple[dict[str, np.
         count, kind = entry.body_count, entry.body_type
         if start + kind.itemsize * count > len(body):
             raise ArtifactError(
-                f"the file ends inside tensor {name}: {kind.itemsize * count} bytes expected, {len(body) - start} left"
+                f"the file ends inside tensor {printable(name)}: {kind.itemsize * count} bytes expected, "
+                f"{len(body) - start} left"
             )
         found[name] = np.frombuffer(body, kind, count, start)
         start += found[name].nbytes
@@ -107,6 +108,6 @@ def _held(header: WeightsHeader, body: bytes, start: int) -> tuple[dict[str, np.
             found[name] = found[name].astype(np.float32)
             if not np.isfinite(found[name]).all():
                 raise ArtifactError(
-                    f"the steps or levels of tensor {name} are NaN or infinite: a faulty program wrote it"
+                    f"the steps or levels of tensor {printable(name)} are NaN or infinite: a faulty program wrote it"
                 )
     return found, start

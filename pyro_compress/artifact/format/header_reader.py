@@ -60,7 +60,7 @@ from pyro_compress.artifact.format.header import (
 )
 from pyro_compress.artifact.format.header_writer import HeaderWriter
 from pyro_compress.artifact.format.pattern import DENSITIES
-from pyro_compress.errors import ArtifactError
+from pyro_compress.errors import ArtifactError, printable
 from pyro_compress.network.architecture import (
     Activation,
     AdaptiveAvgPool2d,
@@ -152,7 +152,7 @@ class HeaderReader:
                 raise ArtifactError(f"{describe(layer)} has {here} places, limit {MAX_EXTENT}, {MAX_PLACES} in all")
             if isinstance(layer, Named):
                 if layer.name in names:
-                    raise ArtifactError(f"the file holds two layers named '{layer.name}'")
+                    raise ArtifactError(f"the file holds two layers named '{printable(layer.name)}'")
                 names.add(layer.name)
                 tensors = tensor_shapes(Architecture((), (layer,)))
                 numbers += sum(prod(extents) for extents in tensors.values())
@@ -399,11 +399,13 @@ class HeaderReader:
             return TensorCode()
         if kind == OTHER_FORM:
             if whole:
-                raise ArtifactError(f"tensor {name} holds whole numbers, which have no step of another form")
+                raise ArtifactError(f"tensor {printable(name)} holds whole numbers, which have no step of another form")
             code = self._form()
             kind = self.within("a tensor's kind", CODEBOOK, order=LEAST)
             if kind == FLOATS or (kind == CODEBOOK and code.form == LEVELS):
-                raise ArtifactError(f"tensor {name} is of kind '{KINDS[kind]}', which goes with no other form")
+                raise ArtifactError(
+                    f"tensor {printable(name)} is of kind '{KINDS[kind]}', which goes with no other form"
+                )
         else:
             code = TensorCode(0 if whole else self._step(name))
         if kind == ZEROS:
@@ -426,7 +428,7 @@ class HeaderReader:
         away = self.within("a tensor's grid step", 2 * len(STEP_EXPONENTS), order=LEAST)
         exponent = self._steps[role(name)] + (-(away + 1) // 2 if away % 2 else away // 2)
         if exponent not in STEP_EXPONENTS:
-            raise ArtifactError(f"tensor {name} has grid step 2**{exponent}, beyond the format's limits")
+            raise ArtifactError(f"tensor {printable(name)} has grid step 2**{exponent}, beyond the format's limits")
         self._steps |= {False: exponent, role(name): exponent}
         return exponent
 
@@ -434,10 +436,10 @@ class HeaderReader:
         what = "a codebook"
         sides = [self.within(what, MOST_LEVELS, order=SMALL) for _ in range(2)]
         if not 0 < sum(sides) <= numbers:
-            raise ArtifactError(f"the codebook of {name} has {sum(sides)} levels for {numbers} numbers")
+            raise ArtifactError(f"the codebook of {printable(name)} has {sum(sides)} levels for {numbers} numbers")
         order = self.bits(GAP_ORDER_BITS, what)
         gaps = [[1 + self.within(what, LARGEST, order=order) for _ in range(levels)] for levels in sides]
         below, above = (list(accumulate(side)) for side in gaps)
         if max([*below, *above]) > LARGEST:
-            raise ArtifactError(f"the codebook of {name} holds integers beyond ±{LARGEST}")
+            raise ArtifactError(f"the codebook of {printable(name)} holds integers beyond ±{LARGEST}")
         return (*(-level for level in reversed(below)), *above)

@@ -26,7 +26,7 @@ from pyro_compress.artifact.format.header_reader import HeaderReader
 from pyro_compress.artifact.format.header_writer import HeaderWriter
 from pyro_compress.artifact.format.layout import Columns, flat, grid
 from pyro_compress.artifact.format.weight_names import Names
-from pyro_compress.errors import ArtifactError
+from pyro_compress.errors import ArtifactError, printable
 from pyro_compress.network.stored_weights import WHOLE
 
 MAX_TENSORS = 1 << 14
@@ -173,7 +173,7 @@ def read_header(reader: HeaderReader, data: bytes) -> WeightsHeader:
     for _ in range(reader.within("number of tensors", MAX_TENSORS)):
         name = names.read(reader)
         if name in entries:
-            raise ArtifactError(f"the file holds two tensors named '{name}'")
+            raise ArtifactError(f"the file holds two tensors named '{printable(name)}'")
         type_ = reader.within("a tensor's type", TIED, order=LEAST)
         if type_ == TIED:
             entries[name] = _tied(reader, order, entries)
@@ -187,7 +187,7 @@ def read_header(reader: HeaderReader, data: bytes) -> WeightsHeader:
         placed += width(shape) if entry.is_coded else 0
         if (entry.is_coded and width(shape) > MAX_EXTENT) or placed > MAX_PLACES:
             raise ArtifactError(
-                f"tensor {name} has {width(shape)} columns, limit {MAX_EXTENT}, {MAX_PLACES} in all tensors"
+                f"tensor {printable(name)} has {width(shape)} columns, limit {MAX_EXTENT}, {MAX_PLACES} in all tensors"
             )
         entries[name] = entry
         order.append(name)
@@ -221,13 +221,13 @@ def _read_entry(reader: HeaderReader, name: str, type_: int, shape: tuple[int, .
     dtype = TYPES[type_][0]
     code = reader.tensor(name, prod(shape), whole=dtype in WHOLE)
     if type_ == HALVED and not code.is_float:
-        raise ArtifactError(f"tensor {name} is said to stand as float16 numbers, and stands as integers")
+        raise ArtifactError(f"tensor {printable(name)} is said to stand as float16 numbers, and stands as integers")
     if code.form == STEPS and not shape:
-        raise ArtifactError(f"tensor {name} has no axis, and a step for each entry of its first")
+        raise ArtifactError(f"tensor {printable(name)} has no axis, and a step for each entry of its first")
     entry = Entry(type_, shape, code)
     if not entry.is_coded or len(shape) != 2:
         return entry
     side = reader.within("an image side", MAX_EXTENT, order=LEAST)
     if side and (side < LEAST_SIDE or shape[1] % side**2):
-        raise ArtifactError(f"the {shape[1]} columns of tensor {name} are not square images of side {side}")
+        raise ArtifactError(f"the {shape[1]} columns of tensor {printable(name)} are not square images of side {side}")
     return Entry(type_, shape, code, side)
