@@ -40,7 +40,8 @@ def reestimate_batch_norm(
 
     Args:
         network: with any of torch's batch norms.
-        data: of whose training part all examples are looked at, or so many, each class its share.
+        data: of whose training part all examples are looked at, or so many, each class its share; changed as in
+            training where they are augmented, since the layers behind were trained on what that shows them.
         batch_size: most examples per pass; pieces are of even size, their examples drawn at random.
         examples: most of them.
         passes: most of them; by default as many as there are layers.
@@ -57,8 +58,11 @@ def reestimate_batch_norm(
     with torch.no_grad():
         for done in range(len(norms) if passes is None else min(passes, len(norms))):
             with _gathered(norms, by_piece=done == 0) as found:
-                for piece in pieces:
-                    untouched(network, own(data.train_x)[piece.to(data.train_x.device)])
+                for number, piece in enumerate(pieces):
+                    x = own(data.train_x)[piece.to(data.train_x.device)]
+                    if data.augmentation is not None:
+                        x = data.augmentation.draw(x, SPLIT_SEED, number)
+                    untouched(network, x)
             if not _replace(norms, found, len(pieces)) and done > 0:
                 break
 

@@ -1,5 +1,6 @@
 """Statistics are those of all examples, however they are cut into pieces, ordered and shaped."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -127,3 +128,17 @@ def test_few_passes_end_where_they_are_asked_to() -> None:
     network[0].register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     reestimate_batch_norm(network, data, batch_size=100, examples=200, passes=2)
     assert sum(seen) == 400 and max(seen) <= 100
+
+
+def test_augmented_images_are_changed_here_as_in_training() -> None:
+    x = torch.rand(400, 1, 6, 6, generator=torch.Generator().manual_seed(0)) + 1
+    data = as_data((x, torch.arange(400) % 2))
+    network = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(36, 2))
+    reestimate_batch_norm(network, data.augmented(shift=3), batch_size=100)
+    found = statistics(network)
+    # a shift by s of 6 pixels leaves (6 − |s|) / 6 in view along each axis: 5/7 on average, squared
+    expected = float(x.mean()) * (sum(6 - abs(s) for s in range(-3, 4)) / 42) ** 2
+    assert float(found["0.running_mean"]) == pytest.approx(expected, rel=0.03)
+    again = copy.deepcopy(network)
+    reestimate_batch_norm(again, data.augmented(shift=3), batch_size=100)
+    assert torch.equal(found["0.running_mean"], statistics(again)["0.running_mean"])
