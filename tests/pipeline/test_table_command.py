@@ -66,14 +66,14 @@ def test_what_was_measured_before_is_not_run_again(cli: Cli, tmp_path: Path) -> 
         directory.mkdir()
         (directory / "results.json").write_text(json.dumps({"error_after_percent": 1.5, "file_bytes": 2000}))
     assert cli("table", "compare", "--ready", "--out", tmp_path).code == 0
-    shown = cli("table", "compare", "--ready", "--out", "elsewhere", "--earlier", tmp_path / "compare.json")
+    shown = cli("table", "compare", "--ready", "--out", tmp_path / "elsewhere", "--earlier", tmp_path / "compare.json")
     assert shown.code == 0, shown.err
-    page = Path("elsewhere/compare.md").read_text()
+    page = (tmp_path / "elsewhere" / "compare.md").read_text()
     assert "| l0 | 1.50 | 2,000 |" in page and "| int4 | 1.50 | 2,000 |" in page
     held = (tmp_path / "compare.json").read_text().replace('"settings_id": "', '"settings_id": "x')
     (tmp_path / "old.json").write_text(held)
-    shown = cli("table", "compare", "--ready", "--out", "there", "--earlier", tmp_path / "old.json")
+    shown = cli("table", "compare", "--ready", "--out", tmp_path / "there", "--earlier", tmp_path / "old.json")
     assert "left out, since their settings are others now: " in shown.out and "lenet-300-100/int4" in shown.out
-    assert "| l0 | – | – |" in Path("there/compare.md").read_text()
-    missing = cli("table", "compare", "--ready", "--earlier", tmp_path / "none.json")
+    assert "| l0 | – | – |" in (tmp_path / "there" / "compare.md").read_text()
+    missing = cli("table", "compare", "--ready", "--out", tmp_path, "--earlier", tmp_path / "none.json")
     assert missing.code == 1 and "none.json cannot be read" in missing.err
