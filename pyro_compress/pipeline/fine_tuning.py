@@ -20,12 +20,11 @@ from pyro_compress.models.teaching import Teaching
 from pyro_compress.network.architecture import Architecture, Weighted
 from pyro_compress.network.quantizers import Affine, PerChannel, Quantizer, bits_on, stored_as
 from pyro_compress.pipeline.kinds import AUTOMATIC, description_of
+from pyro_compress.pipeline.time_left import minutes_left
 from pyro_compress.pipeline.validation import place, with_batch_norm
 
 # θ; the levels or steps, weights keeping their places; or θ and these
 MOVES = ("weights", "quantizer", "both")
-# seconds of training from which it is said how long it takes
-SAID_FROM = 120
 
 
 def fine_tuned(
@@ -69,9 +68,8 @@ def fine_tuned(
     started = time.monotonic()
 
     def finished(done: int) -> None:
-        left = (time.monotonic() - started) * (epochs - 1)
-        if done == 1 and left >= SAID_FROM:
-            say(f"training on the grid with rate weight {rate_weight:.3g}: about {left / 60:.0f} min left")
+        if done == 1 and (left := minutes_left((time.monotonic() - started) * (epochs - 1))):
+            say(f"training on the grid with rate weight {rate_weight:.3g}: {left}")
 
     found = fine_tune(
         trained,

@@ -11,10 +11,9 @@ from rich.table import Column
 from pyro_compress.inference.contract import State
 from pyro_compress.inference.fit import Callback, EpochRecord
 from pyro_compress.inference.loop.watching import ChainProgress, Watcher
+from pyro_compress.pipeline.time_left import minutes_left
 from pyro_compress.posterior.error_unit import PERCENT, ErrorUnit
 
-# seconds that are left from which a line says so; a bar does all along
-SAID_FROM = 120
 # chains that get a bar of their own
 MOST_CHAINS = 20
 CHAIN_NUMBERS = {
@@ -45,8 +44,8 @@ def describe(record: EpochRecord, unit: ErrorUnit = PERCENT) -> str:
 
 def time_left(record: EpochRecord) -> str:
     """', about 12 min left' where this phase takes as long: epochs as long as the last one."""
-    seconds = record.seconds * (record.epochs - record.epoch - 1)
-    return f", about {seconds / 60:.0f} min left" if seconds >= SAID_FROM else ""
+    left = minutes_left(record.seconds * (record.epochs - record.epoch - 1))
+    return f", {left}" if left else ""
 
 
 def describe_chain(glance: ChainProgress) -> str:

@@ -15,7 +15,7 @@ from pyro_compress.data.dataset import as_data
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform
-from pyro_compress.pipeline import fine_tuning
+from pyro_compress.pipeline import time_left
 from pyro_compress.pipeline.fine_tuning import fine_tuned
 from pyro_compress.pipeline.validation import place
 
@@ -47,7 +47,7 @@ def test_what_is_tuned_is_what_the_file_computes(kind: str, normed: bool, monkey
         sites[name] = site
     statistics = {name: buffer.numpy().copy() for name, buffer in network.named_buffers() if "running" in name}
     said: list[str] = []
-    monkeypatch.setattr(fine_tuning, "SAID_FROM", 0)
+    monkeypatch.setattr(time_left, "SAID_FROM", 0)
     tuned = fine_tuned(
         Decision(sites, statistics), copy.deepcopy(network), data, Categorical(),
         epochs=3, rate_weight=0.1, batch_size=40, learning_rate=0.02, noise=0.0, teacher=None, seed=0, say=said.append,
