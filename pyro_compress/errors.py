@@ -1,11 +1,16 @@
-"""The exceptions that a user of this package can meet, each carrying one clear sentence.
+"""The exceptions and warnings that a user of this package can meet, each carrying one clear sentence.
 
 Every message says what was wrong, where, what was expected, what was found and what to do.  The command
 line prints that sentence and leaves with status 1; nobody sees a traceback for a mistake of their own.
 """
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable
+
+# where a warning is raised says nothing to who called
+_BETWEEN = ("pyro_compress", "pyro", "torch", "contextlib", "functools")
 
 
 class PyroCompressError(Exception):
@@ -64,6 +69,14 @@ class SharedDrawsWarning(UserWarning):
 
 class PosteriorWarning(UserWarning):
     """A posterior that was returned and should not be believed as it stands; the message says why and what to do."""
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Give a warning at the line outside this package, and what it stands on, that called it."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 def printable(name: str) -> str:

@@ -6,7 +6,6 @@ stratified share of the TRAINING data, drawn with a seed of its own, so that it 
 """
 
 import os
-import warnings
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from pyro_compress.data.labels import IGNORED, UNLABELLED, labels_kept
 from pyro_compress.data.on_disk import pieces, rows_of
 from pyro_compress.data.sources import Examples, class_names, count_among, pair_of, read_examples
 from pyro_compress.data.splits import SPLIT_SEED, count_held_out, split_without_copies
-from pyro_compress.errors import DataError
+from pyro_compress.errors import DataError, warn
 
 Part = Literal["train", "validation", "test"]
 
@@ -263,10 +262,9 @@ def as_data(
     for kind, examples in (("validation", held_out), ("test", tested)):
         shared = count_among(examples, (x, y)) if len(examples[0]) else 0
         if shared:
-            warnings.warn(
+            warn(
                 f"{name}: {shared:,} of {len(examples[0]):,} {kind} examples are training examples too (the same input "
-                "and target): what is measured on them is too good; leave the copies out of one of the two",
-                stacklevel=2,
+                "and target): what is measured on them is too good; leave the copies out of one of the two"
             )
     names = class_names(classes, y, held_out[1], tested[1])
     return DataSet(

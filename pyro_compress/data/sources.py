@@ -1,7 +1,6 @@
 """The user's own examples: tensors, a torch Dataset or a DataLoader, read once, into memory or onto a disk."""
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias, Union
 
@@ -18,7 +17,7 @@ from torch.utils.data import (
 )
 
 from pyro_compress.data.on_disk import ROWS_AT_ONCE, Column
-from pyro_compress.errors import DataError
+from pyro_compress.errors import DataError, warn
 
 Examples: TypeAlias = Union[tuple[Any, ...], "Dataset[Any]", "DataLoader[Any]"]
 """What a user may give: tensors or arrays (x, y), a Dataset of (x, y) pairs, or a DataLoader of (x, y) batches."""
@@ -140,10 +139,9 @@ def _each_once(loader: "DataLoader[Any]", where: str) -> "DataLoader[Any]":
             return DataLoader(loader.dataset, batch_sampler=drawn, collate_fn=loader.collate_fn)
         return DataLoader(loader.dataset, batch_size=None, sampler=drawn, collate_fn=loader.collate_fn)
     once = _drawn_from(sampler, different)
-    warnings.warn(
+    warn(
         f"{where}: the DataLoader draws {len(indices):,} times from {len(once):,} examples; each of them is read once, "
-        "in the order of the Dataset: a copy is no new example, and must not be held out from itself",
-        stacklevel=5,
+        "in the order of the Dataset: a copy is no new example, and must not be held out from itself"
     )
     return DataLoader(
         loader.dataset, batch_size=size or (1024 if in_batches else None), sampler=once, collate_fn=loader.collate_fn

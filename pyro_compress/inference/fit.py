@@ -6,7 +6,6 @@ stopped and resumed gives the same numbers as one that was not, on as many ranks
 
 import copy
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from pyro_compress.config.keyword_options import whole_number
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.sources import Examples
-from pyro_compress.errors import InferenceError, PosteriorWarning
+from pyro_compress.errors import InferenceError, PosteriorWarning, warn
 from pyro_compress.inference.abilities import refuse_augmented, refuse_model, refuse_parameters, refuse_unscaled
 from pyro_compress.inference.checkpoints import fingerprint_of, read_checkpoint, save_checkpoint, settings_text
 from pyro_compress.inference.contract import Info, Method, MinibatchMethod, Model, State
@@ -109,11 +108,10 @@ def fit(
     model.to(place)
     if model.hyper.declared and not method.trains_parameters:
         model.hyper.requires_grad_(False)
-        warnings.warn(
+        warn(
             f"{type(method).__name__} does not learn the hyper-parameters {', '.join(model.hyper.declared)} and takes "
             "them as they are: learn them with SVI(...) and fit model.at(posterior.hyperparameters)",
             PosteriorWarning,
-            stacklevel=2,
         )
     if isinstance(model, BayesianNetwork):
         model.see(*feed.drawn_once())

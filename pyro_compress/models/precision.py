@@ -11,6 +11,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from pyro_compress.models.layouts import AnyLayout
+
 SINGLE, BFLOAT16 = PRECISIONS = ("single", "bfloat16")
 
 _present: ContextVar[str] = ContextVar("precision", default=SINGLE)
@@ -27,9 +29,10 @@ def networks_in(precision: str) -> Iterator[None]:
 
 
 def called(network: Callable[[], Tensor], device: torch.device) -> Tensor:
-    """What the network gives, in float32 where the present precision is another."""
+    """What the network gives, in float32 where the present precision is another; in whatever layout its images lie."""
     if _present.get() == SINGLE:
-        return network()
-    with torch.autocast(device.type, torch.bfloat16):
+        with AnyLayout():
+            return network()
+    with AnyLayout(), torch.autocast(device.type, torch.bfloat16):
         output = network()
     return output.float() if isinstance(output, Tensor) and output.dtype == torch.bfloat16 else output

@@ -15,7 +15,6 @@ Parameters that a model trains (`trained.py`) are point estimates.
 
 import inspect
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -26,7 +25,7 @@ from torch import nn
 from torch.distributions import biject_to
 
 from pyro_compress.data.untouched import Untouched
-from pyro_compress.errors import DataError, InferenceError
+from pyro_compress.errors import DataError, InferenceError, warn
 from pyro_compress.models.arguments import Arguments
 from pyro_compress.models.failures import FAILURES, described
 from pyro_compress.models.hyperparameters import Hyperparameters
@@ -155,11 +154,10 @@ class Program(nn.Module):
                 self._why_whole = str(error)
             else:
                 if not self._rows.checked:
-                    warnings.warn(
+                    warn(
                         f"{self.name} draws random numbers beside its sample sites, so it could not be seen whether a "
                         "row's log-likelihood depends on the rows that it comes with: batches are right only where it "
-                        "does not",
-                        stacklevel=2,
+                        "does not"
                     )
         if self._rows is None:
             count = examples_of(self.arguments)

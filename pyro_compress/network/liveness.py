@@ -92,11 +92,25 @@ class Numbers:
     Args:
         values: float, weights and biases by dotted name; zeros are weights that are not there.
         buffers: of batch norms.
+        adds_biases: whether a layer without a bias may be given one, for a constant to be folded into.
     """
 
-    def __init__(self, values: Mapping[str, np.ndarray], buffers: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, values: Mapping[str, np.ndarray], buffers: Mapping[str, np.ndarray], *, adds_biases: bool = True
+    ) -> None:
         self._stored = values
         self._buffers = {name: buffer.astype(np.float64) for name, buffer in buffers.items()}
+        self._adds_biases = adds_biases
+
+    def foldable(self, layer: Weighted, constant: np.ndarray) -> np.ndarray:
+        """Boolean, which inputs are constants that the layer's bias can take over.
+
+        Zero padding puts zeros beside a constant, so near the border W·c would be wrong unless c = 0.  A transposed
+        convolution makes another sum of its kernel at every phase of its stride.
+        """
+        uneven = isinstance(layer, ConvTranspose2d) or (isinstance(layer, Conv2d) and any(layer.padding))
+        takes_over = (layer.bias or self._adds_biases) and not uneven
+        return np.isfinite(constant) if takes_over else constant == 0
 
     def links(self, layer: Weighted) -> np.ndarray:
         """Boolean (outputs, inputs per group): whether any weight between the two is not zero."""
@@ -156,6 +170,15 @@ def signals(architecture: Architecture, numbers: Numbers) -> list[Signal]:
     return [Signal(*arrays) for arrays in zip(constants, live, kept, strict=True)]
 
 
+def read(architecture: Architecture, numbers: Numbers) -> list[np.ndarray]:
+    """Boolean per output, as many as there are `signals`: the entries from which weights lead to the network's outputs.
+
+    No constant is folded: what has to stay while biases are trained, which may make another one of it.
+    """
+    varying = [np.full(shape[0], np.nan) for shape in architecture.shapes()]
+    return _kept(architecture, _live(architecture, varying, numbers))
+
+
 def by_output(layer: Weighted, weight: np.ndarray) -> np.ndarray:
     """A weight, or what is said of each of its numbers, as (outputs, inputs per group, *kernel)."""
     if not isinstance(layer, ConvTranspose2d):
@@ -193,16 +216,6 @@ def products_per_link(architecture: Architecture) -> list[int]:
     return found
 
 
-def _foldable(layer: Weighted, constant: np.ndarray) -> np.ndarray:
-    """Which inputs are constants that the layer's bias can take over.
-
-    Zero padding puts zeros beside a constant, so near the border W·c would be wrong unless c = 0.  A transposed
-    convolution makes another sum of its kernel at every phase of its stride.
-    """
-    uneven = isinstance(layer, ConvTranspose2d) or (isinstance(layer, Conv2d) and any(layer.padding))
-    return constant == 0 if uneven else np.isfinite(constant)
-
-
 def _constants(architecture: Architecture, numbers: Numbers) -> list[np.ndarray]:
     shapes = iter(architecture.shapes())
 
@@ -230,7 +243,7 @@ def _constant_after(layer: Layer, constant: np.ndarray, shape: tuple[int, ...], 
     if isinstance(layer, Weighted):
         outputs, groups = outputs_of(layer), groups_of(layer)
         group = np.arange(outputs) * groups // outputs
-        foldable = _foldable(layer, constant)
+        foldable = numbers.foldable(layer, constant)
         varies = (numbers.links(layer) & ~foldable.reshape(groups, -1)[group]).any(axis=1)
         given = np.where(foldable, constant, 0).reshape(groups, -1)[group]
         return np.where(varies, np.nan, numbers.bias(layer) + (numbers.gains(layer) * given).sum(axis=1))
@@ -315,7 +328,7 @@ def _live_before(layer: Layer, constant: np.ndarray, after: np.ndarray, numbers:
         return after
     if groups_of(layer) > 1:
         return np.ones(constant.size, dtype=bool)
-    return numbers.links(layer)[after].any(axis=0) & ~_foldable(layer, constant)
+    return numbers.links(layer)[after].any(axis=0) & ~numbers.foldable(layer, constant)
 
 
 def _whole_groups(layer: Standardize, entries: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.distributions import Chi2, MultivariateNormal
 
 from pyro_compress.analysis.diagnosis.evidence import Evidence, bridge, harmonic_mean, importance_weighted
-from pyro_compress.errors import InferenceError, PosteriorWarning
+from pyro_compress.errors import InferenceError, PosteriorWarning, warn
 from pyro_compress.inference.defaults.best_normal import best_start
 from pyro_compress.inference.guides.newton_guides import REFUSED, fixed_noise, guide_at, polished
 from pyro_compress.inference.independent.annealing import annealed_log_weights
@@ -88,7 +88,7 @@ def evidence(
         found = METHODS[method](_Question(program, feed, data, draws, seed))
     found = replace(found, method=method)
     if found.warning is not None:
-        warnings.warn(f"evidence by {method}: {found.warning}", PosteriorWarning, stacklevel=3)
+        warn(f"evidence by {method}: {found.warning}", PosteriorWarning)
     return found
 
 

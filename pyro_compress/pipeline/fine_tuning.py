@@ -1,5 +1,6 @@
 """One stage of fine-tuning on the grid, from decision to decision."""
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,23 +9,27 @@ import numpy as np
 import torch
 from torch import nn
 
-from pyro_compress.analysis.decisions.compaction import Compaction, can_compact, compact
 from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
-from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
 from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer
+from pyro_compress.models.layouts import lie_last, may_lie_last
 from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.models.narrowing import Narrowed, can_narrow, follows_sizes, narrowed
 from pyro_compress.models.precision import SINGLE
 from pyro_compress.models.teaching import Teaching
-from pyro_compress.network.architecture import Architecture, Weighted
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.liveness import Numbers, read
 from pyro_compress.network.quantizers import Affine, PerChannel, Quantizer, bits_on, stored_as
+from pyro_compress.network.unlayered import Unlayered
 from pyro_compress.pipeline.kinds import AUTOMATIC, description_of
 from pyro_compress.pipeline.time_left import minutes_left
 from pyro_compress.pipeline.validation import place, with_batch_norm
 
 # θ; the levels or steps, weights keeping their places; or θ and these
 MOVES = ("weights", "quantizer", "both")
+# axes of a convolution's weight
+FILTERS = 4
 
 
 def fine_tuned(
@@ -48,23 +53,18 @@ def fine_tuned(
 ) -> Decision:
     """One stage of `inference.finetuning.grid.fine_tune`, from decision to decision.
 
-    Where the architecture allows, the units that are still read are trained as a smaller network.  `noise` is in
+    Where the network allows (`models.narrowing`), the units that are still read are trained as a narrower one, so that
+    training costs what is left; nothing is folded, and every number stays one of the original network.  `noise` is in
     posterior sds; the other arguments are those of `fine_tune`.  Frozen parameters stay as the decision has them.
     `moves` says what is trained of weights that have a quantizer, see `MOVES`, and `kind` what file it is for.
     `say` is told after the first epoch how long the others will take, if they are long.
     """
     about, device = description_of(network, data.input_shape, kind), data.train_x.device
     place(network, decision)
-    trained, names = network, {name: name for name in decision.sites}
-    compaction = None
-    if isinstance(about, Architecture) and can_compact(about):
-        compaction = compact(about, decision)
-    if compaction is not None:
-        trained = to_torch(compaction.network).to(device)
-        names = _names_in(compaction.network.architecture)
+    left = still_read(network, about, decision)
     frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
-    moving = {name: decision.sites[name] for name in names if name not in frozen}
-    sites = {name: _grid_site(name, site, compaction, noise, moves, device) for name, site in moving.items()}
+    moving = {name: site for name, site in decision.sites.items() if name not in frozen}
+    sites = {name: _grid_site(name, site, left, noise, moves, device) for name, site in moving.items()}
     started = time.monotonic()
 
     def finished(done: int) -> None:
@@ -72,8 +72,8 @@ def fine_tuned(
             say(f"training on the grid with rate weight {rate_weight:.3g}: {left}")
 
     found = fine_tune(
-        trained,
-        {names[name]: site for name, site in sites.items()},
+        left.network,
+        sites,
         data,
         likelihood,
         epochs=epochs,
@@ -88,56 +88,58 @@ def fine_tuned(
     )
     replaced = {}
     for name, site in moving.items():
-        value = found[names[name]].cpu().numpy()
-        if compaction is not None:
-            value = compaction.put_back(name, value, site.value.shape)
-        replaced[name] = _refitted(site, value, _learned(name, site, sites[name], compaction))
+        value = left.put_back(name, found[name].cpu().numpy(), site.value.shape)
+        replaced[name] = _refitted(site, value, _learned(name, site, sites[name], left))
     tuned = decision.with_sites(replaced, rate_weight=rate_weight, fine_tune_epochs=epochs)
     return with_batch_norm(network, tuned, data, kind, roughly=True)
 
 
+def still_read(network: nn.Module, about: Architecture | Unlayered, decision: Decision) -> Narrowed:
+    """A copy that has the units which kept weights lead from, or all where the network cannot be narrower."""
+    left = Narrowed(copy.deepcopy(network), {})
+    if isinstance(about, Architecture) and can_narrow(about):
+        kept = {name: site.kept().astype(np.float32) for name, site in decision.sites.items()}
+        needed = read(about, Numbers(kept, decision.buffers))
+        if not all(entries.all() for entries in needed) and follows_sizes(network, about):
+            left = narrowed(network, about, needed)
+    if may_lie_last(left.network):
+        for parameter in left.network.parameters():
+            if parameter.ndim == FILTERS:
+                parameter.data = lie_last(parameter.data)
+    return left
+
+
 def _grid_site(
-    name: str, site: SiteDecision, compaction: Compaction | None, noise: float, moves: str, device: torch.device
+    name: str, site: SiteDecision, left: Narrowed, noise: float, moves: str, device: torch.device
 ) -> GridSite:
-    """Where a tensor starts, what of it is kept, and its noise; of the smaller network, if there is one."""
+    """Where what is left of a tensor starts, what of it is kept, and its noise."""
 
     def taken(values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values if compaction is None else compaction.take(name, values)).to(device)
+        return torch.from_numpy(left.take(name, values)).to(device)
 
     spread = (noise * np.sqrt(site.variance)).astype(np.float32)
     quantizer = site.quantizer
-    if quantizer is not None and compaction is not None:
-        quantizer = quantizer.rows(compaction.rows(name))
+    if quantizer is not None and name in left.index:
+        quantizer = quantizer.rows(left.index[name][0])
     value, learned = taken(site.value), None
     if quantizer is not None and value.ndim > 1 and moves != "weights":
         learned = LearnedQuantizer.of(quantizer, value, assigned=moves == "quantizer")
     return GridSite(value, taken(site.kept()), quantizer, taken(spread) if noise > 0 else None, learned)
 
 
-def _learned(name: str, site: SiteDecision, trained: GridSite, compaction: Compaction | None) -> Quantizer | None:
-    """The quantizer after training; channels that are not in the smaller network keep their steps."""
+def _learned(name: str, site: SiteDecision, trained: GridSite, left: Narrowed) -> Quantizer | None:
+    """The quantizer after training; channels that are not in the narrower network keep their steps."""
     if trained.learned is None:
         return site.quantizer
     found = trained.learned.quantizer()
     assert site.quantizer is not None
     before, grid = stored_as(site.quantizer), stored_as(found)
-    if compaction is None or not (isinstance(before, PerChannel) and isinstance(grid, PerChannel)):
+    if name not in left.index or not (isinstance(before, PerChannel) and isinstance(grid, PerChannel)):
         return found
     steps = np.array(before.steps)
-    steps[compaction.rows(name)] = grid.steps
+    steps[left.index[name][0]] = grid.steps
     grid = PerChannel(tuple(steps.tolist()))
     return replace(site.quantizer, grid=grid) if isinstance(site.quantizer, Affine) else grid
-
-
-def _names_in(architecture: Architecture) -> dict[str, str]:
-    """Parameter names of the module that `to_torch` builds, by original name."""
-    return {
-        f"{layer.name}.{kind}": f"{position}.{kind}"
-        for position, layer in enumerate(architecture.layers)
-        if isinstance(layer, Weighted)
-        for kind in ("weight", "bias")
-        if kind == "weight" or layer.bias
-    }
 
 
 def _refitted(site: SiteDecision, value: np.ndarray, quantizer: Quantizer | None) -> SiteDecision:

@@ -2,11 +2,10 @@
 
 import functools
 import inspect
-import warnings
 from collections.abc import Callable
 from typing import ParamSpec
 
-from pyro_compress.errors import PosteriorWarning
+from pyro_compress.errors import PosteriorWarning, warn
 from pyro_compress.inference.fit import fit as unexamined_fit
 from pyro_compress.inference.loop.alone import alone
 from pyro_compress.pipeline.flagging import flags_to_say, with_flags
@@ -30,7 +29,7 @@ def _looked_at(run: Callable[P, Posterior]) -> Callable[P, Posterior]:
             others = ", ".join(flag.name for flag in said[1:])
             more = f" (and {len(said) - 1} more in posterior.flags: {others})" if others else ""
             method = posterior.provenance.get("method", "posterior")
-            warnings.warn(f"{method}: {said[0].sentence}{more}", PosteriorWarning, stacklevel=2)
+            warn(f"{method}: {said[0].sentence}{more}", PosteriorWarning)
         return posterior
 
     return fit

@@ -4,7 +4,6 @@ Everything is chosen on the validation split of the training data; the test set 
 """
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -19,7 +18,7 @@ from pyro_compress.analysis.decisions.unit_ranking import UNIT_RANKINGS, prune_l
 from pyro_compress.analysis.decisions.units import prune_units
 from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.data.sources import Examples
-from pyro_compress.errors import DecisionError
+from pyro_compress.errors import DecisionError, warn
 from pyro_compress.inference.finetuning.fisher import diagonal_fisher
 from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.results.predictive import predictive_mean
@@ -53,7 +52,7 @@ SNR_LADDER = (3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.0)
 def warnings_only(line: str) -> None:
     """What is told where nobody listens: warnings, as Python's."""
     if line.startswith(WARNING):
-        warnings.warn(line.removeprefix(WARNING), stacklevel=4)
+        warn(line.removeprefix(WARNING))
 
 
 def decide(

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pyro_compress.models.narrowing import can_narrow, folds, multiply_adds, narrowed
+from pyro_compress.models.narrowing import can_narrow, folds, follows_sizes, multiply_adds, narrowed
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.liveness import Numbers, Signal, signals
@@ -90,14 +90,163 @@ def test_products_are_counted_by_position() -> None:
     assert multiply_adds(architecture, whole) == expected
 
 
+class Residual(nn.Module):
+    """Batch norms, a shortcut with a convolution of its own, a depthwise convolution, slopes, and channels weighed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 6, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(6)
+        self.inner = nn.Conv2d(6, 5, 3, padding=1)
+        self.slopes = nn.PReLU(5)
+        self.depthwise = nn.Conv2d(5, 5, 3, padding=1, groups=5)
+        self.outer = nn.Conv2d(5, 7, 1)
+        self.shortcut = nn.Conv2d(6, 7, 1, bias=False)
+        self.squeeze, self.excite = nn.Linear(7, 4), nn.Linear(4, 7)
+        self.head = nn.Linear(7, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.norm(self.stem(x)))
+        x = self.outer(self.depthwise(self.slopes(self.inner(x)))) + self.shortcut(x)
+        x = x * self.excite(F.relu(self.squeeze(x.mean((2, 3))))).sigmoid()[:, :, None, None]
+        return self.head(F.adaptive_avg_pool2d(F.relu(x), 1).flatten(1))
+
+
+class Concatenated(nn.Module):
+    """A U: what is halved is made large again by a transposed convolution, and laid beside what was there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 5, 3, padding=1)
+        self.second = nn.Conv2d(5, 6, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(6, 4, 2, stride=2)
+        self.norm = nn.BatchNorm2d(9)
+        self.last = nn.Conv2d(9, 5, 1)
+        self.head = nn.Linear(5 * 64, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.first(x))
+        x = torch.cat([x, self.up(F.relu(self.second(x)))], 1)
+        return self.head(F.relu(self.last(F.relu(self.norm(x)))).flatten(1))
+
+
+BRANCHED = {"residual": Residual, "concatenated": Concatenated}
+
+
+def thinned(kind: str, seed: int) -> nn.Module:
+    """Random numbers, of which whole rows and columns are zero, biases and shifts with some of the rows."""
+    generator = torch.Generator().manual_seed(seed)
+    network = BRANCHED[kind]()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.rand(parameter.shape, generator=generator) - 0.4)
+        for buffer in network.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+        for name, module in network.named_modules():
+            parameters = dict(module.named_parameters(recurse=False))
+            if name == "head" or not parameters:
+                continue
+            rows = torch.rand(len(parameters["weight"]), generator=generator) < 0.5
+            for parameter in parameters.values():
+                parameter[rows[: len(parameter)]] = 0.0
+            if parameters["weight"].ndim > 1:
+                parameters["weight"][:, torch.rand(parameters["weight"].shape[1], generator=generator) < 0.3] = 0.0
+    return network.eval()
+
+
+@pytest.mark.parametrize("kind", BRANCHED)
+@pytest.mark.parametrize("seed", range(8))
+def test_branches_are_narrowed_alike(kind: str, seed: int) -> None:
+    network = thinned(kind, seed)
+    architecture = trace(network, (2, 8, 8))
+    assert can_narrow(architecture) and follows_sizes(network, architecture)
+    values = {name: tensor.detach().numpy() for name, tensor in network.named_parameters()}
+    buffers = {name: buffer.numpy() for name, buffer in network.named_buffers()}
+    # no layer of the narrow network has a bias that the whole has not
+    numbers = Numbers(values, buffers, adds_biases=False)
+    flow = signals(architecture, numbers)
+    found = narrowed(network, architecture, [signal.kept for signal in flow])
+    with torch.no_grad():
+        for name, taken in folds(architecture, flow, numbers).items():
+            found.network.get_parameter(name).add_(torch.from_numpy(taken[found.index[name][0]]).float())
+        x = torch.rand(4, 2, 8, 8)
+        torch.testing.assert_close(found.network(x), network(x), rtol=1e-4, atol=1e-4)
+    sizes = [sum(tensor.numel() for tensor in module.parameters()) for module in (found.network, network)]
+    assert sizes[0] < 0.8 * sizes[1]
+    left = multiply_adds(architecture, [signal.kept for signal in flow])
+    counted = sum(hooked_products(found.network, x[:1]))
+    assert left == counted
+
+
+def hooked_products(network: nn.Module, x: torch.Tensor) -> list[int]:
+    """Products of each dense layer and convolution, from the shapes that it sees."""
+    found: list[int] = []
+
+    def note(module: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        weight = module.get_parameter("weight")
+        places = given[0] if isinstance(module, nn.ConvTranspose2d) else output
+        found.append(weight.numel() * int(np.prod(places.shape[2:], dtype=int)))
+
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            module.register_forward_hook(note)
+    with torch.no_grad():
+        network(x)
+    return found
+
+
+class Written(nn.Module):
+    """Sizes in the forward pass."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(64, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.conv(x))
+        match self.how:
+            case "view":
+                return self.head(x.view(-1, 64))
+            case "reshape":
+                return self.head(x.reshape(x.shape[0], 4 * 4 * 4))
+            case "size":
+                return self.head(x.view(x.size(0), -1))
+        return self.head(torch.flatten(x, 1))
+
+
+@pytest.mark.parametrize(("how", "follows"), [("view", False), ("reshape", False), ("size", True), ("flatten", True)])
+def test_sizes_that_are_written_down_are_found_out(how: str, follows: bool) -> None:
+    network = Written(how)
+    architecture = trace(network, (1, 6, 6))
+    assert can_narrow(architecture)
+    assert follows_sizes(network, architecture) is follows
+
+
+class Sums(nn.Module):
+    def __init__(self, side: str) -> None:
+        super().__init__()
+        self.side = side
+        self.a, self.b = nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
+        self.c, self.head = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        joined = torch.cat([self.a(x), self.b(x)], 1)
+        return self.head(F.relu(self.c(joined) + x if self.side == "input" else self.c(x) + joined))
+
+
 @pytest.mark.parametrize(
     ("network", "shape", "can"),
     [
         (Net(True), (2, 7, 7), True),
-        (nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2, bias=False)), (4,), False),
+        (nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2, bias=False)), (4,), True),
         (nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(), nn.Linear(36, 2)), (4, 5, 5), False),
+        (nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(36, 2)), (2, 5, 5), False),
+        (Sums("input"), (4, 5, 5), False),
+        (Sums("concatenation"), (4, 5, 5), False),
     ],
-    ids=["chain", "no-bias", "grouped"],
+    ids=["chain", "no-bias", "grouped", "group-norm", "sum-with-the-input", "sum-with-a-concatenation"],
 )
 def test_what_can_be_narrowed(network: nn.Module, shape: tuple[int, ...], can: bool) -> None:
     assert can_narrow(trace(network, shape)) is can

@@ -18,10 +18,10 @@ from pyro_compress.inference.guides.families.registry import FAMILIES
 from pyro_compress.inference.loop.devices import seed_generators
 from pyro_compress.inference.results.iid_draws import draws_through
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.layouts import lie_last, may_lie_last
 from pyro_compress.models.names import attribute_name
 from pyro_compress.models.priors.base import LatentSite, Moments
 from pyro_compress.models.program import Program
-from pyro_compress.network.architecture import breaks_channels_last
 from pyro_compress.posterior.draws import Draws
 from pyro_compress.posterior.posterior import Latent
 
@@ -43,11 +43,7 @@ class DeclaredGuide(PyroModule):
         super().__init__()
         self.sites: dict[str, LatentSite] = {}
         self.loc, self.log_variance = PyroModule("loc"), PyroModule("log_variance")
-        channels_last = not any(
-            breaks_channels_last(module, transposed=isinstance(module, nn.ConvTranspose2d))
-            for module in model.network.modules()
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
-        )
+        channels_last = may_lie_last(model.network)
         for site in model.latents():
             self._add(site, channels_last)
         families = {site.family: FAMILIES[site.family] for site in self.sites.values()}
@@ -71,8 +67,7 @@ class DeclaredGuide(PyroModule):
         self.sites[site.name] = site
         start = site.loc.detach().expand(site.shape).clone()
         if len(site.shape) == 4 and channels_last:
-            # filters in this layout make convolutions and pooling on CPUs a third faster
-            start = torch.empty_like(start, memory_format=torch.channels_last).copy_(start)
+            start = lie_last(start)
         setattr(self.loc, attribute, nn.Parameter(start))
         has_scale = FAMILIES[site.family].has_scale
         shape = site.shape if site.tied is None else site.tied

@@ -8,7 +8,6 @@ the mean of w is an unbiased estimate of the evidence p(y).
 """
 
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -16,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from pyro_compress.errors import InferenceError
+from pyro_compress.errors import InferenceError, warn
 from pyro_compress.inference.contract import Info, Method, Model, State
 from pyro_compress.inference.independent.proposals import Guide, Proposals, Proposer
 from pyro_compress.inference.loop.feed import Batch, Feed
@@ -114,7 +113,7 @@ class ImportanceSampling(Method):
         provenance = {"proposal": state.proposer.name}
         if statistics["effective_sample_percent"] < self.warn_below_percent:
             provenance["warning"] = self._warning(statistics)
-            warnings.warn(provenance["warning"], stacklevel=2)
+            warn(provenance["warning"])
         posterior = posterior_from_draws(state.model, draws, "iid")
         return replace(posterior, statistics=statistics, provenance={**posterior.provenance, **provenance})
 

@@ -10,7 +10,6 @@ Running a Pyro model costs milliseconds of Python, so the gradient is traced onc
 tensor operations and replayed from then on; several chains run as one batched graph (`torch.func.vmap`).
 """
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
-from pyro_compress.errors import InferenceError
+from pyro_compress.errors import InferenceError, warn
 from pyro_compress.inference.log_joint.densities import compute_log_prob
 from pyro_compress.inference.log_joint.flat_sites import AtPresent, Placing, in_precision, place, sites_of
 from pyro_compress.inference.loop.dtypes import default_dtype
@@ -353,7 +352,7 @@ class LogJoint:
         except Exception as error:
             self.replay = False
             reason = str(error).strip().partition("\n")[0]
-            warnings.warn(f"the model cannot be traced and runs eagerly, which is slower ({reason})", stacklevel=2)
+            warn(f"the model cannot be traced and runs eagerly, which is slower ({reason})")
             return function
         return Replayed(simplify(graph), function)
 
@@ -363,7 +362,7 @@ class LogJoint:
         if reason is not None:
             self.replay = False
             self._graphs.clear()
-            warnings.warn(f"the model runs eagerly from now on, which is slower ({reason})", stacklevel=3)
+            warn(f"the model runs eagerly from now on, which is slower ({reason})")
 
     def _one(self, flat: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         gradients, (value, (data, prior)) = grad_and_value(self._terms, has_aux=True)(self._parts(flat), *batch)

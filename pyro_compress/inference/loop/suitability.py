@@ -5,14 +5,13 @@ layers that a file can hold (attention, a layer used twice), is fitted, and its 
 """
 
 import copy
-import warnings
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from pyro_compress.data.dataset import DataSet
-from pyro_compress.errors import DataError, NetworkError, UnstorableError, UnstorableWarning
+from pyro_compress.errors import DataError, NetworkError, UnstorableError, UnstorableWarning, warn
 from pyro_compress.inference.loop.feed import Feed
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.checking import check_network, check_numbers
@@ -43,7 +42,7 @@ def check_fit(model: BayesianNetwork, feed: Feed) -> None:
         except UnstorableError as error:
             _check_rows(model, x)
             said = f"the network is fitted, and a file will hold its weights alone, to be put into the module: {error}"
-            warnings.warn(said, UnstorableWarning, stacklevel=4)
+            warn(said, UnstorableWarning)
         output, taught = _training_output(copy.deepcopy(model), _few(x, BATCH))
     _check_outputs(model, output, taught, feed)
 

@@ -6,14 +6,13 @@ L is the log joint, S Sᵀ the inverse mass matrix and r the whitened momentum, 
 section 5.2).  ε is signed: trees grow backwards in time too; a chain whose ε is 0 stays where it is, bit for bit.
 """
 
-import warnings
 from collections.abc import Generator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_compress.errors import InferenceError
+from pyro_compress.errors import InferenceError, warn
 from pyro_compress.inference.log_joint.flat_sites import in_precision
 from pyro_compress.inference.log_joint.log_joint import Evaluation, LogJoint
 from pyro_compress.inference.loop.feed import Batch
@@ -121,7 +120,7 @@ class Leapfrog:
             raise
         except Exception as error:
             reason = str(error).strip().partition("\n")[0]
-            warnings.warn(f"the model cannot be traced and runs eagerly, which is slower ({reason})", stacklevel=2)
+            warn(f"the model cannot be traced and runs eagerly, which is slower ({reason})")
             return function
         return compiled(graph, examples) if compile_it else graph
 

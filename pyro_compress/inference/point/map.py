@@ -6,7 +6,6 @@ With momentum SGD and a normal prior this is SGD with weight decay; β is 1 unle
 """
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from pyro import poutine
 from torch import nn
 
-from pyro_compress.errors import InferenceError, PosteriorWarning
+from pyro_compress.errors import InferenceError, PosteriorWarning, warn
 from pyro_compress.inference.contract import Info, Method, Model, left_at_defaults
 from pyro_compress.inference.defaults.mode import left_to_find
 from pyro_compress.inference.gradient.elbo import ElboTerms
@@ -85,11 +84,10 @@ class MAP(GradientMethod):
         points = PointEstimates(model)
         if points.kinds.flat:
             names = ", ".join(parameter.name for parameter, _ in points.kinds.flat)
-            warnings.warn(
+            warn(
                 f"{type(self).__name__} takes the prior of {names} as flat: it is improper, or its density grows "
                 "without bound as scales vanish, so that it has no mode; use SVI(...) to have it count",
                 PosteriorWarning,
-                stacklevel=2,
             )
         free = [] if isinstance(model, BayesianNetwork) else [*model.free.parameters()]
         groups = [

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
+from pyro_compress.errors import warn
 from pyro_compress.inference.speed.convolution_gradients import (
     correlate_one_channel,
     keep_channels_last,
@@ -47,5 +48,5 @@ def compiled(graph: fx.GraphModule, examples: tuple[Tensor, ...]) -> Function:
 
 
 def _replayed(graph: fx.GraphModule, reason: str) -> Function:
-    warnings.warn(f"gradients are replayed and not compiled, which is slower ({reason})", stacklevel=3)
+    warn(f"gradients are replayed and not compiled, which is slower ({reason})")
     return graph

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from pyro_compress.errors import warn
 from pyro_compress.inference.speed.graphs import graph_of
 from pyro_compress.inference.speed.moving import moved, reachable
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -120,8 +121,7 @@ class Replayed:
 
 def warn_differing() -> None:
     """Say that the program runs from now on."""
-    warnings.warn(
+    warn(
         "a recorded step no longer gives what the program gives, which reads something that moves: the program runs "
-        "step by step from now on, which is slower",
-        stacklevel=4,
+        "step by step from now on, which is slower"
     )

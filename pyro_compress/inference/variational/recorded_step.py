@@ -11,7 +11,6 @@ the same noise; it may move the vectors as well, in place of an optimizer that w
 """
 
 import contextlib
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ import pyro
 import torch
 from torch import Tensor, fx, nn
 
-from pyro_compress.errors import InferenceError
+from pyro_compress.errors import InferenceError, warn
 from pyro_compress.inference.gradient.elbo import ElboTerms
 from pyro_compress.inference.loop.feed import Batch
 from pyro_compress.inference.speed.compiled_adam import Adam
@@ -298,7 +297,7 @@ class TracedTerms:
 
 
 def _warn_of(reason: str) -> None:
-    warnings.warn(f"the program cannot be traced and runs step by step, which is slower ({reason})", stacklevel=5)
+    warn(f"the program cannot be traced and runs step by step, which is slower ({reason})")
 
 
 def weighted(terms: ElboTerms, data_weight: Any, complexity_weight: Any, total: Any) -> Tensor:

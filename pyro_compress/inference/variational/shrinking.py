@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from pyro import poutine
 
-from pyro_compress.errors import NetworkError, PriorError
+from pyro_compress.errors import NetworkError, PriorError, warn
 from pyro_compress.inference.gradient.elbo import closed_form, terms_from_traces
 from pyro_compress.inference.gradient.gradient_method import buffer_arrays
 from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.guides.local_reparameterization import LocalReparameterization
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.names import attribute_name
-from pyro_compress.models.narrowing import Index, can_narrow, folds, multiply_adds, narrowed
+from pyro_compress.models.narrowing import Index, can_narrow, folds, follows_sizes, multiply_adds, narrowed
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.liveness import Numbers, signals
@@ -110,7 +110,7 @@ class ShrinkingNetwork:
             times = np.where(site.on(cut), 0, np.minimum(before + 1, PATIENCE)).astype(np.uint8)
             self._times_off[name] = times
             values[name] = np.where(times < PATIENCE, site.mean, np.float32(0.0))
-        numbers = Numbers(values, buffer_arrays(self.model))
+        numbers = Numbers(values, buffer_arrays(self.model), adds_biases=False)
         flow = signals(self.architecture, numbers)
         kept = [signal.kept & present for signal, present in zip(flow, self._kept, strict=True)]
         if not all(entries.any() for entries in kept):
@@ -253,7 +253,7 @@ def shrinkable(model: BayesianNetwork, input_shape: tuple[int, ...]) -> Architec
     Its priors have to say along which axes of their parameter every site runs (`LatentSite.axes`), and one site of
     each must be the weight or a factor of it.  A network in parts, such as encoder and decoder, is none of these.
     Frozen parameters stay as they are, so no unit of theirs leaves, and no bias takes over a constant.  Units that a
-    teacher's are held against stay too.
+    teacher's are held against stay too.  Warns where it is only the forward pass that cannot go on with fewer units.
     """
     if model.frozen_values() or model.has_local_sites or model.teaching.hint is not None:
         return None
@@ -268,6 +268,12 @@ def shrinkable(model: BayesianNetwork, input_shape: tuple[int, ...]) -> Architec
         unknown = any(site.axes_of(parameter) is None for site in sites)
         if unknown or not any(site.vanishes(parameter) for site in sites):
             return None
+    if not follows_sizes(model.network, architecture):
+        warn(
+            "what is switched off stays in the tensors, which is slower: the network's forward pass does not run with "
+            "narrower layers, as where sizes are written into it (write x.flatten(1) in the place of x.view(-1, 800))"
+        )
+        return None
     return architecture
 
 

@@ -6,12 +6,11 @@
 """
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pyro_compress.errors import InferenceError, SharedDrawsWarning, unknown_name
+from pyro_compress.errors import InferenceError, SharedDrawsWarning, unknown_name, warn
 from pyro_compress.inference.contract import Info, Method, Model, left_at_defaults
 from pyro_compress.inference.defaults.best_normal import left_to_choose
 from pyro_compress.inference.gradient.elbo import Divergence, ElboTerms, closed_form, sampled
@@ -197,9 +196,9 @@ class SVI(VariationalMethod):
     def refuse_shrinking(self) -> None:
         if self.shrink:
             raise InferenceError(
-                "shrink=True needs a network that is a chain of layers without grouped or transposed convolutions, "
-                "with a bias in every layer behind the first and no frozen parameters, and priors that say along which "
-                "axes their sites run: leave shrink out"
+                "shrink=True needs a network of dense layers, convolutions (of one group, or depthwise), batch norms "
+                "and what treats every entry alike, without frozen parameters and without sizes written into its "
+                "forward pass, and priors that say along which axes their sites run: leave shrink out"
             )
 
     def traceable(self, state: VariationalState) -> bool:
@@ -221,7 +220,7 @@ class SVI(VariationalMethod):
             return frozenset()
         shared, names = sites_drawn_once(model, state.guide, handler, batch)
         if names and not state.steps_done and state.ranks.first:
-            warnings.warn(f"{type(self).__name__}: {said(names, estimator)}", SharedDrawsWarning, stacklevel=4)
+            warn(f"{type(self).__name__}: {said(names, estimator)}", SharedDrawsWarning)
         return shared
 
     def terms(self, state: VariationalState, batch: Batch) -> ElboTerms:

@@ -36,8 +36,29 @@ from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys, sta
 from pyro_compress.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
 from pyro_compress.posterior.criterion import Criterion
 from pyro_compress.posterior.posterior import Posterior
+from tests.models.test_narrowing import BRANCHED, Written
 
 EXAMPLES = 60
+# what is switched off, and the first two axes of the weights that are left
+REMOVED: dict[str, tuple[dict[str, tuple[int, list[int]]], dict[str, tuple[int, ...]]]] = {
+    # channel 1 of the sum leaves with both of its sides and its weight; channel 2 has one of them left
+    "residual": (
+        {
+            "depthwise__weight": (0, [3, 4]),
+            "outer__weight": (0, [1, 2]),
+            "shortcut__weight": (0, [1]),
+            "squeeze__weight": (1, [1]),
+            "excite__weight": (0, [1]),
+            "head__weight": (1, [1]),
+        },
+        {"stem": (6, 2), "inner": (3, 6), "depthwise": (3, 1), "outer": (6, 3), "shortcut": (6, 6), "head": (3, 6)},
+    ),
+    # filter 0 is read behind the concatenation alone, and filter 2 by the second layer alone
+    "concatenated": (
+        {"second__weight": (0, [0]), "up__weight": (1, [3]), "last__weight": (0, [0, 4])},
+        {"first": (5, 2), "second": (5, 5), "up": (5, 3), "last": (3, 8)},
+    ),
+}
 PRIORS = [GroupHorseshoe(), GroupNormalJeffreys(), LogUniform(), StructuredBayesianPruning(), L0()]
 
 
@@ -67,9 +88,11 @@ def started(prior: Prior, **options: Any) -> tuple[SVI, VariationalState]:
     return method, state
 
 
-def switch_off(state: VariationalState) -> None:
+OFF = {"0__weight": (0, [0]), "4__weight": (1, [1, 5, 9, 20]), "6__weight": (1, [2, 3])}
+
+
+def switch_off(state: VariationalState, off: Mapping[str, tuple[int, list[int]]] = OFF) -> None:
     """By what each prior's statistic looks at, with means that would matter."""
-    off = {"0__weight": (0, [0]), "4__weight": (1, [1, 5, 9, 20]), "6__weight": (1, [2, 3])}
     with torch.no_grad():
         for name, (axis, entries) in off.items():
             spread, loc = state.guide.log_variance, state.guide.loc
@@ -120,6 +143,53 @@ def test_the_whole_computes_what_is_left_does(prior: Prior) -> None:
     with torch.no_grad():
         expected = state.model.call_network({n: torch.from_numpy(s.mean) for n, s in left.items()}, x)
         torch.testing.assert_close(whole.call_network(values, x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("prior", PRIORS, ids=lambda prior: type(prior).__name__)
+@pytest.mark.parametrize("kind", BRANCHED)
+def test_networks_with_branches_shrink_too(kind: str, prior: Prior) -> None:
+    """Channels behind a sum leave with those that they are added to, and what is left computes the same."""
+    torch.manual_seed(5)
+    whole = BRANCHED[kind]()
+    x, y = torch.rand(EXAMPLES, 2, 8, 8), torch.arange(EXAMPLES) % 3
+    method = SVI(epochs=20, batch_size=20, kl_warmup=0.0, shrink=True)
+    state = method.init(BayesianNetwork(whole, prior, Categorical()), EXAMPLES, 0)
+    method.step(state, (x[:20], y[:20]))
+    off, sizes = REMOVED[kind]
+    switch_off(state, off)
+    checked(method, state)
+    assert state.whole is not None and state.whole.left is not None
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.model.network.named_parameters()}
+    assert {name: shapes[f"{name}.weight"][:2] for name in sizes} == sizes
+    assert isinstance(state.model, BayesianNetwork)
+    posterior, left = method.draw(state), parameter_moments(state.model, state.guide.moments())
+    model = BayesianNetwork(whole, prior, Categorical())
+    with torch.no_grad():
+        for name, buffer in posterior.buffers.items():
+            model.network.get_buffer(name).copy_(torch.from_numpy(buffer))
+        model.network.eval()
+        state.model.network.eval()
+        expected = state.model.call_network({n: torch.from_numpy(s.mean) for n, s in left.items()}, x)
+        made = model.call_network({n: torch.from_numpy(s.mean) for n, s in posterior.parameters.items()}, x)
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
+    state.model.network.train()
+    method.step(state, (x[:20], y[:20]))
+
+
+def test_a_forward_pass_with_sizes_goes_on_whole_and_says_so() -> None:
+    network = Written("view")
+    batch = (torch.rand(5, 1, 6, 6), torch.tensor([0, 1, 2, 0, 1]))
+    for shrink in (None, True):
+        method = SVI(epochs=3, batch_size=5, kl_warmup=0.0, shrink=shrink)
+        state = method.init(BayesianNetwork(network, LogUniform(), Categorical()), 5, 0)
+        method.step(state, batch)
+        with pytest.warns(UserWarning, match="sizes are written into it"):
+            if shrink:
+                with pytest.raises(InferenceError, match="without sizes written into its forward pass"):
+                    method.between_rounds(state)
+            else:
+                method.between_rounds(state)
+        assert isinstance(state.whole, ShrinkingNetwork) and state.whole.left is None
 
 
 def test_a_filter_that_goes_leaves_its_constant_in_the_next_bias() -> None:
@@ -242,7 +312,7 @@ def test_a_network_that_cannot_shrink_goes_on_whole_and_says_so_if_asked() -> No
         state = method.init(BayesianNetwork(grouped, LogUniform(), Categorical()), 5, 0)
         method.step(state, batch)
         if shrink:
-            with pytest.raises(InferenceError, match="shrink=True needs a network that is a chain of layers"):
+            with pytest.raises(InferenceError, match="shrink=True needs a network of dense layers"):
                 method.between_rounds(state)
         else:
             method.between_rounds(state)
