@@ -42,6 +42,10 @@ DESCRIPTIONS = {
     "gpt": "a small GPT of tokens",
     "reader": "a bidirectional LSTM and a GRU",
     "elman": "recurrent layers without gates",
+    "tutorial": "PyTorch's tutorial, which counts its features",
+    "excited": "squeeze and excitation by `expand_as`, shuffled channels",
+    "finer": "super-resolution by shuffled pixels, gated linear units",
+    "points": "the largest features of a cloud of points",
 }
 
 

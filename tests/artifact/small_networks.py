@@ -279,6 +279,71 @@ class Elman(nn.Module):
         return self.out(torch.cat([outputs[:, -1, :], states[0], states[1]], dim=1))
 
 
+class Tutorial(nn.Module):
+    """As in PyTorch's first tutorials: features are counted, and a view flattens them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.pool, self.conv2 = nn.Conv2d(1, 6, 3), nn.MaxPool2d(2, 2), nn.Conv2d(6, 8, 3)
+        self.fc1, self.fc2 = nn.Linear(8 * 2 * 2, 9), nn.Linear(9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(F.relu(self.conv1(x)))
+        x = self.pool(F.relu(self.conv2(x)))
+        x = x.view(-1, self.num_flat_features(x))
+        return self.fc2(F.relu(self.fc1(x)))
+
+    def num_flat_features(self, x: Tensor) -> int:
+        num_features = 1
+        for s in x.size()[1:]:
+            num_features *= s
+        return num_features
+
+
+class Excited(nn.Module):
+    """Squeeze and excitation as it is mostly written, behind channels that are shuffled between groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.ChannelShuffle(2))
+        self.mix = nn.Conv2d(6, 6, 1, groups=2)
+        self.less, self.more = nn.Linear(6, 3), nn.Linear(3, 6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mix(self.groups(x))
+        b, c, _, _ = x.size()
+        y = F.adaptive_avg_pool2d(x, 1).view(b, c)
+        y = torch.sigmoid(self.more(F.relu(self.less(y)))).view(b, c, 1, 1)
+        x = x * y.expand_as(x)
+        return self.head(x.mean(dim=(2, 3)))
+
+
+class Finer(nn.Module):
+    """An image of twice the resolution: channels become pixels (ESPCN, Shi et al. 2016), with gates in front."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gates = nn.Conv2d(1, 5, 3, padding=1), nn.Conv2d(5, 8, 3, padding=1)
+        self.last, self.shuffle = nn.Conv2d(4, 4, 3, padding=1), nn.PixelShuffle(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shuffle(self.last(F.glu(self.gates(torch.tanh(self.first(x))), dim=1)))
+
+
+class Points(nn.Module):
+    """Points in space, in whatever order: the largest feature over all of them (PointNet, Qi et al. 2017)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each, self.more, self.norm = nn.Conv1d(3, 6, 1), nn.Conv1d(6, 8, 1), nn.BatchNorm1d(6)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.more(F.relu(self.norm(self.each(x))))
+        return self.head(torch.max(x, 2, keepdim=True)[0].view(-1, 8))
+
+
 # factories, and the shape of one example
 SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mobile": (mobile, (3, 9, 8)),
@@ -297,4 +362,8 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "gpt": (SmallGPT, (6,)),
     "reader": (Reader, (6, 5)),
     "elman": (Elman, (3, 7)),
+    "tutorial": (Tutorial, (1, 16, 16)),
+    "excited": (Excited, (2, 6, 5)),
+    "finer": (Finer, (1, 5, 6)),
+    "points": (Points, (3, 9)),
 }

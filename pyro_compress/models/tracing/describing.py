@@ -45,6 +45,7 @@ from pyro_compress.models.tracing.sequences import (
     multiply,
     part,
 )
+from pyro_compress.models.tracing.shuffles import EXPANSIONS, MAXIMA, SHUFFLES, expanded
 from pyro_compress.models.tracing.transformers import MODULES as TRANSFORMERS
 from pyro_compress.network.architecture import (
     AdaptiveAvgPool2d,
@@ -67,8 +68,18 @@ _OF_IMAGES = (
 
 def known_type(module: nn.Module) -> Any:
     """The known type that a module is, or inherits its forward pass from."""
-    kinds: tuple[Any, ...] = (*MODULES, *TRANSFORMERS, *RECURRENT, nn.Flatten, nn.Unflatten, nn.Softmax, nn.LogSoftmax)
-    return next((kind for kind in kinds if isinstance(module, kind) and _computes_like(module, kind)), None)
+    kinds: tuple[Any, ...] = (
+        *(*MODULES, *TRANSFORMERS, *RECURRENT, *SHUFFLES),
+        *(nn.Flatten, nn.Unflatten, nn.Softmax, nn.LogSoftmax),
+    )
+    return next(
+        (
+            kind
+            for kind in kinds
+            if isinstance(kind, type) and isinstance(module, kind) and _computes_like(module, kind)
+        ),
+        None,
+    )
 
 
 def _computes_like(module: nn.Module, kind: Any) -> bool:
@@ -140,10 +151,22 @@ class Description:
             direct = direct or [one.name or "numbers of its own" for one in constants]
             raise RefusedError(f"uses {', '.join(direct)} directly: supported are {SUPPORTED}")
         results = [one for one in operands if isinstance(one, Result)]
+        if kind in EXPANSIONS:
+            return expanded(self.sequence, arguments[0], tuple(self._values[node].shape))
         if len(results) > 1:
             raise RefusedError(f"takes several results: supported are {SUPPORTED}")
         if kind in SPLITS:
             return results[0]
+        if kind in SHUFFLES:
+            function, field = SHUFFLES[kind]
+            module = self._module(node)
+            given = (arguments[1:], named) if module is None else ((getattr(module, field),), {})
+            return function(self.sequence, results[0], *given[0], **given[1])
+        if kind in MAXIMA and isinstance(self._values[node], tuple):
+            found = reduction(self.sequence, results[0], torch.amax, arguments[1:], named)
+            layers = [] if found is not None else FUNCTIONS["amax"](results[0].shape[1:], *arguments[1:], **named)
+            after = tuple(self._values[node][0].shape)
+            return found or Result(self._behind(results[0].number, layers), after)
         return self._on_one(node, kind, results[0], arguments[1:], named)
 
     def _module(self, node: fx.Node) -> Any:
@@ -162,9 +185,15 @@ class Description:
             return self._combination(kind, *arguments)
         if kind in CONCATENATIONS:
             return self._concatenation(*_bound(*arguments, **named))
+        if kind is getattr and arguments[1] == "values" and _is_maximum(node.args[0]):
+            return arguments[0]
         if kind is not operator.getitem:
             return None
         several, source = self._values[node.all_input_nodes[0]], arguments[0]
+        if _is_maximum(node.args[0]):
+            if arguments[1] not in (0, -2):
+                raise RefusedError("takes where the largest numbers stand, supported are the numbers")
+            return source
         if isinstance(several, torch.Tensor):
             return self._indexed(source, arguments[1], tuple(self._values[node].shape))
         module = self._module(node.all_input_nodes[0])
@@ -272,12 +301,13 @@ class Description:
                 return found
         if kind not in ELEMENTWISE:
             result = settled(self.sequence, result)
-        number = result.number
-        layers = self._layers_of(node, kind, result.shape, rest, named)
+        number = self._behind(result.number, self._layers_of(node, kind, result.shape, rest, named))
+        return replace(result, number=number) if kind in ELEMENTWISE else Result(number, after)
+
+    def _behind(self, number: int, layers: Layers) -> int:
         if layers and isinstance(layers[0], _OF_IMAGES):
             number = self.sequence.image(number)
-        number = self.sequence.behind(number, *layers)
-        return replace(result, number=number) if kind in ELEMENTWISE else Result(number, after)
+        return self.sequence.behind(number, *layers)
 
     def _layers_of(self, node: fx.Node, kind: Any, before: Shape, rest: Any, named: Any) -> Layers:
         if node.op == "call_module" and kind in MODULES:
@@ -287,6 +317,11 @@ class Description:
         if rule is None:
             raise RefusedError(f"is not supported: supported are {SUPPORTED}")
         return rule(before[1:], *rest, **named)
+
+
+def _is_maximum(node: Any) -> bool:
+    """Whether an operation gives the largest numbers along an axis and where they stand."""
+    return isinstance(node, fx.Node) and node.target in MAXIMA
 
 
 def is_size(value: Any) -> bool:

@@ -4,13 +4,8 @@ The module is traced symbolically (`torch.fx`) and run on a few random examples,
 (`x.view(x.size(0), -1)`) are known numbers here.  What cannot be described exactly is refused by name.
 """
 
-import dis
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from types import FrameType
 from typing import Any
 
 import torch
@@ -24,6 +19,7 @@ from pyro_compress.models.tracing.describing import Description, is_size, known_
 from pyro_compress.models.tracing.recorder import Recorder
 from pyro_compress.models.tracing.rules import RefusedError, Shape
 from pyro_compress.models.tracing.sequences import LayerSequence, needed_layers
+from pyro_compress.models.tracing.symbolic import recorded
 from pyro_compress.network.architecture import Architecture, Layer
 from pyro_compress.network.parameter_names import parameter_shapes
 
@@ -53,7 +49,7 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
         return _alone(network, input_shape)
     x = examples(network, input_shape)
     with evaluating(network):
-        graph = _graph(network)
+        graph = _graph(network, x)
         values = _run(network, graph, x)
     try:
         sequence = _sequence(network, graph, values, tuple(input_shape))
@@ -103,58 +99,9 @@ def _result_of(graph: fx.Graph) -> Any:
     return next(node.args[0] for node in graph.nodes if node.op == "output")
 
 
-class _Tracer(fx.Tracer):
-    proxy_buffer_attributes = True
-
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        """An assertion about sizes holds, as the network is run as well; all else that branches is refused."""
-        return _is_asserted(sys._getframe(1)) or super().to_bool(obj)
-
-    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        return known_type(module) is not None or super().is_leaf_module(module, qualified_name)
-
-
-def _is_asserted(frame: FrameType | None) -> bool:
-    """Whether the first frame that is none of torch's decides on an assertion."""
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("torch."):
-        frame = frame.f_back
-    if frame is None:
-        return False
-    code = list(dis.get_instructions(frame.f_code))
-    at = next((place for place, one in enumerate(code) if one.offset == frame.f_lasti), len(code))
-    following = [one for one in code[at : at + 4] if one.opname != "TO_BOOL"]
-    jumps = any("IF_TRUE" in one.opname for one in following)
-    return jumps and any("AssertionError" in f"{one.argval}" or "ASSERTION" in one.opname for one in following)
-
-
-@contextmanager
-def _followed(names: tuple[str, ...] = ("arange", "ones", "zeros", "full")) -> Iterator[None]:
-    """Within this context functions of torch that take sizes alone are traced where a size is."""
-    originals = {name: getattr(torch, name) for name in names}
-
-    def following(function: Any) -> Any:
-        def called(*args: Any, **kwargs: Any) -> Any:
-            sizes: list[fx.Proxy] = []
-            fx.node.map_aggregate((args, kwargs), lambda one: sizes.append(one) if isinstance(one, fx.Proxy) else None)
-            if not sizes:
-                return function(*args, **kwargs)
-            return sizes[0].tracer.create_proxy("call_function", function, args, kwargs)
-
-        return called
-
-    for name, function in originals.items():
-        setattr(torch, name, following(function))
+def _graph(network: nn.Module, x: torch.Tensor) -> fx.Graph:
     try:
-        yield
-    finally:
-        for name, function in originals.items():
-            setattr(torch, name, function)
-
-
-def _graph(network: nn.Module) -> fx.Graph:
-    try:
-        with _followed():
-            graph = _Tracer().trace(network)
+        graph = recorded(network, x)
     except Exception as error:
         raise UnstorableError(
             f"the forward pass of {type(network).__name__} cannot be traced: {first_line(error)}; "
