@@ -38,6 +38,7 @@ from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.generative.vae import VAE
 from pyro_compress.models.program import Program
 from pyro_compress.pipeline.code_diagnosis import flags_of_codes
+from pyro_compress.pipeline.output_diagnosis import flags_of_outputs
 from pyro_compress.posterior.draws import GUIDE_DENSITY
 from pyro_compress.posterior.posterior import Flag, Posterior
 
@@ -94,6 +95,8 @@ def _flags(posterior: Posterior, model: Any, data: Any, found: dict[str, Any], b
         yield from _chain_flags(posterior, network, found)
     elif posterior.draws is not None and posterior.draws.log_weight is not None:
         yield from importance_flags(posterior, found)
+    if isinstance(model, BayesianNetwork) and not model.has_local_sites:
+        yield from flags_of_outputs(posterior, model, data)
     try:
         yield from _by_log_joint(posterior, model, data, found, budget)
     except (RuntimeError, ValueError, NotImplementedError, KeyError, InferenceError) as error:

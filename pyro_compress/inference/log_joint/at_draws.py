@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_compress.inference.contract import Model
 from pyro_compress.inference.log_joint.log_joint import Evaluation, LogJoint
@@ -58,7 +58,10 @@ def at_draws(
     else:
         raw = [site.transform.inv(given[site.name]) if site.transform else given[site.name] for site in log_joint.sites]
         u = torch.cat([part.reshape(len(part), -1) for part in raw], 1)
-    if len(u) > 2:
+    if _convolves(model):
+        # many networks side by side are convolutions of as many groups, which takes several times as long
+        log_joint.alone = True
+    elif len(u) > 2:
         see_whether_alone(log_joint, u[:2], batch)
     found = [at_points(log_joint, rows, batch) for rows in u.split(max(1, AT_ONCE // max(1, size)))]
     gradient = torch.cat([one.gradient for one in found]).double()
@@ -67,6 +70,11 @@ def at_draws(
         gradient = gradient - jacobian_gradient(log_joint, u).double()
     latent = log_joint.latents
     return AtDraws(coordinates(log_joint), *(t.numpy() for t in (u.double()[:, latent], gradient[:, latent], density)))
+
+
+def _convolves(model: Model) -> bool:
+    network = model.network if isinstance(model, BayesianNetwork) else nn.Identity()
+    return any(isinstance(module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) for module in network.modules())
 
 
 def coordinates(log_joint: LogJoint) -> tuple[str, ...]:

@@ -1,0 +1,38 @@
+"""Whether what a posterior leaves of a network still looks at its input."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyro_compress.inference.log_joint.at_draws import with_buffers
+from pyro_compress.inference.loop.feed import Feed
+from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.posterior.posterior import Flag, Posterior
+
+EXAMPLES = 100
+# of the largest output
+SAME = 1e-5
+
+
+def flags_of_outputs(posterior: Posterior, model: BayesianNetwork, data: Any) -> Iterator[Flag]:
+    """A flag where training examples all get the same output once what the posterior calls noise is zero.
+
+    Args:
+        posterior, model, data: as `diagnose` takes them; a network without latent sites of single rows.
+    """
+    x = Feed.of(model, data).tensors[0][:EXAMPLES]
+    left = {name: np.where(site.on(), site.mean, np.float32(0)) for name, site in posterior.parameters.items()}
+    trained = with_buffers(model, posterior)
+    assert isinstance(trained, BayesianNetwork)
+    with torch.no_grad():
+        outputs = trained.call_network({name: torch.from_numpy(value).to(x.device) for name, value in left.items()}, x)
+    if len(outputs) > 1 and bool((outputs - outputs[:1]).abs().max() <= SAME * outputs.abs().max()):
+        pruned = any(site.criterion is not None for site in posterior.parameters.values())
+        of_what = "without the weights that the posterior calls noise" if pruned else "at the posterior mean"
+        yield Flag(
+            "constant_output",
+            f"{of_what}, the network gives one output whatever its input is: the prior has won over the data; start "
+            "from a trained network (pretrain_epochs, or its weights), give more epochs, or a lower kl_weight",
+        )
