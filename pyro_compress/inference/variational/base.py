@@ -222,7 +222,7 @@ class VariationalMethod(GradientMethod):
         state.has_moved = False
 
     def traceable(self, state: VariationalState) -> bool:
-        """Whether a step does the same at every call but for the noise, moves no buffers, and is worth a recording."""
+        """Whether a step does the same at every call, but for noise and batch statistics, and is worth a recording."""
         alike = not state.has_buffers and self.precision == SINGLE
         return alike and not is_unrolled(state.model)
 

@@ -3,7 +3,8 @@
 Running guide and model under Pyro's handlers costs several times what their arithmetic costs.  What they do is the same
 at every step, so it is recorded once (`graph_of`) together with its gradient, and replayed from then on:
 
-    (trained vectors, weights of the two terms, batch, noise) → (objective, data, complexity by site, gradients)
+    (trained vectors, weights of the two terms, batch, statistics of batch norms, noise)
+        → (objective, data, complexity by site, gradients)
 
 Noise is drawn outside the graph, from the run's own generator and in the order in which the program draws it, so a
 replayed step gives bit for bit what running the program gives.  A compiled graph gives the same up to rounding, from
@@ -40,6 +41,7 @@ from pyro_compress.inference.speed.recording import (
     records,
     warn_differing,
 )
+from pyro_compress.inference.speed.statistics import Statistics
 
 # tracing costs as much as a hundred steps, so batches of one shape must come that often first
 TRACE_AFTER = 100
@@ -55,7 +57,7 @@ class Traced:
     """A recorded step.
 
     Attributes:
-        graph: of (vectors, weights, *batch, *noise).
+        graph: of (vectors, weights, *batch, *statistics, *noise); writes into the statistics.
         noise: buffers for it, in the order in which they are filled.
         sites: names of the complexities.
         draws: whether it draws from torch's generator.
@@ -101,8 +103,9 @@ class TracedTerms:
         project: Callable[[], None] = lambda: None,
     ) -> None:
         self._terms, self._flat, self._model, self._project = terms, flat, model, project
+        self._statistics = Statistics.of(model[0] if isinstance(model, tuple) else model)
         # before the program ran here for the first time
-        self._marks: Marks = marks_of(model)
+        self._marks: Marks = self._present_marks()
         self._runs_as_program = False
         self._uses: Counter[Traced] = Counter()
         slots = {
@@ -152,7 +155,8 @@ class TracedTerms:
         with torch.no_grad():
             numbers = torch.tensor((*weights, total)).unbind()
             behind = [*adam.moments(), *adam.numbers()] if adam is not None and traced.moves else []
-            loss, data, complexity, *rest = traced.graph(*self._vectors(), *numbers, *batch, *traced.noise, *behind)
+            given = [*self._vectors(), *numbers, *batch, *self._statistics.tensors(), *traced.noise, *behind]
+            loss, data, complexity, *rest = traced.graph(*given)
         if expected is not None and not agree(loss, *expected):
             self._runs_as_program = True
             warn_differing()
@@ -175,7 +179,12 @@ class TracedTerms:
             _warn_of(reason)
 
     def _moved(self) -> str | None:
-        return moved(self._marks, marks_of(self._model), generators=False)
+        return moved(self._marks, self._present_marks(), generators=False)
+
+    def _present_marks(self) -> Marks:
+        """What the model reaches, without the statistics that a recording moves itself."""
+        own = {f"network.{name}" for name in self._statistics.names}
+        return {path: mark for path, mark in marks_of(self._model).items() if path not in own}
 
     def _expected(
         self, traced: Traced, batch: Batch, weights: tuple[float, float], total: float, compile_it: bool
@@ -187,7 +196,8 @@ class TracedTerms:
             return None
         place = traced.noise[0].device if traced.noise else torch.device("cpu")
         devices = [place] if place.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.no_grad(), DrawnFrom(GivenNoise(traced.noise)):
+        given = DrawnFrom(GivenNoise(traced.noise))
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), self._statistics.kept(), given:
             terms = self._terms(batch)
         size = abs(weights[0] * float(terms.data)) + abs(weights[1] * float(terms.complexity))
         return weighted(terms, *weights, total), size / total
@@ -216,7 +226,8 @@ class TracedTerms:
         assert isinstance(traced.graph, fx.GraphModule)
         graph = traced.graph
         # it is run once: that must not move anything, and what it draws inside is not to be missing from the run
-        examples = (*(one.clone() for one in self._vectors()), *torch.ones(3), *batch, *traced.noise)
+        statistics = [one.clone() for one in self._statistics.tensors()]
+        examples = (*(one.clone() for one in self._vectors()), *torch.ones(3), *batch, *statistics, *traced.noise)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             if adam is not None:
                 count = len(examples)
@@ -252,9 +263,10 @@ class TracedTerms:
 
         def function(*inputs: Tensor) -> list[Tensor]:
             leaves = [part.detach().requires_grad_() for part in self._parts_of(inputs[:count])]
-            data_weight, complexity_weight, total, *batch = inputs[count:]
-            with torch.enable_grad(), self._placed(leaves):
-                terms = self._terms(tuple(batch))
+            data_weight, complexity_weight, total, *rest = inputs[count:]
+            data, statistics = rest[: len(batch)], rest[len(batch) :]
+            with torch.enable_grad(), self._placed(leaves), self._statistics.placed(statistics):
+                terms = self._terms(tuple(data))
                 loss = weighted(terms, data_weight, complexity_weight, total)
                 gradients = iter(torch.autograd.grad(loss, leaves, allow_unused=True))
             sites[:] = terms.by_site
@@ -268,7 +280,8 @@ class TracedTerms:
             if reason is not None:
                 raise MovingError(reason)
             with pyro.validation_enabled(False):
-                graph = record(function, (*vectors, *torch.ones(3), *batch), self._model)
+                statistics = [one.clone() for one in self._statistics.tensors()]
+                graph = record(function, (*vectors, *torch.ones(3), *batch, *statistics), self._model)
         except InferenceError:
             raise
         except Exception as error:

@@ -13,6 +13,7 @@ from pyro_compress.inference.guides.declared import DeclaredGuide
 from pyro_compress.inference.speed.compiled_adam import Adam
 from pyro_compress.inference.speed.flat_parameters import FlatParameters
 from pyro_compress.inference.speed.normal_stream import Noise
+from pyro_compress.inference.speed.statistics import Statistics
 from pyro_compress.inference.variational.recorded_step import TracedTerms
 from pyro_compress.inference.variational.score_function import Baseline
 from pyro_compress.inference.variational.shrinking import RemainingNetwork, ShrinkingNetwork
@@ -37,7 +38,7 @@ class VariationalState(GradientState):
         has_moved: whether the step that is being taken has moved what is trained.
         whole: the network as it was given, where it may shrink while it is trained.
         input_shape: of one example, as the last step saw it.
-        has_buffers: whether a step may move buffers of the network.
+        has_buffers: whether a step may move buffers of the network beside the statistics of batch norms.
         shared: sites that the estimator cannot serve and draws once; None before they have been looked for.
     """
 
@@ -63,7 +64,7 @@ class VariationalState(GradientState):
         self.compiled = self.has_moved = False
         self.whole: ShrinkingNetwork | None = None
         self.input_shape: tuple[int, ...] = ()
-        self.has_buffers = bool(self.moving_buffers())
+        self.has_buffers = not Statistics.of(self.model).are_all_of(self.moving_buffers())
         self.shared: frozenset[str] | None = None
 
     @property
@@ -76,7 +77,7 @@ class VariationalState(GradientState):
         self.model, self.guide, self.traced, self._adam = left.model, left.guide, None, None
         self.flat, self.optimizer = self.build(left.model, left.guide)
         self.modules = {"guide": left.guide, "free": left.model.free, "hyper": left.model.hyper}
-        self.has_buffers = bool(self.moving_buffers())
+        self.has_buffers = not Statistics.of(self.model).are_all_of(self.moving_buffers())
 
     def check_recordings_again(self) -> None:
         if self.traced is not None:

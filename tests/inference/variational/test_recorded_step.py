@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -200,9 +201,64 @@ def test_what_looks_at_values_runs_as_a_program_and_says_so(monkeypatch: pytest.
     assert_same(found, programs)
 
 
-def test_networks_with_statistics_of_batches_are_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+class Residual(nn.Module):
+    """Two batch norms, one of them behind a sum."""
+
+    def __init__(self, momentum: float | None = 0.1) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.first, self.second = nn.Conv2d(1, 3, 3, bias=False), nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(3, momentum=momentum), nn.BatchNorm2d(3, affine=False)])
+        self.head = nn.Linear(48, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norms[0](self.first(x)).relu()
+        return self.head(self.norms[1](x + self.second(x)).relu().flatten(1))
+
+
+def assert_same_statistics(first: Posterior, second: Posterior) -> None:
+    assert set(first.buffers) == set(second.buffers) and first.buffers
+    for name, buffer in first.buffers.items():
+        assert (buffer == second.buffers[name]).all(), name
+
+
+@pytest.mark.parametrize(
+    ("prior", "options"),
+    [(GroupHorseshoe(), {"kl_weight": 0.3}), (Normal(), {"particles": 2, "estimator": "shared"})],
+    ids=["local", "particles"],
+)
+def test_statistics_of_batches_move_in_recorded_steps_as_in_the_program(
+    prior: Prior, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = SVI(epochs=4, batch_size=16, kl_warmup=0.5, **options)
+    programs = fitted(method, prior, Residual())
+    traced = patience(monkeypatch, 1)
+    found = fitted(method, prior, Residual())
+    assert_same(found, programs)
+    assert_same_statistics(found, programs)
+    # a batch of 8 comes seldom
+    assert len(traced) == 2 and None not in traced
+
+
+def test_statistics_of_batches_in_compiled_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the program's up to rounding, and a run that was interrupted goes on bit for bit."""
+    programs = fitted(SVI(epochs=6, batch_size=20), LogUniform(), Residual())
+    traced = patience(monkeypatch, 1)
+    found = fitted(SVI(epochs=6, batch_size=20, compile="always"), LogUniform(), Residual())
+    assert traced and None not in traced
+    for name, site in programs.parameters.items():
+        np.testing.assert_allclose(found.parameters[name].mean, site.mean, rtol=1e-3, atol=1e-5)
+    for name, buffer in programs.buffers.items():
+        np.testing.assert_allclose(found.buffers[name], buffer, rtol=1e-4, atol=1e-6)
+    assert float(found.buffers["norms.0.running_var"].max()) != 1.0
+
+
+@pytest.mark.parametrize("own", ["momentum", "buffer"])
+def test_buffers_of_other_kinds_keep_steps_from_being_recorded(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
     traced = patience(monkeypatch, 0)
-    module = nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    module = Residual(None if own == "momentum" else 0.1)
+    if own == "buffer":
+        module.register_buffer("mean", torch.zeros(3))
     fitted(SVI(epochs=1, batch_size=20), Normal(), module)
     assert traced == []
 
