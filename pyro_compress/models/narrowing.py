@@ -20,6 +20,7 @@ from torch import nn
 
 from pyro_compress.models.checking import OwnHook
 from pyro_compress.models.precision import called
+from pyro_compress.models.probing import examples
 from pyro_compress.network.architecture import (
     Add,
     Architecture,
@@ -104,7 +105,7 @@ def follows_sizes(network: nn.Module, architecture: Architecture) -> bool:
         numbers = Numbers(values, buffers, adds_biases=False)
         flow = signals(architecture, numbers)
         device = next(network.parameters()).device
-        x = torch.randn(2, *architecture.input_shape, generator=torch.Generator().manual_seed(0)).to(device)
+        x = examples(network, architecture.input_shape)[:2]
         try:
             found = narrowed(whole, architecture, [signal.kept for signal in flow])
             for name, taken in folds(architecture, flow, numbers).items():

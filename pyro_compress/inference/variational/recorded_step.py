@@ -152,6 +152,7 @@ class TracedTerms:
             for buffer in traced.noise:
                 noise.fill_like(buffer)
         expected = self._expected(traced, batch, weights, total, compile_it)
+        before = [] if expected is None else [one.clone() for one in self._statistics.tensors()]
         with torch.no_grad():
             numbers = torch.tensor((*weights, total)).unbind()
             behind = [*adam.moments(), *adam.numbers()] if adam is not None and traced.moves else []
@@ -161,6 +162,10 @@ class TracedTerms:
             self._runs_as_program = True
             warn_differing()
             if not traced.moves:
+                # the program moves them now
+                with torch.no_grad():
+                    for one, value in zip(self._statistics.tensors(), before, strict=True):
+                        one.copy_(value)
                 return None
         if not traced.moves:
             self._flat.add_gradients(rest[len(traced.sites) :])
