@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pyro_compress.models.tracing.axes import cut
+from pyro_compress.models.tracing.constants import Constant
 from pyro_compress.models.tracing.layouts import Layout
 from pyro_compress.models.tracing.positions import BATCH_AXIS, at_channels, layout_of, result_of
 from pyro_compress.models.tracing.rules import RefusedError
@@ -66,7 +67,7 @@ def recurrence(sequence: LayerSequence, module: Any, name: str, x: Result, hx: A
     Raises:
         RefusedError: it starts from states that are given, projects them, or goes over the batch axis.
     """
-    if hx is not None:
+    if not _is_zero(hx):
         raise RefusedError("starts from a state that it is given, supported is zero")
     if module.proj_size:
         raise RefusedError("projects its states, supported is proj_size=0")
@@ -93,6 +94,13 @@ def recurrence(sequence: LayerSequence, module: Any, name: str, x: Result, hx: A
     last = (places - 1, 0)[: 1 + module.bidirectional] * module.num_layers
     states = States(tuple(results), last)
     return Recurrence(_swapped(sequence, outputs) if turned else outputs, states, module.mode == "LSTM")
+
+
+def _is_zero(state: Any) -> bool:
+    """Whether states are left out, or zeros that are made for a batch of that size."""
+    if isinstance(state, tuple | list):
+        return all(map(_is_zero, state))
+    return state is None or (isinstance(state, Constant) and state.name is None and not state.value.any())
 
 
 def _direction(sequence: LayerSequence, module: Any, name: str, number: int, features: int, own: str) -> int:
