@@ -101,7 +101,7 @@ def step_rows(pace: Pace) -> Iterable[str]:
 
 
 def residual_rows(pace: Pace) -> Iterable[str]:
-    """SVI on a residual network, whose batch norms keep its step from being recorded and compiled."""
+    """SVI on a residual network, with batch norms."""
     batch = images(128, 3, 32, 32)
     steps = {"SVI, LogUniform": ours(svi(128), resnet_20(), LogUniform(), batch)}
     yield from rows_against_plain("ResNet-20", resnet_20, batch, steps, pace, "≤ 2.5")

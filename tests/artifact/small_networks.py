@@ -275,7 +275,7 @@ class Elman(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 1)
-        start = torch.zeros(1, x.size(0), 5).to(x.device)
+        start = torch.zeros(1, x.size(0), 5, dtype=x.dtype).to(x.device)
         outputs, (_, states) = self.forth(x, start)[0], self.both(x)
         return self.out(torch.cat([outputs[:, -1, :], states[0], states[1]], dim=1))
 
