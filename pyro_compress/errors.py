@@ -7,7 +7,7 @@ line prints that sentence and leaves with status 1; nobody sees a traceback for 
 import difflib
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # where a warning is raised says nothing to who called
 _BETWEEN = ("pyro_compress", "pyro", "torch", "contextlib", "functools")
@@ -82,6 +82,12 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 def printable(name: str) -> str:
     """A name that comes from a file as it may stand in a sentence: on one line, whatever its characters are."""
     return name if name.isprintable() else repr(name)
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Names for a sentence: 'a, b, c and 4 more'."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from pyro_compress.data.dataset import DataSet
-from pyro_compress.errors import InferenceError
+from pyro_compress.errors import InferenceError, listed
 from pyro_compress.inference.contract import Method, MinibatchMethod
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.precision import BFLOAT16, SINGLE
@@ -71,9 +71,8 @@ def refuse_parameters(method: Method, model: Program) -> None:
     """
     if model.free.trains and not method.trains_parameters:
         names = list(model.free_values())
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise InferenceError(
-            f"the model {model.name} trains parameters beside its latent sites ({', '.join(names[:3])}{more}), which "
+            f"the model {model.name} trains parameters beside its latent sites ({listed(names)}), which "
             f"{type(method).__name__} does not: use SVI(...) or MAP(...), give them priors, or make them constants "
             "(requires_grad_(False))"
         )

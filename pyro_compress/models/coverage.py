@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-SHOWN = 3
+from pyro_compress.errors import listed
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,4 @@ class Coverage:
         said = f"priors cover {self.covered:,} of {self.total:,} numbers ({100 * self.share:.1f} %)"
         if not self.points:
             return said
-        named = ", ".join(self.points[:SHOWN])
-        more = f" and {len(self.points) - SHOWN} more" if len(self.points) > SHOWN else ""
-        return f"{said}; the rest are point estimates, rounded and not judged: {named}{more}"
+        return f"{said}; the rest are point estimates, rounded and not judged: {listed(self.points)}"

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.distributions import Chi2, MultivariateNormal
 
 from pyro_compress.analysis.diagnosis.evidence import Evidence, bridge, harmonic_mean, importance_weighted
-from pyro_compress.errors import InferenceError, PosteriorWarning, warn
+from pyro_compress.errors import InferenceError, PosteriorWarning, listed, warn
 from pyro_compress.inference.defaults.best_normal import best_start
 from pyro_compress.inference.guides.newton_guides import REFUSED, fixed_noise, guide_at, polished
 from pyro_compress.inference.independent.annealing import annealed_log_weights
@@ -241,9 +241,8 @@ def _refuse_network(model: BayesianNetwork, feed: Feed) -> None:
             "estimates its likelihood at given weights"
         )
     if names := list(model.free_values()):
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise InferenceError(
-            f"evidence: {', '.join(names[:3])}{more} {'has' if len(names) == 1 else 'have'} no prior to integrate "
+            f"evidence: {listed(names)} {'has' if len(names) == 1 else 'have'} no prior to integrate "
             "over: name one, as in prior={'*.weight': ..., '*.bias': Normal()}, or take a prior that covers biases, "
             "such as Normal()"
         )

@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_compress.errors import ArtifactError
+from pyro_compress.errors import ArtifactError, listed
 from pyro_compress.network.stored_weights import ELEMENT_TYPES, Given
 
 TYPES = {getattr(torch, name): name for name in ELEMENT_TYPES}
-SHOWN = 3
 
 
 def given_of(state: Mapping[str, Any]) -> dict[str, Given]:
@@ -63,8 +62,8 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     own = module.state_dict()
     missing, unknown = [name for name in own if name not in state], [name for name in state if name not in own]
     if missing or unknown:
-        said = [f"the file lacks {_listed(missing)}"] if missing else []
-        said += [f"the module lacks {_listed(unknown)}"] if unknown else []
+        said = [f"the file lacks {listed(missing)}"] if missing else []
+        said += [f"the module lacks {listed(unknown)}"] if unknown else []
         raise ArtifactError(
             f"the file is not of this module: {' and '.join(said)}; build the module as it was when the file was made"
         )
@@ -84,8 +83,3 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(state[name])
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

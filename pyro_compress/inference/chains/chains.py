@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_compress.errors import InferenceError
+from pyro_compress.errors import InferenceError, listed
 from pyro_compress.inference.contract import Info, Method, MinibatchMethod, Model, State
 from pyro_compress.inference.log_joint.chain_starts import Start, finite_starts, start_positions
 from pyro_compress.inference.log_joint.log_joint import Evaluation, LogJoint
@@ -294,9 +294,8 @@ class TransitionChains(_FromChains):
         found = LogJoint(model, size, temperature=self.temperature, dtype=dtype)
         if isinstance(model, BayesianNetwork) and model.free_values():
             names = list(model.free_values())
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise InferenceError(
-                f"{type(self).__name__} samples every parameter, and {', '.join(names[:3])}{more} "
+                f"{type(self).__name__} samples every parameter, and {listed(names)} "
                 f"{'has' if len(names) == 1 else 'have'} no prior: name one, as in "
                 "prior={'*.weight': ..., '*.bias': Normal()}, or take a prior that covers biases, such as Normal()"
             )

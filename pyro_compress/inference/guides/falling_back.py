@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from pyro.poutine.messenger import Messenger
 
+from pyro_compress.errors import listed
 from pyro_compress.inference.gradient.elbo import guide_and_model_traces
 from pyro_compress.inference.guides.lazy_values import Lazy, sources_of
 from pyro_compress.inference.guides.local_reparameterization import LocalReparameterization
@@ -74,8 +75,7 @@ def _is_drawn(value: Lazy) -> bool:
 
 def said(names: tuple[str, ...], estimator: str) -> str:
     """One line for people on weights that are drawn once."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return (
-        f"drawn once per step, for all examples together: {', '.join(names[:SHOWN])}{more}; the estimator "
+        f"drawn once per step, for all examples together: {listed(names, SHOWN)}; the estimator "
         f"'{estimator}' serves weights of dense layers and convolutions that are used once per pass"
     )

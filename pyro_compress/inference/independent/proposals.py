@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.overrides import TorchFunctionMode
 
-from pyro_compress.errors import InferenceError
+from pyro_compress.errors import InferenceError, listed
 from pyro_compress.inference.contract import Model
 from pyro_compress.inference.log_joint.determinism import refuse_random
 from pyro_compress.inference.loop.feed import Batch
@@ -259,7 +259,7 @@ def _free_values(model: BayesianNetwork, proposal: Any) -> dict[str, Tensor]:
     if isinstance(proposal, Posterior) and set(names) <= set(proposal.parameters):
         return {name: torch.as_tensor(proposal.parameters[name].mean) for name in names}
     raise InferenceError(
-        f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''} has no prior to draw from: "
+        f"{listed(names)} has no prior to draw from: "
         "name one, as in prior={'*.weight': ..., '*.bias': Normal()}, take a prior that covers biases, such as "
         "Normal(), or propose from a fitted posterior"
     )
