@@ -95,12 +95,12 @@ def _flags(posterior: Posterior, model: Any, data: Any, found: dict[str, Any], b
         yield from _chain_flags(posterior, network, found)
     elif posterior.draws is not None and posterior.draws.log_weight is not None:
         yield from importance_flags(posterior, found)
-    if isinstance(model, BayesianNetwork) and not model.has_local_sites:
-        yield from flags_of_outputs(posterior, model, data)
     try:
+        if network and not model.has_local_sites:
+            yield from flags_of_outputs(posterior, model, data)
         yield from _by_log_joint(posterior, model, data, found, budget)
     except (RuntimeError, ValueError, NotImplementedError, KeyError, InferenceError) as error:
-        found["not_judged"] = f"the log joint at the draws cannot be computed: {error}"
+        found["not_judged"] = f"the model cannot be computed at the posterior: {error}"
     if posterior.kind != "chains":
         history: Any = posterior.provenance.get("history", ())
         if posterior.draws is None or posterior.draws.log_weight is None:

@@ -26,8 +26,10 @@ def flags_of_outputs(posterior: Posterior, model: BayesianNetwork, data: Any) ->
     left = {name: np.where(site.on(), site.mean, np.float32(0)) for name, site in posterior.parameters.items()}
     trained = with_buffers(model, posterior)
     assert isinstance(trained, BayesianNetwork)
+    # of samplers in double precision too, as a network is float32
+    values = {name: torch.from_numpy(value).to(x.device, torch.float32) for name, value in left.items()}
     with torch.no_grad():
-        outputs = trained.call_network({name: torch.from_numpy(value).to(x.device) for name, value in left.items()}, x)
+        outputs = trained.call_network(values, x)
     if len(outputs) > 1 and bool((outputs - outputs[:1]).abs().max() <= SAME * outputs.abs().max()):
         pruned = any(site.criterion is not None for site in posterior.parameters.values())
         of_what = "without the weights that the posterior calls noise" if pruned else "at the posterior mean"

@@ -129,7 +129,7 @@ def test_a_network_that_is_frozen_as_a_whole_is_refused() -> None:
 
 def test_networks_with_frozen_parameters_keep_their_units() -> None:
     model = BayesianNetwork(network(), LogUniform())
-    with pytest.raises(InferenceError, match=r"shrink=True needs a network .* and no frozen parameters"):
+    with pytest.raises(InferenceError, match=r"shrink=True needs a network .*, without frozen parameters"):
         fit(model, examples(), SVI(epochs=3, batch_size=8, shrink=True, kl_warmup=0.0))
     fit(model, examples(), SVI(epochs=3, batch_size=8, kl_warmup=0.0))
 
