@@ -51,10 +51,10 @@ def test_runs_that_fail_end_the_command_with_status_1(
         "table", "vnq-mnist", "--quick", "--out", tmp_path, "--data-dir", tmp_path, "--threads", "3", "--jobs", "2",
         "--through", "processes",
     )  # fmt: skip
-    assert found.code == 1 and "4 of 4 runs failed" in found.err
+    assert found.code == 1 and "5 of 5 runs failed" in found.err
     page = (tmp_path / "vnq-mnist-quick.md").read_text()
-    assert page.count("quick: 2,000 examples, 2 epochs) | failed") == 4
-    assert page.count("seed 0: no disk is left") == 4
+    assert page.count("quick: 2,000 examples, 2 epochs) | failed") == 5
+    assert page.count("seed 0: no disk is left") == 5
     log = next((tmp_path / "changed").glob("*.log")).read_text()
     assert "--threads 3" in log and f"--data-dir {tmp_path}" in log and "--examples 2000" in log
     assert cli("table", "vnq-mnist", "--processes", "0").code == 2
