@@ -13,6 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_compress.network.architecture import breaks_channels_last
 
+# axes of a filter bank
+FILTERS = 4
+
 
 def may_lie_last(network: nn.Module) -> bool:
     """Whether torch can train all convolutions of a network with filters whose channels lie last."""
@@ -26,6 +29,14 @@ def may_lie_last(network: nn.Module) -> bool:
 def lie_last(filters: Tensor) -> Tensor:
     """The same numbers with channels last, which makes convolutions and pooling on CPUs a third faster."""
     return torch.empty_like(filters, memory_format=torch.channels_last).copy_(filters)
+
+
+def lay_filters_last(network: nn.Module) -> None:
+    """Lay a network's filters so where it may have them so."""
+    if may_lie_last(network):
+        for parameter in network.parameters():
+            if parameter.ndim == FILTERS:
+                parameter.data = lie_last(parameter.data)
 
 
 class AnyLayout(TorchFunctionMode):

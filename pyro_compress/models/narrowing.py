@@ -39,14 +39,14 @@ from pyro_compress.network.architecture import (
     walk,
 )
 from pyro_compress.network.further_layers import Concatenate, Multiply
-from pyro_compress.network.liveness import Numbers, Signal, as_stored, products_per_link, signals
-from pyro_compress.network.units import ENTRY_BY_ENTRY, units_of
+from pyro_compress.network.liveness import Numbers, Signal, products_per_link, signals
+from pyro_compress.network.units import ENTRY_BY_ENTRY, entries_left, units_of
 
 Index = tuple[np.ndarray, ...]
 
-# layers without numbers that are along axis 1
+# layers beside dense ones and convolutions
 BETWEEN = (*ENTRY_BY_ENTRY, Add, Multiply, Recall, Concatenate, Flatten)
-# what a module of a narrower network may differ by from the whole one with zeros, in units of its largest output
+# what outputs of a narrower network may differ by from those of the whole one with zeros, in units of the largest
 CLOSE = 1e-3
 
 
@@ -244,16 +244,10 @@ def _without_last_units(network: nn.Module, architecture: Architecture) -> Mappi
         last = units.of[position + 1][-1]
         if isinstance(layer, Weighted) and units.free[last] and len(units.of[position + 1]) > 1:
             stays[last] = False
-    for position, layer in enumerate(architecture.layers):
-        read, made = stays[units.of[position]], stays[units.of[position + 1]]
-        if isinstance(layer, Weighted):
-            links = made[:, None] if is_depthwise(layer) else made[:, None] & read
-            weight = values[f"{layer.name}.weight"]
-            mask = as_stored(layer, links)
-            weight *= mask.reshape(*mask.shape, *(1,) * (weight.ndim - mask.ndim))
-        for kind in ("weight", "bias") if isinstance(layer, BatchNorm) else ("bias",):
-            if isinstance(layer, Weighted | BatchNorm) and (name := f"{layer.name}.{kind}") in values:
-                values[name] *= made
+    for name, mask in entries_left(architecture, units, stays).items():
+        # layers may be without bias, and norms without numbers
+        if name in values:
+            values[name] *= mask.reshape(*mask.shape, *(1,) * (values[name].ndim - mask.ndim))
     return values
 
 

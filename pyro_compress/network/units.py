@@ -34,6 +34,7 @@ from pyro_compress.network.architecture import (
     walk,
 )
 from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Concatenate, Pad, Resize, View
+from pyro_compress.network.liveness import as_stored
 from pyro_compress.network.parameter_names import parameter_shapes
 from pyro_compress.network.sequence_layers import Crop
 
@@ -93,6 +94,29 @@ def units_of(architecture: Architecture) -> Units:
     found.pin(start)
     found.pin(of[-1])
     return found.units(of, len(start))
+
+
+def entries_left(architecture: Architecture, units: Units, stay: np.ndarray) -> dict[str, np.ndarray]:
+    """Boolean, by tensor: what neither belongs to a unit that goes nor reads one.
+
+    Args:
+        architecture: whose units they are.
+        stay: boolean (units,); only those that are free may go.
+
+    Returns:
+        For weights of dense layers and convolutions the first two axes as stored; biases, and the numbers of batch
+        norms, (outputs,).  Grouped convolutions, all of whose units stay, have none unless they are depthwise.
+    """
+    found: dict[str, np.ndarray] = {}
+    for layer, of, behind in zip(architecture.layers, units.of[:-1], units.of[1:], strict=True):
+        read, made = stay[of], stay[behind]
+        if isinstance(layer, BatchNorm):
+            # one with a shift would keep a channel that nothing reaches
+            found |= dict.fromkeys((f"{layer.name}.weight", f"{layer.name}.bias"), made)
+        elif isinstance(layer, Weighted) and (groups_of(layer) == 1 or is_depthwise(layer)):
+            links = made[:, None] if is_depthwise(layer) else made[:, None] & read
+            found |= {f"{layer.name}.weight": as_stored(layer, links), f"{layer.name}.bias": made}
+    return found
 
 
 class _Labels:

@@ -13,7 +13,7 @@ from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
 from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer
-from pyro_compress.models.layouts import lie_last, may_lie_last
+from pyro_compress.models.layouts import lay_filters_last
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.narrowing import Narrowed, can_narrow, follows_sizes, narrowed
 from pyro_compress.models.precision import SINGLE
@@ -28,8 +28,6 @@ from pyro_compress.pipeline.validation import place, with_batch_norm
 
 # θ; the levels or steps, weights keeping their places; or θ and these
 MOVES = ("weights", "quantizer", "both")
-# axes of a convolution's weight
-FILTERS = 4
 
 
 def fine_tuned(
@@ -102,10 +100,7 @@ def still_read(network: nn.Module, about: Architecture | Unlayered, decision: De
         needed = read(about, Numbers(kept, decision.buffers))
         if not all(entries.all() for entries in needed) and follows_sizes(network, about):
             left = narrowed(network, about, needed)
-    if may_lie_last(left.network):
-        for parameter in left.network.parameters():
-            if parameter.ndim == FILTERS:
-                parameter.data = lie_last(parameter.data)
+    lay_filters_last(left.network)
     return left
 
 

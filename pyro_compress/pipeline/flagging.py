@@ -96,8 +96,6 @@ def _flags(posterior: Posterior, model: Any, data: Any, found: dict[str, Any], b
     elif posterior.draws is not None and posterior.draws.log_weight is not None:
         yield from importance_flags(posterior, found)
     try:
-        if network and not model.has_local_sites:
-            yield from flags_of_outputs(posterior, model, data)
         yield from _by_log_joint(posterior, model, data, found, budget)
     except (RuntimeError, ValueError, NotImplementedError, KeyError, InferenceError) as error:
         found["not_judged"] = f"the model cannot be computed at the posterior: {error}"
@@ -125,11 +123,13 @@ def _by_log_joint(posterior: Posterior, model: Any, data: Any, found: dict[str, 
             yield from flags_of_codes(posterior, model, Feed.of(model, data).drawn_once()[0], found, **few)
         return
     feed = Feed.of(model, data)
+    whole: Model = model if isinstance(model, BayesianNetwork) else Program(model, feed.tensors, feed.call)
+    whole = with_buffers(whole, posterior)
+    if isinstance(whole, BayesianNetwork):
+        yield from flags_of_outputs(posterior, whole, feed.tensors[0])
     if feed.augmentation is not None:
         found["not_judged"] = "the fit saw augmented images, of which no single log joint is the aim"
         return
-    whole: Model = model if isinstance(model, BayesianNetwork) else Program(model, feed.tensors, feed.call)
-    whole = with_buffers(whole, posterior)
     steps: Any = posterior.provenance.get("langevin_step")
     guide: Any = posterior.provenance.get("guide")
     if posterior.kind == "point":

@@ -1,13 +1,10 @@
 """Whether what a posterior leaves of a network still looks at its input."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 
-from pyro_compress.inference.log_joint.at_draws import with_buffers
-from pyro_compress.inference.loop.feed import Feed
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.posterior.posterior import Flag, Posterior
 
@@ -16,16 +13,16 @@ EXAMPLES = 100
 SAME = 1e-5
 
 
-def flags_of_outputs(posterior: Posterior, model: BayesianNetwork, data: Any) -> Iterator[Flag]:
+def flags_of_outputs(posterior: Posterior, trained: BayesianNetwork, x: torch.Tensor) -> Iterator[Flag]:
     """A flag where training examples all get the same output once what the posterior calls noise is zero.
 
     Args:
-        posterior, model, data: as `diagnose` takes them; a network without latent sites of single rows.
+        posterior: of a network without latent sites of single rows.
+        trained: the network as it runs after training, `at_draws.with_buffers`.
+        x: training inputs, of which the first are looked at.
     """
-    x = Feed.of(model, data).tensors[0][:EXAMPLES]
+    x = x[:EXAMPLES]
     left = {name: np.where(site.on(), site.mean, np.float32(0)) for name, site in posterior.parameters.items()}
-    trained = with_buffers(model, posterior)
-    assert isinstance(trained, BayesianNetwork)
     # of samplers in double precision too, as a network is float32
     values = {name: torch.from_numpy(value).to(x.device, torch.float32) for name, value in left.items()}
     with torch.no_grad():

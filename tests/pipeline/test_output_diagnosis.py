@@ -10,7 +10,7 @@ from torch import nn
 
 import pyro_compress as pc
 from pyro_compress.inference.contract import Method
-from pyro_compress.inference.log_joint.at_draws import at_draws
+from pyro_compress.inference.log_joint.at_draws import at_draws, with_buffers
 from pyro_compress.inference.log_joint.log_joint import LogJoint
 from pyro_compress.inference.point.map import MAP
 from pyro_compress.inference.variational.svi import SVI
@@ -58,7 +58,9 @@ def test_a_point_without_any_slope_is_said() -> None:
     posterior, model, _ = fitted(Normal(), MAP(epochs=2))
     head = posterior.parameters["4.weight"]
     flat = replace(posterior, parameters={**posterior.parameters, "4.weight": replace(head, mean=0 * head.mean)})
-    (flag,) = flags_of_outputs(flat, model, pc.data.load("digits"))
+    trained = with_buffers(model, flat)
+    assert isinstance(trained, BayesianNetwork)
+    (flag,) = flags_of_outputs(flat, trained, pc.data.load("digits").train_x)
     assert flag.sentence.startswith("at the posterior mean, the network gives one output whatever its input is")
 
 

@@ -21,7 +21,6 @@ from pyro_compress.analysis.decisions.pruning import signal_to_noise
 from pyro_compress.errors import DecisionError
 from pyro_compress.network.architecture import (
     Architecture,
-    BatchNorm,
     Linear,
     Weighted,
     groups_of,
@@ -29,7 +28,7 @@ from pyro_compress.network.architecture import (
     outputs_of,
 )
 from pyro_compress.network.liveness import as_stored, by_output, products_per_link
-from pyro_compress.network.units import Units, units_of
+from pyro_compress.network.units import Units, entries_left, units_of
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
 
@@ -55,7 +54,8 @@ def prune_units(posterior: Posterior, architecture: Architecture, *, multiply_ad
     units = units_of(architecture)
     graph = _Graph(architecture, units, posterior)
     graph.shrink(multiply_adds)
-    return _without(posterior, architecture, units, graph.kept(), {"multiply_adds": multiply_adds})
+    stay, own = graph.kept()
+    return _with_masks(posterior, entries_left(architecture, units, stay) | own, {"multiply_adds": multiply_adds})
 
 
 def without_units(
@@ -73,11 +73,7 @@ def without_units(
     stay = np.ones(len(units.free), bool)
     for layer, _, made in _weighted(architecture, units):
         stay[made] = kept.get(layer.name, True)
-    masks = {}
-    for layer, read, made in _weighted(architecture, units):
-        masks[f"{layer.name}.weight"] = stay[made][:, None] & stay[read]
-        masks[f"{layer.name}.bias"] = stay[made]
-    return _without(posterior, architecture, units, (stay, masks), made_by)
+    return _with_masks(posterior, entries_left(architecture, units, stay), made_by)
 
 
 def _weighted(architecture: Architecture, units: Units) -> list[tuple[Weighted, np.ndarray, np.ndarray]]:
@@ -89,22 +85,8 @@ def _weighted(architecture: Architecture, units: Units) -> list[tuple[Weighted, 
     ]
 
 
-def _without(
-    posterior: Posterior,
-    architecture: Architecture,
-    units: Units,
-    kept: tuple[np.ndarray, Mapping[str, np.ndarray]],
-    made_by: Mapping[str, object],
-) -> Decision:
-    """The decision of the units that stay, and of weights (outputs, inputs per group) and biases (outputs,) that do."""
-    stay, masks = kept[0], dict(kept[1])
-    for layer in architecture.weighted():
-        if (name := f"{layer.name}.weight") in masks:
-            masks[name] = as_stored(layer, masks[name])
-    for norm, of in zip(architecture.layers, units.of[:-1], strict=True):
-        if isinstance(norm, BatchNorm):
-            # one with a shift would keep a channel that nothing reaches
-            masks |= dict.fromkeys((f"{norm.name}.weight", f"{norm.name}.bias"), stay[of])
+def _with_masks(posterior: Posterior, masks: Mapping[str, np.ndarray], made_by: Mapping[str, object]) -> Decision:
+    """All of what the masks, over the first axes of tensors, leave."""
     sites = {name: _site(site, masks.get(name)) for name, site in posterior.parameters.items()}
     return Decision(sites, dict(posterior.buffers), dict(made_by))
 
@@ -211,10 +193,10 @@ class _Graph:
             self._drop(found)
 
     def kept(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Which units stay; per weight boolean (outputs, inputs per group), per bias (outputs,)."""
+        """Which units stay; per weight boolean over its first two axes as stored, per bias (outputs,)."""
         masks = {}
         for links in self._links:
-            masks[f"{links.layer.name}.weight"] = links.outputs[:, None] & links.inputs
+            masks[f"{links.layer.name}.weight"] = as_stored(links.layer, links.outputs[:, None] & links.inputs)
             masks[f"{links.layer.name}.bias"] = links.outputs
         return self._stay, masks
 

@@ -18,7 +18,7 @@ from pyro_compress.inference.guides.families.registry import FAMILIES
 from pyro_compress.inference.loop.devices import seed_generators
 from pyro_compress.inference.results.iid_draws import draws_through
 from pyro_compress.models.bayesian import BayesianNetwork
-from pyro_compress.models.layouts import lie_last, may_lie_last
+from pyro_compress.models.layouts import FILTERS, lie_last, may_lie_last
 from pyro_compress.models.names import attribute_name
 from pyro_compress.models.priors.base import LatentSite, Moments
 from pyro_compress.models.program import Program
@@ -66,7 +66,7 @@ class DeclaredGuide(PyroModule):
         attribute = attribute_name(site.name)
         self.sites[site.name] = site
         start = site.loc.detach().expand(site.shape).clone()
-        if len(site.shape) == 4 and channels_last:
+        if len(site.shape) == FILTERS and channels_last:
             start = lie_last(start)
         setattr(self.loc, attribute, nn.Parameter(start))
         has_scale = FAMILIES[site.family].has_scale

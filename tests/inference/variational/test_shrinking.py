@@ -176,20 +176,23 @@ def test_networks_with_branches_shrink_too(kind: str, prior: Prior) -> None:
     method.step(state, (x[:20], y[:20]))
 
 
-def test_a_forward_pass_with_sizes_goes_on_whole_and_says_so() -> None:
-    network = Written("view")
-    batch = (torch.rand(5, 1, 6, 6), torch.tensor([0, 1, 2, 0, 1]))
-    for shrink in (None, True):
-        method = SVI(epochs=3, batch_size=5, kl_warmup=0.0, shrink=shrink)
-        state = method.init(BayesianNetwork(network, LogUniform(), Categorical()), 5, 0)
-        method.step(state, batch)
-        with pytest.warns(UserWarning, match="sizes are written into it"):
-            if shrink:
-                with pytest.raises(InferenceError, match="without sizes written into its forward pass"):
-                    method.between_rounds(state)
-            else:
-                method.between_rounds(state)
-        assert isinstance(state.whole, ShrinkingNetwork) and state.whole.left is None
+def stays_whole(network: nn.Module, x: torch.Tensor, shrink: bool | None, sentence: str) -> None:
+    """That a network cannot shrink, which is an error where it was asked for."""
+    method = SVI(epochs=3, batch_size=5, kl_warmup=0.0, shrink=shrink)
+    state = method.init(BayesianNetwork(network, LogUniform(), Categorical()), 5, 0)
+    method.step(state, (x, torch.tensor([0, 1, 2, 0, 1])))
+    if shrink:
+        with pytest.raises(InferenceError, match=sentence):
+            method.between_rounds(state)
+    else:
+        method.between_rounds(state)
+    assert isinstance(state.whole, ShrinkingNetwork) and state.whole.left is None
+
+
+@pytest.mark.parametrize("shrink", [None, True])
+def test_a_forward_pass_with_sizes_goes_on_whole_and_says_so(shrink: bool | None) -> None:
+    with pytest.warns(UserWarning, match="sizes are written into it"):
+        stays_whole(Written("view"), torch.rand(5, 1, 6, 6), shrink, "without sizes written into its forward pass")
 
 
 def test_a_filter_that_goes_leaves_its_constant_in_the_next_bias() -> None:
@@ -304,19 +307,10 @@ def test_it_is_on_where_priors_say_what_is_off() -> None:
         assert not SVI(kl_warmup=0.0, optimizer="adafactor").may_shrink(state)
 
 
-def test_a_network_that_cannot_shrink_goes_on_whole_and_says_so_if_asked() -> None:
+@pytest.mark.parametrize("shrink", [None, True])
+def test_a_network_that_cannot_shrink_goes_on_whole_and_says_so_if_asked(shrink: bool | None) -> None:
     grouped = nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(16, 3))
-    batch = (torch.rand(5, 2, 4, 4), torch.tensor([0, 1, 2, 0, 1]))
-    for shrink in (None, True):
-        method = SVI(epochs=3, batch_size=5, kl_warmup=0.0, shrink=shrink)
-        state = method.init(BayesianNetwork(grouped, LogUniform(), Categorical()), 5, 0)
-        method.step(state, batch)
-        if shrink:
-            with pytest.raises(InferenceError, match="shrink=True needs a network of dense layers"):
-                method.between_rounds(state)
-        else:
-            method.between_rounds(state)
-            assert isinstance(state.whole, ShrinkingNetwork) and state.whole.left is None
+    stays_whole(grouped, torch.rand(5, 2, 4, 4), shrink, "shrink=True needs a network of dense layers")
 
 
 @pytest.mark.parametrize("options", [{"guide": "low-rank"}, {"optimizer": "adafactor"}])
