@@ -72,6 +72,13 @@ class Standardize:
 
 
 @dataclass(frozen=True)
+class Softmax:
+    """e^x_k / Σ_j e^x_j over axis 1, at every place by itself; with `log` its logarithm, x_k − ln Σ_j e^x_j."""
+
+    log: bool = False
+
+
+@dataclass(frozen=True)
 class Resize:
     """Height and width become `size` by interpolation; `interpolation` has the matrices of the four modes."""
 
@@ -84,7 +91,7 @@ class AdaptiveMaxPool2d:
     output_size: Pair
 
 
-FurtherLayer = Concatenate | Multiply | Pad | View | Standardize | Resize | AdaptiveMaxPool2d | SequenceLayer
+FurtherLayer = Concatenate | Multiply | Pad | View | Standardize | Softmax | Resize | AdaptiveMaxPool2d | SequenceLayer
 _IMAGE = "(channels, height, width)"
 
 
@@ -117,6 +124,9 @@ def shape_after(layer: FurtherLayer, shape: Shape, earlier: Shape | None, expect
             return (shape[0], *size)
         case Standardize(groups=groups):
             expect(bool(shape) and shape[0] % groups == 0, f"entries that make {groups} groups of one size")
+            return shape
+        case Softmax():
+            expect(bool(shape) and shape[0] > 0, "at least one entry")
             return shape
         case Resize(size=size) | AdaptiveMaxPool2d(output_size=size):
             expect(len(shape) == 3 and min(shape[1:]) > 0, _IMAGE)

@@ -6,7 +6,7 @@ with the constant 0 is 0, and attention to values that are one constant at all p
 
 Needs, backwards: an entry is live if a weight leads from it to a live entry of a weighted layer that it reaches, unless
 its constant can be folded into that layer's bias.  Network outputs are always live.  A normalisation over a group of
-entries needs all of them, constants too, for its mean and variance.
+entries needs all of them, constants too, for its mean and variance, and so does a softmax for its sum.
 
 A hidden unit of a recurrent layer is needed if what is behind needs it, or a weight leads from it to a unit that is
 needed; it is 0 for ever if its candidate is, from the input, its bias and all units that are not 0.
@@ -55,7 +55,7 @@ from pyro_compress.network.architecture import (
     table_of,
     walk,
 )
-from pyro_compress.network.further_layers import Concatenate, Multiply, Pad, Standardize
+from pyro_compress.network.further_layers import Concatenate, Multiply, Pad, Softmax, Standardize
 from pyro_compress.network.sequence_layers import (
     CANDIDATE,
     Attention,
@@ -265,6 +265,11 @@ def _constant_after(layer: Layer, constant: np.ndarray, shape: tuple[int, ...], 
         each = constant.reshape(layer.groups, -1)
         centred = each - each.mean(axis=1, keepdims=True) if layer.centred else each
         return np.asarray(centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + layer.eps)).ravel()
+    if isinstance(layer, Softmax):
+        # what varies is in every sum, and NaN
+        below = constant - constant.max()
+        total = np.exp(below).sum()
+        return np.asarray(below - np.log(total) if layer.log else np.exp(below) / total)
     if isinstance(layer, Attention):
         return constant[-layer.values :]
     if isinstance(layer, Recurrent):
@@ -318,7 +323,7 @@ def _live_before(layer: Layer, constant: np.ndarray, after: np.ndarray, numbers:
         return needed
     if isinstance(layer, Standardize):
         return _whole_groups(layer, after)
-    if isinstance(layer, Rearrange | Embedding):
+    if isinstance(layer, Rearrange | Embedding | Softmax):
         return np.full(constant.size, after.any())
     if isinstance(layer, Attention):
         return _attended(layer, constant, after)
@@ -372,7 +377,7 @@ def _kept(architecture: Architecture, live: list[np.ndarray]) -> list[np.ndarray
 
     In front of a `Flatten` a channel is kept if a feature of it is behind.  Around an `Unflatten` all features of a
     channel are kept if one is, or if the channel is.  In front of a `Standardize` groups are kept as wholes.  Around a
-    `Rearrange` everything is, and of the heads of an `Attention` that are kept equally many entries.
+    `Rearrange` or a `Softmax` everything is, and of the heads of an `Attention` that are kept equally many entries.
     """
     couple, layers = _coupled(architecture), architecture.layers
     masks = {number: np.zeros_like(live[number]) for number in set(couple)}
@@ -381,7 +386,7 @@ def _kept(architecture: Architecture, live: list[np.ndarray]) -> list[np.ndarray
     turns = [
         (layer, masks[couple[position]], masks[couple[position + 1]], masks[couple[getattr(layer, "source", position)]])
         for position, layer in enumerate(layers)
-        if isinstance(layer, Select | Concatenate | Standardize | Rearrange | Attention | Recurrent)
+        if isinstance(layer, Select | Concatenate | Standardize | Softmax | Rearrange | Attention | Recurrent)
         or (isinstance(layer, Flatten | Unflatten) and couple[position] != couple[position + 1])
     ]
     for number in sorted(masks, reverse=True):
@@ -410,7 +415,7 @@ def _complete(layer: Layer, before: np.ndarray, after: np.ndarray, earlier: np.n
             before |= after[earlier.size :]
         case Standardize():
             before |= _whole_groups(layer, before | after)
-        case Rearrange():
+        case Rearrange() | Softmax():
             before[:] = after[:] = True
         case Attention():
             _complete_heads(layer, before, after)
@@ -452,7 +457,8 @@ def _coupled(architecture: Architecture) -> list[int]:
         elif isinstance(layer, Flatten):
             couples = couples if flat[position] else set()
         elif isinstance(
-            layer, Unflatten | Select | Concatenate | Standardize | Rearrange | Attention | Embedding | Recurrent
+            layer,
+            Unflatten | Select | Concatenate | Standardize | Softmax | Rearrange | Attention | Embedding | Recurrent,
         ):
             couples = set()
         joined = {first[number] for number in couples}

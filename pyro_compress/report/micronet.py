@@ -46,7 +46,7 @@ from pyro_compress.network.architecture import (
     describe,
     table_of,
 )
-from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Multiply, Resize, Standardize
+from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Multiply, Resize, Softmax, Standardize
 from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform, bits_for
 from pyro_compress.network.sequence_layers import (
     Attention,
@@ -257,6 +257,11 @@ class _Counter:
                 groups *= math.prod(after[1:]) if by_place else 1
                 sums = 2 * (values - groups) + values if centred else values - groups
                 return self._made(layer, 0, 2 * values + (3 + centred) * groups, sums + groups)
+            case Softmax(log=log):
+                # the largest number of a place, which is taken away, is found by comparisons
+                places = math.prod(after[1:])
+                sums = 2 * values - places
+                return self._made(layer, 0, sums + (places if log else values), sums + (values if log else 0))
             case Resize(mode="bilinear" | "aligned"):
                 # two weighted sums of two, one along each axis
                 lines = math.prod((after[0], after[1], before[2]))

@@ -55,6 +55,7 @@ from pyro_compress.network.further_layers import (
     Multiply,
     Pad,
     Resize,
+    Softmax,
     Standardize,
     View,
 )
@@ -217,6 +218,7 @@ def small_networks() -> list[StoredNetwork]:
         Concatenate(2),
         AdaptiveMaxPool2d((1, 1)),
         Multiply(5),
+        Softmax(log=True),
         View((4,)),
     )
     attending: tuple[Layer, ...] = (

@@ -46,6 +46,8 @@ DESCRIPTIONS = {
     "excited": "squeeze and excitation by `expand_as`, shuffled channels",
     "finer": "super-resolution by shuffled pixels, gated linear units",
     "points": "the largest features of a cloud of points",
+    "example": "PyTorch's example for MNIST, log-softmax at its end",
+    "pooled": "attention that pools places, experts with shares",
 }
 
 

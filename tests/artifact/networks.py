@@ -27,6 +27,7 @@ from pyro_compress.network.further_layers import (
     Multiply,
     Pad,
     Resize,
+    Softmax,
     Standardize,
     View,
 )
@@ -250,6 +251,20 @@ def positions() -> StoredNetwork:
         Multiply(14),
     )
     return filled((3, 12), layers)
+
+
+def softmax() -> StoredNetwork:
+    """Shares of channels at every place weigh these; logarithms of shares of classes at the end."""
+    layers = (
+        Conv2d("conv1", 2, 4, (2, 2), (1, 1), (0, 0), (1, 1), 1, True),
+        Softmax(),
+        Multiply(1),
+        AdaptiveAvgPool2d((1, 1)),
+        Flatten(),
+        Linear("fc1", 4, 3, True),
+        Softmax(log=True),
+    )
+    return filled((2, 3, 5), layers)
 
 
 def attention() -> StoredNetwork:

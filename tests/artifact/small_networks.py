@@ -345,6 +345,36 @@ class Points(nn.Module):
         return self.head(torch.max(x, 2, keepdim=True)[0].view(-1, 8))
 
 
+class Example(nn.Module):
+    """PyTorch's own example for MNIST (pytorch/examples), smaller: its outputs are logarithms of probabilities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 4, 3, 1), nn.Conv2d(4, 6, 3, 1)
+        self.dropout1, self.dropout2 = nn.Dropout(0.25), nn.Dropout(0.5)
+        self.fc1, self.fc2 = nn.Linear(54, 9), nn.Linear(9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv2(F.relu(self.conv1(x))))
+        x = torch.flatten(self.dropout1(F.max_pool2d(x, 2)), 1)
+        x = self.dropout2(F.relu(self.fc1(x)))
+        return F.log_softmax(self.fc2(x), dim=1)
+
+
+class Pooled(nn.Module):
+    """Attention that pools: every place of a series has a share, and experts have shares that depend on the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.score = nn.Linear(3, 6), nn.Linear(6, 1)
+        self.gate, self.experts, self.head = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.features(x))
+        x = (self.score(x).softmax(dim=1) * x).sum(1)
+        return self.head(F.softmax(self.gate(x), dim=-1, dtype=torch.float32) * self.experts(x)).log_softmax(-1)
+
+
 # factories, and the shape of one example
 SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mobile": (mobile, (3, 9, 8)),
@@ -367,4 +397,6 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "excited": (Excited, (2, 6, 5)),
     "finer": (Finer, (1, 5, 6)),
     "points": (Points, (3, 9)),
+    "example": (Example, (1, 10, 10)),
+    "pooled": (Pooled, (7, 3)),
 }

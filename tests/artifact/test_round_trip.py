@@ -41,6 +41,7 @@ from pyro_compress.network.further_layers import (
     Multiply,
     Pad,
     Resize,
+    Softmax,
     Standardize,
 )
 from pyro_compress.network.input_codes import InputCode
@@ -61,7 +62,7 @@ from tests.artifact.runnable import RUNNABLE, runnable
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_FILES = ["dense", "conv", "depthwise", "residual", "levels", "norms", "image", "decoder", "coded", "curves"]
-GOLDEN_FILES += ["combined", "positions", "attention", "recurrent"]
+GOLDEN_FILES += ["combined", "positions", "attention", "recurrent", "softmax"]
 GOLDEN_FILES += ["uniform", "per_channel", "ternary", "shared"]
 NAMES = st.text(max_size=12) | st.sampled_from(["0", "fc1", "a.00", "x007", "9" * 30, "conv4294967295", "7²"])
 
@@ -75,7 +76,7 @@ def layers_on(draw: st.DrawFn, shape: tuple[int, ...], most: int = 7) -> tuple[L
     for _ in range(draw(st.integers(0, most))):
         kinds = ["activation", "affine", "prelu", "select", "flatten"]
         kinds += ["recall", "concatenate"] if layers else []
-        kinds += ["standardize"] if shape[0] else []
+        kinds += ["standardize", "softmax"] if shape[0] else []
         kinds += ["add", "add", "multiply"] if shape in shapes[:-1] else []
         kinds += ["linear", "linear", "unflatten"] if len(shape) == 1 else ["conv", "conv", "pool", "up", "transposed"]
         kinds += ["pad", "resize", "largest", "pixel", "attention", "crop", "constant"] if len(shape) == 3 else []
@@ -116,6 +117,8 @@ def layers_on(draw: st.DrawFn, shape: tuple[int, ...], most: int = 7) -> tuple[L
         elif kind == "standardize":
             groups = draw(st.sampled_from([k for k in range(1, shape[0] + 1) if shape[0] % k == 0]))
             layer = Standardize(groups, draw(st.sampled_from([1e-5, 0.1])), draw(st.booleans()), draw(st.booleans()))
+        elif kind == "softmax":
+            layer = Softmax(draw(st.booleans()))
         elif kind == "attention":
             values = draw(st.integers(1, max(shape[0], 1)))
             layer = Attention(draw(st.sampled_from([1, 2])), values, draw(st.floats(-2, 2)), draw(st.booleans()))

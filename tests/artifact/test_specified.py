@@ -36,7 +36,7 @@ FIELDS = {
     "kernel_size": "kernel",
     **{name: name for name in ("stride", "padding", "output_padding", "dilation", "groups", "factor")},
     **{name: name for name in ("source", "name", "mode", "eps")},
-    **{name: name for name in ("view", "order", "heads", "scale", "causal", "behind")},
+    **{name: name for name in ("view", "order", "heads", "scale", "causal", "behind", "log")},
     "before": "pad_before",
     "after": "pad_after",
     "reverse": "backwards",

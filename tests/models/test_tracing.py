@@ -39,6 +39,7 @@ from pyro_compress.network.further_layers import (
     Multiply,
     Pad,
     Resize,
+    Softmax,
     Standardize,
     View,
 )
@@ -107,6 +108,8 @@ SAME = Conv2d("same", 4, 4, (3, 3), (1, 1), (1, 1), (1, 1), 1, True)
         (nn.AdaptiveMaxPool2d((None, 3)), [AdaptiveMaxPool2d((8, 3))]),
         (nn.GroupNorm(2, 2, eps=0.5), [Standardize(2, 0.5), BatchNorm("0", 2, 0.0, True, running=False)]),
         (nn.InstanceNorm2d(2), [Standardize(2, 1e-5)]),
+        (nn.LogSoftmax(1), [Softmax(log=True)]),
+        (nn.Softmax2d(), [Softmax()]),
         (nn.LayerNorm(IMAGE, elementwise_affine=False), [Standardize(1, 1e-5)]),
         (nn.UpsamplingNearest2d(scale_factor=(2, 1)), [Upsample((2, 1))]),
         (nn.BatchNorm2d(2, eps=0.25), [BatchNorm("0", 2, 0.25, True)]),
@@ -394,7 +397,7 @@ def _hooked() -> nn.Module:
         (nn.AvgPool2d(2, padding=1, count_include_pad=False), IMAGE, "has count_include_pad=False with padding"),
         (nn.AvgPool2d(2, divisor_override=3), IMAGE, "has divisor_override=3"),
         (nn.Softplus(threshold=5), IMAGE, "has threshold=5, supported is 20"),
-        (nn.LogSoftmax(1), (3,), "module '0' (LogSoftmax) returns probabilities: let the network return the logits"),
+        (nn.LogSoftmax(0), (3,), "module '0' (LogSoftmax) works on the batch axis"),
         (nn.Linear(3, 3), (4,), "does not accept examples of shape (4,): module '0' (Linear)"),
         (
             nn.Linear(2, 3).half(),
@@ -431,8 +434,8 @@ def test_refused_modules(module: nn.Module, shape: tuple[int, ...], sentence: st
         (lambda m, x: x @ x.transpose(2, 3), "the result of Forward is a product of two results"),
         (lambda m, x: F.relu(x, inplace=True) + x, "function 'add' in the forward pass of Forward uses an earlier"),
         (
-            lambda m, x: F.log_softmax(x, 1),
-            "function 'log_softmax' in the forward pass of Forward returns probabilities",
+            lambda m, x: F.log_softmax(x, 0),
+            "function 'log_softmax' in the forward pass of Forward works on the batch axis",
         ),
         (lambda m, x: x * m.conv2.weight[0, 0, 0, 0], "multiplies (7, 4, 8, 8) with conv2.weight, of shape ()"),
         (lambda m, x: x.mean(0), "works on the batch axis"),

@@ -18,6 +18,7 @@ from pyro_compress.network.further_layers import (
     Multiply,
     Pad,
     Resize,
+    Softmax,
     Standardize,
     View,
 )
@@ -145,6 +146,17 @@ def test_products_norms_and_interpolation() -> None:
         (2 * (16 + 40), 16 + 40),
         (4 * 9, 0),
         (4 * 10, 0),
+    ]
+
+
+def test_shares_and_their_logarithms() -> None:
+    layers = (Softmax(), Softmax(log=True))
+    found = micronet_score(StoredNetwork(Architecture((4, 3, 2), layers), {}), UNIT)
+    assert [(c.multiplies, c.additions) for c in found.layers] == [
+        # of each of 24 numbers e^x and a division, and 3 comparisons at each of 6 places; 24 differences, sums of 4
+        (2 * 24 + 6 * 3, 24 + 6 * 3),
+        # a logarithm at each place, and 24 differences more
+        (24 + 6 + 6 * 3, 2 * 24 + 6 * 3),
     ]
 
 

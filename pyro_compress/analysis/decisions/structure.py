@@ -20,7 +20,8 @@ What stays although one might think it dead:
 * Features of which an `Unflatten` makes a channel that stays.
 * Entries of a group that is normalised together (`Standardize`), of which one stays: the others count in its mean and
   variance, so that a layer in front of it makes even what is constant or unread.
-* Whole outputs around a `Rearrange`, which moves numbers between axes, and in front of an `Embedding`.
+* Whole outputs around a `Rearrange`, which moves numbers between axes, around a `Softmax`, which sums over them, and in
+  front of an `Embedding`.
 * Entries of heads of an `Attention` of which another head keeps more.
 * One entry, with zero weights, where a layer would be left with none, so that every shape stays valid.
 
@@ -63,7 +64,7 @@ from pyro_compress.network.architecture import (
     outputs_of,
     table_of,
 )
-from pyro_compress.network.further_layers import Concatenate, Multiply, Standardize
+from pyro_compress.network.further_layers import Concatenate, Multiply, Softmax, Standardize
 from pyro_compress.network.liveness import Numbers, Signal, as_stored, by_output, signals
 from pyro_compress.network.parameter_names import added_bias, aliased, in_layer
 from pyro_compress.network.sequence_layers import Attention, Embedding, Rearrange, Recurrent
@@ -213,7 +214,7 @@ class _Builder:
             self._add_table(layer, after)
         elif isinstance(layer, Recurrent):
             self._add_recurrent(position, layer, before, after)
-        elif isinstance(layer, Rearrange):
+        elif isinstance(layer, Rearrange | Softmax):
             self._present = after.kept
             self.layers.append(layer)
         elif isinstance(layer, Attention):

@@ -41,6 +41,7 @@ from pyro_compress.network.further_layers import (
     Multiply,
     Pad,
     Resize,
+    Softmax,
     Standardize,
     View,
 )
@@ -90,6 +91,7 @@ FURTHER: tuple[type, ...] = (
     *(ConvTranspose2d, Upsample, Unflatten, Activation, PReLU),
     *(Concatenate, Multiply, Pad, View, Standardize, Resize, AdaptiveMaxPool2d),
     *(Rearrange, Standardize, Attention, PositionBias, ConstantPositions, Embedding, Crop, Recurrent),
+    Softmax,
 )
 # Of the two numbers of Standardize, that of the one which takes every place by itself.
 BY_PLACE = 13

@@ -90,6 +90,7 @@ from pyro_compress.network.further_layers import (
     Multiply,
     Pad,
     Resize,
+    Softmax,
     Standardize,
     View,
 )
@@ -292,6 +293,8 @@ class HeaderReader:
                 return Embedding(self.name(Embedding), tokens, features)
             case "Recurrent":
                 return self._recurrent(channels)
+            case "Softmax":
+                return Softmax(bool(self.bits(1, "a layer")))
             case "Crop":
                 return Crop(self.pair("what is cut off", 0), self.pair("a size", 1))
         return self._conv_transpose(channels)

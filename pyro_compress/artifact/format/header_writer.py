@@ -73,6 +73,7 @@ from pyro_compress.network.further_layers import (
     Multiply,
     Pad,
     Resize,
+    Softmax,
     Standardize,
     View,
 )
@@ -322,6 +323,8 @@ def _flags(layer: Layer) -> tuple[list[bool], list[tuple[Pair | int | float, ...
             return [layer.slopes != 1], [()]
         case Standardize():
             return [not layer.centred, layer.eps != DEFAULT_EPS], [(), (float(layer.eps),)]
+        case Softmax():
+            return [layer.log], [()]
         case Attention():
             return [layer.causal], [()]
         case ConstantPositions():

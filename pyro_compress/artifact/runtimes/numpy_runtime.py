@@ -160,6 +160,8 @@ def _step(layer: arch.Layer, network: StoredNetwork, before: Shape, after: Shape
             return lambda x: np.pad(x, sides, _PADDINGS[layer.mode])
         case further.Standardize():
             return _standardized(layer)
+        case further.Softmax():
+            return _softmax(layer)
         case further.Resize():
             rows, columns = (
                 further.interpolation(*extents, layer.mode) for extents in zip(before[1:], after[1:], strict=True)
@@ -312,6 +314,16 @@ def _standardized(layer: further.Standardize) -> Step:
             groups = groups - groups.mean(axis=2, keepdims=True)
         variance = np.square(groups).mean(axis=2, keepdims=True)
         return np.asarray((groups / np.sqrt(variance + np.float32(layer.eps))).reshape(x.shape))
+
+    return step
+
+
+def _softmax(layer: further.Softmax) -> Step:
+    def step(x: Array) -> Array:
+        below = x - x.max(axis=1, keepdims=True)
+        shares = np.exp(below)
+        total = shares.sum(axis=1, keepdims=True)
+        return np.asarray(below - np.log(total) if layer.log else shares / total)
 
     return step
 

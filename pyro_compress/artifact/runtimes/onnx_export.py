@@ -155,6 +155,8 @@ class _Graph:
                 return self._node("Pad", value, self._constant("sides", sides), mode=_PADDINGS[layer.mode])
             case further.Standardize():
                 return self._standardized(layer, value, after)
+            case further.Softmax():
+                return self._node("LogSoftmax" if layer.log else "Softmax", value, axis=1)
             case further.Resize():
                 rows, columns = (
                     further.interpolation(*extents, layer.mode) for extents in zip(before[1:], after[1:], strict=True)

@@ -154,6 +154,20 @@ class Standardize(nn.Module):
         return f"groups={self.groups}, eps={self.eps:g}, centred={self.centred}, by_place={self.by_place}"
 
 
+class Softmax(nn.Module):
+    """Shares along axis 1, or their logarithms."""
+
+    def __init__(self, log: bool) -> None:
+        super().__init__()
+        self.log = log
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.log_softmax(1) if self.log else x.softmax(1)
+
+    def extra_repr(self) -> str:
+        return f"log={self.log}"
+
+
 class Pad(nn.Module):
     """Rows and columns around an image."""
 

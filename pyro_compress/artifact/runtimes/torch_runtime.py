@@ -14,6 +14,7 @@ from pyro_compress.artifact.runtimes.torch_modules import (
     Recall,
     Residual,
     Select,
+    Softmax,
     SparseLinear,
     Standardize,
     View,
@@ -133,6 +134,8 @@ def _module(layer: arch.Layer) -> nn.Module:
             return Pad(layer)
         case further.Standardize():
             return Standardize(layer.groups, layer.eps, layer.centred, layer.by_place)
+        case further.Softmax():
+            return Softmax(layer.log)
         case further.Resize():
             if layer.mode.startswith("nearest"):
                 return nn.Upsample(layer.size, mode=layer.mode)

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_compress.models.tracing.axes import SOFTMAXES
 from pyro_compress.models.tracing.constants import Constant, as_number
-from pyro_compress.models.tracing.operations import SOFTMAXES
 from pyro_compress.models.tracing.positions import at_channels, layout_of, result_of
 from pyro_compress.models.tracing.rules import RefusedError
 from pyro_compress.models.tracing.sequences import (

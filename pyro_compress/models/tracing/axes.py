@@ -4,14 +4,16 @@ from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from pyro_compress.models.tracing.layouts import Layout
 from pyro_compress.models.tracing.operations import reshape
-from pyro_compress.models.tracing.positions import layout_of, reduced, result_of, taken
+from pyro_compress.models.tracing.positions import at_channels, layout_of, reduced, result_of, taken
 from pyro_compress.models.tracing.rules import RefusedError, Shape
 from pyro_compress.models.tracing.sequences import LayerSequence, Result
 from pyro_compress.network.architecture import AdaptiveAvgPool2d
-from pyro_compress.network.further_layers import AdaptiveMaxPool2d
+from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Softmax
 
 
 def reshaped(sequence: LayerSequence, result: Result, after: Shape) -> Result:
@@ -80,6 +82,26 @@ def reduction(sequence: LayerSequence, result: Result, kind: Any, rest: Any, nam
     return reduced(sequence, result, axes, keepdim=keepdim, layer=layer, total=total)
 
 
+def softmax(sequence: LayerSequence, result: Result, kind: Any, *rest: Any, **named: Any) -> Result:
+    """Shares along one axis, or their logarithms.
+
+    Raises:
+        RefusedError: that is the batch's.
+    """
+    # behind dim, and the type, the function of `torch.nn.functional` has an argument that is for its own use
+    dim, rank = _softmax_axis(*rest, **named), len(result.shape)
+    if dim is None:
+        # as torch has it where a softmax is not told
+        dim = 0 if rank in (1, 3) else 1
+    layout = layout_of(sequence, result)
+    number, layout = at_channels(sequence, result, layout.axes[dim % rank])
+    return result_of(sequence, sequence.behind(number, Softmax(kind in LOGARITHMS)), layout)
+
+
+def _softmax_axis(dim: int | None = None, _stacklevel: Any = None, dtype: Any = None) -> int | None:
+    return dim
+
+
 def _axes(dim: Any = None, keepdim: bool = False, dtype: Any = None) -> tuple[Any, bool]:
     return dim, keepdim
 
@@ -90,6 +112,8 @@ PERMUTATIONS: frozenset[Any] = frozenset(
         *("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis"),
     )
 )
+LOGARITHMS: frozenset[Any] = frozenset((nn.LogSoftmax, F.log_softmax, torch.log_softmax, "log_softmax"))
+SOFTMAXES: frozenset[Any] = frozenset((nn.Softmax, nn.Softmax2d, F.softmax, torch.softmax, "softmax")) | LOGARITHMS
 REDUCTIONS: dict[Any, tuple[type[AdaptiveAvgPool2d] | type[AdaptiveMaxPool2d], bool]] = {
     **dict.fromkeys((torch.mean, "mean"), (AdaptiveAvgPool2d, False)),
     **dict.fromkeys((torch.sum, "sum"), (AdaptiveAvgPool2d, True)),

@@ -10,7 +10,16 @@ from torch import fx, nn
 
 from pyro_compress.models.checking import CALLED
 from pyro_compress.models.tracing.attention import PRODUCTS, Scores, on_scores
-from pyro_compress.models.tracing.axes import PERMUTATIONS, REDUCTIONS, cut, permuted, reduction, reshaped
+from pyro_compress.models.tracing.axes import (
+    PERMUTATIONS,
+    REDUCTIONS,
+    SOFTMAXES,
+    cut,
+    permuted,
+    reduction,
+    reshaped,
+    softmax,
+)
 from pyro_compress.models.tracing.constants import (
     Constant,
     add_constant,
@@ -26,7 +35,6 @@ from pyro_compress.models.tracing.operations import (
     FUNCTIONS,
     MODULES,
     RESHAPES,
-    SOFTMAXES,
     SUPPORTED,
 )
 from pyro_compress.models.tracing.positions import as_returned, combined, joined, settled, taken
@@ -70,7 +78,7 @@ def known_type(module: nn.Module) -> Any:
     """The known type that a module is, or inherits its forward pass from."""
     kinds: tuple[Any, ...] = (
         *(*MODULES, *TRANSFORMERS, *RECURRENT, *SHUFFLES),
-        *(nn.Flatten, nn.Unflatten, nn.Softmax, nn.LogSoftmax),
+        *(nn.Flatten, nn.Unflatten, nn.Softmax, nn.Softmax2d, nn.LogSoftmax),
     )
     return next(
         (
@@ -284,11 +292,9 @@ class Description:
             return reshaped(self.sequence, result, after)
         if kind in PERMUTATIONS:
             return permuted(self.sequence, result, kind, rest, named)
-        if kind in SOFTMAXES:
-            raise RefusedError(
-                "returns probabilities: let the network return the logits, the likelihood applies the softmax"
-            )
         module = self._module(node)
+        if kind in SOFTMAXES:
+            return softmax(self.sequence, result, kind, *((getattr(module, "dim", -3),) if module else rest), **named)
         if module is not None and kind is not None:
             _check_module(module)
         if kind in BY_LAST_AXIS:

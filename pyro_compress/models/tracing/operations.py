@@ -23,8 +23,8 @@ SUPPORTED = (
     "max and average pooling, Upsample, padding, Flatten, Unflatten, Dropout, Identity "
     "and the activations ReLU, ReLU6, LeakyReLU, PReLU, ELU, SELU, CELU, Tanh, Hardtanh, Sigmoid, Hardsigmoid, "
     "LogSigmoid, Softplus, Softsign, GELU, SiLU, Hardswish, Mish, as modules or functions, self-attention, Embedding, "
-    "LSTM, GRU, RNN, GLU, shuffled channels and pixels, sums, differences, products and concatenations of results, and "
-    "permutations, reshapes, means and slices of axes"
+    "LSTM, GRU, RNN, GLU, softmax, shuffled channels and pixels, sums, differences, products and concatenations of "
+    "results, and permutations, reshapes, means and slices of axes"
 )
 
 
@@ -104,7 +104,4 @@ RESHAPES: frozenset[Any] = frozenset(
         *(nn.Flatten, nn.Unflatten, torch.flatten, torch.unflatten, torch.reshape, torch.squeeze, torch.unsqueeze),
         *("flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze"),
     )
-)
-SOFTMAXES: frozenset[Any] = frozenset(
-    (nn.Softmax, nn.LogSoftmax, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax", "log_softmax")
 )

@@ -37,6 +37,7 @@ from pyro_compress.network.further_layers import (
     Multiply,
     Pad,
     Resize,
+    Softmax,
     Standardize,
     View,
 )
@@ -95,6 +96,8 @@ def run(network: StoredNetwork, x: torch.Tensor) -> torch.Tensor:
                 each = x.reshape(len(x), layer.groups, -1, math.prod(x.shape[2:]))
                 centred = each - each.mean(2, keepdim=True) if layer.centred else each
                 return (centred / (centred.square().mean(2, keepdim=True) + layer.eps).sqrt()).reshape(x.shape)
+            case Softmax(log=log):
+                return F.log_softmax(x, 1) if log else F.softmax(x, 1)
             case Rearrange():
                 turned = x.reshape(len(x), *layer.view).permute(0, *(1 + axis for axis in layer.order))
                 return turned.reshape(len(x), *layer.size)
