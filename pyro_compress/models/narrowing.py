@@ -82,9 +82,10 @@ def can_narrow(architecture: Architecture) -> bool:
     It does for dense layers, convolutions of one group or depthwise, batch norms, PReLUs and what treats every entry
     alike, along sums, products and concatenations.  It does not where a sum's side is the network's input, a
     concatenation or a flattened image as such, since those have more entries than are kept and the sum is no module
-    that could pick them.
+    that could pick them.  Nor does it where a module is used again.
     """
-    return not architecture.aliases and all(map(_is_served, architecture.layers)) and _sums_fit(architecture)
+    as_they_are = architecture.aliases or architecture.reused
+    return not as_they_are and all(map(_is_served, architecture.layers)) and _sums_fit(architecture)
 
 
 def follows_sizes(network: nn.Module, architecture: Architecture) -> bool:

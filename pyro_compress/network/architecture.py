@@ -6,6 +6,8 @@ can read it.  Layers that hold numbers carry the dotted name of the module they 
 their tensors are named `NAME.weight`, `NAME.bias` (for `ChannelAffine`: `NAME.scale`, `NAME.shift`; for `PReLU`:
 `NAME.slope`; for what holds numbers of its own for each position `NAME.value`).
 
+A layer with numbers may be used again: equal layers of one name, whose tensors are there once.
+
 Each layer takes the output of the one before it.  Output 0 is the input, output i what the i-th layer gives (from 1
 on), and the layers in `Referring` refer back to an earlier output by that number.  With them a residual network is a
 sequence too; `walk` carries any value through it, and every walk over layers is one.
@@ -24,7 +26,7 @@ from pyro_compress.network.further_layers import (
     together,
 )
 from pyro_compress.network.input_codes import InputCode
-from pyro_compress.network.sequence_layers import ConstantPositions, Embedding, PositionBias
+from pyro_compress.network.sequence_layers import ConstantPositions, Embedding, PositionBias, Recurrent
 
 Pair = tuple[int, int]
 T = TypeVar("T")
@@ -238,6 +240,9 @@ Table = PositionBias | ConstantPositions | Embedding
 # Layers with a weight and perhaps a bias.
 Weighted = Linear | Conv2d | ConvTranspose2d
 
+# Layers with numbers of their own.
+Named = Weighted | BatchNorm | ChannelAffine | PReLU | Table | Recurrent
+
 ACTIVATIONS = (
     *("relu", "leaky_relu", "elu", "tanh", "sigmoid", "softplus", "gelu", "silu", "relu6"),
     *("hardswish", "hardsigmoid", "mish", "gelu_tanh", "softsign", "times", "plus", "at_least", "at_most"),
@@ -269,8 +274,22 @@ class Architecture:
         return dict(self.aliases).get(tensor, tensor)
 
     def weighted(self) -> tuple[Weighted, ...]:
-        """The dense and convolution layers in order."""
-        return tuple(layer for layer in self.layers if isinstance(layer, Weighted))
+        """The dense and convolution layers in order; one that is used again is there once."""
+        return tuple(dict.fromkeys(layer for layer in self.layers if isinstance(layer, Weighted)))
+
+    @property
+    def places(self) -> dict[str, list[int]]:
+        """Of every layer with a name, where it is used, by that."""
+        found: dict[str, list[int]] = {}
+        for position, layer in enumerate(self.layers):
+            if isinstance(layer, Named):
+                found.setdefault(layer.name, []).append(position)
+        return found
+
+    @property
+    def reused(self) -> frozenset[str]:
+        """Names of the layers that are used several times."""
+        return frozenset(name for name, places in self.places.items() if len(places) > 1)
 
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shape of one example before each layer, and after the last: len(layers) + 1 entries.

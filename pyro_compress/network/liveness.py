@@ -17,11 +17,14 @@ which the softmax takes away: the pair of both is not needed.  Heads that stay k
 What is kept: channels of an output that is added to another, or multiplied with it, can only go together with that
 one's, so the outputs along a residual connection are coupled, and an entry goes where it is live in none of them.  They
 are the coupled channels of a dependency graph (Fang et al. 2023, DepGraph, CVPR).  Behind a concatenation or selection
-an entry may go while the one in front of it stays for another reader.
+an entry may go while the one in front of it stays for another reader.  A layer that is used again reads and makes the
+same entries at all its places, so what is before it is coupled, and so is what is behind it; what is constant at one of
+them may vary at another, and is read as it is.
 """
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +44,7 @@ from pyro_compress.network.architecture import (
     Layer,
     Linear,
     MaxPool2d,
+    Named,
     PReLU,
     Recall,
     Referring,
@@ -101,14 +105,24 @@ class Numbers:
         self._stored = values
         self._buffers = {name: buffer.astype(np.float64) for name, buffer in buffers.items()}
         self._adds_biases = adds_biases
+        self._reused: frozenset[str] = frozenset()
+
+    def within(self, architecture: Architecture) -> "Numbers":
+        """The same, of layers that are used as they are in a network."""
+        found = copy.copy(self)
+        found._reused = architecture.reused
+        return found
 
     def foldable(self, layer: Weighted, constant: np.ndarray) -> np.ndarray:
         """Boolean, which inputs are constants that the layer's bias can take over.
 
         Zero padding puts zeros beside a constant, so near the border W·c would be wrong unless c = 0.  A transposed
-        convolution makes another sum of its kernel at every phase of its stride.
+        convolution makes another sum of its kernel at every phase of its stride.  A layer that is used again may find
+        that the same entry varies elsewhere, and so takes over nothing, not even a 0.
         """
         uneven = isinstance(layer, ConvTranspose2d) or (isinstance(layer, Conv2d) and any(layer.padding))
+        if layer.name in self._reused:
+            return np.zeros(constant.size, dtype=bool)
         takes_over = (layer.bias or self._adds_biases) and not uneven
         return np.isfinite(constant) if takes_over else constant == 0
 
@@ -164,6 +178,7 @@ def signals(architecture: Architecture, numbers: Numbers) -> list[Signal]:
 
     One pass each way is enough: constants never depend on needs, and a need only on constants and later needs.
     """
+    numbers = numbers.within(architecture)
     constants = _constants(architecture, numbers)
     live = _live(architecture, constants, numbers)
     kept = _kept(architecture, live)
@@ -175,8 +190,19 @@ def read(architecture: Architecture, numbers: Numbers) -> list[np.ndarray]:
 
     No constant is folded: what has to stay while biases are trained, which may make another one of it.
     """
+    numbers = numbers.within(architecture)
     varying = [np.full(shape[0], np.nan) for shape in architecture.shapes()]
     return _kept(architecture, _live(architecture, varying, numbers))
+
+
+def around(architecture: Architecture, flow: Sequence[Signal], position: int) -> tuple[Signal, Signal]:
+    """The signals before and behind a layer; of one that is used again, live at any of its places, and no constants."""
+    layer, found = architecture.layers[position], [flow[position], flow[position + 1]]
+    places = architecture.places.get(layer.name, []) if isinstance(layer, Named) else []
+    for side in _alike(layer) if len(places) > 1 else ():
+        live = np.any([flow[place + side].live for place in places], axis=0)
+        found[side] = Signal(np.full(live.size, np.nan), live, found[side].kept)
+    return found[0], found[1]
 
 
 def by_output(layer: Weighted, weight: np.ndarray) -> np.ndarray:
@@ -200,7 +226,7 @@ def as_stored(layer: Weighted, weight: np.ndarray) -> np.ndarray:
 def is_plain_chain(architecture: Architecture) -> bool:
     """Whether there is nothing but dense layers, convolutions of one group, and what treats every entry alike."""
     plain = all(isinstance(layer, PLAIN) for layer in architecture.layers)
-    return plain and all(groups_of(layer) == 1 for layer in architecture.weighted())
+    return plain and not architecture.reused and all(groups_of(layer) == 1 for layer in architecture.weighted())
 
 
 def products_per_link(architecture: Architecture) -> list[int]:
@@ -377,7 +403,8 @@ def _kept(architecture: Architecture, live: list[np.ndarray]) -> list[np.ndarray
 
     In front of a `Flatten` a channel is kept if a feature of it is behind.  Around an `Unflatten` all features of a
     channel are kept if one is, or if the channel is.  In front of a `Standardize` groups are kept as wholes.  Around a
-    `Rearrange` or a `Softmax` everything is, and of the heads of an `Attention` that are kept equally many entries.
+    `Rearrange` or a `Softmax`, and in front of an `Embedding`, everything is, and of the heads of an `Attention` that
+    are kept equally many entries.
     """
     couple, layers = _coupled(architecture), architecture.layers
     masks = {number: np.zeros_like(live[number]) for number in set(couple)}
@@ -386,7 +413,9 @@ def _kept(architecture: Architecture, live: list[np.ndarray]) -> list[np.ndarray
     turns = [
         (layer, masks[couple[position]], masks[couple[position + 1]], masks[couple[getattr(layer, "source", position)]])
         for position, layer in enumerate(layers)
-        if isinstance(layer, Select | Concatenate | Standardize | Softmax | Rearrange | Attention | Recurrent)
+        if isinstance(
+            layer, Select | Concatenate | Standardize | Softmax | Rearrange | Attention | Embedding | Recurrent
+        )
         or (isinstance(layer, Flatten | Unflatten) and couple[position] != couple[position + 1])
     ]
     for number in sorted(masks, reverse=True):
@@ -417,6 +446,9 @@ def _complete(layer: Layer, before: np.ndarray, after: np.ndarray, earlier: np.n
             before |= _whole_groups(layer, before | after)
         case Rearrange() | Softmax():
             before[:] = after[:] = True
+        case Embedding():
+            # its tokens become places, of which others count on having all
+            before[:] = True
         case Attention():
             _complete_heads(layer, before, after)
         case Recurrent():
@@ -461,6 +493,20 @@ def _coupled(architecture: Architecture) -> list[int]:
             Unflatten | Select | Concatenate | Standardize | Softmax | Rearrange | Attention | Embedding | Recurrent,
         ):
             couples = set()
-        joined = {first[number] for number in couples}
-        first = [min(joined) if number in joined else number for number in first]
+        first = _joined(first, couples)
+    for places in architecture.places.values():
+        for side in _alike(architecture.layers[places[0]]):
+            first = _joined(first, {place + side for place in places})
     return first
+
+
+def _alike(layer: Layer) -> tuple[int, ...]:
+    """On which sides, before (0) and behind (1), a layer has the same entries wherever it is used."""
+    if isinstance(layer, PReLU) and layer.slopes == 1:
+        return ()
+    return (1,) if isinstance(layer, Embedding) else (0, 1)
+
+
+def _joined(first: list[int], couples: set[int]) -> list[int]:
+    joined = {first[number] for number in couples}
+    return [min(joined) if number in joined else number for number in first]

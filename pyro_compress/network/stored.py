@@ -4,7 +4,7 @@ This is what structured removal hands to the encoder and what the decoder gives 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from pyro_compress.network.architecture import (
     BatchNorm,
     ChannelAffine,
     Linear,
+    Named,
     PReLU,
     Table,
     Weighted,
@@ -146,6 +147,19 @@ def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
         elif isinstance(layer, BatchNorm):
             raise ValueError(f"batch normalisation {layer.name} must become a ChannelAffine before it is stored")
     return shapes
+
+
+def each_used_once(network: StoredNetwork) -> StoredNetwork:
+    """The same network with layers of their own, NAME@2 and so on, at further places of those that are used again."""
+    tensors, layers = dict(network.tensors), list(network.architecture.layers)
+    for name, places in network.architecture.places.items():
+        for number, place in enumerate(places[1:], 2):
+            layer, own = layers[place], f"{name}@{number}"
+            assert isinstance(layer, Named)
+            layers[place] = replace(layer, name=own)
+            for tensor in tensor_shapes(Architecture((), (layer,))):
+                tensors[own + tensor.removeprefix(name)] = network.tensors[tensor]
+    return StoredNetwork(replace(network.architecture, layers=tuple(layers)), tensors)
 
 
 def architecture_left(network: StoredNetwork) -> list[int]:

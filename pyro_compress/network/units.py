@@ -23,6 +23,7 @@ from pyro_compress.network.architecture import (
     Flatten,
     Layer,
     MaxPool2d,
+    Named,
     PReLU,
     Recall,
     Select,
@@ -51,8 +52,8 @@ class Units:
     Attributes:
         of: per output, the input first, int (entries of axis 1,): the number of each entry's unit.
         free: boolean (units,), which may go: none of the network's inputs and outputs, of what grouped convolutions,
-            normalisations over groups, attention, recurrent layers and tables touch, and of what has a tensor that
-            the module has under another name.
+            normalisations over groups, attention, recurrent layers, tables and layers that are used again touch, and of
+            what has a tensor that the module has under another name.
         inputs: how many of them, the first, are the network's inputs.
     """
 
@@ -64,7 +65,7 @@ class Units:
 def units_of(architecture: Architecture) -> Units:
     """The units of a traced network."""
     found = _Labels()
-    shapes, aliases = architecture.shapes(), dict(architecture.aliases)
+    shapes, aliases, reused = architecture.shapes(), dict(architecture.aliases), architecture.reused
     sides = pairwise(shapes)
 
     def after(layer: Layer, labels: np.ndarray, earlier: np.ndarray | None) -> np.ndarray:
@@ -72,6 +73,7 @@ def units_of(architecture: Architecture) -> Units:
         if earlier is not None:
             return found.combined(layer, labels, earlier)
         renamed = any(name in aliases for name in parameter_shapes(layer))
+        renamed = renamed or (isinstance(layer, Named) and layer.name in reused)
         if isinstance(layer, ENTRY_BY_ENTRY) and not renamed:
             return labels
         match layer:

@@ -10,7 +10,7 @@ from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import NetworkError
 from pyro_compress.models.probing import FEW, evaluating, examples
 from pyro_compress.models.tracing.tracer import trace
-from pyro_compress.network.architecture import Architecture, BatchNorm, ChannelAffine, Conv2d, Layer, PReLU
+from pyro_compress.network.architecture import Architecture, BatchNorm, ChannelAffine, Conv2d, Layer, Named, PReLU
 from pyro_compress.network.liveness import Numbers
 from pyro_compress.network.parameter_names import added_bias, aliased, in_layer
 from pyro_compress.network.sequence_layers import Recurrent
@@ -64,7 +64,12 @@ def _with_numbers(network: nn.Module, architecture: Architecture) -> StoredNetwo
     buffers = {name: buffer.cpu().numpy() for name, buffer in network.named_buffers()}
     values |= {name: in_layer(values[parameter], shape) for name, parameter, shape in aliased(architecture)}
     numbers, layers = Numbers(values, buffers), list[Layer]()
-    for layer in architecture.layers:
+    done: dict[str, Layer] = {}
+    for original in architecture.layers:
+        layer = original
+        if isinstance(layer, Named) and layer.name in done:
+            layers.append(done[layer.name])
+            continue
         if isinstance(layer, BatchNorm):
             values |= zip((f"{layer.name}.scale", f"{layer.name}.shift"), numbers.affine(layer), strict=True)
             layer = ChannelAffine(layer.name, layer.channels)
@@ -73,6 +78,8 @@ def _with_numbers(network: nn.Module, architecture: Architecture) -> StoredNetwo
         if isinstance(layer, PReLU):
             values[f"{layer.name}.slope"] = values[f"{layer.name}.weight"]
         layers.append(layer)
+        if isinstance(original, Named):
+            done[original.name] = layer
     found = Architecture(architecture.input_shape, tuple(layers))
     # the weight of a Conv1d has no axis for the height
     tensors = {

@@ -15,12 +15,14 @@
   output.  A codebook's index stands for a float32 level, so it saves storage alone.
 * 'Freebie': where nothing has fewer than 16 bits, everything stored and every multiply counts 16.
 
+A layer that is used again stores its numbers once.
+
 Products come from torch's `FlopCounterMode`; widths and zeros from the stored numbers.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -55,7 +57,7 @@ from pyro_compress.network.sequence_layers import (
     PositionBias,
     Recurrent,
 )
-from pyro_compress.network.stored import StoredNetwork, StoredTensor
+from pyro_compress.network.stored import StoredNetwork, StoredTensor, each_used_once
 
 FULL_BITS, FREE_BITS = 32, 16
 
@@ -176,14 +178,16 @@ def micronet_score(
         if reference not in REFERENCES:
             raise RunError(unknown_name("reference of a score", reference, REFERENCES))
         reference = REFERENCES[reference]
+    reused = {f"{name}@{n}" for name, at in network.architecture.places.items() for n in range(2, 1 + len(at))}
+    network = each_used_once(network)
     widths = [_bits_each(tensor) for tensor in network.tensors.values()]
     free = freebie and min([activation_bits, *widths]) >= FREE_BITS
     counter = _Counter(network, FREE_BITS if free else FULL_BITS, activation_bits)
-    return Score(tuple(counter.costs()), reference, free)
+    return Score(tuple(counter.costs(stored_before=reused)), reference, free)
 
 
 def products(network: StoredNetwork) -> dict[str, int]:
-    """Products of a forward pass of one example, zeros among the weights included, by the layer's name."""
+    """Products of a forward pass of one example, zeros among the weights included, by the name of a layer used once."""
     module = to_torch(network)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(torch.zeros(1, *network.architecture.input_shape))
@@ -213,10 +217,15 @@ class _Counter:
         self._activation = min(activation_bits, widest)
         self._products = products(network)
 
-    def costs(self) -> list[LayerCost]:
+    def costs(self, stored_before: Collection[str]) -> list[LayerCost]:
+        """What layers cost; those of these names store nothing."""
         architecture = self._network.architecture
         shapes = architecture.shapes()
-        found = [self._cost(layer, *shapes[at : at + 2]) for at, layer in enumerate(architecture.layers)]
+        found = [
+            replace(cost, storage_bits=0) if getattr(layer, "name", None) in stored_before else cost
+            for at, layer in enumerate(architecture.layers)
+            for cost in (self._cost(layer, *shapes[at : at + 2]),)
+        ]
         return [cost for cost in found if cost.storage_bits or cost.operation_bits]
 
     def _cost(self, layer: Layer, before: tuple[int, ...], after: tuple[int, ...]) -> LayerCost:

@@ -48,6 +48,9 @@ DESCRIPTIONS = {
     "points": "the largest features of a cloud of points",
     "example": "PyTorch's example for MNIST, log-softmax at its end",
     "pooled": "attention that pools places, experts with shares",
+    "unrolled": "blocks that share their weights, with norms of their own",
+    "twins": "a siamese network: one encoder for two images",
+    "shared layers": "ALBERT: one layer of a transformer in all places; an LSTM twice",
 }
 
 

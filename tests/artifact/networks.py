@@ -267,6 +267,28 @@ def softmax() -> StoredNetwork:
     return filled((2, 3, 5), layers)
 
 
+def again() -> StoredNetwork:
+    """Layers that are used again: a convolution on images of two sizes, a norm, a dense layer whose inputs are new."""
+    step = Conv2d("conv1", 2, 2, (3, 3), (1, 1), (1, 1), (1, 1), 1, True)
+    layers = (
+        step,
+        ChannelAffine("bn1", 2),
+        Activation("relu"),
+        step,
+        ChannelAffine("bn1", 2),
+        MaxPool2d((2, 2), (2, 2), (0, 0)),
+        step,
+        Flatten(),
+        Linear("fc1", 8, 8, True),
+        Activation("tanh"),
+        Linear("fc1", 8, 8, True),
+        Recall(9),
+        Add(11),
+        Linear("fc2", 8, 3, False),
+    )
+    return filled((2, 4, 5), layers)
+
+
 def attention() -> StoredNetwork:
     """Tokens that attend to those before them, image patches beside constant positions, axes in another order."""
     layers = (

@@ -120,6 +120,7 @@ RUNNABLE: dict[str, Callable[[], StoredNetwork]] = {
     "combined": networks.combined,
     "positions": networks.positions,
     "attention": networks.attention,
+    "again": lambda: normal(networks.again().architecture),
     "softmax": lambda: normal(networks.softmax().architecture),
     # with weights of whatever size the states are all −1 or 1
     "recurrent": lambda: normal(networks.recurrent().architecture),

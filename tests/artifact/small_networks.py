@@ -375,6 +375,53 @@ class Pooled(nn.Module):
         return self.head(F.softmax(self.gate(x), dim=-1, dtype=torch.float32) * self.experts(x)).log_softmax(-1)
 
 
+class Unrolled(nn.Module):
+    """Blocks that share their weights: a residual one over images, then a dense one with norms of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.step, self.norm = nn.Conv2d(1, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.slope, self.wide, self.again = nn.PReLU(), nn.Linear(6, 8), nn.Linear(8, 8)
+        self.norms, self.out = nn.ModuleList(nn.BatchNorm1d(8) for _ in range(2)), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.slope(self.stem(x))
+        for _ in range(3):
+            x = x + F.relu(self.norm(self.step(x)))
+        x = torch.tanh(self.wide(x.mean((2, 3))))
+        for norm in self.norms:
+            x = self.slope(norm(self.again(x)))
+        return self.out(self.again(x))
+
+
+class Twins(nn.Module):
+    """Both halves of the input go through one encoder, and what it makes of them is compared (a siamese network)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 7))
+        self.compare = nn.Sequential(nn.ReLU(), nn.Linear(14, 5), nn.Tanh(), nn.Linear(5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.encoder(x[:, :1]), self.encoder(x[:, 1:])
+        return self.compare(torch.cat([first * second, (first - second) ** 2], 1))
+
+
+class SharedLayers(nn.Module):
+    """One layer of a transformer in all its places (ALBERT, Lan et al. 2020), then an LSTM that runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.layer = nn.Embedding(7, 8), nn.TransformerEncoderLayer(8, 2, 12, 0.0, batch_first=True)
+        self.again, self.head = nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.layer(self.layer(self.tokens(tokens.long())))
+        x, _ = self.again(x)
+        x, _ = self.again(x)
+        return self.head(x[:, -1])
+
+
 # factories, and the shape of one example
 SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mobile": (mobile, (3, 9, 8)),
@@ -399,4 +446,7 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "points": (Points, (3, 9)),
     "example": (Example, (1, 10, 10)),
     "pooled": (Pooled, (7, 3)),
+    "unrolled": (Unrolled, (1, 9, 8)),
+    "twins": (Twins, (2, 6, 6)),
+    "shared layers": (SharedLayers, (5,)),
 }

@@ -8,7 +8,7 @@ with the package ties the specification to the code.
 import json
 import struct
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -21,7 +21,7 @@ LINEAR, CONV, AFFINE, MAX_POOL, AVERAGE_POOL, ADAPTIVE_POOL, FLATTEN, SELECT = r
 EXTENDED = ["flatten", "add", "recall", "relu6"]
 FURTHER = ["conv_transpose", "upsample", "unflatten", "activation", "prelu", "concatenate", "multiply", "pad", "view"]
 FURTHER += ["standardize", "resize", "adaptive_max_pool", "rearrange", "standardize_places", "attention"]
-FURTHER += ["position_bias", "constant_positions", "embedding", "crop", "recurrent", "softmax"]
+FURTHER += ["position_bias", "constant_positions", "embedding", "crop", "recurrent", "softmax", "again"]
 PAD_MODES, RESIZE_MODES = (
     ["zeros", "reflect", "replicate", "circular"],
     ["nearest", "nearest-exact", "bilinear", "aligned"],
@@ -81,6 +81,7 @@ class Layer:
     cell: str = ""
     backwards: bool = False
     log: bool = False
+    is_again: bool = False
     source: int | None = None
     kept: int = 0
     indices: list[int] = field(default_factory=list)
@@ -211,7 +212,7 @@ def window(size: int, kernel: int, stride: int, padding: int, dilation: int) -> 
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def read_layer(header: Bits, outputs: list[tuple[int, ...]]) -> Layer:
+def read_layer(header: Bits, outputs: list[tuple[int, ...]], layers: list[Layer]) -> Layer:
     """The next layer, given the shapes of all outputs so far."""
     code, shape = header.bits(4), outputs[-1]
     number = header.bits(2) if code == FLATTEN else 0
@@ -239,7 +240,7 @@ def read_layer(header: Bits, outputs: list[tuple[int, ...]]) -> Layer:
     elif layer.kind in ("add", "recall"):
         distance = header.number(2)
         if not distance:
-            return read_further(header, outputs)
+            return read_further(header, outputs, layers)
         layer.source = len(outputs) - 1 - distance
         pixel = layer.kind == "add" and outputs[layer.source][1:] == (1, 1)
         layer.after = shape if pixel else outputs[layer.source]
@@ -259,10 +260,19 @@ def read_layer(header: Bits, outputs: list[tuple[int, ...]]) -> Layer:
     return with_tensors(header, layer, parts)
 
 
-def read_further(header: Bits, outputs: list[tuple[int, ...]]) -> Layer:
+def read_further(header: Bits, outputs: list[tuple[int, ...]], layers: list[Layer]) -> Layer:
     """What stands in place of a Recall of distance 0."""
     shape = outputs[-1]
     layer = Layer(FURTHER[header.number(0)], shape, shape)
+    if layer.kind == "again":
+        first = layers[-header.number(2)]
+        # vectors and series keep their places, images of another size have as many as the same windows give
+        same = first.after == first.before
+        layer = replace(first, before=shape, after=shape if same else first.after, is_again=True)
+        if layer.kind in ("conv", "conv_transpose") and first.before != shape:
+            windows = zip(shape[1:], layer.kernel, layer.stride, layer.padding, layer.dilation, strict=True)
+            layer.after = (first.after[0], *(window(*each) for each in windows))
+        return layer
     if layer.kind == "upsample":
         layer.factor = header.pair()
         layer.after = (shape[0], shape[1] * layer.factor[0], shape[2] * layer.factor[1])
@@ -390,7 +400,7 @@ def decode(data: bytes) -> Network:
     side = header.number() if rank == 1 and code is None else 0
     outputs, layers = [shape], list[Layer]()
     for _ in range(header.number()):
-        layers.append(read_layer(header, outputs))
+        layers.append(read_layer(header, outputs, layers))
         outputs.append(layers[-1].after)
     found, at = Network(shape, layers, {}, {}, code), header.at
     tensors = {f"{layer.name}.{part}": tensor for layer in layers for part, tensor in layer.tensors.items()}
@@ -421,6 +431,7 @@ def read_selections(coder: Range, layers: list[Layer], shape: tuple[int, ...], s
         features = grid(shape[0] // side**2, side, side) if side else grid(shape[0], 1, 1)
     seen, columns = [features], dict[str, list[Place]]()
     for layer in layers:
+        known = dict(columns)
         for part in layer.tensors:
             columns[f"{layer.name}.{part}"] = [(0, 0, 0)]
         if layer.kind in ("embedding", "position_bias", "constant_positions"):
@@ -449,6 +460,8 @@ def read_selections(coder: Range, layers: list[Layer], shape: tuple[int, ...], s
             features = seen[layer.source]
         elif layer.kind == "concatenate" and len(layer.after) == 1:
             features = grid(layer.after[0], 1, 1)
+        # a layer that is used again has its tensors where it is first used
+        columns |= known
         seen.append(features)
     return columns
 

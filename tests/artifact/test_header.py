@@ -122,8 +122,8 @@ MALFORMED: dict[str, tuple[str, str]] = {
     ),
     "reference to nothing": (FLAT + number(1) + "0110 01" + number(0, 2), "a reference in the header exceeds|is 0"),
     "layer of no kind": (
-        FLAT + number(1) + FURTHER + number(20, 0),
-        "a layer's kind in the header exceeds the limit 19",
+        FLAT + number(1) + FURTHER + number(22, 0),
+        "a layer's kind in the header exceeds the limit 21",
     ),
     "rearranged to another number": (
         FLAT + number(1) + FURTHER + number(12, 0) + number(0, 0) + number(4) + number(0, 0) + number(0, 0) + number(5),
@@ -241,6 +241,30 @@ MALFORMED: dict[str, tuple[str, str]] = {
     ),
     "long name": (FLAT + number(1) + linear(1, GIVEN) + number(0) + number(256), "exceeds the limit 255"),
     "code of a name": (FLAT + number(1) + linear(1, GIVEN) + number(124), "a layer's name in the header exceeds"),
+    "nothing is used again": (
+        FLAT + number(2) + "1000 0" + FURTHER + number(21, 0) + number(1, 2),
+        "of layers with tensors",
+    ),
+    "used again before the first": (
+        FLAT + number(1) + FURTHER + number(21, 0) + number(1, 2),
+        "a reference in the header exceeds the limit 0",
+    ),
+    "used again by a long way": (
+        FLAT
+        + number(3)
+        + linear(4, GIVEN)
+        + number(64)
+        + ZEROS
+        + (FURTHER + number(21, 0))
+        + number(1, 2)
+        + (FURTHER + number(21, 0))
+        + number(2, 2),
+        "one canonical form",
+    ),
+    "used again on another shape": (
+        FLAT + number(2) + linear(3, GIVEN) + number(64) + ZEROS + FURTHER + number(21, 0) + number(1, 2),
+        r"expects a vector of 4, but \(3,\) reaches it",
+    ),
     "two layers of one name": (
         FLAT + number(2) + (linear(1, GIVEN) + number(64) + ZEROS) * 2,
         "two layers named ''",

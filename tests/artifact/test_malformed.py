@@ -174,9 +174,14 @@ REFUSED: dict[str, tuple[Callable[[], StoredNetwork], str]] = {
     ),
     "unknown activation": (lambda: network_with(Activation("swoosh")), "unknown activation 'swoosh': known are"),
     "infinite slope": (lambda: network_with(Activation("elu", float("inf"))), "slope of a elu layer is inf"),
-    "tied layers": (
-        lambda: network_with(Linear("a", 4, 4, False), Linear("a", 4, 4, False), weight=tensor((4, 4))),
-        "two layers named 'a'",
+    "other layers of one name": (
+        lambda: network_with(
+            Conv2d("a", 1, 1, (1, 1), (1, 1), (0, 0), (1, 1), 1, False),
+            Conv2d("a", 1, 1, (1, 1), (2, 2), (0, 0), (1, 1), 1, False),
+            shape=(1, 4, 4),
+            weight=tensor((1, 1, 1, 1)),
+        ),
+        r"two layers of one name are Conv2d\(name=a, .*stride=\(1, 1\).* and Conv2d\(name=a, .*stride=\(2, 2\)",
     ),
     "negative padding": (
         lambda: network_with(

@@ -100,7 +100,9 @@ def test_scales_and_shifts_go_into_the_layer_before_and_clipping_into_the_grid(
     np.testing.assert_array_equal(held["conv.weight.integers"], given * signs)
 
 
-@pytest.mark.parametrize("name", ["every layer", "residual", "combined", "steps", "levels", "curves", "attention"])
+@pytest.mark.parametrize(
+    "name", ["every layer", "residual", "combined", "steps", "levels", "curves", "attention", "again"]
+)
 def test_models_of_all_layers_are_near_those_of_float32(name: str) -> None:
     network = runnable(name)
     x = examples(network, 64)

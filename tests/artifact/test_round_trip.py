@@ -26,6 +26,7 @@ from pyro_compress.network.architecture import (
     Layer,
     Linear,
     MaxPool2d,
+    Named,
     PReLU,
     Recall,
     Select,
@@ -62,9 +63,17 @@ from tests.artifact.runnable import RUNNABLE, runnable
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_FILES = ["dense", "conv", "depthwise", "residual", "levels", "norms", "image", "decoder", "coded", "curves"]
-GOLDEN_FILES += ["combined", "positions", "attention", "recurrent", "softmax"]
+GOLDEN_FILES += ["combined", "positions", "attention", "recurrent", "softmax", "again"]
 GOLDEN_FILES += ["uniform", "per_channel", "ternary", "shared"]
 NAMES = st.text(max_size=12) | st.sampled_from(["0", "fc1", "a.00", "x007", "9" * 30, "conv4294967295", "7²"])
+
+
+def _accepts(layer: Layer, shape: tuple[int, ...]) -> bool:
+    try:
+        output_shape(layer, [shape])
+    except ValueError:
+        return False
+    return True
 
 
 @st.composite
@@ -79,10 +88,13 @@ def layers_on(draw: st.DrawFn, shape: tuple[int, ...], most: int = 7) -> tuple[L
         kinds += ["standardize", "softmax"] if shape[0] else []
         kinds += ["add", "add", "multiply"] if shape in shapes[:-1] else []
         kinds += ["linear", "linear", "unflatten"] if len(shape) == 1 else ["conv", "conv", "pool", "up", "transposed"]
-        kinds += ["pad", "resize", "largest", "pixel", "attention", "crop", "constant"] if len(shape) == 3 else []
+        kinds += ["pad", "resize", "largest", "pixel", "attention", "constant"] if len(shape) == 3 else []
+        kinds += ["crop"] if len(shape) == 3 and shape[2] else []
         kinds += ["embedding"] if len(shape) == 1 else []
         kinds += ["recurrent", "recurrent"] if len(shape) == 3 and shape[0] and shape[1] == 1 else []
         kinds += ["rearrange", "bias"]
+        usable = [layer for layer in dict.fromkeys(layers) if isinstance(layer, Named) and _accepts(layer, shape)]
+        kinds += ["again"] * min(3, len(usable))
         kind = draw(st.sampled_from(kinds))
         if kind == "linear":
             layer: Layer = Linear(next(names), shape[0], draw(st.integers(0, 9)), draw(st.booleans()))
@@ -117,6 +129,8 @@ def layers_on(draw: st.DrawFn, shape: tuple[int, ...], most: int = 7) -> tuple[L
         elif kind == "standardize":
             groups = draw(st.sampled_from([k for k in range(1, shape[0] + 1) if shape[0] % k == 0]))
             layer = Standardize(groups, draw(st.sampled_from([1e-5, 0.1])), draw(st.booleans()), draw(st.booleans()))
+        elif kind == "again":
+            layer = draw(st.sampled_from(usable))
         elif kind == "softmax":
             layer = Softmax(draw(st.booleans()))
         elif kind == "attention":

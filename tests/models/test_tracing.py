@@ -447,7 +447,6 @@ def test_refused_modules(module: nn.Module, shape: tuple[int, ...], sentence: st
         (lambda m, x: x if x.sum() > 0 else -x, "forward pass of Forward cannot be traced"),
         (lambda m, x: (x, x), "must return the result of its last layer"),
         (lambda m, x: (F.relu(x, inplace=True), x)[1], "the result of Forward uses an earlier result after it was"),
-        (lambda m, x: m.conv2(m.conv2(x)), "conv2.weight and conv2.weight are tied"),
         (lambda m, x: x, "parameter conv2.weight is not used by the forward pass"),
     ],
 )
@@ -543,6 +542,29 @@ def test_tracing_does_not_depend_on_the_default_type() -> None:
         assert trace(network, IMAGE).layers == (Flatten(), Linear("1", 128, 3, True))
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_modules_that_are_called_again_are_equal_layers() -> None:
+    network = Forward(lambda m, x: m.same(torch.relu(m.same(x))), same=nn.Conv2d(4, 4, 3, padding=1))
+    found = trace(network, IMAGE)
+    assert found.layers == (CONV, SAME, Activation("relu"), SAME)
+    assert found.reused == {"same"} and found.places == {"conv": [0], "same": [1, 3]}
+
+
+def test_modules_that_are_called_again_as_other_layers_are_refused() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own, self.head = nn.Parameter(torch.randn(5, 3)), nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x + self.own
+            return self.head((x[:, :2] + self.own[:2]).mean(1))
+
+    with pytest.raises(
+        NetworkError, match=r"'own' is used again as another layer: PositionBias\(name=own, positions=5"
+    ):
+        trace(Positions(), (5, 3))
 
 
 def test_tied_weights_are_refused_by_both_names() -> None:

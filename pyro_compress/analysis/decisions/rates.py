@@ -43,7 +43,7 @@ from pyro_compress.network.architecture import (
     is_depthwise,
     outputs_of,
 )
-from pyro_compress.network.liveness import Signal, by_output, signals
+from pyro_compress.network.liveness import Signal, around, by_output, signals
 from pyro_compress.posterior.posterior import ParameterPosterior
 
 
@@ -116,10 +116,9 @@ def published_rates(
     decision = in_layers(architecture, decision)
     flow = signals(architecture, numbers_of(decision))
     counts, bits, coded = [], {}, 0
-    for position, layer in enumerate(architecture.layers):
-        if not isinstance(layer, Weighted):
-            continue
-        left = _left(layer, decision.sites[f"{layer.name}.weight"], flow[position], flow[position + 1])
+    for layer in architecture.weighted():
+        sides = around(architecture, flow, architecture.layers.index(layer))
+        left = _left(layer, decision.sites[f"{layer.name}.weight"], *sides)
         kept = left.mean != 0
         bits[layer.name] = max(1, published_bits(left, kept))
         count = LayerCount(kept.size, int(kept.sum()), left.mean[0].size, bits[layer.name])

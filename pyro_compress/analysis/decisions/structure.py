@@ -28,6 +28,8 @@ What stays although one might think it dead:
 Exactness: a reduced network differs from the masked one by float rounding, and by at most half a grid step in each
 bias that takes a fold, because that bias is rounded to its own grid again.  A bias in front of a batch norm goes
 into the affine shift in float32 and is not rounded.
+
+A layer that is used again is reduced at each of its places in the same way, to equal layers with one set of tensors.
 """
 
 from dataclasses import replace
@@ -65,7 +67,7 @@ from pyro_compress.network.architecture import (
     table_of,
 )
 from pyro_compress.network.further_layers import Concatenate, Multiply, Softmax, Standardize
-from pyro_compress.network.liveness import Numbers, Signal, as_stored, by_output, signals
+from pyro_compress.network.liveness import Numbers, Signal, around, as_stored, by_output, signals
 from pyro_compress.network.parameter_names import added_bias, aliased, in_layer
 from pyro_compress.network.sequence_layers import Attention, Embedding, Rearrange, Recurrent
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
@@ -145,14 +147,20 @@ def _in_layer(site: SiteDecision, shape: tuple[int, ...]) -> SiteDecision:
 def bias_in_front(architecture: Architecture, position: int) -> Weighted | None:
     """The layer whose bias goes into the shift of the batch norm at a position, None where there is none.
 
-    It is the one before, if nothing else reads its output and the norm has a shift.
+    It is the one before, if nothing else reads its output and the norm has a shift; where either is used again, if both
+    always are, one behind the other.
     """
     layers = architecture.layers
     norm = layers[position] if 0 < position < len(layers) else None
     if not isinstance(norm, BatchNorm) or not (norm.running or norm.bias):
         return None
     before = layers[position - 1]
-    return before if isinstance(before, Weighted) and position not in last_references(layers) else None
+    if not isinstance(before, Weighted):
+        return None
+    places = architecture.places
+    in_pairs = [place + 1 for place in places[before.name]] == places[norm.name]
+    read_elsewhere = not last_references(layers).keys().isdisjoint(places[norm.name])
+    return before if in_pairs and not read_elsewhere else None
 
 
 class _Builder:
@@ -182,7 +190,7 @@ class _Builder:
     def build(self) -> None:
         self._select(self._signals[0].kept)
         for position, layer in enumerate(self._original):
-            self._add(position, layer, self._signals[position], self._signals[position + 1])
+            self._add(position, layer, *around(self._architecture, self._signals, position))
             self._select(self._signals[position + 1].kept)
 
     def _select(self, kept: np.ndarray) -> None:

@@ -170,11 +170,11 @@ class _Graph:
     def __init__(self, architecture: Architecture, units: Units, posterior: Posterior) -> None:
         self._free, self._stay, self._fixed = units.free, np.ones(len(units.free), bool), 0
         self._links: list[_Links] = []
-        aliases = dict(architecture.aliases)
+        fixed = {*dict(architecture.aliases), *(f"{name}.weight" for name in architecture.reused)}
         each = zip(_weighted(architecture, units), products_per_link(architecture), strict=True)
         for (layer, read, made), products in each:
             movable = groups_of(layer) == 1 or is_depthwise(layer)
-            if movable and f"{layer.name}.weight" not in aliases:
+            if movable and f"{layer.name}.weight" not in fixed:
                 self._links.append(_Links(layer, products, posterior, read, made, units.inputs))
             else:
                 self._fixed += products * outputs_of(layer) * (read.size // groups_of(layer))

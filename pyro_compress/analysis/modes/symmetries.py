@@ -122,15 +122,16 @@ def hidden_spaces(architecture: Architecture) -> tuple[HiddenSpace, ...]:
     Depthwise convolutions belong to the space that they pass on.  What stands on either side of another grouped
     convolution, of a selection of entries or of images made of features, is left as it is; so is what earlier outputs
     are combined to, and what meets any other layer that does not treat all entries alike, or a parameter that
-    the module has under another name.
+    the module has under another name, or that of a layer that is used again.
     """
     referred, aliases = last_references(architecture.layers), dict(architecture.aliases)
+    reused = architecture.reused
     found: list[HiddenSpace] = []
     walk: _Walk | None = None
     for position, (layer, shape) in enumerate(zip(architecture.layers, architecture.shapes()[:-1], strict=True)):
         if position in referred:
             walk = None
-        if any(name in aliases for name in parameter_shapes(layer)):
+        if any(name in aliases for name in parameter_shapes(layer)) or getattr(layer, "name", None) in reused:
             walk = None
         elif isinstance(layer, Weighted) and groups_of(layer) == 1:
             if walk is not None:

@@ -27,7 +27,6 @@ from pyro_compress.network.architecture import (
     PReLU,
     Referring,
     Select,
-    Table,
     Unflatten,
     Upsample,
     describe,
@@ -86,12 +85,18 @@ CODES: tuple[type, ...] = (
 )
 # What the number of code 6 says.
 EXTENDED = ("Flatten", "Add", "Recall", "relu6")
+
+
+class Again:
+    """Stands in a file for an earlier layer with its tensors, which is used once more."""
+
+
 # What stands in the place of a Recall of distance 0.
 FURTHER: tuple[type, ...] = (
     *(ConvTranspose2d, Upsample, Unflatten, Activation, PReLU),
     *(Concatenate, Multiply, Pad, View, Standardize, Resize, AdaptiveMaxPool2d),
     *(Rearrange, Standardize, Attention, PositionBias, ConstantPositions, Embedding, Crop, Recurrent),
-    Softmax,
+    *(Softmax, Again),
 )
 # Of the two numbers of Standardize, that of the one which takes every place by itself.
 BY_PLACE = 13
@@ -99,7 +104,6 @@ DEFAULT_EPS = 1e-5
 MODE_BITS = 2
 # which of `GATES` a recurrent layer has
 CELL_BITS = 2
-Named = Linear | Conv2d | ConvTranspose2d | ChannelAffine | PReLU | Table | Recurrent
 CODED_ACTIVATIONS = ACTIVATIONS[: 16 - len(CODES)]
 # Those that stand among the further layers, behind relu6.
 FURTHER_ACTIVATIONS = ACTIVATIONS[len(CODED_ACTIVATIONS) + 1 :]

@@ -1,6 +1,7 @@
 """Bytes → header; `header_writer.py` says it the other way, and `FORMAT.md`, part 2, specifies both."""
 
 import struct
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 from math import inf, isfinite, prod
@@ -48,8 +49,8 @@ from pyro_compress.artifact.format.header import (
     STRENGTH_BITS,
     TRANSPOSED_FLAG_BITS,
     ZEROS,
+    Again,
     Header,
-    Named,
     TensorCode,
     check_kept,
     next_name,
@@ -74,6 +75,7 @@ from pyro_compress.network.architecture import (
     Layer,
     Linear,
     MaxPool2d,
+    Named,
     Pair,
     PReLU,
     Recall,
@@ -143,15 +145,17 @@ class HeaderReader:
         shapes, numbers, placed, names = [header.input_shape], 0, 0, set()
         for position in range(self.within("number of layers", MAX_LAYERS)):
             shape = shapes[-1]
-            layer = self.layer(shape, position)
+            found = self.layer(shape, position)
+            again = isinstance(found, Again)
+            layer = self._again(header.layers) if isinstance(found, Again) else found
             if isinstance(layer, Select):
                 header.selected[position] = self.within("number of selected entries", shape[0])
             shapes.append(shape_after(layer, shapes, header.selected.get(position)))
-            here = places(layer, shape, shapes[-1])
+            here = 0 if again else places(layer, shape, shapes[-1])
             placed += here
             if here > MAX_EXTENT or placed > MAX_PLACES:
                 raise ArtifactError(f"{describe(layer)} has {here} places, limit {MAX_EXTENT}, {MAX_PLACES} in all")
-            if isinstance(layer, Named):
+            if isinstance(layer, Named) and not again:
                 if layer.name in names:
                     raise ArtifactError(f"the file holds two layers named '{printable(layer.name)}'")
                 names.add(layer.name)
@@ -200,7 +204,14 @@ class HeaderReader:
         code = self.within(what, 2 * MAX_EXTENT, 2 * least, SMALL)
         return (code // 2, self.within(what, MAX_EXTENT, least, SMALL) if code % 2 else code // 2)
 
-    def layer(self, shape: tuple[int, ...], position: int) -> Layer:
+    def _again(self, layers: Sequence[Layer]) -> Layer:
+        """Which of the layers so far is used again."""
+        layer = layers[-self.within("a reference", len(layers), 1, SMALL)]
+        if not isinstance(layer, Named):
+            raise ArtifactError(f"{describe(layer)} is used again, which is said of layers with tensors only")
+        return layer
+
+    def layer(self, shape: tuple[int, ...], position: int) -> Layer | Again:
         code = self.bits(CODE_BITS, "a layer")
         number = self.bits(NUMBER_BITS, "a layer") if code == CODES.index(Flatten) else 0
         flags = [bool(self.bits(1, "a layer")) for _ in range(FLAG_BITS.get(code, 1))]
@@ -233,7 +244,7 @@ class HeaderReader:
             raise ArtifactError(f"the slope of a {kind} layer is {slope}")
         return Activation(kind, slope)
 
-    def _extended(self, number: int, position: int, shape: tuple[int, ...]) -> Layer:
+    def _extended(self, number: int, position: int, shape: tuple[int, ...]) -> Layer | Again:
         match EXTENDED[number]:
             case "Add":
                 return Add(position - self.within("a reference", position, 1, SMALL))
@@ -244,7 +255,7 @@ class HeaderReader:
                 return Flatten()
         return Activation(EXTENDED[number])
 
-    def _further(self, position: int, shape: tuple[int, ...]) -> Layer:
+    def _further(self, position: int, shape: tuple[int, ...]) -> Layer | Again:
         channels = shape[0] if shape else 0
         number = self.within("a layer's kind", len(FURTHER) - 1, order=LEAST)
         match FURTHER[number].__name__:
@@ -293,6 +304,8 @@ class HeaderReader:
                 return Embedding(self.name(Embedding), tokens, features)
             case "Recurrent":
                 return self._recurrent(channels)
+            case "Again":
+                return Again()
             case "Softmax":
                 return Softmax(bool(self.bits(1, "a layer")))
             case "Crop":

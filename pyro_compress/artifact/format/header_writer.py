@@ -16,9 +16,11 @@ from pyro_compress.artifact.format.header import (
     CODES,
     DEFAULT_EPS,
     DEFAULT_SLOPES,
+    EXTENDED,
     FALL_BITS,
     FLOATS,
     FORM_BITS,
+    FURTHER,
     FURTHER_ACTIVATIONS,
     GAP_ORDER_BITS,
     INTEGERS,
@@ -34,8 +36,8 @@ from pyro_compress.artifact.format.header import (
     STEMS,
     STRENGTH_BITS,
     ZEROS,
+    Again,
     Header,
-    Named,
     TensorCode,
     extended,
     further_number,
@@ -58,12 +60,14 @@ from pyro_compress.network.architecture import (
     Layer,
     Linear,
     MaxPool2d,
+    Named,
     Pair,
     PReLU,
     Recall,
     Select,
     Unflatten,
     Upsample,
+    describe,
 )
 from pyro_compress.network.further_layers import (
     PAD_MODES,
@@ -111,10 +115,16 @@ class HeaderWriter:
         if len(header.input_shape) == 1 and code is None:
             self.number(header.image_side)
         self.number(len(header.layers))
+        named: dict[str, int] = {}
         for position, layer in enumerate(header.layers):
-            self._layer(layer, position, header.selected.get(position, 0))
-            for name in tensor_names(layer):
-                self.tensor(name, header.codes[name])
+            if isinstance(layer, Named) and layer.name in named:
+                self._again(layer, header.layers[named[layer.name]], position - named[layer.name])
+            else:
+                self._layer(layer, position, header.selected.get(position, 0))
+                for name in tensor_names(layer):
+                    self.tensor(name, header.codes[name])
+            if isinstance(layer, Named):
+                named[layer.name] = position
         return self.filled()
 
     def filled(self) -> bytes:
@@ -147,14 +157,27 @@ class HeaderWriter:
         for extent in extents:
             self.number(extent)
 
+    def _again(self, layer: Layer, earlier: Layer, distance: int) -> None:
+        if layer != earlier:
+            raise ArtifactError(f"two layers of one name are {describe(earlier)} and {describe(layer)}")
+        self._place_of_recall(FURTHER.index(Again))
+        self.number(distance, SMALL)
+
+    def _place_of_recall(self, number: int) -> None:
+        """What begins a layer that stands in the place of a Recall of distance 0."""
+        self.bits(CODES.index(Flatten), CODE_BITS)
+        self.bits(EXTENDED.index("Recall"), NUMBER_BITS)
+        self.number(0, SMALL)
+        self.number(number, LEAST)
+
     def _layer(self, layer: Layer, position: int, selected: int) -> None:
         flags, optional = _flags(layer)
-        self.bits(_code(layer), CODE_BITS)
-        if _code(layer) == CODES.index(Flatten):
-            self.bits(extended(layer), NUMBER_BITS)
         if is_further(layer):
-            self.number(0, SMALL)
-            self.number(further_number(layer), LEAST)
+            self._place_of_recall(further_number(layer))
+        else:
+            self.bits(_code(layer), CODE_BITS)
+            if _code(layer) == CODES.index(Flatten):
+                self.bits(extended(layer), NUMBER_BITS)
         if isinstance(layer, Recurrent):
             self.bits([*GATES].index(layer.kind), CELL_BITS)
         for flag in flags:

@@ -157,6 +157,9 @@ def tensor_columns(architecture: Architecture, image_side: int) -> dict[str, Col
     columns: dict[str, Columns] = {}
     for layer, features in zip(architecture.layers, places, strict=False):
         for name in tensor_shapes(Architecture((), (layer,))):
+            if name in columns:
+                # a layer that is used again has its tensors where it is first used
+                continue
             if isinstance(layer, Weighted) and name.endswith(".weight"):
                 columns[name] = weight_columns(layer, features)
             elif isinstance(layer, Table):

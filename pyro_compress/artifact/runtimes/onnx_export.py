@@ -77,6 +77,7 @@ class _Graph:
         self._position = -1
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
+        self._tensors: dict[str, dict[tuple[int, ...], str]] = {}
 
     def add(self, layer: arch.Layer, value: str, referred: str | None) -> str:
         """Append what a layer computes of `value`; gives the name of the result."""
@@ -346,13 +347,24 @@ class _Graph:
         return name
 
     def _tensor(self, name: str, shape: tuple[int, ...] | None = None) -> str:
-        """A tensor of the network under its own name, dequantised in the graph where that makes it smaller."""
+        """A tensor of the network under its own name, dequantised in the graph where that makes it smaller.
+
+        That of a layer which is used again is there once in each shape.
+        """
         tensor = self._network.tensors[name]
+        shape = shape or tensor.shape
+        known = self._tensors.setdefault(name, {})
+        if shape not in known:
+            label = f"{name}.{len(known)}" if known else name
+            known[shape] = self._added_tensor(label, tensor, shape)
+        return known[shape]
+
+    def _added_tensor(self, name: str, tensor: StoredTensor, shape: tuple[int, ...]) -> str:
         kind = _smallest_kind(tensor)
         if kind is None or tensor.integers is None:
-            return self._initializer(name, tensor.dense().reshape(shape or tensor.shape))
+            return self._initializer(name, tensor.dense().reshape(shape))
         if isinstance(tensor.quantizer, Codebook):
-            return self._from_codebook(name, tensor.integers.reshape(shape or tensor.shape), tensor.quantizer)
+            return self._from_codebook(name, tensor.integers.reshape(shape), tensor.quantizer)
         steps: Any = np.float32(1)
         match tensor.quantizer:
             case Uniform(step):
@@ -365,7 +377,7 @@ class _Graph:
             least, _ = _extremes(tensor)
             zero = (-least).reshape(zero.shape).astype(kind)
             integers = integers + zero.astype(np.int32).reshape(-1, *(1,) * (integers.ndim - 1))
-        integers = integers.astype(kind).reshape(shape or tensor.shape)
+        integers = integers.astype(kind).reshape(shape)
         parts = [self._initializer(f"{name}.integers", integers), self._initializer(f"{name}.step", steps)]
         if zero.any():
             parts.append(self._initializer(f"{name}.zero_point", zero))

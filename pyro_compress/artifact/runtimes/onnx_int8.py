@@ -10,6 +10,8 @@ Integer-Arithmetic-Only Inference').  Weights keep their integers and steps Δ, 
 which runtimes fuse to integer ones.  Operators that have no integer form stay float32, as do outputs, and products with
 weights of a codebook or of more than 8 bits.
 
+A layer that is used again has a copy of its weights at each of its places.
+
 A scale and shift per channel behind a layer of weights goes into its steps and its bias:
 γ (W x + b) + β = (γ W) x + (γ b + β).
 
@@ -27,7 +29,7 @@ from onnx import helper, numpy_helper
 
 from pyro_compress.artifact.runtimes.onnx_export import INPUT, OUTPUT, to_onnx
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network.stored import StoredNetwork
+from pyro_compress.network.stored import StoredNetwork, each_used_once
 
 LEVELS = 255
 BATCH = 128
@@ -56,7 +58,8 @@ def to_onnx_int8(network: StoredNetwork, examples: np.ndarray) -> bytes:
     if len(examples) == 0 or examples.shape[1:] != network.architecture.input_shape:
         expected = ", ".join(map(str, ("n > 0", *network.architecture.input_shape)))
         raise ArtifactError(f"ranges are taken on examples of shape ({expected}), but {examples.shape} was given")
-    model = onnx.load_from_string(to_onnx(network))
+    # steps and biases of a layer depend on the ranges of its place
+    model = onnx.load_from_string(to_onnx(each_used_once(network)))
     ranges = _ranges(model, examples)
     graph = _Graph(model.graph)
     graph.fold_scales()

@@ -58,13 +58,18 @@ def to_torch(network: StoredNetwork, *, sparse: bool = False) -> nn.Sequential:
         for layer in layers
         if isinstance(layer, arch.Conv2d | arch.ConvTranspose2d)
     )
+    # modules of a layer that is used again have the same parameters
+    parameters: dict[str, nn.Parameter] = {}
     for layer, module in zip(layers, modules, strict=True):
         for name in tensor_shapes(arch.Architecture((), (layer,))):
-            parameter, value = module.get_parameter(name.rpartition(".")[2]), _tensor(network.tensors[name])
-            if value.ndim == 4 and channels_last:
-                # filters in this layout make convolutions and pooling on CPUs up to twice as fast
-                value = torch.empty_like(value, memory_format=torch.channels_last).copy_(value)
-            parameter.data = value
+            local = name.rpartition(".")[2]
+            if name not in parameters:
+                parameters[name], value = module.get_parameter(local), _tensor(network.tensors[name])
+                if value.ndim == 4 and channels_last:
+                    # filters in this layout make convolutions and pooling on CPUs up to twice as fast
+                    value = torch.empty_like(value, memory_format=torch.channels_last).copy_(value)
+                parameters[name].data = value
+            setattr(module, local, parameters[name])
     if sparse:
         modules = [_sparse(module) for module in modules]
     refers = any(isinstance(layer, arch.Referring) for layer in layers)

@@ -20,7 +20,7 @@ from pyro_compress.models.tracing.recorder import Recorder
 from pyro_compress.models.tracing.rules import RefusedError, Shape
 from pyro_compress.models.tracing.sequences import LayerSequence, needed_layers
 from pyro_compress.models.tracing.symbolic import recorded
-from pyro_compress.network.architecture import Architecture, Layer
+from pyro_compress.network.architecture import Architecture, Layer, Named, describe
 from pyro_compress.network.parameter_names import parameter_shapes
 
 
@@ -31,7 +31,8 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
     blocks.
 
     Args:
-        network: left as it is, its training flags included. Float32 parameters, each used by one layer.
+        network: left as it is, its training flags included. Float32 parameters, each of one module, which may be called
+            several times.
         input_shape: shape of one example, without the batch axis.
 
     Returns:
@@ -218,10 +219,16 @@ def _needed(graph: fx.Graph, values: dict[fx.Node, Any]) -> list[fx.Node]:
 
 def _check_all_used(network: nn.Module, sequence: LayerSequence) -> None:
     names = (sequence.aliases.get(name, name) for layer in sequence.layers for name in parameter_shapes(layer))
+    layers: dict[str, Layer] = {}
+    for layer in sequence.layers:
+        if isinstance(layer, Named) and layers.setdefault(layer.name, layer) != layer:
+            raise UnstorableError(
+                f"'{layer.name}' is used again as another layer: {describe(layers[layer.name])} and {describe(layer)}"
+            )
     try:
-        owners = refuse_tied((name, network.get_parameter(name)) for name in names)
+        owners = refuse_tied((name, network.get_parameter(name)) for name in dict.fromkeys(names))
     except NetworkError as error:
-        # a layer that is used twice; priors refuse two names of one tensor
+        # one parameter in two layers; priors refuse two names of one tensor
         raise UnstorableError(str(error)) from None
     for name, parameter in network.named_parameters():
         if place_in_memory(parameter) not in owners:

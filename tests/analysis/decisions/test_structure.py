@@ -373,6 +373,23 @@ def test_a_dead_layer_leaves_one_unit_of_zeros_and_constant_outputs(dead: list[s
     assert {name for name, tensor in reduced.tensors.items() if tensor.dense().any()} == {"fc2.bias"}
 
 
+def test_tokens_stay_where_nothing_of_them_is_read() -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.read, self.head = nn.Embedding(7, 4), nn.GRU(4, 3, batch_first=True), nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.read(self.tokens(x.long()))[0][:, -1])
+
+    network = Reader().eval()
+    masks = {name: np.ones(parameter.shape, bool) for name, parameter in network.named_parameters()}
+    masks["head.weight"][:] = False
+    decision = decide(network, masks)
+    x = torch.randint(0, 7, (3, 5)).double()
+    torch.testing.assert_close(run(remove_dead(trace(network, (5,)), decision), x), masked(network, decision, x))
+
+
 def test_the_published_notation() -> None:
     lenet = lenet_300_100()
     masks = {name: np.ones(parameter.shape, dtype=bool) for name, parameter in lenet.named_parameters()}
