@@ -1,7 +1,8 @@
 """Whether a network, its likelihood and the data go together: looked at before the first step, as before a file.
 
 What would end in torch's own errors, or in a wrong result, is refused.  A network that can be fitted, but has no
-layers that a file can hold (attention with a bias of its own, control flow), is fitted, and its file said to hold weights alone.
+layers that a file can hold (attention with a bias of its own, control flow), is fitted, and its file said to hold
+weights alone.
 """
 
 import copy
