@@ -10,6 +10,7 @@ from pyro_compress import __version__, shipped
 from pyro_compress.cli.files import annotate, card, export, generate, inspect, pack, score, unpack
 from pyro_compress.cli.fitting import fit, run
 from pyro_compress.cli.many_runs import sweep, table
+from pyro_compress.cli.memory import keep_freed_memory
 from pyro_compress.cli.printing import OneSentenceErrors, ranks_asked_for, replace_what_cannot_be_written, show
 from pyro_compress.cli.run_steps import analyse, compress, diagnose, evaluate, uncertainty
 from pyro_compress.errors import RunError
@@ -95,6 +96,7 @@ for command in (
 def main() -> None:
     """Entry point of the console script and of `python -m pyro_compress`."""
     replace_what_cannot_be_written()
+    keep_freed_memory()
     app(prog_name="pyro-compress")
 
 

@@ -12,6 +12,11 @@ from pyro_compress.data.generators import generator_for
 from pyro_compress.data.sources import first_like
 from pyro_compress.errors import DataError
 
+# Examples that a network is given at once where nothing is trained.  What convolutions of a thousand put out is in no
+# cache: LeNet-5 takes 1.7 times as long for each of them, ResNet-20 2.5 times (`benchmarks/passes.py`, one thread of an
+# x86 CPU), and dense networks take as long.
+EXAMPLES_PER_PASS = 128
+
 SPLIT_SEED = 20180117
 """Seed of the train/validation split unless another is given; no run's own seed enters it."""
 

@@ -22,12 +22,14 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import nn
 
+from pyro_compress.data.splits import EXAMPLES_PER_PASS
 from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import InferenceError, NetworkError, PriorError
 from pyro_compress.models.checking import check_network
 from pyro_compress.models.coverage import Coverage
 from pyro_compress.models.held import HoldsNetwork
 from pyro_compress.models.hyperparameters import with_hyperparameters
+from pyro_compress.models.layouts import filters_last
 from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood
 from pyro_compress.models.module_calls import refuse_unknown_module, with_output_of
 from pyro_compress.models.names import attribute_name, refuse_names
@@ -236,7 +238,9 @@ class BayesianNetwork(HoldsNetwork):
             return output, output
         return with_output_of(self.network, self.teaching.hint, lambda: self.call_network(values, x))
 
-    def errors(self, values: Mapping[str, Any], x: torch.Tensor, y: torch.Tensor, *, chunk: int = 1000) -> torch.Tensor:
+    def errors(
+        self, values: Mapping[str, Any], x: torch.Tensor, y: torch.Tensor, *, chunk: int = EXAMPLES_PER_PASS
+    ) -> torch.Tensor:
         """Per-example errors (`likelihood.error`) of the network in evaluation mode, (examples,): what validation sees.
 
         Args:
@@ -245,7 +249,7 @@ class BayesianNetwork(HoldsNetwork):
             chunk: examples per pass; all of them where the likelihood is no product over examples.
         """
         self.network.eval()
-        chunk = chunk if self.likelihood.factorises else len(x)
+        chunk, values = chunk if self.likelihood.factorises else len(x), filters_last(self.network, values)
         with torch.no_grad():
             pairs = zip(x.split(chunk), y.split(chunk), strict=True)
             return torch.cat([self.likelihood.error(self.call_network(values, part), target) for part, target in pairs])

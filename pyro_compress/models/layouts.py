@@ -31,6 +31,15 @@ def lie_last(filters: Tensor) -> Tensor:
     return torch.empty_like(filters, memory_format=torch.channels_last).copy_(filters)
 
 
+def filters_last(network: nn.Module, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a network's parameters with filters so where it may have them so; what is no tensor stays."""
+    laid = may_lie_last(network)
+    return {
+        name: lie_last(value) if laid and isinstance(value, Tensor) and value.ndim == FILTERS else value
+        for name, value in values.items()
+    }
+
+
 def lay_filters_last(network: nn.Module) -> None:
     """Lay a network's filters so where it may have them so."""
     if may_lie_last(network):

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from pyro_compress.data.labels import IGNORED
+from pyro_compress.data.splits import EXAMPLES_PER_PASS
 from pyro_compress.data.untouched import Untouched
 from pyro_compress.models.likelihoods import Categorical, Likelihood
 from pyro_compress.report.measure import Predictions
 
 
 def position_scores(
-    network: nn.Module, x: Tensor, y: Tensor, likelihood: Likelihood, found: Predictions, chunk: int = 1000
+    network: nn.Module, x: Tensor, y: Tensor, likelihood: Likelihood, found: Predictions, chunk: int = EXAMPLES_PER_PASS
 ) -> dict[str, Any]:
     """Under the key `positions` scores of all positions that count, each the same; nothing where there are none.
 

@@ -13,6 +13,7 @@ from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.artifact import load as load_artifact
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.generators import generator_for
+from pyro_compress.data.splits import EXAMPLES_PER_PASS
 from pyro_compress.data.untouched import Untouched
 from pyro_compress.inference.results.drawn_networks import networks_predictive
 from pyro_compress.inference.results.predictive import PosteriorPredictive, posterior_predictive
@@ -126,7 +127,7 @@ def _measures_of_network(network: nn.Module, x: Tensor, likelihood: Likelihood) 
     network.eval()
     with torch.no_grad():
         untouched = Untouched()
-        means = torch.cat([likelihood.mean(untouched(network, part).double()) for part in x.split(1000)])
+        means = torch.cat([likelihood.mean(untouched(network, part).double()) for part in x.split(EXAMPLES_PER_PASS)])
     return measures_of(_array(likelihood.entropy(means)), None)
 
 

@@ -18,6 +18,7 @@ from pyro_compress.artifact.writing.artifact import EXTENSION, Artifact
 from pyro_compress.artifact.writing.artifact import load as load_artifact
 from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.data.sources import Examples
+from pyro_compress.data.splits import EXAMPLES_PER_PASS
 from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import DataError, NetworkError, RunError
 from pyro_compress.files import write_atomically
@@ -41,7 +42,6 @@ DRAWS = 100
 FORMS = "a .pyrc file, a run directory, module:factory (with +FILE for its weights), or a zoo entry"
 # of logarithms of means: where all draws say zero, a finite logit says nearly so
 _LEAST_MEAN = 1e-300
-_CHUNK = 1000
 
 
 def with_teacher(
@@ -172,7 +172,7 @@ def _of_module(module: nn.Module, data: DataSet, model: BayesianNetwork, hidden:
 
     try:
         with torch.no_grad():
-            parts = [untouched(output, part) for part in data.train_x.split(_CHUNK)]
+            parts = [untouched(output, part) for part in data.train_x.split(EXAMPLES_PER_PASS)]
             found = torch.cat([part.cpu().double() for part in parts])
     except NetworkError:
         raise

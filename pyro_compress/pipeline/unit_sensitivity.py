@@ -18,6 +18,7 @@ from pyro_compress.analysis.decisions.unit_ranking import (
 from pyro_compress.artifact.runtimes.torch_runtime import activation_module
 from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.data.sources import Examples
+from pyro_compress.data.splits import EXAMPLES_PER_PASS
 from pyro_compress.errors import DecisionError, unknown_name
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.tracing.tracer import trace
@@ -25,7 +26,7 @@ from pyro_compress.network.architecture import Activation, Architecture, BatchNo
 from pyro_compress.pipeline.validation import Judge, network_and_likelihood, nothing_pruned, place, with_batch_norm
 from pyro_compress.posterior.posterior import Posterior
 
-MOST_EXAMPLES, BATCH = 5120, 512
+MOST_EXAMPLES = 5120
 PERCENTS = (0.0, 25.0, 50.0, 75.0, 90.0)
 
 
@@ -77,7 +78,7 @@ def activation_scores(
         hooks.append(network.get_submodule(module).register_forward_hook(note))
     network.eval()
     with torch.no_grad():
-        for batch in x.split(BATCH):
+        for batch in x.split(EXAMPLES_PER_PASS):
             network(batch)
     for hook in hooks:
         hook.remove()

@@ -15,6 +15,7 @@ from pyro_compress.errors import DecisionError
 from pyro_compress.inference.finetuning.batch_norm import reestimate_batch_norm
 from pyro_compress.inference.loop.processes import Ranks
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.layouts import AnyLayout, lay_filters_last
 from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.unlayered import Unlayered
@@ -44,6 +45,9 @@ class Judge:
             )
         self.network, self.data, self.likelihood = copy.deepcopy(network).to(data.train_x.device), data, likelihood
         self.kind = kind
+        # tracing runs the one above, which may ask for views that filters in this layout have none of
+        self._quick = copy.deepcopy(self.network)
+        lay_filters_last(self._quick)
 
     def described(self) -> Architecture | Unlayered:
         """What the file says of the network."""
@@ -68,15 +72,19 @@ class Judge:
 
     def errors(self, decision: Decision) -> np.ndarray:
         """Per-example validation errors of what the decision stores, (examples,)."""
-        place(self.network, decision)
-        x, y = self.data.part("validation")
-        return Ranks.here().rows(len(x), lambda rows: predict(self.network, x[rows], y[rows], self.likelihood).errors)
+        place(self._quick, decision)
+        return self._errors(self._quick)
 
     def errors_of(self, network: nn.Module) -> np.ndarray:
         """The same of a network as it is."""
+        network = copy.deepcopy(network).to(self.data.train_x.device)
+        lay_filters_last(network)
+        return self._errors(network)
+
+    def _errors(self, network: nn.Module) -> np.ndarray:
         x, y = self.data.part("validation")
-        network = copy.deepcopy(network).to(x.device)
-        return Ranks.here().rows(len(x), lambda rows: predict(network, x[rows], y[rows], self.likelihood).errors)
+        with AnyLayout():
+            return Ranks.here().rows(len(x), lambda rows: predict(network, x[rows], y[rows], self.likelihood).errors)
 
     def error_in_unit(self, decision: Decision) -> float:
         """The mean of `errors` in its unit, by one division: no rounding decides if it is one asked for."""

@@ -16,6 +16,7 @@ from scipy import stats
 from torch import nn
 
 from pyro_compress.artifact.writing.artifact import Artifact, load
+from pyro_compress.data.splits import EXAMPLES_PER_PASS
 from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import DataError
 
@@ -105,7 +106,7 @@ def float32_bytes(network: nn.Module) -> int:
 
 
 def predict(
-    network: nn.Module, x: torch.Tensor, y: torch.Tensor, likelihood: MeasuredLikelihood, chunk: int = 1000
+    network: nn.Module, x: torch.Tensor, y: torch.Tensor, likelihood: MeasuredLikelihood, chunk: int = EXAMPLES_PER_PASS
 ) -> Predictions:
     """Run `network` in evaluation mode on every example; its training mode is put back.
 

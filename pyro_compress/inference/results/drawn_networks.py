@@ -5,13 +5,19 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from pyro_compress.data.splits import EXAMPLES_PER_PASS
 from pyro_compress.data.untouched import Untouched
 from pyro_compress.inference.results.predictive import PosteriorPredictive, RunningMoments
 from pyro_compress.models.likelihoods import Likelihood
 
 
 def networks_predictive(
-    networks: Iterable[nn.Module], likelihood: Likelihood, x: Tensor, y: Tensor | None = None, *, chunk: int = 1000
+    networks: Iterable[nn.Module],
+    likelihood: Likelihood,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    chunk: int = EXAMPLES_PER_PASS,
 ) -> PosteriorPredictive:
     """Mean, variances and entropies of y, each network of equal weight; the likelihood has no latent site.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from pyro_compress.data.sources import as_inputs
+from pyro_compress.data.splits import EXAMPLES_PER_PASS
 from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.loop.alone import alone
@@ -48,7 +49,9 @@ def draws_of_guide(model: BayesianNetwork, posterior: Posterior, count: int, see
 
 @alone()
 @in_network_type
-def predictions(model: BayesianNetwork, posterior: Posterior, x: Tensor, *, chunk: int = 1000) -> np.ndarray:
+def predictions(
+    model: BayesianNetwork, posterior: Posterior, x: Tensor, *, chunk: int = EXAMPLES_PER_PASS
+) -> np.ndarray:
     """float32, (chain, draw, example, ...): the likelihood's mean under every draw; class probabilities.
 
     Args:
@@ -67,7 +70,7 @@ def predictions(model: BayesianNetwork, posterior: Posterior, x: Tensor, *, chun
 @alone()
 @in_network_type
 def log_likelihoods(
-    model: BayesianNetwork, posterior: Posterior, x: Tensor, y: Tensor, *, chunk: int = 1000
+    model: BayesianNetwork, posterior: Posterior, x: Tensor, y: Tensor, *, chunk: int = EXAMPLES_PER_PASS
 ) -> np.ndarray:
     """float32, (chain, draw, example): log p(y_i | x_i, θ) in nats under every draw; arguments as above.
 
@@ -89,7 +92,13 @@ def log_likelihoods(
 @alone()
 @in_network_type
 def log_joints(
-    model: BayesianNetwork, posterior: Posterior, x: Tensor, y: Tensor, *, size: int | None = None, chunk: int = 1000
+    model: BayesianNetwork,
+    posterior: Posterior,
+    x: Tensor,
+    y: Tensor,
+    *,
+    size: int | None = None,
+    chunk: int = EXAMPLES_PER_PASS,
 ) -> np.ndarray:
     """float64, (chain, draw): log p(θ) + (N/n) Σ_i log p(y_i | x_i, θ) under every draw; keeps no row per example.
 

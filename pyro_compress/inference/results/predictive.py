@@ -25,10 +25,12 @@ from torch import Tensor
 
 from pyro_compress.config.keyword_options import whole_number
 from pyro_compress.data.sources import as_inputs
+from pyro_compress.data.splits import EXAMPLES_PER_PASS
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.loop.alone import alone
 from pyro_compress.inference.loop.dtypes import in_network_type
 from pyro_compress.models.bayesian import BayesianNetwork
+from pyro_compress.models.layouts import filters_last
 from pyro_compress.models.module_calls import with_output_of
 from pyro_compress.posterior.draws import Draws
 from pyro_compress.posterior.posterior import Posterior
@@ -88,7 +90,7 @@ def posterior_predictive(
     *,
     draws: int = 100,
     seed: int = 0,
-    chunk: int = 1000,
+    chunk: int = EXAMPLES_PER_PASS,
 ) -> PosteriorPredictive:
     """Mean, variances and entropies of y for every example, averaged over the posterior.
 
@@ -117,7 +119,13 @@ def posterior_predictive(
 @alone()
 @in_network_type
 def predictive_mean(
-    model: BayesianNetwork, posterior: Posterior, x: Tensor, *, draws: int = 100, seed: int = 0, chunk: int = 1000
+    model: BayesianNetwork,
+    posterior: Posterior,
+    x: Tensor,
+    *,
+    draws: int = 100,
+    seed: int = 0,
+    chunk: int = EXAMPLES_PER_PASS,
 ) -> Tensor:
     """Mean of y under the posterior predictive; class probabilities for the categorical likelihood.
 
@@ -287,7 +295,7 @@ def _ready(model: BayesianNetwork, posterior: Posterior) -> BayesianNetwork:
 
 def _outputs(model: BayesianNetwork, values: Values, x: Tensor, chunk: int, module: str | None = None) -> Tensor:
     """float64 on the CPU, (examples, ...): the network's outputs, or those of a module of it."""
-    parameters = {name: value.to(x.device) for name, value in values.parameters.items()}
+    parameters = filters_last(model.network, {name: value.to(x.device) for name, value in values.parameters.items()})
 
     def output(part: Tensor) -> Tensor:
         if module is None:
