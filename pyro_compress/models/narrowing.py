@@ -39,7 +39,8 @@ from pyro_compress.network.architecture import (
     walk,
 )
 from pyro_compress.network.further_layers import Concatenate, Multiply
-from pyro_compress.network.liveness import Numbers, Signal, products_per_link, signals
+from pyro_compress.network.liveness import Signal, products_per_link, signals
+from pyro_compress.network.numbers import Numbers
 from pyro_compress.network.units import ENTRY_BY_ENTRY, entries_left, units_of
 
 Index = tuple[np.ndarray, ...]

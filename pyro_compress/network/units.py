@@ -35,7 +35,7 @@ from pyro_compress.network.architecture import (
     walk,
 )
 from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Concatenate, Pad, Resize, View
-from pyro_compress.network.liveness import as_stored
+from pyro_compress.network.numbers import as_stored
 from pyro_compress.network.parameter_names import parameter_shapes
 from pyro_compress.network.sequence_layers import Crop
 

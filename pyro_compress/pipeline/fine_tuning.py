@@ -19,7 +19,8 @@ from pyro_compress.models.narrowing import Narrowed, can_narrow, follows_sizes, 
 from pyro_compress.models.precision import SINGLE
 from pyro_compress.models.teaching import Teaching
 from pyro_compress.network.architecture import Architecture
-from pyro_compress.network.liveness import Numbers, read
+from pyro_compress.network.liveness import read
+from pyro_compress.network.numbers import Numbers
 from pyro_compress.network.quantizers import Affine, PerChannel, Quantizer, bits_on, stored_as
 from pyro_compress.network.unlayered import Unlayered
 from pyro_compress.pipeline.kinds import AUTOMATIC, description_of

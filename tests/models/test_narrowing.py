@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from pyro_compress.models.narrowing import can_narrow, folds, follows_sizes, multiply_adds, narrowed
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Architecture
-from pyro_compress.network.liveness import Numbers, Signal, signals
+from pyro_compress.network.liveness import Signal, signals
+from pyro_compress.network.numbers import Numbers
 
 
 class Net(nn.Module):

@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Architecture
-from pyro_compress.network.liveness import Numbers, read
+from pyro_compress.network.liveness import read
+from pyro_compress.network.numbers import Numbers
 from pyro_compress.pipeline.fine_tuning import still_read
 from tests.models.test_narrowing import Concatenated, Residual, Written
 

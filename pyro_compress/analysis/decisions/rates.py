@@ -43,7 +43,8 @@ from pyro_compress.network.architecture import (
     is_depthwise,
     outputs_of,
 )
-from pyro_compress.network.liveness import Signal, around, by_output, signals
+from pyro_compress.network.liveness import Signal, around, signals
+from pyro_compress.network.numbers import by_output
 from pyro_compress.posterior.posterior import ParameterPosterior
 
 

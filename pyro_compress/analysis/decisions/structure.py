@@ -67,7 +67,8 @@ from pyro_compress.network.architecture import (
     table_of,
 )
 from pyro_compress.network.further_layers import Concatenate, Multiply, Softmax, Standardize
-from pyro_compress.network.liveness import Numbers, Signal, around, as_stored, by_output, signals
+from pyro_compress.network.liveness import Signal, around, signals
+from pyro_compress.network.numbers import Numbers, as_stored, by_output
 from pyro_compress.network.parameter_names import added_bias, aliased, in_layer
 from pyro_compress.network.sequence_layers import Attention, Embedding, Rearrange, Recurrent
 from pyro_compress.network.stored import StoredNetwork, StoredTensor

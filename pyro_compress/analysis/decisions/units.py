@@ -27,7 +27,8 @@ from pyro_compress.network.architecture import (
     is_depthwise,
     outputs_of,
 )
-from pyro_compress.network.liveness import as_stored, by_output, products_per_link
+from pyro_compress.network.liveness import products_per_link
+from pyro_compress.network.numbers import as_stored, by_output
 from pyro_compress.network.units import Units, entries_left, units_of
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 

@@ -28,7 +28,8 @@ from pyro_compress.models.names import attribute_name
 from pyro_compress.models.narrowing import Index, can_narrow, folds, follows_sizes, multiply_adds, narrowed
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Architecture
-from pyro_compress.network.liveness import Numbers, signals
+from pyro_compress.network.liveness import signals
+from pyro_compress.network.numbers import Numbers
 from pyro_compress.posterior.posterior import ParameterPosterior
 
 # checks in a row
