@@ -23,7 +23,7 @@ Examples: TypeAlias = Union[tuple[Any, ...], "Dataset[Any]", "DataLoader[Any]"]
 """What a user may give: tensors or arrays (x, y), a Dataset of (x, y) pairs, or a DataLoader of (x, y) batches."""
 
 
-_WORDS = {2: "(x, y)", 3: "(x, y), or (x, y, teacher),"}
+_WORDS = {2: "(x, y)", 3: "(x, y) or (x, y, teacher)"}
 
 
 Folder: TypeAlias = str | os.PathLike[str] | None
@@ -50,6 +50,12 @@ def read_examples(source: Any, where: str, most: int = 2, on_disk: Folder = None
     if not (
         isinstance(source, tuple | list) and 2 <= len(source) <= most and all(isinstance(t, Tensor) for t in source)
     ):
+        words = [_words(part) for part in source] if isinstance(source, tuple | list) else []
+        if any(words):
+            raise DataError(
+                f"{where}: {'inputs' if words[0] else 'targets'} are not all numbers but hold such as "
+                f"{next(word for word in words if word)!r}: number the classes from 0, and encode what else is text"
+            )
         raise DataError(
             f"{where}: expected tensors or arrays {_WORDS[most]}, a torch Dataset or a DataLoader of such pairs; found "
             f"{_kind(source)}"
@@ -175,10 +181,22 @@ def _keys(x: Tensor, y: Tensor) -> list[int]:
 
 
 def _as_tensor(value: Any) -> Any:
-    """Arrays of numbers as tensors: a copy, since an array may be read-only, or of another byte order."""
+    """Arrays of numbers as tensors: a copy, since an array may be read-only, or of another byte order.
+
+    So are tables and series of pandas and its like, which say what they hold as an array.
+    """
+    if callable(getattr(value, "to_numpy", None)):
+        value = np.asarray(value.to_numpy())
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
         return value
     return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
+
+
+def _words(value: Any) -> str:
+    """The first text in an array, a table or a series that is not all numbers."""
+    found = value.to_numpy() if callable(getattr(value, "to_numpy", None)) else value
+    kind = found.dtype.kind if isinstance(found, np.ndarray) else ""
+    return next((str(one) for one in found.ravel() if isinstance(one, str)), "") if kind in "OUS" and kind else ""
 
 
 def _written(parts: Sequence[Any], where: str, folder: str | os.PathLike[str]) -> Iterator[Any]:

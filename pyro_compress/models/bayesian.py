@@ -345,7 +345,13 @@ def assign_priors(
         ]
         if not chosen:
             besides = " besides those that are frozen (requires_grad=False)" if frozen else ""
-            raise PriorError(f"the network has no weight of a layer{besides} for {type(prior).__name__} to cover")
+            own = [
+                parameter.name for parameter in parameters if parameter.name not in frozen and len(parameter.shape) > 1
+            ]
+            named = f": name parameters of your own, prior={{'{own[0]}': ...}}" if own else ""
+            raise PriorError(
+                f"the network has no weight of a layer{besides} for {type(prior).__name__} to cover{named}"
+            )
     else:
         chosen = _by_patterns(parameters, prior, frozen)
     for parameter, rule in chosen:

@@ -55,9 +55,7 @@ def cut(sequence: LayerSequence, result: Result, index: Any) -> Result:
     axis = 0
     for item in items:
         if item is None:
-            layout = layout_of(sequence, result)
-            axes = (*layout.axes[:axis], (), *layout.axes[axis:])
-            result = result_of(sequence, result.number, Layout(layout.factors, axes))
+            result = with_new_axis(sequence, result, axis)
         elif isinstance(item, int):
             result = taken(sequence, result, axis, [item % result.shape[axis]])
             layout = layout_of(sequence, result)
@@ -69,6 +67,12 @@ def cut(sequence: LayerSequence, result: Result, index: Any) -> Result:
             raise RefusedError(f"takes [{index}] of a result, supported are slices and numbers of an axis")
         axis += 1
     return result
+
+
+def with_new_axis(sequence: LayerSequence, result: Result, axis: int) -> Result:
+    """The same numbers with an axis of extent 1 more."""
+    layout = layout_of(sequence, result)
+    return result_of(sequence, result.number, Layout(layout.factors, (*layout.axes[:axis], (), *layout.axes[axis:])))
 
 
 def reduction(sequence: LayerSequence, result: Result, kind: Any, rest: Any, named: Any) -> Result | None:

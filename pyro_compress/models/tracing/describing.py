@@ -19,6 +19,7 @@ from pyro_compress.models.tracing.axes import (
     reduction,
     reshaped,
     softmax,
+    with_new_axis,
 )
 from pyro_compress.models.tracing.constants import (
     Constant,
@@ -45,6 +46,7 @@ from pyro_compress.models.tracing.sequences import (
     COMBINATIONS,
     CONCATENATIONS,
     SPLITS,
+    STACKS,
     LayerSequence,
     Result,
     add,
@@ -193,6 +195,12 @@ class Description:
             return self._combination(kind, *arguments)
         if kind in CONCATENATIONS:
             return self._concatenation(*_bound(*arguments, **named))
+        if kind in STACKS:
+            parts, axis = _bound(*arguments, **named)
+            if any(not isinstance(one, Result) for one in parts):
+                raise RefusedError("stacks something that is no result of the network")
+            axis %= len(parts[0].shape) + 1
+            return self._concatenation([with_new_axis(self.sequence, one, axis) for one in parts], axis)
         if kind is getattr and arguments[1] == "values" and _is_maximum(node.args[0]):
             return arguments[0]
         if kind is not operator.getitem:

@@ -239,6 +239,7 @@ COMBINATIONS: dict[Any, Callable[[LayerSequence, Operand, Operand], int]] = {
     **dict.fromkeys((operator.pow, torch.pow, "pow"), power),
 }
 CONCATENATIONS: frozenset[Any] = frozenset((torch.cat, torch.concat, torch.concatenate))
+STACKS: frozenset[Any] = frozenset((torch.stack,))
 # They give several results, of which each is taken by its number.
 SPLITS: frozenset[Any] = frozenset(
     (torch.split, torch.chunk, torch.tensor_split, torch.unbind, "split", "chunk", "tensor_split", "unbind")

@@ -6,8 +6,10 @@ proxy: an operation that takes it serves any batch.
 """
 
 import dis
+import inspect
 import operator
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -123,7 +125,7 @@ class Tracer(fx.Tracer):
     def _run(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
         match kind:
             case "placeholder":
-                return self._x.clone()
+                return args[0] if args else self._x.clone()
             case "get_attr":
                 found: Any = self.root
                 for name in target.split("."):
@@ -150,9 +152,16 @@ def _as_called() -> Iterator[None]:
 
 
 def recorded(network: nn.Module, x: Tensor) -> fx.Graph:
-    """The graph of a network's forward pass, and whatever torch raises where there is none."""
-    with torch.no_grad(), _followed():
-        return Tracer(x).trace(network)
+    """The graph of a network's forward pass, and whatever torch raises where there is none.
+
+    Arguments behind the first have their defaults, as when the network is called with examples alone.
+    """
+    parameters = [*inspect.signature(network.forward).parameters.values()][1:]
+    defaults = {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
+    with torch.no_grad(), _followed(), warnings.catch_warnings():
+        # torch.fx says that it holds some of them to be what they are
+        warnings.filterwarnings("ignore", message="Was not able to add assertion")
+        return Tracer(x).trace(network, defaults or None)
 
 
 def _is_asserted(frame: FrameType | None) -> bool:

@@ -108,7 +108,7 @@ def _graph(network: nn.Module, x: torch.Tensor) -> fx.Graph:
             f"the forward pass of {type(network).__name__} cannot be traced: {first_line(error)}; "
             "it must be made of layers and sums without Python control flow on tensors"
         ) from error
-    inputs = [node.name for node in graph.nodes if node.op == "placeholder"]
+    inputs = [node.name for node in graph.nodes if node.op == "placeholder" and not node.args]
     if len(inputs) != 1:
         raise NetworkError(
             f"forward takes the arguments {', '.join(inputs) or '(none)'}, expected one tensor of examples"
@@ -206,10 +206,10 @@ def _sequence(network: nn.Module, graph: fx.Graph, values: dict[fx.Node, Any], i
 
 def _needed(graph: fx.Graph, values: dict[fx.Node, Any]) -> list[fx.Node]:
     """What the result depends on in order of execution, of what is made of the input and is not only a size."""
-    found = {node for node in graph.nodes if node.op in ("placeholder", "output")}
-    made: set[fx.Node] = set()
+    ends = {node for node in graph.nodes if node.op == "output" or (node.op == "placeholder" and not node.args)}
+    found, made = set(ends), set[fx.Node]()
     for node in graph.nodes:
-        if node.op in ("placeholder", "output") or any(source in made for source in node.all_input_nodes):
+        if node in ends or any(source in made for source in node.all_input_nodes):
             made.update([node] if node.op == "output" or not is_size(values[node]) else [])
     for node in reversed(graph.nodes):
         if node in found:
