@@ -79,6 +79,11 @@ class Softmax:
 
 
 @dataclass(frozen=True)
+class Squeeze:
+    """One number for each example: (1,) → ()."""
+
+
+@dataclass(frozen=True)
 class Resize:
     """Height and width become `size` by interpolation; `interpolation` has the matrices of the four modes."""
 
@@ -91,7 +96,9 @@ class AdaptiveMaxPool2d:
     output_size: Pair
 
 
-FurtherLayer = Concatenate | Multiply | Pad | View | Standardize | Softmax | Resize | AdaptiveMaxPool2d | SequenceLayer
+FurtherLayer = (
+    Concatenate | Multiply | Pad | View | Standardize | Softmax | Squeeze | Resize | AdaptiveMaxPool2d | SequenceLayer
+)
 _IMAGE = "(channels, height, width)"
 
 
@@ -125,6 +132,9 @@ def shape_after(layer: FurtherLayer, shape: Shape, earlier: Shape | None, expect
         case Standardize(groups=groups):
             expect(bool(shape) and shape[0] % groups == 0, f"entries that make {groups} groups of one size")
             return shape
+        case Squeeze():
+            expect(shape == (1,), "a vector of one number")
+            return ()
         case Softmax():
             expect(bool(shape) and shape[0] > 0, "at least one entry")
             return shape

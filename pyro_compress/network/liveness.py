@@ -70,7 +70,8 @@ def read(architecture: Architecture, numbers: Numbers) -> list[np.ndarray]:
     No constant is folded: what has to stay while biases are trained, which may make another one of it.
     """
     numbers = numbers.within(architecture)
-    varying = [np.full(shape[0], np.nan) for shape in architecture.shapes()]
+    # a number without axes is one entry
+    varying = [np.full(shape[:1] or (1,), np.nan) for shape in architecture.shapes()]
     return kept_of(architecture, live_of(architecture, varying, numbers))
 
 

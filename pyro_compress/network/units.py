@@ -34,14 +34,14 @@ from pyro_compress.network.architecture import (
     outputs_of,
     walk,
 )
-from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Concatenate, Pad, Resize, View
+from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Concatenate, Pad, Resize, Squeeze, View
 from pyro_compress.network.numbers import as_stored
 from pyro_compress.network.parameter_names import parameter_shapes
 from pyro_compress.network.sequence_layers import Crop
 
 ENTRY_BY_ENTRY = (
     *(BatchNorm, ChannelAffine, Activation, PReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Upsample),
-    *(AdaptiveMaxPool2d, Pad, Resize, View, Crop),
+    *(AdaptiveMaxPool2d, Pad, Resize, View, Crop, Squeeze),
 )
 
 

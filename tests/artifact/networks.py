@@ -28,6 +28,7 @@ from pyro_compress.network.further_layers import (
     Pad,
     Resize,
     Softmax,
+    Squeeze,
     Standardize,
     View,
 )
@@ -287,6 +288,12 @@ def again() -> StoredNetwork:
         Linear("fc2", 8, 3, False),
     )
     return filled((2, 4, 5), layers)
+
+
+def single() -> StoredNetwork:
+    """One number for each example, without an axis."""
+    layers = (Linear("fc1", 4, 3, True), Activation("relu"), Linear("fc2", 3, 1, True), Squeeze())
+    return filled((4,), layers)
 
 
 def attention() -> StoredNetwork:

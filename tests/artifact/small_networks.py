@@ -422,6 +422,32 @@ class SharedLayers(nn.Module):
         return self.head(x[:, -1])
 
 
+class Experts(nn.Module):
+    """A mixture of experts, whose results are stacked and weighed by a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.experts = nn.Linear(6, 3), nn.ModuleList(nn.Linear(6, 5) for _ in range(3))
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shares = F.softmax(self.gate(x), -1)
+        results = torch.stack([expert(x) for expert in self.experts], 1)
+        return self.head((shares.unsqueeze(-1) * results).sum(1))
+
+
+class Price(nn.Module):
+    """A regression that returns a number for each example, as many do: `squeeze` at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(6, 8), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor, scale: float | None = None) -> Tensor:
+        x = torch.tanh(self.fc1(x))
+        return self.fc2(x if scale is None else scale * x).squeeze(-1)
+
+
 # factories, and the shape of one example
 SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mobile": (mobile, (3, 9, 8)),
@@ -448,5 +474,7 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "pooled": (Pooled, (7, 3)),
     "unrolled": (Unrolled, (1, 9, 8)),
     "twins": (Twins, (2, 6, 6)),
+    "price": (Price, (6,)),
+    "experts": (Experts, (6,)),
     "shared layers": (SharedLayers, (5,)),
 }

@@ -21,7 +21,7 @@ LINEAR, CONV, AFFINE, MAX_POOL, AVERAGE_POOL, ADAPTIVE_POOL, FLATTEN, SELECT = r
 EXTENDED = ["flatten", "add", "recall", "relu6"]
 FURTHER = ["conv_transpose", "upsample", "unflatten", "activation", "prelu", "concatenate", "multiply", "pad", "view"]
 FURTHER += ["standardize", "resize", "adaptive_max_pool", "rearrange", "standardize_places", "attention"]
-FURTHER += ["position_bias", "constant_positions", "embedding", "crop", "recurrent", "softmax", "again"]
+FURTHER += ["position_bias", "constant_positions", "embedding", "crop", "recurrent", "softmax", "again", "squeeze"]
 PAD_MODES, RESIZE_MODES = (
     ["zeros", "reflect", "replicate", "circular"],
     ["nearest", "nearest-exact", "bilinear", "aligned"],
@@ -307,6 +307,9 @@ def read_further(header: Bits, outputs: list[tuple[int, ...]], layers: list[Laye
         layer.mean_square, has_eps = bool(header.bits(1)), header.bits(1)
         layer.groups = header.number(2)
         layer.eps = struct.unpack("<d", header.take(8))[0] if has_eps else 1e-5
+        return layer
+    if layer.kind == "squeeze":
+        layer.after = ()
         return layer
     if layer.kind == "softmax":
         layer.log = bool(header.bits(1))

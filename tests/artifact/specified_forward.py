@@ -63,6 +63,8 @@ def after(layer: Layer, x: Array, earlier: Array | None, tensors: dict[str, Arra
     if layer.kind == "standardize_places":
         places = x.reshape(len(x), -1).T
         return np.array([standardized(layer, place) for place in places]).T.reshape(x.shape)
+    if layer.kind == "squeeze":
+        return x[0]
     if layer.kind == "softmax":
         each = np.exp(x) / np.exp(x).sum(axis=0)
         return np.log(each) if layer.log else each

@@ -122,8 +122,8 @@ MALFORMED: dict[str, tuple[str, str]] = {
     ),
     "reference to nothing": (FLAT + number(1) + "0110 01" + number(0, 2), "a reference in the header exceeds|is 0"),
     "layer of no kind": (
-        FLAT + number(1) + FURTHER + number(22, 0),
-        "a layer's kind in the header exceeds the limit 21",
+        FLAT + number(1) + FURTHER + number(23, 0),
+        "a layer's kind in the header exceeds the limit 22",
     ),
     "rearranged to another number": (
         FLAT + number(1) + FURTHER + number(12, 0) + number(0, 0) + number(4) + number(0, 0) + number(0, 0) + number(5),

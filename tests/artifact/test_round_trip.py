@@ -63,7 +63,7 @@ from tests.artifact.runnable import RUNNABLE, runnable
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_FILES = ["dense", "conv", "depthwise", "residual", "levels", "norms", "image", "decoder", "coded", "curves"]
-GOLDEN_FILES += ["combined", "positions", "attention", "recurrent", "softmax", "again"]
+GOLDEN_FILES += ["combined", "positions", "attention", "recurrent", "softmax", "again", "single"]
 GOLDEN_FILES += ["uniform", "per_channel", "ternary", "shared"]
 NAMES = st.text(max_size=12) | st.sampled_from(["0", "fc1", "a.00", "x007", "9" * 30, "conv4294967295", "7²"])
 

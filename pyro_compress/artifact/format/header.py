@@ -41,6 +41,7 @@ from pyro_compress.network.further_layers import (
     Pad,
     Resize,
     Softmax,
+    Squeeze,
     Standardize,
     View,
 )
@@ -96,7 +97,7 @@ FURTHER: tuple[type, ...] = (
     *(ConvTranspose2d, Upsample, Unflatten, Activation, PReLU),
     *(Concatenate, Multiply, Pad, View, Standardize, Resize, AdaptiveMaxPool2d),
     *(Rearrange, Standardize, Attention, PositionBias, ConstantPositions, Embedding, Crop, Recurrent),
-    *(Softmax, Again),
+    *(Softmax, Again, Squeeze),
 )
 # Of the two numbers of Standardize, that of the one which takes every place by itself.
 BY_PLACE = 13

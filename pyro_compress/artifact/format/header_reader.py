@@ -93,6 +93,7 @@ from pyro_compress.network.further_layers import (
     Pad,
     Resize,
     Softmax,
+    Squeeze,
     Standardize,
     View,
 )
@@ -306,6 +307,8 @@ class HeaderReader:
                 return self._recurrent(channels)
             case "Again":
                 return Again()
+            case "Squeeze":
+                return Squeeze()
             case "Softmax":
                 return Softmax(bool(self.bits(1, "a layer")))
             case "Crop":

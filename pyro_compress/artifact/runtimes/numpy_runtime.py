@@ -160,6 +160,8 @@ def _step(layer: arch.Layer, network: StoredNetwork, before: Shape, after: Shape
             return lambda x: np.pad(x, sides, _PADDINGS[layer.mode])
         case further.Standardize():
             return _standardized(layer)
+        case further.Squeeze():
+            return lambda x: x.reshape(len(x))
         case further.Softmax():
             return _softmax(layer)
         case further.Resize():

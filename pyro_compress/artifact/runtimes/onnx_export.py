@@ -156,6 +156,8 @@ class _Graph:
                 return self._node("Pad", value, self._constant("sides", sides), mode=_PADDINGS[layer.mode])
             case further.Standardize():
                 return self._standardized(layer, value, after)
+            case further.Squeeze():
+                return self._node("Squeeze", value, self._constant("axis", np.array([1], np.int64)))
             case further.Softmax():
                 return self._node("LogSoftmax" if layer.log else "Softmax", value, axis=1)
             case further.Resize():

@@ -168,6 +168,13 @@ class Softmax(nn.Module):
         return f"log={self.log}"
 
 
+class Squeeze(nn.Module):
+    """The one number of every example."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x))
+
+
 class Pad(nn.Module):
     """Rows and columns around an image."""
 

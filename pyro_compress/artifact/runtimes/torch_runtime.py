@@ -16,6 +16,7 @@ from pyro_compress.artifact.runtimes.torch_modules import (
     Select,
     Softmax,
     SparseLinear,
+    Squeeze,
     Standardize,
     View,
 )
@@ -139,6 +140,8 @@ def _module(layer: arch.Layer) -> nn.Module:
             return Pad(layer)
         case further.Standardize():
             return Standardize(layer.groups, layer.eps, layer.centred, layer.by_place)
+        case further.Squeeze():
+            return Squeeze()
         case further.Softmax():
             return Softmax(layer.log)
         case further.Resize():

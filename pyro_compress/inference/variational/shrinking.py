@@ -10,6 +10,7 @@ spread there, with mean zero, so decisions and files speak of the network that w
 The KL of what is left out still counts: it is added to the complexity as it was when it went.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +85,7 @@ class ShrinkingNetwork:
         self.architecture = shrinkable(model, input_shape)
         self.left: RemainingNetwork | None = None
         self.left_nats = 0.0
-        sizes = [shape[0] for shape in self.architecture.shapes()] if self.architecture else []
+        sizes = [math.prod(shape[:1]) for shape in self.architecture.shapes()] if self.architecture else []
         self._kept = [np.ones(size, dtype=bool) for size in sizes]
         self._times_off: dict[str, np.ndarray] = {}
 

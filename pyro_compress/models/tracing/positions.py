@@ -24,7 +24,7 @@ from pyro_compress.network.architecture import (
     Select,
     Unflatten,
 )
-from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Concatenate, Standardize, View
+from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Concatenate, Squeeze, Standardize, View
 from pyro_compress.network.sequence_layers import Crop, Rearrange
 
 BATCH_AXIS = "works on the batch axis: what becomes of one example may not depend on the others"
@@ -136,9 +136,13 @@ def as_returned(sequence: LayerSequence, result: Result) -> Result:
     layout = result.layout
     if layout is None:
         return result
-    if not layout.batch_first or len(result.shape) < 2:
+    if not layout.batch_first:
         raise RefusedError(BATCH_AXIS)
-    number = _moved(sequence, result.number, layout, [*chain.from_iterable(layout.axes)], result.shape[1:])
+    # of one number for each example first a vector
+    shape = result.shape[1:] or (1,)
+    number = _moved(sequence, result.number, layout, [*chain.from_iterable(layout.axes)], shape)
+    if len(result.shape) == 1:
+        number = sequence.once(number, Squeeze())
     return Result(number, result.shape)
 
 

@@ -38,6 +38,7 @@ from pyro_compress.network.further_layers import (
     Pad,
     Resize,
     Softmax,
+    Squeeze,
     Standardize,
     View,
 )
@@ -96,6 +97,8 @@ def run(network: StoredNetwork, x: torch.Tensor) -> torch.Tensor:
                 each = x.reshape(len(x), layer.groups, -1, math.prod(x.shape[2:]))
                 centred = each - each.mean(2, keepdim=True) if layer.centred else each
                 return (centred / (centred.square().mean(2, keepdim=True) + layer.eps).sqrt()).reshape(x.shape)
+            case Squeeze():
+                return x.squeeze(1)
             case Softmax(log=log):
                 return F.log_softmax(x, 1) if log else F.softmax(x, 1)
             case Rearrange():
