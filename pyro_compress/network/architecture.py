@@ -126,6 +126,24 @@ class ChannelAffine:
 
 
 @dataclass(frozen=True)
+class FixedAffine:
+    """y[:, c] = scale[c] · x[:, c] + shift[c] with numbers of no parameter, such as means and deviations of the data.
+
+    Appears in traced networks only: structured removal turns it into a `ChannelAffine`.
+    """
+
+    name: str
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+    def then(self, later: "FixedAffine") -> "FixedAffine":
+        """Both as one."""
+        scale = tuple(b * a for a, b in zip(self.scale, later.scale, strict=True))
+        shift = tuple(b * a + c for a, b, c in zip(self.shift, later.scale, later.shift, strict=True))
+        return FixedAffine(self.name, scale, shift)
+
+
+@dataclass(frozen=True)
 class Activation:
     """An elementwise function: one of `ACTIVATIONS`; `artifact/FORMAT.md`, part 4, has their formulas.
 
@@ -218,6 +236,7 @@ Layer = Union[
     ConvTranspose2d,
     BatchNorm,
     ChannelAffine,
+    FixedAffine,
     Activation,
     PReLU,
     MaxPool2d,
@@ -389,6 +408,9 @@ def output_shape(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> tuple[int, 
     if isinstance(layer, BatchNorm | ChannelAffine):
         expect(len(shape) in (1, 3) and shape[0] == layer.channels, f"{layer.channels} channels")
         return shape
+    if isinstance(layer, FixedAffine):
+        expect(len(shape) in (1, 3) and shape[0] == len(layer.scale), f"{len(layer.scale)} channels")
+        return shape
     if isinstance(layer, PReLU):
         expect(bool(shape) and layer.slopes in (1, shape[0]), f"{layer.slopes} entries along its first axis")
         return shape
@@ -468,5 +490,7 @@ def describe(layer: Layer) -> str:
     """One layer as a short line for people: its type and fields."""
     if isinstance(layer, Select):
         return f"Select({len(layer.indices)} indices)"
+    if isinstance(layer, FixedAffine):
+        return f"FixedAffine(name={layer.name}, {len(layer.scale)} channels)"
     inside = ", ".join(f"{field.name}={getattr(layer, field.name)}" for field in fields(layer))
     return f"{type(layer).__name__}({inside})"

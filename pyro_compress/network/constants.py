@@ -16,6 +16,7 @@ from pyro_compress.network.architecture import (
     Architecture,
     AvgPool2d,
     BatchNorm,
+    FixedAffine,
     Flatten,
     Layer,
     PReLU,
@@ -73,6 +74,8 @@ def _constant_after(layer: Layer, constant: np.ndarray, shape: tuple[int, ...], 
     if isinstance(layer, BatchNorm):
         scale, shift = numbers.affine(layer)
         return np.where(scale == 0, shift, scale * constant + shift)
+    if isinstance(layer, FixedAffine):
+        return np.where(np.array(layer.scale) == 0, layer.shift, np.array(layer.scale) * constant + layer.shift)
     if isinstance(layer, Activation):
         known = np.isfinite(constant)
         result = constant.copy()

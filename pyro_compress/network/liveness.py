@@ -19,6 +19,7 @@ from pyro_compress.network.architecture import (
     ChannelAffine,
     Conv2d,
     ConvTranspose2d,
+    FixedAffine,
     Flatten,
     Linear,
     MaxPool2d,
@@ -32,7 +33,7 @@ from pyro_compress.network.needs import live_of
 from pyro_compress.network.numbers import Numbers
 
 PLAIN = (
-    *(Linear, Conv2d, BatchNorm, ChannelAffine, Activation),
+    *(Linear, Conv2d, BatchNorm, ChannelAffine, FixedAffine, Activation),
     *(MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Upsample, Flatten),
 )
 

@@ -12,6 +12,7 @@ from pyro_compress.network.architecture import (
     Architecture,
     BatchNorm,
     ChannelAffine,
+    FixedAffine,
     Linear,
     Named,
     PReLU,
@@ -144,8 +145,8 @@ def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
             shapes[f"{layer.name}.weight"] = (layer.gates * layer.hidden, layer.hidden)
             if layer.bias:
                 shapes[f"{layer.name}.bias"] = (layer.hidden,)
-        elif isinstance(layer, BatchNorm):
-            raise ValueError(f"batch normalisation {layer.name} must become a ChannelAffine before it is stored")
+        elif isinstance(layer, BatchNorm | FixedAffine):
+            raise ValueError(f"normalisation {layer.name} must become a ChannelAffine before it is stored")
     return shapes
 
 

@@ -20,6 +20,7 @@ from pyro_compress.network.architecture import (
     AvgPool2d,
     BatchNorm,
     ChannelAffine,
+    FixedAffine,
     Flatten,
     Layer,
     MaxPool2d,
@@ -40,7 +41,7 @@ from pyro_compress.network.parameter_names import parameter_shapes
 from pyro_compress.network.sequence_layers import Crop
 
 ENTRY_BY_ENTRY = (
-    *(BatchNorm, ChannelAffine, Activation, PReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Upsample),
+    *(BatchNorm, ChannelAffine, FixedAffine, Activation, PReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Upsample),
     *(AdaptiveMaxPool2d, Pad, Resize, View, Crop, Squeeze),
 )
 

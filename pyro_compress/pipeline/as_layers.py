@@ -10,7 +10,16 @@ from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import NetworkError
 from pyro_compress.models.probing import FEW, evaluating, examples
 from pyro_compress.models.tracing.tracer import trace
-from pyro_compress.network.architecture import Architecture, BatchNorm, ChannelAffine, Conv2d, Layer, Named, PReLU
+from pyro_compress.network.architecture import (
+    Architecture,
+    BatchNorm,
+    ChannelAffine,
+    Conv2d,
+    FixedAffine,
+    Layer,
+    Named,
+    PReLU,
+)
 from pyro_compress.network.numbers import Numbers
 from pyro_compress.network.parameter_names import added_bias, aliased, in_layer
 from pyro_compress.network.sequence_layers import Recurrent
@@ -73,6 +82,9 @@ def _with_numbers(network: nn.Module, architecture: Architecture) -> StoredNetwo
         if isinstance(layer, BatchNorm):
             values |= zip((f"{layer.name}.scale", f"{layer.name}.shift"), numbers.affine(layer), strict=True)
             layer = ChannelAffine(layer.name, layer.channels)
+        if isinstance(layer, FixedAffine):
+            values |= {f"{layer.name}.{kind}": np.array(getattr(layer, kind)) for kind in ("scale", "shift")}
+            layer = ChannelAffine(layer.name, len(layer.scale))
         if isinstance(layer, Recurrent):
             layer = _with_bias_in_front(layer, layers[-1], values)
         if isinstance(layer, PReLU):

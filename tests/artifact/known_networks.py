@@ -50,6 +50,7 @@ DESCRIPTIONS = {
     "pooled": "attention that pools places, experts with shares",
     "unrolled": "blocks that share their weights, with norms of their own",
     "twins": "a siamese network: one encoder for two images",
+    "standardised": "inputs standardised by buffers, a mask of units",
     "price": "a regression that returns a number without an axis",
     "experts": "a mixture of experts, whose results are stacked",
     "shared layers": "ALBERT: one layer of a transformer in all places; an LSTM twice",

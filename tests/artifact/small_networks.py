@@ -436,6 +436,26 @@ class Experts(nn.Module):
         return self.head((shares.unsqueeze(-1) * results).sum(1))
 
 
+class Standardised(nn.Module):
+    """Inputs less the data's mean by its deviation, in buffers, and a mask of hidden units; (n, channels, places)."""
+
+    mean: Tensor
+    deviation: Tensor
+    mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([[0.3], [-1.2]]))
+        self.register_buffer("deviation", torch.tensor([[2.0], [0.7]]))
+        self.register_buffer("mask", torch.tensor([1.0, 0.0, 1.0, 1.0, 0.5]))
+        self.conv, self.hidden, self.head = nn.Conv1d(2, 4, 3), nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - self.mean) / self.deviation
+        x = torch.tanh(self.hidden(torch.relu(self.conv(x)).mean(2)))
+        return self.head(self.mask * (self.mask - x))
+
+
 class Price(nn.Module):
     """A regression that returns a number for each example, as many do: `squeeze` at the end."""
 
@@ -474,6 +494,7 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "pooled": (Pooled, (7, 3)),
     "unrolled": (Unrolled, (1, 9, 8)),
     "twins": (Twins, (2, 6, 6)),
+    "standardised": (Standardised, (2, 8)),
     "price": (Price, (6,)),
     "experts": (Experts, (6,)),
     "shared layers": (SharedLayers, (5,)),

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torchvision.models import mobilenet_v2, resnet18
 
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import NetworkError
+from pyro_compress.models.tracing.sequences import with_affines_joined
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import (
     Activation,
@@ -22,6 +24,7 @@ from pyro_compress.network.architecture import (
     BatchNorm,
     Conv2d,
     ConvTranspose2d,
+    FixedAffine,
     Flatten,
     Layer,
     Linear,
@@ -565,6 +568,44 @@ def test_modules_that_are_called_again_as_other_layers_are_refused() -> None:
         NetworkError, match=r"'own' is used again as another layer: PositionBias\(name=own, positions=5"
     ):
         trace(Positions(), (5, 3))
+
+
+class Counting(nn.Module):
+    """Scales by a buffer, which training may move."""
+
+    scale: torch.Tensor
+
+    def __init__(self, moves: bool) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor([2.0, 3.0, 0.5]))
+        self.layer, self.moves = nn.Linear(3, 2), moves
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and self.moves:
+            self.scale.mul_(0.5)
+        return self.layer((x - self.scale) / self.scale + self.scale)
+
+
+def test_numbers_of_buffers_are_one_affine_layer() -> None:
+    (affine, _) = trace(Counting(moves=False), (3,)).layers
+    assert isinstance(affine, FixedAffine)
+    np.testing.assert_allclose(affine.scale, [0.5, 1 / 3, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(affine.shift, [1.0, 2.0, -0.5], rtol=1e-6)
+
+
+def test_numbers_of_buffers_that_training_moves_are_refused() -> None:
+    network = Counting(moves=True)
+    with pytest.raises(NetworkError, match="the forward pass moves buffer scale in training, and a file has it as a"):
+        trace(network, (3,))
+    assert network.scale.tolist() == [2.0, 3.0, 0.5]
+
+
+def test_affine_layers_are_joined_where_nothing_else_reads_between() -> None:
+    a, b = FixedAffine("a", (2.0,), (1.0,)), FixedAffine("b", (3.0,), (-1.0,))
+    one = FixedAffine("a", (6.0,), (2.0,))
+    assert with_affines_joined([a, b, Activation("relu"), Add(2)]) == (one, Activation("relu"), Add(1))
+    assert with_affines_joined([a, b, Activation("relu"), Add(1)]) == (a, b, Activation("relu"), Add(1))
+    assert with_affines_joined([a, b, b]) == (FixedAffine("a", (18.0,), (5.0,)),)
 
 
 def test_tied_weights_are_refused_by_both_names() -> None:

@@ -51,6 +51,7 @@ from pyro_compress.network.architecture import (
     BatchNorm,
     ChannelAffine,
     ConvTranspose2d,
+    FixedAffine,
     Flatten,
     Layer,
     Linear,
@@ -206,6 +207,12 @@ class _Builder:
             self._add_weighted(layer, before, after, norm_follows, _states_behind(self._original, position))
         elif isinstance(layer, BatchNorm):
             self._add_norm(layer)
+        elif isinstance(layer, FixedAffine):
+            for kind, numbers in (("scale", layer.scale), ("shift", layer.shift)):
+                held = np.array(numbers, np.float32)[self._present]
+                self.tensors[f"{layer.name}.{kind}"] = StoredTensor(floats=held)
+                self.spread[f"{layer.name}.{kind}"] = np.zeros(held.shape)
+            self.layers.append(ChannelAffine(layer.name, int(self._present.sum())))
         elif isinstance(layer, PReLU):
             self._add_slopes(layer)
         elif isinstance(layer, Add | Recall | Multiply):

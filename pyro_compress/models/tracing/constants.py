@@ -4,7 +4,7 @@ What the network makes of a parameter without its input (views, permutations, ro
 its numbers lie in memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
@@ -17,7 +17,7 @@ from pyro_compress.models.parameters import place_in_memory
 from pyro_compress.models.tracing.positions import at_channels, layout_of, result_of
 from pyro_compress.models.tracing.rules import RefusedError
 from pyro_compress.models.tracing.sequences import LayerSequence, Result
-from pyro_compress.network.architecture import BatchNorm
+from pyro_compress.network.architecture import BatchNorm, FixedAffine
 from pyro_compress.network.sequence_layers import ConstantPositions, PositionBias
 
 
@@ -50,7 +50,9 @@ def constant_of(network: nn.Module, value: Tensor) -> Constant:
 
 
 def add_constant(sequence: LayerSequence, result: Result, constant: Constant) -> Result:
-    """A number of its own for every place and channel, added."""
+    """A number of its own for every place and channel, added; of what is no parameter's, for every channel."""
+    if constant.name is None:
+        return _affine(sequence, result, constant.value, "adds", lambda own: ([1.0] * len(own), own))
     name, indices = _needed(constant, "adds")
     for channels in _channels(sequence, result):
         own = _by_channel(sequence, result, indices, channels)
@@ -67,6 +69,8 @@ def add_constant(sequence: LayerSequence, result: Result, constant: Constant) ->
 
 def scale_by_constant(sequence: LayerSequence, result: Result, constant: Constant) -> Result:
     """A factor for every channel."""
+    if constant.name is None:
+        return _affine(sequence, result, constant.value, "multiplies with", lambda own: (own, [0.0] * len(own)))
     name, indices = _needed(constant, "multiplies with")
     for channels in _channels(sequence, result):
         own = _by_channel(sequence, result, indices, channels)
@@ -78,6 +82,30 @@ def scale_by_constant(sequence: LayerSequence, result: Result, constant: Constan
     raise RefusedError(
         f"multiplies {result.shape} with {name}, of shape {tuple(constant.value.shape)}: supported is a factor for "
         "each channel or feature"
+    )
+
+
+def _affine(
+    sequence: LayerSequence,
+    result: Result,
+    value: Tensor,
+    what: str,
+    numbers: Callable[[list[float]], tuple[Sequence[float], Sequence[float]]],
+) -> Result:
+    """Numbers of no parameter for every channel: `numbers` makes scale and shift of them."""
+    for channels in _channels(sequence, result):
+        own = _by_channel(sequence, result, value.detach().float(), channels)
+        if own is not None and bool((own == own[:, :1]).all()) and bool(own.isfinite().all()):
+            number, layout = at_channels(sequence, result, channels)
+            number = sequence.image(number)
+            scale, shift = numbers(own[:, 0].tolist())
+            count = 1 + sum(isinstance(layer, FixedAffine) for layer in sequence.layers)
+            layer = FixedAffine(f"fixed{count}", tuple(scale), tuple(shift))
+            return result_of(sequence, sequence.behind(number, layer), layout)
+    raise RefusedError(
+        f"{what} numbers that are no parameter's, of shape {tuple(value.shape)}, where the result is of shape "
+        f"{result.shape}: supported is a number for each channel or feature; others make an nn.Parameter, with "
+        "requires_grad=False if they are not to be fitted"
     )
 
 

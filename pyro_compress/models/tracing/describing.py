@@ -51,9 +51,11 @@ from pyro_compress.models.tracing.sequences import (
     Result,
     add,
     concatenate,
+    divide,
     indexed,
     multiply,
     part,
+    subtract,
 )
 from pyro_compress.models.tracing.shuffles import EXPANSIONS, MAXIMA, SHUFFLES, expanded
 from pyro_compress.models.tracing.transformers import MODULES as TRANSFORMERS
@@ -225,6 +227,14 @@ class Description:
         constant = next((one for one in (left, right) if isinstance(one, Constant)), None)
         operation = COMBINATIONS[kind]
         if constant is not None:
+            if constant.name is None and operation in (subtract, divide):
+                if operation is subtract and pair[0] is right:
+                    minus = replace(pair[0], number=multiply(self.sequence, pair[0], -1.0))
+                    return add_constant(self.sequence, minus, constant)
+                if pair[0] is left:
+                    operation = add if operation is subtract else multiply
+                    value = -constant.value if operation is add else 1 / constant.value
+                    constant = replace(constant, value=value)
             if operation is add:
                 return add_constant(self.sequence, pair[0], constant)
             if operation is multiply:

@@ -16,7 +16,16 @@ import torch
 from pyro_compress.models.tracing.activations import plus, times
 from pyro_compress.models.tracing.layouts import Layout
 from pyro_compress.models.tracing.rules import Layers, RefusedError, Shape
-from pyro_compress.network.architecture import Activation, Add, Layer, Recall, Referring, Select, output_shape
+from pyro_compress.network.architecture import (
+    Activation,
+    Add,
+    FixedAffine,
+    Layer,
+    Recall,
+    Referring,
+    Select,
+    output_shape,
+)
 from pyro_compress.network.further_layers import Concatenate, Multiply, View, fit_together
 
 
@@ -128,6 +137,23 @@ def needed_layers(layers: Sequence[Layer]) -> tuple[Layer, ...]:
         if not isinstance(layer, Recall) or layer.source != len(found):
             found.append(layer)
         numbers[number] = len(found)
+    return tuple(found)
+
+
+def with_affines_joined(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """The same layers, of which one does what two `FixedAffine` did that stood one behind the other."""
+    found = list(layers)
+    for place in range(len(found) - 1, 0, -1):
+        first, second = found[place - 1], found[place]
+        sources = [layer.source for layer in found if isinstance(layer, Referring)]
+        if isinstance(first, FixedAffine) and isinstance(second, FixedAffine) and place not in sources:
+            found[place - 1 : place + 1] = [first.then(second)]
+            found = [
+                replace(layer, source=layer.source - 1)
+                if isinstance(layer, Referring) and layer.source > place
+                else layer
+                for layer in found
+            ]
     return tuple(found)
 
 

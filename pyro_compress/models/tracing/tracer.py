@@ -4,12 +4,14 @@ The module is traced symbolically (`torch.fx`) and run on a few random examples,
 (`x.view(x.size(0), -1)`) are known numbers here.  What cannot be described exactly is refused by name.
 """
 
+import copy
 import re
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from pyro_compress.errors import NetworkError, UnstorableError
 from pyro_compress.models.checking import check_network, check_numbers
@@ -18,9 +20,9 @@ from pyro_compress.models.probing import BATCH, FEW, are_rows, evaluating, examp
 from pyro_compress.models.tracing.describing import Description, is_size, known_type
 from pyro_compress.models.tracing.recorder import Recorder
 from pyro_compress.models.tracing.rules import RefusedError, Shape
-from pyro_compress.models.tracing.sequences import LayerSequence, needed_layers
+from pyro_compress.models.tracing.sequences import LayerSequence, needed_layers, with_affines_joined
 from pyro_compress.models.tracing.symbolic import recorded
-from pyro_compress.network.architecture import Architecture, Layer, Named, describe
+from pyro_compress.network.architecture import Architecture, FixedAffine, Layer, Named, describe
 from pyro_compress.network.parameter_names import parameter_shapes
 
 
@@ -58,7 +60,10 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
         raise UnstorableError(f"the network cannot be described: {error}") from error
     _check_all_used(network, sequence)
     aliases = tuple(sorted(sequence.aliases.items()))
-    architecture = Architecture(tuple(input_shape), needed_layers(sequence.layers), aliases=aliases)
+    layers = with_affines_joined(needed_layers(sequence.layers))
+    if any(isinstance(layer, FixedAffine) for layer in layers):
+        _refuse_moving(network, x)
+    architecture = Architecture(tuple(input_shape), layers, aliases=aliases)
     described = architecture.shapes()[-1]
     last = _result_of(graph)
     found = tuple(values[last].shape[1:])
@@ -69,6 +74,17 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
     with evaluating(network):
         _check_rows(network, graph, x, values, last)
     return architecture
+
+
+def _refuse_moving(network: nn.Module, x: torch.Tensor) -> None:
+    """Numbers of buffers are taken as they are, so training must not move them."""
+    trained = copy.deepcopy(network).train()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        trained(x.clone())
+    norms = {name for name, module in network.named_modules() if isinstance(module, _NormBase)}
+    for (name, before), after in zip(network.named_buffers(), trained.buffers(), strict=True):
+        if name.rpartition(".")[0] not in norms and not torch.equal(before, after):
+            raise UnstorableError(f"the forward pass moves buffer {name} in training, and a file has it as a number")
 
 
 class _Alone(nn.Module):
