@@ -348,7 +348,7 @@ def assign_priors(
             own = [
                 parameter.name for parameter in parameters if parameter.name not in frozen and len(parameter.shape) > 1
             ]
-            named = f": name parameters of your own, prior={{'{own[0]}': ...}}" if own else ""
+            named = f": name parameters of your own, as in prior={{'{own[0]}': ...}}" if own else ""
             raise PriorError(
                 f"the network has no weight of a layer{besides} for {type(prior).__name__} to cover{named}"
             )

@@ -152,7 +152,7 @@ def test_a_network_of_soft_targets_becomes_a_file() -> None:
         ((X, LABELS, SHARES * 1.5), "teacher: .* is no distribution over classes"),
         ((X, LABELS, SHARES[:, :3]), r"the teacher's outputs have the shape \(3,\) per example"),
         ((X, LABELS, SHARES[:5]), "don't hold the same number of examples"),
-        ((X, LABELS, SHARES, SHARES), r"expected tensors or arrays \(x, y\), or \(x, y, teacher\)"),
+        ((X, LABELS, SHARES, SHARES), r"expected tensors or arrays \(x, y\) or \(x, y, teacher\)"),
     ],
 )
 def test_what_is_no_share_or_no_teacher_is_refused(data: Any, message: str) -> None:

@@ -110,6 +110,20 @@ def test_rules_fail_loudly(rules: dict[str, Prior], text: str) -> None:
         BayesianNetwork(network(), rules)
 
 
+def test_parameters_of_ones_own_are_pointed_out() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias, self.w1 = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(3, 2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.w1 + self.bias
+
+    with pytest.raises(PriorError, match=r"to cover: name parameters of your own, as in prior=\{'w1': \.\.\.\}"):
+        BayesianNetwork(Own(), LogUniform())
+    assert [p.name for p, _ in BayesianNetwork(Own(), {"w1": LogUniform()}).parameters_covered] == ["w1"]
+
+
 def test_group_prior_without_weights_to_cover_is_refused() -> None:
     with pytest.raises(PriorError, match="no weight of a layer for GroupHorseshoe to cover"):
         BayesianNetwork(nn.Sequential(nn.BatchNorm1d(4)), GroupHorseshoe())
