@@ -58,6 +58,7 @@ class DecisionSettings:
             bound may lose.
         fine_tune_epochs: epochs on the grid per stage; 0 stores rounded posterior means.
         rate_weights: γ of each stage, rising; the last stage within `stage_tolerance_points` is kept.
+        lower_stages: how many come where none of those was within it: γ is halved until one is.
         further_stages: how many come after those: γ doubles until a stage is refused, then it is sought between that
             and the last one kept, see `pipeline.stages`.
         stage_tolerance_points: rise of validation error over the reference that a stage may cost.
@@ -96,6 +97,7 @@ class DecisionSettings:
     tolerance_nats: float = 1.0
     fine_tune_epochs: int = 10
     rate_weights: tuple[float, ...] = (0.5, 1.0, 2.0)
+    lower_stages: int = 2
     further_stages: int = 0
     stage_tolerance_points: float = 0.1
     fine_tune_batch_size: int = 128
@@ -129,6 +131,8 @@ class DecisionSettings:
             or min(self.tolerance_points, self.tolerance_nats, self.stage_tolerance_points) < 0
         ):
             raise DecisionError("fine_tune_epochs and tolerances must not be negative")
+        if self.lower_stages < 0:
+            raise DecisionError(f"lower_stages is at least 0, found {self.lower_stages}")
         if self.further_stages < 0 or (self.further_stages and not self.fine_tune_epochs):
             raise DecisionError(
                 f"further_stages is at least 0, and stages take fine_tune_epochs; found {self.further_stages} with "

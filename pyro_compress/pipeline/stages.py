@@ -20,8 +20,9 @@ def fine_tune_stages(
 ) -> Decision:
     """Stages of rising rate weight γ, each from where the last one ended; stops at the first that costs too much.
 
-    As long as none was within the tolerance, the one with the lowest error stands, or what was there before.  Then
-    come `further_stages`, if one was: each from where the last one ended that was kept, at twice its γ while nothing
+    As long as none was within the tolerance, the one with the lowest error stands, or what was there before, and up to
+    `lower_stages` follow with half the smallest γ so far, from where the first began.  Then come `further_stages`, if one
+    was within it: each from where the last one ended that was kept, at twice its γ while nothing
     has been refused, and between its γ and the refused one, at their geometric mean, after that.
     """
     ladder = _Ladder(decision, judge, tune, settings, reference, say)
@@ -30,6 +31,12 @@ def fine_tune_stages(
         current = ladder.stage(current, rate_weight)
         if ladder.refused is not None:
             break
+    lower = min(settings.rate_weights, default=0.0)
+    for _ in range(settings.lower_stages):
+        if ladder.kept is not None or not lower:
+            break
+        ladder.lower(decision, lower / 2)
+        lower /= 2
     for _ in range(settings.further_stages):
         further = ladder.next_rate_weight()
         if further is None:
@@ -80,6 +87,12 @@ class _Ladder:
         if good or better:
             self.accepted, self.rise = tuned, rise
         return tuned
+
+    def lower(self, start: Decision, rate_weight: float) -> None:
+        """A stage of half the γ that was too much."""
+        self.stage(start, rate_weight)
+        if self.kept is not None:
+            self.refused = 2 * rate_weight
 
     def next_rate_weight(self) -> float | None:
         """Of a further stage; None where no stage was within the tolerance, or the kept one has no γ to go up from."""

@@ -52,7 +52,7 @@ def test_the_last_stage_within_the_tolerance_stands_or_else_the_best(
     rises: list[float], stands: int, said: list[str]
 ) -> None:
     lines: list[str] = []
-    settings = DecisionSettings(rate_weights=(0.5, 1.0, 2.0), stage_tolerance_points=0.1)
+    settings = DecisionSettings(rate_weights=(0.5, 1.0, 2.0), lower_stages=0, stage_tolerance_points=0.1)
     start: Any = Stage(0)
     judge: Any = MadeUpJudge(rises)
     found: Any = fine_tune_stages(start, judge, next_stage, settings, np.zeros(1), lines.append)
@@ -68,7 +68,10 @@ def test_the_last_stage_within_the_tolerance_stands_or_else_the_best(
         (3.0, (0.5, 1.0), [0.5, 1.0, 2.0, 4.0, 8**0.5], 8**0.5),  # doubled, refused, halved in logarithms
         (1.5, (1.0, 2.0), [1.0, 2.0, 2**0.5, 2**0.75, 2**0.625], 2**0.5),
         (9.0, (1.0, 2.0), [1.0, 2.0, 4.0, 8.0, 16.0], 8.0),
-        (0.4, (0.5, 1.0), [0.5, 1.0], None),  # nothing was good enough to start from
+        (0.4, (0.5, 1.0), [0.5, 1.0, 0.25, 2**-1.5, 2**-1.25, 2**-1.375], 2**-1.375),  # halved, then sought between
+        (0.2, (0.5, 1.0), [0.5, 1.0, 0.25, 0.125, 2**-2.5, 2**-2.25, 2**-2.375], 2**-2.375),
+        (0.1, (0.5, 1.0), [0.5, 1.0, 0.25, 0.125], None),  # nothing was good enough to start from
+        (0.4, (0.0,), [0.0], None),
     ],
 )
 def test_further_stages_look_for_the_largest_rate_weight_that_validation_allows(
