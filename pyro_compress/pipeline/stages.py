@@ -21,9 +21,9 @@ def fine_tune_stages(
     """Stages of rising rate weight γ, each from where the last one ended; stops at the first that costs too much.
 
     As long as none was within the tolerance, the one with the lowest error stands, or what was there before, and up to
-    `lower_stages` follow with half the smallest γ so far, from where the first began.  Then come `further_stages`, if one
-    was within it: each from where the last one ended that was kept, at twice its γ while nothing
-    has been refused, and between its γ and the refused one, at their geometric mean, after that.
+    `lower_stages` follow with half the smallest γ so far, from where the first began.  Then come `further_stages`, if
+    one was within it: each from where the last one ended that was kept, at twice its γ while nothing has been refused,
+    and between its γ and the refused one, at their geometric mean, after that.
     """
     ladder = _Ladder(decision, judge, tune, settings, reference, say)
     current = decision

@@ -100,8 +100,10 @@ def test_further_stages_look_for_the_largest_rate_weight_that_validation_allows(
     assert [rate_weight for _, rate_weight in seen] == pytest.approx(tried)
     if stands is not None:
         assert found.rate_weight == pytest.approx(stands)
-        # each from the last one that was kept
-        for decision, rate_weight in seen[len(given) :]:
+        # lower ones from where all began, others from the last one that was kept
+        lower = sum(each in tried and min(given) / each in (2, 4) for _, each in seen)
+        assert all(decision is start for decision, _ in seen[len(given) :][:lower])
+        for decision, rate_weight in seen[len(given) + lower :]:
             assert 0 < decision.rate_weight <= min(most, rate_weight)
 
 
