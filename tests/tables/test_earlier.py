@@ -74,10 +74,15 @@ MEASURED = sorted((DOCS / "measured").glob("*.json"))
 
 @pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
 def test_pages_are_made_of_what_is_committed(path: Path, tmp_path: Path) -> None:
-    """`pyro-compress table NAME --ready --earlier docs/measured/NAME.json`, but for the figures below the tables."""
+    """`pyro-compress table NAME --ready --earlier docs/measured/NAME.json`, but for the figures below the tables.
+
+    With `--seeds` where there are several.
+    """
     named, before = tables_named(path.stem), Earlier.read([path])
     assert not before.outdated, "these entries have been given other settings: run the table again"
-    found = [(one, collecting.collect(one, [0], tmp_path, before)) for one in named.tables()]
-    page = rendering.in_format("markdown", found, [0], f"pyro-compress table {path.stem}", named.title)
+    seeds = sorted({int(seed) for record in json.loads(path.read_text()) for seed in record["values"]})
+    found = [(one, collecting.collect(one, seeds, tmp_path, before)) for one in named.tables()]
+    command = f"pyro-compress table {path.stem}" + (f" --seeds {' '.join(map(str, seeds))}" if seeds != [0] else "")
+    page = rendering.in_format("markdown", found, seeds, command, named.title)
     held = (DOCS / f"{path.stem}.md").read_text(encoding="utf-8")
     assert held.partition("\n![")[0].rstrip() == page.rstrip()
