@@ -35,8 +35,8 @@ def fine_tune_stages(
     for _ in range(settings.lower_stages):
         if ladder.kept is not None or not lower:
             break
-        ladder.lower(decision, lower / 2)
         lower /= 2
+        ladder.lower(decision, lower)
     for _ in range(settings.further_stages):
         further = ladder.next_rate_weight()
         if further is None:

@@ -178,8 +178,8 @@ def micronet_score(
         if reference not in REFERENCES:
             raise RunError(unknown_name("reference of a score", reference, REFERENCES))
         reference = REFERENCES[reference]
-    reused = {f"{name}@{n}" for name, at in network.architecture.places.items() for n in range(2, 1 + len(at))}
-    network = each_used_once(network)
+    named, network = network.architecture.places.keys(), each_used_once(network)
+    reused = network.architecture.places.keys() - named
     widths = [_bits_each(tensor) for tensor in network.tensors.values()]
     free = freebie and min([activation_bits, *widths]) >= FREE_BITS
     counter = _Counter(network, FREE_BITS if free else FULL_BITS, activation_bits)
