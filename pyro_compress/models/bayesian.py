@@ -33,7 +33,7 @@ from pyro_compress.models.layouts import filters_last
 from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood
 from pyro_compress.models.module_calls import refuse_unknown_module, with_output_of
 from pyro_compress.models.names import attribute_name, refuse_names
-from pyro_compress.models.parameters import Parameter, parameters_of, refuse_tied_modules
+from pyro_compress.models.parameters import Parameter, parameters_of, refuse_shared_memory, slots_of
 from pyro_compress.models.precision import called
 from pyro_compress.models.priors.base import LatentSite, Prior
 from pyro_compress.models.priors.registry import PRIORS
@@ -114,7 +114,7 @@ class BayesianNetwork(HoldsNetwork):
             if name not in covered and tensor.requires_grad:
                 self._free_names[name] = attribute_name(name)
                 setattr(self.free, attribute_name(name), nn.Parameter(tensor.detach().clone()))
-        self._slots = {name: _slot(self.network, name) for name, _ in self.network.named_parameters()}
+        self._slots = slots_of(self.network)
         self._recurrent = [module for module in self.network.modules() if isinstance(module, nn.RNNBase)]
 
     def held_elsewhere(self) -> frozenset[str]:
@@ -298,10 +298,10 @@ class BayesianNetwork(HoldsNetwork):
             for recurrent in found:
                 recurrent.__dict__["flatten_parameters"] = _stay
             for name, value in values.items():
-                module, local = self._slots[name]
-                held.setdefault(module, dict(module._parameters))
-                del module._parameters[local]
-                module.__dict__[local] = value
+                for module, local in self._slots[name]:
+                    held.setdefault(module, dict(module._parameters))
+                    del module._parameters[local]
+                    module.__dict__[local] = value
             yield
         finally:
             for module, parameters in held.items():
@@ -331,7 +331,7 @@ def assign_priors(
         network, prior: see there.
         covered: what names begin with that a prior may cover.
     """
-    refuse_tied_modules(network)
+    refuse_shared_memory(network)
     everywhere = parameters_of(network)
     parameters = tuple(parameter for parameter in everywhere if parameter.name.startswith(covered))
     if isinstance(prior, Mapping):
@@ -400,8 +400,3 @@ def refuse_all_frozen(network: nn.Module, *, also_inferred: bool) -> None:
 
 def _stay() -> None:
     """In place of `flatten_parameters`, which would take tensors out of the vectors that they are views of."""
-
-
-def _slot(network: nn.Module, name: str) -> tuple[nn.Module, str]:
-    prefix, _, local = name.rpartition(".")
-    return network.get_submodule(prefix), local

@@ -1,6 +1,6 @@
 """Where a network's parameters sit: their layer's kind and the axis along which a group prior ties them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,13 +57,26 @@ class Parameter:
 
 
 def parameters_of(network: nn.Module) -> tuple[Parameter, ...]:
-    """All parameters of a network in registration order, each with its layer's kind."""
-    found = []
+    """All parameters of a network in registration order, each with its layer's kind; tied ones by their first name."""
+    found: dict[int, Parameter] = {}
+    for name, module, local, tensor in _slots(network):
+        found.setdefault(id(tensor), Parameter(name, tensor.shape, _kind(module, local, tensor)))
+    return tuple(found.values())
+
+
+def slots_of(network: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
+    """Where every parameter is registered, as modules and attributes: tied ones at several places, by one name."""
+    found: dict[int, tuple[str, list[tuple[nn.Module, str]]]] = {}
+    for name, module, local, tensor in _slots(network):
+        found.setdefault(id(tensor), (name, []))[1].append((module, local))
+    return dict(found.values())
+
+
+def _slots(network: nn.Module) -> Iterator[tuple[str, nn.Module, str, torch.Tensor]]:
     for prefix, module in network.named_modules():
-        for local, tensor in module.named_parameters(recurse=False):
-            name = f"{prefix}.{local}" if prefix else local
-            found.append(Parameter(name, tensor.shape, _kind(module, local, tensor)))
-    return tuple(found)
+        for local, tensor in module._parameters.items():
+            if tensor is not None:
+                yield f"{prefix}.{local}" if prefix else local, module, local, tensor
 
 
 def place_in_memory(tensor: torch.Tensor) -> tuple[int, int]:
@@ -88,18 +101,22 @@ def refuse_tied(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[tuple[in
     return owners
 
 
+def refuse_shared_memory(network: nn.Module) -> None:
+    """Refuse networks in which two parameters lie at the same place, without being one and the same.
+
+    Raises:
+        NetworkError: names both.
+    """
+    refuse_tied(network.named_parameters())
+
+
 def refuse_tied_modules(network: nn.Module) -> None:
     """Refuse networks in which two modules, or two names of one, hold the same tensor.
 
     Raises:
         NetworkError: names both.
     """
-    refuse_tied(
-        (f"{prefix}.{local}" if prefix else local, tensor)
-        for prefix, module in network.named_modules()
-        for local, tensor in module._parameters.items()
-        if tensor is not None
-    )
+    refuse_tied((name, tensor) for name, _, _, tensor in _slots(network))
 
 
 def _kind(module: nn.Module, local: str, tensor: torch.Tensor) -> str:

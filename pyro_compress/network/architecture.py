@@ -15,6 +15,7 @@ sequence too; `walk` carries any value through it, and every walk over layers is
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Protocol, TypeVar, Union
 
 from pyro_compress.network.further_layers import (
@@ -296,7 +297,7 @@ class Architecture:
         """The dense and convolution layers in order; one that is used again is there once."""
         return tuple(dict.fromkeys(layer for layer in self.layers if isinstance(layer, Weighted)))
 
-    @property
+    @cached_property
     def places(self) -> dict[str, list[int]]:
         """Of every layer with a name, where it is used, by that."""
         found: dict[str, list[int]] = {}
@@ -309,6 +310,13 @@ class Architecture:
     def reused(self) -> frozenset[str]:
         """Names of the layers that are used several times."""
         return frozenset(name for name, places in self.places.items() if len(places) > 1)
+
+    @property
+    def tied(self) -> frozenset[str]:
+        """The module's names of parameters that layers of several names have."""
+        others = [parameter for _, parameter in self.aliases]
+        own = {f"{name}.{kind}" for name in self.places for kind in ("weight", "bias")} - dict(self.aliases).keys()
+        return frozenset(name for name in others if name in own or others.count(name) > 1)
 
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shape of one example before each layer, and after the last: len(layers) + 1 entries.

@@ -5,14 +5,18 @@ outputs along a residual connection are coupled, and an entry goes where it is l
 coupled channels of a dependency graph (Fang et al. 2023, DepGraph, CVPR).  Behind a concatenation or selection an entry
 may go while the one in front of it stays for another reader.  A layer that is used again reads and makes the same
 entries at all its places, so what is before it is coupled, and so is what is behind it; what is constant at one of them
-may vary at another, and is read as it is.
+may vary at another, and is read as it is.  So it is with layers that share a weight, by the weight's axes.
 """
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from pyro_compress.network.architecture import (
     Add,
     Architecture,
+    ConvTranspose2d,
     Flatten,
     Layer,
     PReLU,
@@ -32,6 +36,40 @@ from pyro_compress.network.sequence_layers import (
 )
 
 
+@dataclass(frozen=True)
+class Sharing:
+    """Which entries are the same ones, since a weight, or a layer with all that it holds, is at several places.
+
+    Attributes:
+        sides: per layer, for before it (0) and behind it (1), the outputs with the entries of that one, itself among
+            them; those alone that are several.
+        tokens: outputs whose entries are tokens of an embedding, which stay: of layers that share its weight.
+    """
+
+    sides: Sequence[Mapping[int, Sequence[int]]]
+    tokens: Sequence[int]
+
+
+def sharing(architecture: Architecture) -> Sharing:
+    """What the layers of an architecture share, by the axes of their weights."""
+    outputs: dict[tuple[str, int], list[int]] = {}
+    members: list[tuple[int, int, tuple[str, int]]] = []
+    tables = set()
+    for name, places in architecture.places.items():
+        layer, weight = architecture.layers[places[0]], architecture.parameter(f"{name}.weight")
+        tables |= {(weight, 0)} if isinstance(layer, Embedding) else set()
+        for side in _sides(layer):
+            axis = (weight, side if isinstance(layer, Embedding | ConvTranspose2d) else 1 - side)
+            outputs.setdefault(axis, []).extend(place + side for place in places)
+            members += [(place, side, axis) for place in places]
+    sides: list[dict[int, Sequence[int]]] = [{} for _ in architecture.layers]
+    for place, side, axis in members:
+        if len(outputs[axis]) > 1:
+            sides[place][side] = outputs[axis]
+    # an embedding's own tokens are no output's entries
+    return Sharing(sides, [number for axis in tables for number in outputs.get(axis, ())])
+
+
 def kept_of(architecture: Architecture, live: list[np.ndarray]) -> list[np.ndarray]:
     """One mask for all coupled outputs: live in any of them, and what a kept entry needs across a change of shape.
 
@@ -40,10 +78,13 @@ def kept_of(architecture: Architecture, live: list[np.ndarray]) -> list[np.ndarr
     `Rearrange` or a `Softmax`, and in front of an `Embedding`, everything is, and of the heads of an `Attention` that
     are kept equally many entries.
     """
-    couple, layers = _coupled(architecture), architecture.layers
+    shared = sharing(architecture)
+    couple, layers = _coupled(architecture, shared), architecture.layers
     masks = {number: np.zeros_like(live[number]) for number in set(couple)}
     for number, mask in zip(couple, live, strict=True):
         masks[number] |= mask
+    for number in shared.tokens:
+        masks[couple[number]][:] = True
     turns = [
         (layer, masks[couple[position]], masks[couple[position + 1]], masks[couple[getattr(layer, "source", position)]])
         for position, layer in enumerate(layers)
@@ -108,7 +149,7 @@ def _complete_heads(layer: Attention, before: np.ndarray, after: np.ndarray) -> 
     after[:] = values.ravel()
 
 
-def _coupled(architecture: Architecture) -> list[int]:
+def _coupled(architecture: Architecture, shared: Sharing) -> list[int]:
     """Per output the first of those that it is coupled with: sums, products, and layers that work entry by entry."""
     first = list(range(len(architecture.layers) + 1))
     flat = [len(shape) == 1 for shape in architecture.shapes()]
@@ -128,9 +169,9 @@ def _coupled(architecture: Architecture) -> list[int]:
         ):
             couples = set()
         first = _joined(first, couples)
-    for places in architecture.places.values():
-        for side in alike(architecture.layers[places[0]]):
-            first = _joined(first, {place + side for place in places})
+    for sides in shared.sides:
+        for outputs in sides.values():
+            first = _joined(first, set(outputs))
     return first
 
 
@@ -139,7 +180,7 @@ def _joined(first: list[int], couples: set[int]) -> list[int]:
     return [min(joined) if number in joined else number for number in first]
 
 
-def alike(layer: Layer) -> tuple[int, ...]:
+def _sides(layer: Layer) -> tuple[int, ...]:
     """On which sides, before (0) and behind (1), a layer has the same entries wherever it is used."""
     if isinstance(layer, PReLU) and layer.slopes == 1:
         return ()

@@ -23,12 +23,11 @@ from pyro_compress.network.architecture import (
     Flatten,
     Linear,
     MaxPool2d,
-    Named,
     Upsample,
     groups_of,
 )
 from pyro_compress.network.constants import constants_of
-from pyro_compress.network.coupling import alike, kept_of
+from pyro_compress.network.coupling import Sharing, kept_of
 from pyro_compress.network.needs import live_of
 from pyro_compress.network.numbers import Numbers
 
@@ -76,19 +75,18 @@ def read(architecture: Architecture, numbers: Numbers) -> list[np.ndarray]:
     return kept_of(architecture, live_of(architecture, varying, numbers))
 
 
-def around(architecture: Architecture, flow: Sequence[Signal], position: int) -> tuple[Signal, Signal]:
-    """The signals before and behind a layer; of one that is used again, live at any of its places, and no constants."""
-    layer, found = architecture.layers[position], [flow[position], flow[position + 1]]
-    places = architecture.places.get(layer.name, []) if isinstance(layer, Named) else []
-    for side in alike(layer) if len(places) > 1 else ():
-        live = np.any([flow[place + side].live for place in places], axis=0)
+def around(sharing: Sharing, flow: Sequence[Signal], position: int) -> tuple[Signal, Signal]:
+    """The signals before and behind a layer; of a weight that is at several places, live at any, and no constants."""
+    found = [flow[position], flow[position + 1]]
+    for side, outputs in sharing.sides[position].items():
+        live = np.any([flow[number].live for number in outputs], axis=0)
         found[side] = Signal(np.full(live.size, np.nan), live, found[side].kept)
     return found[0], found[1]
 
 
 def is_plain_chain(architecture: Architecture) -> bool:
     """Whether there is nothing but dense layers, convolutions of one group, and what treats every entry alike."""
-    plain = all(isinstance(layer, PLAIN) for layer in architecture.layers)
+    plain = all(isinstance(layer, PLAIN) for layer in architecture.layers) and not architecture.tied
     return plain and not architecture.reused and all(groups_of(layer) == 1 for layer in architecture.weighted())
 
 

@@ -82,6 +82,11 @@ class StoredTensor:
             return self.floats
         return self.quantizer.value(self.integers)
 
+    def reshaped(self, shape: tuple[int, ...]) -> "StoredTensor":
+        """The same numbers in another shape, of as many along the first axis."""
+        integers, floats = (None if held is None else held.reshape(shape) for held in (self.integers, self.floats))
+        return StoredTensor(integers, self.quantizer, floats)
+
     def equals(self, other: "StoredTensor") -> bool:
         """Bit for bit the same content."""
         if self.quantizer != other.quantizer or self.shape != other.shape:
@@ -148,6 +153,34 @@ def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
         elif isinstance(layer, BatchNorm | FixedAffine):
             raise ValueError(f"normalisation {layer.name} must become a ChannelAffine before it is stored")
     return shapes
+
+
+def tied_weights(network: StoredNetwork) -> dict[str, str]:
+    """Weights whose numbers are those of an earlier one, by that: of an embedding and the output that shares them.
+
+    What is all zero is left out, which takes no place anyway.
+    """
+    found: dict[str, str] = {}
+    seen: dict[tuple[int, int], list[str]] = {}
+    for name, tensor in network.tensors.items():
+        if not name.endswith(".weight") or not tensor.dense().any():
+            continue
+        alike = seen.setdefault((len(tensor.dense()), tensor.dense().size), [])
+        first = next((one for one in alike if _same(network, one, name)), None)
+        if first is None:
+            alike.append(name)
+        else:
+            found[name] = first
+    return found
+
+
+def _same(network: StoredNetwork, first: str, name: str) -> bool:
+    one, other = network.tensors[first], network.tensors[name]
+    nothing = np.zeros(0, np.int8)
+    deviations = network.deviations.get(first, nothing).ravel(), network.deviations.get(name, nothing).ravel()
+    if not np.array_equal(deviations[0], deviations[1]):
+        return False
+    return one.reshaped(other.shape).equals(other)
 
 
 def each_used_once(network: StoredNetwork) -> StoredNetwork:

@@ -57,7 +57,7 @@ from pyro_compress.network.sequence_layers import (
     PositionBias,
     Recurrent,
 )
-from pyro_compress.network.stored import StoredNetwork, StoredTensor, each_used_once
+from pyro_compress.network.stored import StoredNetwork, StoredTensor, each_used_once, tied_weights
 
 FULL_BITS, FREE_BITS = 32, 16
 
@@ -178,11 +178,12 @@ def micronet_score(
         if reference not in REFERENCES:
             raise RunError(unknown_name("reference of a score", reference, REFERENCES))
         reference = REFERENCES[reference]
+    tied = tied_weights(network)
     named, network = network.architecture.places.keys(), each_used_once(network)
     reused = network.architecture.places.keys() - named
     widths = [_bits_each(tensor) for tensor in network.tensors.values()]
     free = freebie and min([activation_bits, *widths]) >= FREE_BITS
-    counter = _Counter(network, FREE_BITS if free else FULL_BITS, activation_bits)
+    counter = _Counter(network, FREE_BITS if free else FULL_BITS, activation_bits, tied)
     return Score(tuple(counter.costs(stored_before=reused)), reference, free)
 
 
@@ -210,10 +211,10 @@ def _bits_each(tensor: StoredTensor) -> int:
 
 
 class _Counter:
-    """Counts a network's layers; nothing is wider than `widest`."""
+    """Counts a network's layers; nothing is wider than `widest`, and weights that are `tied` are stored elsewhere."""
 
-    def __init__(self, network: StoredNetwork, widest: int, activation_bits: int) -> None:
-        self._network, self._widest = network, widest
+    def __init__(self, network: StoredNetwork, widest: int, activation_bits: int, tied: Collection[str]) -> None:
+        self._network, self._widest, self._tied = network, widest, tied
         self._activation = min(activation_bits, widest)
         self._products = products(network)
 
@@ -261,7 +262,8 @@ class _Counter:
                 value = self._network.tensors[f"{name}.value"]
                 return self._made(layer, self._dense(value), 0, values)
             case ConstantPositions() | Embedding():
-                return self._made(layer, self._dense(self._network.tensors[table_of(layer)[0]]), 0, 0)
+                table, _ = table_of(layer)
+                return self._made(layer, 0 if table in self._tied else self._dense(self._network.tensors[table]), 0, 0)
             case Standardize(groups=groups, centred=centred, by_place=by_place):
                 groups *= math.prod(after[1:]) if by_place else 1
                 sums = 2 * (values - groups) + values if centred else values - groups
@@ -291,7 +293,7 @@ class _Counter:
         """Products with the states, which are added to what there is, and what a step does with its gates."""
         weight = self._network.tensors[f"{layer.name}.weight"]
         products = int(np.count_nonzero(weight.dense()))
-        bits = self._sparse(weight)
+        bits = 0 if f"{layer.name}.weight" in self._tied else self._sparse(weight)
         # of a unit in a step: functions, products with gates, and sums
         functions = {"lstm": ("sigmoid",) * 3 + ("tanh",) * 2, "gru": ("sigmoid",) * 2 + ("tanh",)}
         used = functions.get(layer.kind, (layer.kind.removeprefix("rnn_"),))
@@ -330,7 +332,7 @@ class _Counter:
         """`scaled`: numbers that a step which is no power of two multiplies."""
         weight = self._network.tensors[f"{layer.name}.weight"]
         sums = multiplies - reached
-        bits = self._sparse(weight)
+        bits = 0 if f"{layer.name}.weight" in self._tied else self._sparse(weight)
         if layer.bias:
             bits += self._dense(self._network.tensors[f"{layer.name}.bias"])
             sums += reached

@@ -40,6 +40,7 @@ DESCRIPTIONS = {
     "channels last": "a block of ConvNeXt, channels last",
     "mixer": "dense layers over places and over features",
     "gpt": "a small GPT of tokens",
+    "shared tokens": "a GPT whose output shares the embedding's weights",
     "reader": "a bidirectional LSTM and a GRU",
     "elman": "recurrent layers without gates",
     "tutorial": "PyTorch's tutorial, which counts its features",

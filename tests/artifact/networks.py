@@ -290,6 +290,24 @@ def again() -> StoredNetwork:
     return filled((2, 4, 5), layers)
 
 
+def tied() -> StoredNetwork:
+    """An output with the weight of the embedding, in the shape of a convolution, and two dense layers of one weight."""
+    pixel = ((1, 1), (1, 1), (0, 0), (1, 1), 1)
+    layers = (
+        Embedding("wte", 6, 4),
+        Conv2d("conv1", 4, 4, *pixel, True),
+        Activation("tanh"),
+        Conv2d("head", 4, 6, *pixel, False),
+        Flatten(),
+        Linear("fc1", 30, 30, True),
+        Activation("relu"),
+        Linear("fc2", 30, 30, True),
+    )
+    network = filled((5,), layers)
+    same = {"head.weight": network.tensors["wte.weight"].reshaped((6, 4, 1, 1))}
+    return StoredNetwork(network.architecture, network.tensors | same | {"fc2.weight": network.tensors["fc1.weight"]})
+
+
 def single() -> StoredNetwork:
     """One number for each example, without an axis."""
     layers = (Linear("fc1", 4, 3, True), Activation("relu"), Linear("fc2", 3, 1, True), Squeeze())

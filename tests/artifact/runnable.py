@@ -121,6 +121,7 @@ RUNNABLE: dict[str, Callable[[], StoredNetwork]] = {
     "positions": networks.positions,
     "attention": networks.attention,
     "again": lambda: normal(networks.again().architecture),
+    "tied": networks.tied,
     "single": lambda: normal(networks.single().architecture),
     "softmax": lambda: normal(networks.softmax().architecture),
     # with weights of whatever size the states are all −1 or 1

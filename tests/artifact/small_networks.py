@@ -252,6 +252,14 @@ class SmallGPT(nn.Module):
         return self.head(self.last(x + self.narrow(y)))
 
 
+class TiedGPT(SmallGPT):
+    """The same, whose output has the weights of the embedding, as GPT-2 has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head.weight = self.wte.weight
+
+
 class Reader(nn.Module):
     """Two LSTM layers in both directions, a GRU over their outputs, logits of its last state."""
 
@@ -484,6 +492,7 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "channels last": (ChannelsLast, (2, 8, 6)),
     "mixer": (Mixer, (6, 4)),
     "gpt": (SmallGPT, (6,)),
+    "shared tokens": (TiedGPT, (6,)),
     "reader": (Reader, (6, 5)),
     "elman": (Elman, (3, 7)),
     "tutorial": (Tutorial, (1, 16, 16)),

@@ -36,8 +36,9 @@ Pair = tuple[int, int]
 class Descriptor:
     """What the header says of a tensor.
 
-    `form` is float32, power, step, steps or levels; `step` is e of the form power; `sides` of the form levels are how
-    many are below and above zero; `levels` are the integers by place of a codebook of integers.
+    `form` is float32, power, step, steps, levels or tied, to the tensor `distance` places before; `step` is e of the
+    form power; `sides` of the form levels are how many are below and above zero; `levels` are the integers by place of
+    a codebook of integers.
     """
 
     form: str = "float32"
@@ -49,6 +50,7 @@ class Descriptor:
     top: int = 0
     fall: int = 0
     levels: dict[int, int] | None = None
+    distance: int = 0
 
 
 @dataclass
@@ -179,6 +181,8 @@ class Bits:
         kind, role = self.number(0), "weight" if part == "weight" else "other"
         if kind == 2:
             return Descriptor()
+        if kind == 5:
+            return Descriptor("tied", distance=self.number(2))
         if kind == 4:
             found = Descriptor(["step", "steps", "levels"][self.bits(2)])
             if found.form == "levels":
@@ -415,15 +419,28 @@ def decode(data: bytes) -> Network:
     coder = Range(body[at:])
     columns = read_selections(coder, layers, shape, side)
     for name, (extents, said) in tensors.items():
-        if said.form == "float32":
+        if said.form == "tied":
+            first = list(tensors)[list(tensors).index(name) - said.distance]
+            same = found.tensors[first]
+            assert tensors[first][1].form != "tied" and tensors[first][0][0] == extents[0]
+            found.tensors[name] = Tensor(
+                same.numbers.reshape(extents), None if same.integers is None else same.integers.reshape(extents)
+            )
+        elif said.form == "float32":
             found.tensors[name] = Tensor(floats[name].reshape(extents))
         else:
             integers = read_integers(coder, extents, said, columns[name])
             found.tensors[name] = Tensor(meant(integers, said, floats[name]), integers)
     for name, tensor in found.tensors.items() if has_deviations else ():
+        if tensors[name][1].form == "tied":
+            continue
         if tensor.numbers.any() and coder.bit(2**15):
             rows = tensor.numbers.reshape(len(tensor.numbers), -1).tolist()
             found.deviations[name] = deviations(coder, rows)
+    for name, (_, said) in tensors.items():
+        if said.form == "tied":
+            first = list(tensors)[list(tensors).index(name) - said.distance]
+            found.deviations |= {name: found.deviations[first]} if first in found.deviations else {}
     return found
 
 

@@ -21,7 +21,7 @@ from pyro_compress.artifact.writing.rate_distortion import refine
 from pyro_compress.errors import ArtifactError, DecisionError
 from pyro_compress.network.architecture import Architecture, BatchNorm, Linear
 from pyro_compress.network.quantizers import power_of_two
-from pyro_compress.network.stored import StoredNetwork, StoredTensor
+from pyro_compress.network.stored import StoredNetwork, StoredTensor, tied_weights
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 from tests.artifact import networks, specified
 from tests.artifact.test_rate_distortion import ARCHITECTURE, decision, site
@@ -40,7 +40,7 @@ def spread(network: StoredNetwork, lowest: int = -9, levels: int = 5) -> StoredN
     return replace(network, deviations=found)
 
 
-@pytest.mark.parametrize("name", ["dense", "conv"])
+@pytest.mark.parametrize("name", ["dense", "conv", "tied"])
 @pytest.mark.parametrize(("lowest", "levels"), [(-9, 5), (-64, 1), (40, 24)])
 def test_deviations_come_back_and_encode_to_the_same_bytes(name: str, lowest: int, levels: int) -> None:
     network = spread(getattr(networks, name)(), lowest, levels)
@@ -57,6 +57,21 @@ def test_deviations_come_back_and_encode_to_the_same_bytes(name: str, lowest: in
         ]
         for key, exponents in network.deviations.items()
     }
+
+
+def test_deviations_of_one_weight_of_several_layers_are_kept_and_drawn_once() -> None:
+    network = networks.tied()
+    found = {name: np.where(network.tensors[name].dense() != 0, np.int8(-3), np.int8(0)) for name in ("fc1.weight",)}
+    same = replace(network, deviations=found | {"fc2.weight": found["fc1.weight"]})
+    other = replace(network, deviations=found)
+    assert tied_weights(same) == {"head.weight": "wte.weight", "fc2.weight": "fc1.weight"}
+    assert tied_weights(other) == {"head.weight": "wte.weight"}
+    decoded = decode(encode(same))
+    np.testing.assert_array_equal(decoded.deviations["fc2.weight"], found["fc1.weight"])
+    assert len(encode(same)) < len(encode(other))
+    drawn = [module for module in Artifact.of(same).sample(torch.Generator()) if isinstance(module, torch.nn.Linear)]
+    torch.testing.assert_close(drawn[0].weight, drawn[1].weight, rtol=0, atol=0)
+    assert not torch.equal(drawn[0].weight, torch.from_numpy(network.tensors["fc1.weight"].dense()))
 
 
 def test_the_golden_file_holds_the_same_for_ever() -> None:

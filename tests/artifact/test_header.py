@@ -269,7 +269,20 @@ MALFORMED: dict[str, tuple[str, str]] = {
         FLAT + number(2) + (linear(1, GIVEN) + number(64) + ZEROS) * 2,
         "two layers named ''",
     ),
-    "kind": (LINEAR + number(5, 0), "a tensor's kind in the header exceeds the limit 4"),
+    "kind": (LINEAR + number(6, 0), "a tensor's kind in the header exceeds the limit 5"),
+    "first tensor of an earlier one": (LINEAR + number(5, 0) + number(1, 2), "first tensor, fc1.weight, is said to be"),
+    "tensor far before": (
+        FLAT + number(2) + linear(4) + ZEROS + linear(4) + number(5, 0) + number(2, 2),
+        "a reference in the header exceeds the limit 1",
+    ),
+    "tensor of another shape": (
+        FLAT + number(2) + linear(4) + ZEROS + linear(3) + number(5, 0) + number(1, 2),
+        r"tensor fc2.weight of shape \(3, 4\) is said to be fc1.weight of shape \(4, 4\)$",
+    ),
+    "tensor of an earlier one of an earlier one": (
+        FLAT + number(3) + linear(4) + ZEROS + (linear(4) + number(5, 0) + number(1, 2)) * 2,
+        "is said to be fc2.weight of shape .*, which is another one itself",
+    ),
     "form": (LINEAR + number(4, 0) + "11", "a tensor has unknown form 3"),
     "float32 of another form": (LINEAR + number(4, 0) + "00" + number(2, 0), "is of kind 'float32', which goes with"),
     "codebook of levels": (

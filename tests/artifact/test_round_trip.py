@@ -57,13 +57,13 @@ from pyro_compress.network.sequence_layers import (
     Rearrange,
     Recurrent,
 )
-from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
+from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes, tied_weights
 from tests.artifact import networks
 from tests.artifact.runnable import RUNNABLE, runnable
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_FILES = ["dense", "conv", "depthwise", "residual", "levels", "norms", "image", "decoder", "coded", "curves"]
-GOLDEN_FILES += ["combined", "positions", "attention", "recurrent", "softmax", "again", "single"]
+GOLDEN_FILES += ["combined", "positions", "attention", "recurrent", "softmax", "again", "single", "tied"]
 GOLDEN_FILES += ["uniform", "per_channel", "ternary", "shared"]
 NAMES = st.text(max_size=12) | st.sampled_from(["0", "fc1", "a.00", "x007", "9" * 30, "conv4294967295", "7²"])
 
@@ -221,6 +221,14 @@ def stored_networks(draw: st.DrawFn) -> StoredNetwork:
         if draw(st.integers(0, 4)) == 0:
             tensors[name] = StoredTensor(floats=random.normal(size=extents).astype(np.float32))
             continue
+        alike = [
+            tensor
+            for other, tensor in tensors.items()
+            if other.endswith(".weight") and (tensor.shape[0], prod(tensor.shape)) == (extents[0], prod(extents))
+        ]
+        if name.endswith(".weight") and alike and draw(st.booleans()):
+            tensors[name] = alike[0].reshaped(extents)
+            continue
         largest = draw(st.sampled_from([0, 1, 3, 40, 1000, 2**24]))
         kept = random.random(extents) < draw(st.sampled_from([0.02, 0.3, 1.0]))
         integers = random.integers(-largest, largest, extents, np.int32, endpoint=True) * kept
@@ -265,6 +273,29 @@ def test_golden_files_hold_the_same_network_for_ever(golden: str) -> None:
     network = getattr(networks, golden)()
     networks.assert_same(decode(data), network)
     assert encode(network) == data
+
+
+def test_weights_of_several_layers_are_stored_once() -> None:
+    network = networks.tied()
+    assert tied_weights(network) == {"head.weight": "wte.weight", "fc2.weight": "fc1.weight"}
+    sections = {section.name: section for section in decode_sections(encode(network))[1]}
+    assert sections["fc1.weight"].file_bytes > 100 and sections["fc2.weight"].file_bytes == 0
+    assert sections["fc2.weight"].entropy_bytes == 0
+    # the layers may come in either order, and floats are numbers as well; what is all zero is stored nowhere
+    floats = {name: StoredTensor(floats=tensor.dense()) for name, tensor in network.tensors.items()}
+    assert len(tied_weights(StoredNetwork(network.architecture, floats))) == 2
+    zero = {name: StoredTensor(np.zeros(tensor.shape, np.int32)) for name, tensor in network.tensors.items()}
+    assert not tied_weights(StoredNetwork(network.architecture, zero))
+
+
+def test_weights_that_differ_in_one_number_or_in_the_step_are_not() -> None:
+    network = networks.tied()
+    integers = np.array(network.tensors["fc2.weight"].integers)
+    integers[3, 4] += 1
+    for changed in (StoredTensor(integers, power_of_two(-4)), StoredTensor(integers * 0 + 1, power_of_two(-3))):
+        other = StoredNetwork(network.architecture, network.tensors | {"fc2.weight": changed})
+        assert tied_weights(other) == {"head.weight": "wte.weight"}
+        networks.assert_same(decode(encode(other)), other)
 
 
 def test_every_part_is_accounted_for() -> None:

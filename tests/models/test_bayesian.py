@@ -13,6 +13,7 @@ from pyro.infer import Predictive, Trace_ELBO
 from pyro.infer.inspect import generate_graph_specification, get_model_relations
 from pyro.optim import PyroOptim
 from torch import nn
+from torch.nn import functional as F
 
 from pyro_compress.errors import NetworkError, PriorError
 from pyro_compress.inference.guides.declared import DeclaredGuide
@@ -148,17 +149,42 @@ class Tied(nn.Module):
 
 
 @pytest.mark.parametrize("prior", [Normal(), GroupHorseshoe(), {"first.weight": Normal()}, {"*.bias": Normal()}])
-@pytest.mark.parametrize("how", ["one parameter", "one memory", "transposed"])
-def test_tied_weights_are_refused_by_both_names(how: str, prior: Any) -> None:
+@pytest.mark.parametrize("how", ["one memory", "transposed"])
+def test_parameters_that_share_memory_are_refused_by_both_names(how: str, prior: Any) -> None:
     with pytest.raises(NetworkError, match=r"^first\.weight and second\.weight are tied \(one tensor used twice\)"):
         BayesianNetwork(Tied(how), prior)
 
 
-def test_two_names_of_one_parameter_in_a_module_are_refused() -> None:
+@pytest.mark.parametrize("prior", [GroupHorseshoe(), {"first.weight": Normal()}, {"*.weight": Normal()}])
+def test_one_parameter_of_two_modules_is_one_site_that_both_see(prior: Any) -> None:
+    torch.manual_seed(0)
+    network = Tied("one parameter")
+    model = BayesianNetwork(network, prior)
+    assert set(covered(model)) == {"first.weight"} and set(model.free_values()) == {"first.bias", "second.bias"}
+    x, weight = torch.randn(6, 4), torch.randn(4, 4, requires_grad=True)
+    values = {"first.weight": weight, **model.free_values()}
+    found = model.call_network(values, x)
+    expected = F.linear(F.linear(x, weight, network.first.bias), weight, network.second.bias)
+    torch.testing.assert_close(found, expected)
+    # of both uses
+    torch.testing.assert_close(
+        torch.autograd.grad(found.sum(), weight)[0], torch.autograd.grad(expected.sum(), weight)[0]
+    )
+    assert model.network.second.weight is model.network.first.weight  # type: ignore[union-attr]
+
+
+def test_a_pattern_that_matches_the_second_name_alone_matches_nothing() -> None:
+    with pytest.raises(PriorError, match=r"second\.weight"):
+        BayesianNetwork(Tied("one parameter"), {"second.weight": Normal()})
+
+
+def test_two_names_of_one_parameter_in_a_module_are_one_parameter() -> None:
     layer = nn.Linear(3, 3)
     layer.also = layer.bias
-    with pytest.raises(NetworkError, match="bias and also are tied"):
-        BayesianNetwork(layer, Normal())
+    model = BayesianNetwork(layer, Normal())
+    bias = torch.tensor([1.0, 2.0, 3.0])
+    output = model.call_network({"weight": torch.zeros(3, 3), "bias": bias}, torch.ones(1, 3))
+    assert set(covered(model)) == {"weight", "bias"} and torch.equal(output, bias[None])
 
 
 def test_a_module_that_is_registered_twice_is_one_module() -> None:

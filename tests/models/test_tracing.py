@@ -608,12 +608,20 @@ def test_affine_layers_are_joined_where_nothing_else_reads_between() -> None:
     assert with_affines_joined([a, b, b]) == (FixedAffine("a", (18.0,), (5.0,)),)
 
 
-def test_tied_weights_are_refused_by_both_names() -> None:
+def test_a_weight_of_several_modules_has_the_name_that_the_network_lists_it_by() -> None:
     first, second = nn.Linear(3, 3), nn.Linear(3, 3)
     second.weight = first.weight
     network = nn.Sequential(first, nn.ReLU(), second)
+    found = trace(network, (3,))
+    assert found.aliases == (("2.weight", "0.weight"),) and found.tied == {"0.weight"}
+    assert found.parameter("2.weight") == "0.weight" and found.parameter("2.bias") == "2.bias"
+
+
+def test_weights_that_share_memory_are_refused_by_both_names() -> None:
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = nn.Parameter(first.weight.data)
     with pytest.raises(NetworkError, match=r"0.weight and 2.weight are tied \(one tensor used twice\)"):
-        trace(network, (3,))
+        trace(nn.Sequential(first, nn.ReLU(), second), (3,))
 
 
 def test_numbers_that_are_not_finite_are_refused() -> None:

@@ -52,6 +52,16 @@ def test_a_dense_network_of_floats() -> None:
     assert free.total == free.parameters + free.operations
 
 
+def test_a_weight_of_several_layers_is_stored_once_and_multiplied_by_each() -> None:
+    network = networks.tied()
+    found = {layer.layer: layer for layer in micronet_score(network, UNIT).layers}
+    first, second = found["Linear fc1"], found["Linear fc2"]
+    bias = 30 * 9 + 32  # up to 200, and a sign; the step
+    assert second.storage_bits == bias < first.storage_bits
+    assert (second.multiplies, second.additions) == (first.multiplies, first.additions)
+    assert found["Conv2d head"].storage_bits == 0 < found["Embedding wte"].storage_bits
+
+
 def test_zeros_cost_a_bit_each_and_are_not_multiplied() -> None:
     # 5 of 24 are there, row 1 is empty: 5 bits hold 15 and a sign, a mask takes 24 bits, the step is one parameter
     integers = np.zeros((4, 6))

@@ -43,6 +43,7 @@ from pyro_compress.network.architecture import (
     is_depthwise,
     outputs_of,
 )
+from pyro_compress.network.coupling import sharing
 from pyro_compress.network.liveness import Signal, around, signals
 from pyro_compress.network.numbers import by_output
 from pyro_compress.posterior.posterior import ParameterPosterior
@@ -117,8 +118,12 @@ def published_rates(
     decision = in_layers(architecture, decision)
     flow = signals(architecture, numbers_of(decision))
     counts, bits, coded = [], {}, 0
-    for layer in architecture.weighted():
-        sides = around(architecture, flow, architecture.layers.index(layer))
+    # of weights that several layers share the first one counts
+    own = {architecture.parameter(f"{layer.name}.weight"): layer for layer in reversed(architecture.weighted())}
+    weighted = [layer for layer in architecture.weighted() if layer in own.values()]
+    shared = sharing(architecture)
+    for layer in weighted:
+        sides = around(shared, flow, architecture.layers.index(layer))
         left = _left(layer, decision.sites[f"{layer.name}.weight"], *sides)
         kept = left.mean != 0
         bits[layer.name] = max(1, published_bits(left, kept))
@@ -130,7 +135,7 @@ def published_rates(
         smallest = min(count.bits * count.numbers, coded_bits(clusters.astype(np.int64).ravel(), index_bits))
         coded += max(1, smallest)
     if original_weights is None:
-        original_weights = sum(decision.sites[f"{layer.name}.weight"].value.size for layer in architecture.weighted())
+        original_weights = sum(decision.sites[f"{layer.name}.weight"].value.size for layer in weighted)
     original = original_weights
     return PublishedRates(
         pruning_rate(original, counts), fast_prediction_rate(original, counts), FLOAT_BITS * original / coded, bits

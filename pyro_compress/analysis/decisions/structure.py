@@ -67,10 +67,11 @@ from pyro_compress.network.architecture import (
     outputs_of,
     table_of,
 )
+from pyro_compress.network.coupling import sharing
 from pyro_compress.network.further_layers import Concatenate, Multiply, Softmax, Standardize
 from pyro_compress.network.liveness import Signal, around, signals
 from pyro_compress.network.numbers import Numbers, as_stored, by_output
-from pyro_compress.network.parameter_names import added_bias, aliased, in_layer
+from pyro_compress.network.parameter_names import added_bias, aliased, in_layer, parameter_shapes
 from pyro_compress.network.sequence_layers import Attention, Embedding, Rearrange, Recurrent
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
@@ -129,10 +130,15 @@ def numbers_of(decision: Decision) -> Numbers:
 
 def in_layers(architecture: Architecture, decision: Decision) -> Decision:
     """The decision with every site under the name, and in the shape, that it has in the architecture."""
-    sites = dict(decision.sites)
-    for name, parameter, shape in aliased(architecture):
-        if parameter in sites:
-            sites[name] = _in_layer(sites.pop(parameter), shape)
+    sites, given = dict(decision.sites), aliased(architecture)
+    # a parameter of several layers may have its own name in one of them
+    own = {name for layer in architecture.layers for name in parameter_shapes(layer)} if given else set()
+    for _, parameter, _ in given:
+        if parameter not in own:
+            sites.pop(parameter, None)
+    for name, parameter, shape in given:
+        if parameter in decision.sites:
+            sites[name] = _in_layer(decision.sites[parameter], shape)
     return replace(decision, sites=sites)
 
 
@@ -191,8 +197,9 @@ class _Builder:
 
     def build(self) -> None:
         self._select(self._signals[0].kept)
+        shared = sharing(self._architecture)
         for position, layer in enumerate(self._original):
-            self._add(position, layer, *around(self._architecture, self._signals, position))
+            self._add(position, layer, *around(shared, self._signals, position))
             self._select(self._signals[position + 1].kept)
 
     def _select(self, kept: np.ndarray) -> None:

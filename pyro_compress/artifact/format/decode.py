@@ -4,8 +4,8 @@ Needs numpy, constriction and the standard library only, never torch.  Whatever 
 `ArtifactError` with a sentence; nothing in a file is ever executed.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -82,6 +82,7 @@ def _decode(data: bytes, sections: list[Section] | None) -> StoredNetwork:
     shapes = header.shapes
     coded = sum(prod(shapes[name]) for name, code in header.codes.items() if code.density != ALL_ZERO)
     check_plausible(coded, len(body) - start)
+    tied = {name: code.tied for name, code in header.codes.items() if code.tied}
     coder = RangeReader(body[start:])
     bits = [coder.used_bits()]
     try:
@@ -91,7 +92,9 @@ def _decode(data: bytes, sections: list[Section] | None) -> StoredNetwork:
         tensors: dict[str, StoredTensor] = {}
         for name, shape in tensor_shapes(architecture).items():
             code = header.codes[name]
-            if code.is_float:
+            if code.tied:
+                tensors[name] = tensors[code.tied].reshaped(shape)
+            elif code.is_float:
                 tensors[name] = StoredTensor(floats=floats[name].reshape(shape))
             else:
                 numbers = code_tensor(coder, code, columns[name], shape[0], None)
@@ -101,14 +104,18 @@ def _decode(data: bytes, sections: list[Section] | None) -> StoredNetwork:
             bits.append(coder.used_bits())
         deviations: dict[str, np.ndarray] = {}
         if header.flags & DEVIATIONS_FLAG:
-            deviations = code_deviations(coder, tensors, columns, None)
+            own = {name: tensor for name, tensor in tensors.items() if name not in tied}
+            deviations = code_deviations(coder, own, columns, None)
+            for name, first in tied.items():
+                if first in deviations:
+                    deviations[name] = deviations[first].reshape(tensors[name].shape)
         bits.append(coder.used_bits())
         coder.check_end()
         network = StoredNetwork(architecture, tensors, deviations)
     except (ValueError, MemoryError) as error:
         raise ArtifactError(f"the file does not hold a network that fits together: {error}") from error
     if sections is not None:
-        sections += _sections(network, len(data), reader.position, np.diff(bits) / 8, floats)
+        sections += _sections(network, len(data), reader.position, np.diff(bits) / 8, floats, tied)
     return network
 
 
@@ -118,13 +125,15 @@ def _sections(
     header_bytes: int,
     stream_bytes: np.ndarray,
     floats: Mapping[str, np.ndarray],
+    tied: Collection[str],
 ) -> list[Section]:
     """What each part costs; `stream_bytes` are those of the selections, of every tensor, and of the deviations."""
     selections, *each, last = map(float, stream_bytes)
     sections = [Section("header", (), 0, 0, header_bytes, header_bytes)]
     sections.append(Section("selections", (), 0, 0, selections, selections))
-    tensors = zip(network.tensors.items(), each, strict=True)
-    sections += [_section(name, tensor, size + floats[name].nbytes) for (name, tensor), size in tensors]
+    for (name, tensor), size in zip(network.tensors.items(), each, strict=True):
+        found = _section(name, tensor, size + floats[name].nbytes)
+        sections.append(replace(found, entropy_bytes=0.0) if name in tied else found)
     if network.deviations:
         sections.append(_deviations_section(network.tensors, network.deviations, last))
     rest = file_bytes - sum(section.file_bytes for section in sections)

@@ -130,8 +130,8 @@ FLAG_BITS = dict(enumerate((1, 4, 0, 2, 2, 0, 0, 0)))
 TRANSPOSED_FLAG_BITS = 5
 # Orders of the Exp-Golomb codes: of sizes, of what is mostly small, of what is mostly zero.
 SIZE, SMALL, LEAST = 4, 2, 0
-KINDS = ("integers", "all zero", "float32", "codebook", "of another form")
-INTEGERS, ZEROS, FLOATS, CODEBOOK, OTHER_FORM = range(len(KINDS))
+KINDS = ("integers", "all zero", "float32", "codebook", "of another form", "of an earlier tensor")
+INTEGERS, ZEROS, FLOATS, CODEBOOK, OTHER_FORM, TIED = range(len(KINDS))
 # What integers are indices of where their step is no power of two, or they have several.
 FORMS = ("step", "steps", "levels")
 STEP, STEPS, LEVELS = range(len(FORMS))
@@ -151,6 +151,7 @@ class TensorCode:
         codebook: the non-zero integers that occur, in order, where their places are coded, counted from zero.
         form: which of `FORMS` the quantizer has, its numbers standing among the float32 ones; None for other tensors.
         sides: of levels, how many are below and how many above zero.
+        tied: name of the earlier tensor whose numbers these are; nothing of them is coded, and all else is as it comes.
     """
 
     step_exponent: int | None = None
@@ -161,11 +162,12 @@ class TensorCode:
     codebook: tuple[int, ...] = ()
     form: int | None = None
     sides: tuple[int, int] = (0, 0)
+    tied: str = ""
 
     @property
     def is_float(self) -> bool:
-        """Whether the tensor is float32."""
-        return self.step_exponent is None and self.form is None
+        """Whether float32 numbers are stored for the tensor."""
+        return self.step_exponent is None and self.form is None and not self.tied
 
     def floats(self, shape: tuple[int, ...]) -> int:
         """How many float32 numbers stand in the file for a tensor of this shape."""

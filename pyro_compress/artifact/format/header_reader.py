@@ -1,7 +1,7 @@
 """Bytes → header; `header_writer.py` says it the other way, and `FORMAT.md`, part 2, specifies both."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from math import inf, isfinite, prod
@@ -47,6 +47,7 @@ from pyro_compress.artifact.format.header import (
     SMALL,
     STEMS,
     STRENGTH_BITS,
+    TIED,
     TRANSPOSED_FLAG_BITS,
     ZEROS,
     Again,
@@ -144,6 +145,7 @@ class HeaderReader:
             if header.image_side and header.input_shape[0] % header.image_side**2:
                 raise ArtifactError(f"{header.input_shape[0]} inputs are not square images of side {header.image_side}")
         shapes, numbers, placed, names = [header.input_shape], 0, 0, set()
+        extents_of: dict[str, tuple[int, ...]] = {}
         for position in range(self.within("number of layers", MAX_LAYERS)):
             shape = shapes[-1]
             found = self.layer(shape, position)
@@ -163,7 +165,8 @@ class HeaderReader:
                 tensors = tensor_shapes(Architecture((), (layer,)))
                 numbers += sum(prod(extents) for extents in tensors.values())
                 for name in tensors if numbers <= MAX_NUMBERS else ():
-                    header.codes[name] = self.tensor(name, prod(tensors[name]))
+                    header.codes[name] = self._next_tensor(name, tensors[name], extents_of, header.codes)
+                    extents_of[name] = tensors[name]
             if numbers > MAX_NUMBERS:
                 raise ArtifactError(f"the file declares at least {numbers} numbers, limit {MAX_NUMBERS}")
             header.layers.append(layer)
@@ -411,9 +414,38 @@ class HeaderReader:
             self._number = self.within("a layer's name", MAX_NUMBER_IN_NAME) - 1
         return self._stem + (str(self._number) if self._number >= 0 else "")
 
-    def tensor(self, name: str, numbers: int, *, whole: bool = False) -> TensorCode:
-        """A tensor's descriptor; whole numbers stand for themselves, so there is no step."""
+    def _next_tensor(
+        self,
+        name: str,
+        extents: tuple[int, ...],
+        before: Mapping[str, tuple[int, ...]],
+        codes: Mapping[str, TensorCode],
+    ) -> TensorCode:
+        """A tensor's descriptor, which may say that it is one of those before."""
         kind = self.within("a tensor's kind", len(KINDS) - 1, order=LEAST)
+        if kind != TIED:
+            return self.tensor(name, prod(extents), kind=kind)
+        if not before:
+            raise ArtifactError(f"the first tensor, {printable(name)}, is said to be an earlier one")
+        other = list(before)[-self.within("a reference", len(before), 1, SMALL)]
+        there = before[other]
+        if codes[other].tied or prod(there) != prod(extents) or there[:1] != extents[:1]:
+            raise ArtifactError(
+                f"tensor {printable(name)} of shape {extents} is said to be {printable(other)} of shape {there}"
+                + (", which is another one itself" if codes[other].tied else "")
+            )
+        return TensorCode(tied=other)
+
+    def tensor(self, name: str, numbers: int, *, whole: bool = False, kind: int | None = None) -> TensorCode:
+        """A tensor's descriptor; whole numbers stand for themselves, so there is no step.
+
+        Args:
+            name, numbers: of the tensor, and how many it has.
+            whole: whether it holds whole numbers.
+            kind: what the descriptor begins with, if that has been read.
+        """
+        if kind is None:
+            kind = self.within("a tensor's kind", OTHER_FORM, order=LEAST)
         if kind == FLOATS:
             return TensorCode()
         if kind == OTHER_FORM:

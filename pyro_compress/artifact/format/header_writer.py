@@ -35,6 +35,7 @@ from pyro_compress.artifact.format.header import (
     SMALL,
     STEMS,
     STRENGTH_BITS,
+    TIED,
     ZEROS,
     Again,
     Header,
@@ -116,13 +117,20 @@ class HeaderWriter:
             self.number(header.image_side)
         self.number(len(header.layers))
         named: dict[str, int] = {}
+        written: list[str] = []
         for position, layer in enumerate(header.layers):
             if isinstance(layer, Named) and layer.name in named:
                 self._again(layer, header.layers[named[layer.name]], position - named[layer.name])
             else:
                 self._layer(layer, position, header.selected.get(position, 0))
                 for name in tensor_names(layer):
-                    self.tensor(name, header.codes[name])
+                    tensor = header.codes[name]
+                    if tensor.tied:
+                        self.number(TIED, LEAST)
+                        self.number(len(written) - written.index(tensor.tied), SMALL)
+                    else:
+                        self.tensor(name, tensor)
+                    written.append(name)
             if isinstance(layer, Named):
                 named[layer.name] = position
         return self.filled()

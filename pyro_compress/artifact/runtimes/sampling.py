@@ -8,7 +8,7 @@ from torch import nn
 
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network.stored import StoredNetwork, StoredTensor
+from pyro_compress.network.stored import StoredNetwork, StoredTensor, tied_weights
 
 
 def sample(network: StoredNetwork, generator: torch.Generator) -> nn.Sequential:
@@ -22,8 +22,11 @@ def sample(network: StoredNetwork, generator: torch.Generator) -> nn.Sequential:
             "the file keeps no standard deviations to draw with: write it with `pyro-compress compress RUN "
             "--keep-deviations` or pc.compress(..., keep_deviations=True)"
         )
-    drawn = dict(network.tensors)
+    drawn, tied = dict(network.tensors), tied_weights(network)
     for name, exponent in network.deviations.items():
+        if name in tied:
+            drawn[name] = drawn[tied[name]].reshaped(drawn[name].shape)
+            continue
         stored = network.tensors[name].dense()
         noise = torch.randn(stored.shape, generator=generator).numpy()
         scale = np.where(stored != 0, np.ldexp(np.float32(1), exponent.astype(np.int32)), np.float32(0))

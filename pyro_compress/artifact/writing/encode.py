@@ -24,7 +24,7 @@ from pyro_compress.artifact.format.pattern import DENSITIES, STRENGTHS, density
 from pyro_compress.artifact.format.stream import RangeWriter, code_selections, code_tensor
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network.architecture import Select, describe
-from pyro_compress.network.stored import StoredNetwork, StoredTensor
+from pyro_compress.network.stored import StoredNetwork, StoredTensor, tied_weights
 
 MANY_NONZERO = 4096
 TRIAL_NUMBERS = 1 << 19
@@ -56,7 +56,11 @@ def _encode(network: StoredNetwork, image_side: int) -> bytes:
     for position, layer in enumerate(architecture.layers):
         if isinstance(layer, Select):
             header.selected[position] = len(layer.indices)
-    header.codes = {name: choose_code(network.tensors[name], columns[name]) for name in columns}
+    tied = tied_weights(network)
+    header.codes = {
+        name: TensorCode(tied=tied[name]) if name in tied else choose_code(network.tensors[name], columns[name])
+        for name in columns
+    }
     return encode_with(header, network)
 
 
@@ -68,6 +72,8 @@ def encode_with(header: Header, network: StoredNetwork) -> bytes:
     code_selections(coder, header, network.architecture.layers)
     floats = bytearray()
     for name, code in header.codes.items():
+        if code.tied:
+            continue
         tensor = network.tensors[name]
         if tensor.integers is not None:
             matrix = _matrix(tensor.integers, columns[name])
@@ -77,7 +83,8 @@ def encode_with(header: Header, network: StoredNetwork) -> bytes:
         held = tensor.floats if tensor.floats is not None else np.array(numbers_of(tensor.quantizer))
         floats += held.astype("<f4").tobytes()
     if header.flags & DEVIATIONS_FLAG:
-        code_deviations(coder, {name: network.tensors[name] for name in columns}, columns, network.deviations)
+        own = {name: network.tensors[name] for name in columns if not header.codes[name].tied}
+        code_deviations(coder, own, columns, network.deviations)
     return contained(written + bytes(floats) + coder.finish())
 
 

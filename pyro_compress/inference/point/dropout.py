@@ -28,7 +28,7 @@ from pyro_compress.inference.results.from_draws import derived_shapes
 from pyro_compress.inference.results.iid_draws import check_draws, independent_draws, number_of_draws
 from pyro_compress.inference.results.judged import with_all_stored
 from pyro_compress.models.bayesian import BayesianNetwork
-from pyro_compress.models.parameters import TRANSPOSED
+from pyro_compress.models.parameters import TRANSPOSED, slots_of
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
@@ -103,6 +103,7 @@ class MCDropout(Dropout):
         check_draws(self.draws, "MCDropout")
 
     def init(self, model: Model, size: int, seed: int, held: int | None = None) -> "MCDropoutState":
+        _refuse_tied(model)
         products = derived_shapes(model)
         if products:
             raise InferenceError(
@@ -143,6 +144,18 @@ class MCDropout(Dropout):
             else:
                 found[name] = ParameterPosterior.point(mean, frozen=name in state.points.frozen)
         return with_all_stored(found, state.points.kinds.all, weights)
+
+
+def _refuse_tied(model: Model) -> None:
+    """A draw has one mask for a weight, and layers that share it have masks of their own."""
+    assert isinstance(model, BayesianNetwork)
+    dropped = {id(module.weight) for _, module in _layers(model.network)}
+    for name, slots in slots_of(model.network).items():
+        if len(slots) > 1 and id(model.network.get_parameter(name)) in dropped:
+            raise InferenceError(
+                f"MC dropout cannot draw {name}, which several modules have as their own: their inputs have masks of "
+                "their own, and a draw of a weight has one; Dropout(...) fits such networks, to a point estimate"
+            )
 
 
 class MCDropoutState(PointState):

@@ -58,6 +58,7 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
         sequence = _sequence(network, graph, values, tuple(input_shape))
     except ValueError as error:
         raise UnstorableError(f"the network cannot be described: {error}") from error
+    _name_tied(network, sequence)
     _check_all_used(network, sequence)
     aliases = tuple(sorted(sequence.aliases.items()))
     layers = with_affines_joined(needed_layers(sequence.layers))
@@ -231,6 +232,16 @@ def _needed(graph: fx.Graph, values: dict[fx.Node, Any]) -> list[fx.Node]:
         if node in found:
             found.update(source for source in node.all_input_nodes if source in made)
     return [node for node in graph.nodes if node in found]
+
+
+def _name_tied(network: nn.Module, sequence: LayerSequence) -> None:
+    """Give parameters that several modules have as their own the name that the network lists them by."""
+    listed = {id(parameter): name for name, parameter in network.named_parameters()}
+    for name in (name for layer in sequence.layers for name in parameter_shapes(layer)):
+        if name not in sequence.aliases:
+            first = listed[id(network.get_parameter(name))]
+            if first != name:
+                sequence.aliases[name] = first
 
 
 def _check_all_used(network: nn.Module, sequence: LayerSequence) -> None:
