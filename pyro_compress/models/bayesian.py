@@ -67,7 +67,7 @@ class BayesianNetwork(HoldsNetwork):
         PriorError: a pattern that matches no parameter, two patterns that match one, or a prior that cannot
             cover what it matches; a name that is not registered.
         RunError: a likelihood's name that is not registered.
-        NetworkError: two parameters are one tensor, one has the name of the likelihood's sites, or all are frozen.
+        NetworkError: two parameters share memory, one has the name of the likelihood's sites, or all are frozen.
         InferenceError: a teacher's weight, temperature or hint that there cannot be, see `models.teaching.Teaching`.
 
     Class attributes:
