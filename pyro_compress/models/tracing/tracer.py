@@ -33,8 +33,8 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
     blocks.
 
     Args:
-        network: left as it is, its training flags included. Float32 parameters; modules may be called several times, and
-            share parameters.
+        network: left as it is, its training flags included. Float32 parameters; modules may be called several times,
+            and share parameters.
         input_shape: shape of one example, without the batch axis.
 
     Returns:
@@ -42,9 +42,9 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
 
     Raises:
         NetworkError: an operation is not in `operations.SUPPORTED`, or not in the supported form (parameters used
-            directly, two that share memory, another axis, ...), the network does not accept the shape, or what it returns for
-            an example depends on the others.  Says which operation and where.  An `UnstorableError` where only a file
-            is in the way.
+            directly, two that share memory, another axis, ...), the network does not accept the shape, or what it
+            returns for an example depends on the others.  Says which operation and where.  An `UnstorableError` where
+            only a file is in the way.
     """
     check_network(network)
     check_numbers(network)
