@@ -19,6 +19,7 @@ from pyro_compress.artifact.runtimes.torch_runtime import activation_module
 from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.data.sources import Examples
 from pyro_compress.data.splits import EXAMPLES_PER_PASS
+from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import DecisionError, unknown_name
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.tracing.tracer import trace
@@ -78,8 +79,9 @@ def activation_scores(
         hooks.append(network.get_submodule(module).register_forward_hook(note))
     network.eval()
     with torch.no_grad():
+        untouched = Untouched()
         for batch in x.split(EXAMPLES_PER_PASS):
-            network(batch)
+            untouched(network, batch)
     for hook in hooks:
         hook.remove()
     return {layer: (total / len(x)).cpu().numpy() for layer, total in totals.items()}

@@ -1,6 +1,7 @@
 """Units by rank: scores by hand, what goes with a unit, and the sensitivity of layers."""
 
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from pyro_compress.analysis.decisions.unit_ranking import prune_lowest_units, we
 from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.tracing.tracer import trace
-from pyro_compress.pipeline.unit_sensitivity import unit_scores, unit_sensitivity
+from pyro_compress.pipeline.unit_sensitivity import activation_scores, unit_scores, unit_sensitivity
 from pyro_compress.pipeline.validation import nothing_pruned, place
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 from pyro_compress.report.sensitivity_figure import sensitivity_figure
@@ -71,6 +72,17 @@ def test_scores_of_activations_are_means_over_examples_and_places(network: nn.Mo
     np.testing.assert_allclose(frequency["conv"], (filters > 0).double().mean((0, 2, 3)).numpy(), atol=1e-9)
     np.testing.assert_allclose(frequency["fc1"], (units > 0).double().mean(0).numpy(), atol=1e-9)
     assert not network.training
+
+
+def test_data_are_left_as_they_are_by_a_network_that_writes_into_its_input(data: DataSet) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.LeakyReLU(0.5, inplace=True), nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 10))
+    given = replace(data, train_x=data.train_x - 0.5)
+    before = given.train_x.clone()
+    found = activation_scores(network, trace(network, given.input_shape), given.train_x, "mean-activation")
+    assert torch.equal(given.train_x, before)
+    hidden = network[2](nn.functional.leaky_relu(before, 0.5).flatten(1)).relu()
+    np.testing.assert_allclose(found["2"], hidden.mean(0).detach(), rtol=1e-5)
 
 
 def test_an_activation_that_is_a_chain_of_layers_is_taken_whole() -> None:
