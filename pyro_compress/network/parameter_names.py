@@ -54,13 +54,6 @@ def in_layer(numbers: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return numbers.reshape(-1, *shape[1:])[: shape[0]]
 
 
-def in_module(numbers: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """The inverse: numbers of a layer in the module's parameter `whole`, whose other rows stay."""
-    found = whole.ravel().copy()
-    found[: numbers.size] = numbers.ravel()
-    return found.reshape(whole.shape)
-
-
 def added_bias(layer: Recurrent) -> np.ndarray:
     """Boolean (gates · hidden,): whose bias is added to what the layer in front makes, which can hold it as well."""
     gates = np.arange(layer.gates) != 2 if layer.kind == "gru" else np.ones(layer.gates, dtype=bool)

@@ -4,7 +4,6 @@ Nothing here looks at the network that was compressed.  Rates are `original floa
 """
 
 import math
-import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -255,15 +254,3 @@ def paired_p_value(
         rng=np.random.default_rng(seed),
     )
     return float(found.pvalue)
-
-
-def latency_seconds(network: nn.Module, x: torch.Tensor, repeats: int = 30) -> float:
-    """Median seconds of one pass over `x`, after one that is not counted."""
-    times = []
-    with torch.no_grad():
-        network(x)
-        for _ in range(repeats):
-            started = time.perf_counter()
-            network(x)
-            times.append(time.perf_counter() - started)
-    return statistics.median(times)

@@ -20,7 +20,6 @@ from pyro_compress.report.measure import (
     brier_score,
     expected_calibration_error,
     float32_bytes,
-    latency_seconds,
     mcnemar_p_value,
     measure,
     paired_p_value,
@@ -167,7 +166,3 @@ def test_the_paired_test_errs_as_often_as_it_says_on_positions_that_go_together(
 def test_mcnemar_stays_finite_for_thousands_of_differences() -> None:
     first = np.repeat([1.0, 0.0], [2_000, 1_800])
     assert 0 < mcnemar_p_value(first, 1 - first) < 0.002
-
-
-def test_latency_is_positive() -> None:
-    assert latency_seconds(nn.Linear(2, 2), X, repeats=3) > 0

@@ -45,11 +45,6 @@ def result_of(sequence: LayerSequence, number: int, layout: Layout) -> Result:
     return Result(number, shape, None if same and alike and 1 < len(shape) < 5 else layout)
 
 
-def relabelled(sequence: LayerSequence, result: Result, layout: Layout) -> Result:
-    """The same numbers with other axes."""
-    return result_of(sequence, result.number, layout)
-
-
 def at_channels(
     sequence: LayerSequence, result: Result, channels: Sequence[int], places: Sequence[Sequence[int]] | None = None
 ) -> tuple[int, Layout]:

@@ -76,7 +76,9 @@ def test_scores_of_activations_are_means_over_examples_and_places(network: nn.Mo
 
 def test_data_are_left_as_they_are_by_a_network_that_writes_into_its_input(data: DataSet) -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.LeakyReLU(0.5, inplace=True), nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 10))
+    network = nn.Sequential(
+        nn.LeakyReLU(0.5, inplace=True), nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 10)
+    )
     given = replace(data, train_x=data.train_x - 0.5)
     before = given.train_x.clone()
     found = activation_scores(network, trace(network, given.input_shape), given.train_x, "mean-activation")
