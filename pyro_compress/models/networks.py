@@ -270,8 +270,13 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     path = Path(path)
     given = _read_state(path)
     expected = network.state_dict()
+    # of a parameter of several modules a file may have any of its names, and some tools write one alone
+    alike: dict[int, list[str]] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        alike.setdefault(id(tensor), []).append(name)
+    known = {name for names in alike.values() if any(one in given for one in names) for name in names}
     # Counters of batches are no weights, and files from other tools often lack them.
-    missing = [name for name in expected if name not in given and not name.endswith("num_batches_tracked")]
+    missing = [name for name in expected if name not in known and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in given if name not in expected]
     if missing or unexpected:
         parts = [
@@ -284,6 +289,13 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
             raise NetworkError(
                 f"weights {path}: {name} holds {float(tensor.min()):g}, and no variance is negative: save it again"
             )
+    for names in alike.values():
+        first, *others = [name for name in names if name in fitting] or [""]
+        for other in others:
+            if not torch.equal(fitting[first], fitting[other]):
+                raise NetworkError(
+                    f"weights {path}: {first} and {other} are one parameter of the network, and the file holds two"
+                )
     with torch.no_grad():
         for name, tensor in fitting.items():
             expected[name].copy_(tensor)

@@ -72,6 +72,16 @@ def slots_of(network: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
     return dict(found.values())
 
 
+def weights_beside(network: nn.Module) -> dict[str, str]:
+    """By name of a bias the weight of its module, where that is listed by the name of another module."""
+    listed, found = {id(tensor): name for name, tensor in network.named_parameters()}, {}
+    for prefix, module in network.named_modules():
+        weight, bias = (module._parameters.get(kind) for kind in ("weight", "bias"))
+        if weight is not None and bias is not None and listed[id(weight)] != f"{prefix}.weight".removeprefix("."):
+            found[listed[id(bias)]] = listed[id(weight)]
+    return found
+
+
 def _slots(network: nn.Module) -> Iterator[tuple[str, nn.Module, str, torch.Tensor]]:
     for prefix, module in network.named_modules():
         for local, tensor in module._parameters.items():

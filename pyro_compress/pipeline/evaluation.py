@@ -28,7 +28,7 @@ from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood, PiecewiseExponential
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.quantizers import described
-from pyro_compress.network.stored import StoredNetwork, architecture_left, format_architecture
+from pyro_compress.network.stored import StoredNetwork, architecture_left, format_architecture, tied_weights
 from pyro_compress.network.unlayered import Unlayered
 from pyro_compress.pipeline.decoder_scores import decoder_scores
 from pyro_compress.pipeline.decoders import at_mean, road_of, shipped
@@ -238,7 +238,9 @@ def _headline(
 ) -> dict[str, Any]:
     """What others rely on at the top level of results.json, except where it comes from."""
     if isinstance(artifact.held, StoredNetwork):
-        tensors = [held.dense() for name, held in artifact.held.tensors.items() if name.endswith(".weight")]
+        again = tied_weights(artifact.held)
+        own = {name: held for name, held in artifact.held.tensors.items() if name not in again}
+        tensors = [held.dense() for name, held in own.items() if name.endswith(".weight")]
         sizes = format_architecture(architecture_left(artifact.held))
     else:
         tensors, sizes = [held for name, held in artifact.numbers().items() if name in matrices], None

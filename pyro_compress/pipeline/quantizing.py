@@ -37,6 +37,7 @@ def roundings(
     level_start: str | None = None,
     range_by: str | None = None,
     seed: int = 0,
+    beside: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, Decision]]:
     """The pruned decision on grids, each with words for how.
 
@@ -46,21 +47,28 @@ def roundings(
         quantizer: one of `QUANTIZERS`.
         c, levels, level_start, range_by: see `pipeline.decision_settings.DecisionSettings`.
         seed: of a random start of k-means.
+        beside: of biases, see `analysis.decisions.bits.with_biases_on_grids`.
     """
     if all(site.quantizer is not None for site in posterior.parameters.values() if site.mean.ndim > 1):
-        yield "to the method's own values", with_biases_on_grids(pruned & bit_widths(posterior, within=pruned))
+        yield "to the method's own values", with_biases_on_grids(pruned & bit_widths(posterior, within=pruned), beside)
     elif quantizer in BY_VARIANCE:
         for share in C_LADDER if c is None else (c,):
             rounded = pruned & bit_widths(posterior, c=share, within=pruned, grid=quantizer)
-            yield f"with c = {share:g}", with_biases_on_grids(rounded)
+            yield f"with c = {share:g}", with_biases_on_grids(rounded, beside)
     elif quantizer == "codebook":
         levels, start = levels or LEVELS, level_start or STARTS[0]
         shared = weight_sharing(pruned, levels, real=True, start=start, seed=seed)
-        yield "to a codebook", _noted(_of_all_but_frozen(posterior, pruned, shared), quantizer, level_start=start)
+        yield (
+            "to a codebook",
+            _noted(_of_all_but_frozen(posterior, pruned, shared, beside), quantizer, level_start=start),
+        )
     elif quantizer in AFFINE:
         per_channel, rule = quantizer.endswith("per_channel"), range_by or MIN_MAX
         rounded = affine_quantization(pruned, AFFINE[quantizer], per_channel=per_channel, range_by=rule)
-        yield f"to {quantizer}", _noted(_of_all_but_frozen(posterior, pruned, rounded), quantizer, range_by=rule)
+        yield (
+            f"to {quantizer}",
+            _noted(_of_all_but_frozen(posterior, pruned, rounded, beside), quantizer, range_by=rule),
+        )
     else:
         yield "to float32", _noted(pruned, quantizer)
 
@@ -75,10 +83,12 @@ def refuse_beside_own(posterior: Posterior, quantizer: str) -> None:
         )
 
 
-def _of_all_but_frozen(posterior: Posterior, pruned: Decision, rounded: Decision) -> Decision:
+def _of_all_but_frozen(
+    posterior: Posterior, pruned: Decision, rounded: Decision, beside: Mapping[str, str] | None
+) -> Decision:
     """With biases on grids of their own, and frozen parameters as they were."""
     frozen = {name: pruned.sites[name] for name, site in posterior.parameters.items() if site.is_frozen}
-    return with_biases_on_grids(rounded.with_sites(frozen)).with_sites(frozen)
+    return with_biases_on_grids(rounded.with_sites(frozen), beside).with_sites(frozen)
 
 
 def _noted(decision: Decision, quantizer: str, **settings: object) -> Decision:

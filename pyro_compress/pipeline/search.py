@@ -27,6 +27,7 @@ from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.generative.semi_supervised import SemiSupervisedVAE
 from pyro_compress.models.generative.vae import VAE
 from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.models.parameters import weights_beside
 from pyro_compress.models.teaching import Teaching
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.stored import architecture_left, format_architecture
@@ -316,6 +317,7 @@ def _rounded(
         level_start=settings.level_start,
         range_by=settings.range_by,
         seed=seed,
+        beside=weights_beside(judge.network),
     ):
         decision = judge.completed(rounded)
         rise, standard_error = judge.rise(decision, reference)

@@ -1,14 +1,19 @@
 """Networks that call a layer several times, from a fit to a file."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file, save_model
 from torch import nn
 
 import pyro_compress as pc
 from pyro_compress.artifact.runtimes.numpy_runtime import forward
-from pyro_compress.errors import DecisionError, InferenceError, SharedDrawsWarning
+from pyro_compress.errors import DecisionError, InferenceError, NetworkError, SharedDrawsWarning
 from pyro_compress.network.architecture import Conv2d
 from pyro_compress.network.stored import tied_weights
+from tests.pipeline.conftest import cli
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_compress.errors.SharedDrawsWarning")
 
@@ -28,6 +33,7 @@ class Steps(nn.Module):
 
 
 def test_the_file_has_the_layer_at_all_its_places() -> None:
+    torch.manual_seed(0)
     data = pc.data.load("digits")
     model = pc.BayesianNetwork(Steps(), "log-uniform", "categorical")
     # noise of a sum would be another one at every place, where the weight is one
@@ -68,6 +74,8 @@ def test_weights_of_several_modules_are_one_parameter_and_once_in_the_file(prior
     decision = pc.decide(posterior, network, data, pc.DecisionSettings(fine_tune_epochs=3, rate_weights=(1.0,)))
     artifact = pc.compress(network, decision, data=data)
     assert tied_weights(artifact.network) == {"second.weight": "first.weight", "output.weight": "embed.weight"}
+    # biases of modules whose weight has another name are on grids too
+    assert all(site.quantizer is not None for name, site in decision.sites.items() if "bias" in name)
     kept = artifact.network.tensors["output.weight"].shape
     assert kept == artifact.network.tensors["embed.weight"].shape and kept[0] == 17
     module, found = artifact.to_torch(), forward(artifact.network)(data.test_x.numpy())
@@ -81,6 +89,40 @@ def test_weights_of_several_modules_are_one_parameter_and_once_in_the_file(prior
     assert error < 0.5 and pc.evaluate(artifact, data)["error_after_percent"] == pytest.approx(100 * error, abs=0.6)
 
 
+def test_the_command_line_counts_the_weights_once_and_reads_files_of_any_of_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sharing.py").write_text(
+        "import torch, pyro_compress as pc\n"
+        "from tests.pipeline.test_reused_layers import Shared as net\n"
+        "def data():\n"
+        "    x = torch.randint(0, 17, (300, 6), generator=torch.Generator().manual_seed(0)).float()\n"
+        "    y = x.long().amax(1)\n"
+        "    parts = dict(validation=50, test=(x[200:], y[200:]), classes=17)\n"
+        "    return pc.data.as_data((x[:200], y[:200]), **parts)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    torch.manual_seed(0)
+    network = Shared()
+    save_model(network, "given.safetensors")  # which leaves names out
+    options = ("--network", "sharing:net", "--data", "sharing:data", "--prior", "normal", "--threads", "1")
+    called = cli(
+        "run", *options, "--weights", "given.safetensors", "--epochs", "10", "--pretrain-epochs", "10", "--out", "run",
+        "--set", "method.learning_rate=0.02", "--kl-weight", "0.01", "--set", "decision.fine_tune_epochs=0",
+    )  # fmt: skip
+    assert called.code == 0, called.err
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert 50 < found["weights_left_percent"] <= 100
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    save_file({**state, "second.weight": state["second.weight"] + 1}, "two.safetensors")
+    with pytest.raises(NetworkError, match=r"first\.weight and second\.weight are one parameter of the network"):
+        pc.models.load_weights(network, "two.safetensors")
+    save_file({name: value for name, value in state.items() if "output" not in name}, "less.safetensors")
+    with pytest.raises(NetworkError, match=r"the file lacks output\.bias$"):
+        pc.models.load_weights(network, "less.safetensors")
+
+
 def test_masks_of_dropout_are_of_modules_and_not_of_a_weight_of_several() -> None:
     model = pc.BayesianNetwork(Shared(), "normal")
     x = torch.randint(0, 17, (40, 6)).float()
@@ -92,6 +134,7 @@ def test_masks_of_dropout_are_of_modules_and_not_of_a_weight_of_several() -> Non
 
 
 def test_units_of_such_networks_are_not_ranked() -> None:
+    torch.manual_seed(0)
     data = pc.data.load("digits")
     model = pc.BayesianNetwork(Steps(), "log-uniform", "categorical")
     posterior = pc.fit(model, data, pc.inference.SVI(epochs=1))

@@ -1,6 +1,7 @@
 """How many bits each layer's weights need, from the posterior's variance, under two named rules."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -111,14 +112,18 @@ def on_grid(site: ParameterPosterior, quantizer: Quantizer | None, kept: np.ndar
     return SiteDecision.of(site, each, quantizer)
 
 
-def with_biases_on_grids(decision: Decision) -> Decision:
+def with_biases_on_grids(decision: Decision, beside: Mapping[str, str] | None = None) -> Decision:
     """Biases of layers whose weights have a quantizer as integers of 8 bits, on a power-of-two step of their own.
 
     For quantizers of the weights that are no grid for a bias too: a codebook, or one of four bits.
+
+    Args:
+        decision: whose biases without a quantizer get one.
+        beside: by bias the weight of its module, where that goes by another module's name.
     """
     found = {}
     for name, site in decision.sites.items():
-        weight = decision.sites.get(weight_beside(name))
+        weight = decision.sites.get((beside or {}).get(name, weight_beside(name)))
         largest = float(np.abs(site.value * site.kept()).max(initial=0))
         on_grid_too = weight is not None and weight.value.ndim > 1 and weight.quantizer is not None
         if on_grid_too and site.quantizer is None and largest > 0:
