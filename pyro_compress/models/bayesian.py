@@ -14,6 +14,7 @@ plate is the one place where the data's scale enters, so every log joint is a to
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import pyro
@@ -33,7 +34,7 @@ from pyro_compress.models.layouts import filters_last
 from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood
 from pyro_compress.models.module_calls import refuse_unknown_module, with_output_of
 from pyro_compress.models.names import attribute_name, refuse_names
-from pyro_compress.models.parameters import Parameter, parameters_of, refuse_shared_memory, slots_of
+from pyro_compress.models.parameters import Parameter, other_names, parameters_of, refuse_shared_memory, slots_of
 from pyro_compress.models.precision import called
 from pyro_compress.models.priors.base import LatentSite, Prior
 from pyro_compress.models.priors.registry import PRIORS
@@ -334,7 +335,15 @@ def assign_priors(
     refuse_shared_memory(network)
     everywhere = parameters_of(network)
     parameters = tuple(parameter for parameter in everywhere if parameter.name.startswith(covered))
+    others = other_names(network)
+    for name, first in others.items():
+        if name.startswith(covered) != first.startswith(covered):
+            raise NetworkError(
+                f"{first} and {name} are one parameter, and priors and files are of '{covered}*' alone: let the parts "
+                "have parameters of their own"
+            )
     if isinstance(prior, Mapping):
+        _refuse_other_names(prior, [parameter.name for parameter in everywhere], others)
         _refuse_outside(prior, [parameter.name for parameter in everywhere], covered)
     frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
     if isinstance(prior, Prior):
@@ -366,6 +375,15 @@ def _refuse_outside(rules: Mapping[str, Prior], names: list[str], covered: str) 
             raise PriorError(
                 f"prior: '{pattern}' matches {outside[0]}, and priors cover '{covered}*' alone, the part that files "
                 "hold: the others are point estimates"
+            )
+
+
+def _refuse_other_names(rules: Mapping[str, Prior], names: list[str], others: Mapping[str, str]) -> None:
+    for pattern in rules:
+        meant = [name for name in others if fnmatchcase(name, pattern)]
+        if meant and not any(fnmatchcase(name, pattern) for name in names):
+            raise PriorError(
+                f"prior: '{pattern}' matches {meant[0]}, which is one parameter with {others[meant[0]]}: name that"
             )
 
 

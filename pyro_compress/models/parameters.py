@@ -72,6 +72,12 @@ def slots_of(network: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
     return dict(found.values())
 
 
+def other_names(network: nn.Module) -> dict[str, str]:
+    """Further names of parameters that several modules have, by that the one that they are listed by."""
+    listed = {id(tensor): name for name, tensor in network.named_parameters()}
+    return {name: listed[id(tensor)] for name, _, _, tensor in _slots(network) if listed[id(tensor)] != name}
+
+
 def weights_beside(network: nn.Module) -> dict[str, str]:
     """By name of a bias the weight of its module, where that is listed by the name of another module."""
     listed, found = {id(tensor): name for name, tensor in network.named_parameters()}, {}

@@ -173,9 +173,9 @@ def test_one_parameter_of_two_modules_is_one_site_that_both_see(prior: Any) -> N
     assert model.network.second.weight is model.network.first.weight  # type: ignore[union-attr]
 
 
-def test_a_pattern_that_matches_the_second_name_alone_matches_nothing() -> None:
-    with pytest.raises(PriorError, match=r"second\.weight"):
-        BayesianNetwork(Tied("one parameter"), {"second.weight": Normal()})
+def test_a_pattern_that_matches_the_second_name_alone_is_told_the_first() -> None:
+    with pytest.raises(PriorError, match=r"'second\.w\*' matches second\.weight, which is one parameter with first"):
+        BayesianNetwork(Tied("one parameter"), {"second.w*": Normal()})
 
 
 def test_two_names_of_one_parameter_in_a_module_are_one_parameter() -> None:

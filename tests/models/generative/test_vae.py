@@ -264,6 +264,13 @@ def test_what_does_not_go_together_is_refused() -> None:
     wrong = EncoderDecoder(nn.Linear(INPUTS, 5), network().decoder, GaussianCodes(WIDTH))
     with pytest.raises(NetworkError, match=r"GaussianCodes\(width=2\) take \(examples, 4\)"):
         fit(VAE(wrong, {}), data, SVI(epochs=1))
+    shared = network()
+    shared.decoder[-1].bias = shared.encoder[-1].bias  # type: ignore[index]
+    shared.decoder[-1].weight = nn.Parameter(torch.zeros(4, 8))  # type: ignore[index]
+    with pytest.raises(
+        NetworkError, match=r"encoder.*bias and decoder.*bias are one parameter, and priors and files are"
+    ):
+        VAE(shared, Normal())
     for method in (MAP(epochs=1), NUTS(draws=1, warmup=1)):
         with pytest.raises(InferenceError, match="a VAE has a latent code per example"):
             fit(VAE(network(), Normal()), data, method)
