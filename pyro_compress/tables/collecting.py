@@ -54,7 +54,7 @@ class Line:
         row: of the table.
         cells: by heading.
         directories: of the runs, by variant and seed.
-        seconds: by seed: fitting, and everything for all decisions.
+        seconds: by seed, of those for which all has been measured: fitting, and everything for all decisions.
     """
 
     row: Row
@@ -108,7 +108,16 @@ def _line(table: Table, row: Row, seeds: Sequence[int], folder: Path, earlier: E
         values = {seed: value for seed, value in values.items() if value is not None}
         failed = {seed: one for seed, one in of_column.items() if isinstance(one, str)}
         cells[column.heading] = Measured(values, failed, column.better)
-    spent = {seed: _seconds(directories, seed) or earlier.seconds_of(row.fit, seed) for seed in seeds}
+    # a run that goes on has spent a part of what it will
+    whole = [
+        seed
+        for seed in seeds
+        if all(
+            any(seed in cells[column.heading].values for column in table.columns if column.variant == variant)
+            for variant in {column.variant for column in table.columns}
+        )
+    ]
+    spent = {seed: _seconds(directories, seed) or earlier.seconds_of(row.fit, seed) for seed in whole}
     seconds = {seed: total for seed, total in spent.items() if total is not None}
     return Line(row, cells, directories, seconds)
 

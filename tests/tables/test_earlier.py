@@ -39,6 +39,12 @@ def test_cells_without_a_run_are_those_of_before(tmp_path: Path) -> None:
     before = Earlier.read([written(tmp_path / "old", error_after_percent=2.5)])
     (line,) = collecting.collect(table(), [0, 1], tmp_path / "new", before)
     assert line.cells["error %"].values == {0: 2.5} == line.cells["half"].values and line.seconds == {0: 6.0}
+    # one that goes on has no values, and spends what no row is to be told yet
+    directory = write_results(tmp_path / "new", Fit(ENTRY), 1, error_after_percent=2.0)
+    (directory / "timings.json").write_text(json.dumps({"wall": {"fit": 9.0}, "processor": {"fit": 9.0}}))
+    (directory / "results.json").unlink()
+    (line,) = collecting.collect(table(), [0, 1], tmp_path / "new", before)
+    assert line.cells["error %"].values == {0: 2.5} and line.seconds == {0: 6.0}
     write_results(tmp_path / "new", Fit(ENTRY), 0, error_after_percent=2.0)
     (line,) = collecting.collect(table(), [0], tmp_path / "new", before)
     assert (line.cells["error %"].median, line.cells["half"].median) == (2.0, 2.5), "a run that is there comes first"
