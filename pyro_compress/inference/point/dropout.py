@@ -103,7 +103,6 @@ class MCDropout(Dropout):
         check_draws(self.draws, "MCDropout")
 
     def init(self, model: Model, size: int, seed: int, held: int | None = None) -> "MCDropoutState":
-        _refuse_tied(model)
         products = derived_shapes(model)
         if products:
             raise InferenceError(
@@ -112,6 +111,7 @@ class MCDropout(Dropout):
             )
         base = super().init(model, size, seed, held)
         assert isinstance(base.model, BayesianNetwork)
+        _refuse_shared(base.model)
         return MCDropoutState(base.model, base.points, base.optimizer, base.size, base.steps_planned, seed)
 
     def draw(self, state: PointState) -> Posterior:
@@ -146,9 +146,8 @@ class MCDropout(Dropout):
         return with_all_stored(found, state.points.kinds.all, weights)
 
 
-def _refuse_tied(model: Model) -> None:
+def _refuse_shared(model: BayesianNetwork) -> None:
     """A draw has one mask for a weight, and layers that share it have masks of their own."""
-    assert isinstance(model, BayesianNetwork)
     dropped = {id(module.weight) for _, module in _layers(model.network)}
     for name, slots in slots_of(model.network).items():
         if len(slots) > 1 and id(model.network.get_parameter(name)) in dropped:
