@@ -293,7 +293,7 @@ class _Counter:
         """Products with the states, which are added to what there is, and what a step does with its gates."""
         weight = self._network.tensors[f"{layer.name}.weight"]
         products = int(np.count_nonzero(weight.dense()))
-        bits = 0 if f"{layer.name}.weight" in self._tied else self._sparse(weight)
+        bits = self._of_weight(layer)
         # of a unit in a step: functions, products with gates, and sums
         functions = {"lstm": ("sigmoid",) * 3 + ("tanh",) * 2, "gru": ("sigmoid",) * 2 + ("tanh",)}
         used = functions.get(layer.kind, (layer.kind.removeprefix("rnn_"),))
@@ -332,7 +332,7 @@ class _Counter:
         """`scaled`: numbers that a step which is no power of two multiplies."""
         weight = self._network.tensors[f"{layer.name}.weight"]
         sums = multiplies - reached
-        bits = 0 if f"{layer.name}.weight" in self._tied else self._sparse(weight)
+        bits = self._of_weight(layer)
         if layer.bias:
             bits += self._dense(self._network.tensors[f"{layer.name}.bias"])
             sums += reached
@@ -357,6 +357,11 @@ class _Counter:
         if isinstance(tensor.quantizer, Codebook):
             return self._widest
         return min(self._widest, _bits_each(tensor))
+
+    def _of_weight(self, layer: Weighted | Recurrent) -> int:
+        """What is stored of a weight: nothing where it is an earlier one's."""
+        name = f"{layer.name}.weight"
+        return 0 if name in self._tied else self._sparse(self._network.tensors[name])
 
     def _dense(self, tensor: StoredTensor) -> int:
         return tensor.dense().size * min(self._widest, _bits_each(tensor)) + self._of_quantizer(tensor)

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from pyro_compress.errors import NetworkError, UnstorableError
 from pyro_compress.models.checking import check_network, check_numbers
-from pyro_compress.models.parameters import place_in_memory, refuse_tied
+from pyro_compress.models.parameters import other_names, place_in_memory, refuse_tied
 from pyro_compress.models.probing import BATCH, FEW, are_rows, evaluating, examples, first_line
 from pyro_compress.models.tracing.describing import Description, is_size, known_type
 from pyro_compress.models.tracing.recorder import Recorder
@@ -236,12 +236,10 @@ def _needed(graph: fx.Graph, values: dict[fx.Node, Any]) -> list[fx.Node]:
 
 def _name_tied(network: nn.Module, sequence: LayerSequence) -> None:
     """Give parameters that several modules have as their own the name that the network lists them by."""
-    listed = {id(parameter): name for name, parameter in network.named_parameters()}
+    others = other_names(network)
     for name in (name for layer in sequence.layers for name in parameter_shapes(layer)):
-        if name not in sequence.aliases:
-            first = listed[id(network.get_parameter(name))]
-            if first != name:
-                sequence.aliases[name] = first
+        if name in others:
+            sequence.aliases.setdefault(name, others[name])
 
 
 def _check_all_used(network: nn.Module, sequence: LayerSequence) -> None:
