@@ -64,6 +64,8 @@ class DecisionSettings:
         stage_tolerance_points: rise of validation error over the reference that a stage may cost.
         fine_tune_batch_size, fine_tune_learning_rate: of the fine-tuning.
         fine_tune_precision: of the network's products and convolutions in it, 'single' or 'bfloat16'.
+        fine_tune_averaging: share of the steps of a stage, the last ones, whose weights are averaged before they are
+            rounded; 0 takes those of the last step.
         teacher_draws: fine-tuning learns the posterior predictive mean of that many draws; 0 takes the labels.
         fine_tune_moves: what fine-tuning trains of weights that have a quantizer: `weights`, the numbers that are
             rounded; `quantizer`, the levels or steps, while each weight keeps its place; or `both`.
@@ -103,6 +105,7 @@ class DecisionSettings:
     fine_tune_batch_size: int = 128
     fine_tune_learning_rate: float = 1e-3
     fine_tune_precision: str = SINGLE
+    fine_tune_averaging: float = 0.0
     teacher_draws: int = 0
     fine_tune_moves: str = "weights"
     fine_tune_noise: float = 0.0
@@ -142,6 +145,11 @@ class DecisionSettings:
             raise DecisionError(
                 f"teacher_draws and fine_tune_noise must not be negative, found {self.teacher_draws} and "
                 f"{self.fine_tune_noise}"
+            )
+        if not 0 <= self.fine_tune_averaging <= 1:
+            raise DecisionError(
+                "fine_tune_averaging is the share of a stage's steps that is averaged, from 0 to 1; found "
+                f"{self.fine_tune_averaging}"
             )
         if self.multiply_adds is not None and not 0 < self.multiply_adds <= 1:
             raise DecisionError(f"multiply_adds is a share above 0 and at most 1, found {self.multiply_adds}")

@@ -164,6 +164,7 @@ def _tuning(
         batch_size=settings.fine_tune_batch_size,
         learning_rate=settings.fine_tune_learning_rate,
         precision=settings.fine_tune_precision,
+        averaging=settings.fine_tune_averaging,
         noise=settings.fine_tune_noise,
         teacher=teacher,
         teaching=teaching,

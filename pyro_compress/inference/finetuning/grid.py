@@ -33,6 +33,7 @@ from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantiz
 from pyro_compress.inference.finetuning.rounding import Rounding
 from pyro_compress.inference.gradient.gradient_method import linear, refuse_non_finite
 from pyro_compress.inference.loop.alone import alone
+from pyro_compress.inference.loop.averaging import average_last
 from pyro_compress.inference.loop.devices import on_device, seed_generators
 from pyro_compress.inference.loop.dtypes import default_dtype
 from pyro_compress.inference.loop.processes import Ranks
@@ -110,6 +111,7 @@ def fine_tune(
     batch_size: int = 128,
     learning_rate: float = 1e-3,
     precision: str = SINGLE,
+    averaging: float = 0.0,
     seed: int = 0,
     teacher: torch.Tensor | None = None,
     teaching: Teaching | None = None,
@@ -127,6 +129,8 @@ def fine_tune(
         rate_weight: γ, in nats of the whole data set per nat of code.
         batch_size, learning_rate: of Adam.
         precision: of products and convolutions, see `models.precision`.
+        averaging: share of the steps, the last ones, whose θ, and numbers of quantizers that are learned, are averaged;
+            what is returned is the mean, and what is stored is its rounding.
         seed: decides the batches, the noise of dropout layers and that of the sites.
         teacher: means of y to learn in place of the targets, (training examples, ...); of the posterior predictive.
         teaching: how the teacher counts that the data come with; None where it does not, and where `teacher` is given.
@@ -153,6 +157,7 @@ def fine_tune(
     hidden, trained = training.hidden, training.trained()
     optimizer = torch.optim.Adam(trained, lr=learning_rate, fused=True)
     steps = epochs * number_of_batches(len(data.train_x), batch_size)
+    averages: list[torch.Tensor] = []
     done, ranks, device = 0, Ranks.here(), data.train_x.device
     refuse_batches_of_one(network, data.train_x, batch_size, ranks.count)
     ranks.send_from_first(trained)
@@ -173,6 +178,7 @@ def fine_tune(
                 optimizer.param_groups[0]["lr"] = learning_rate * linear(done / steps)
                 optimizer.step()
                 done += 1
+                average_last(averages, trained, done=done, planned=steps, share=averaging)
             if progress is not None:
                 progress(epoch + 1)
     training.place({name: site.quantised(hidden[name]) for name, site in sites.items()})

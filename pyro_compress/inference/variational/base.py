@@ -27,6 +27,7 @@ from pyro_compress.inference.guides.from_guide import exact_moments, parameter_m
 from pyro_compress.inference.guides.guide import Guide
 from pyro_compress.inference.guides.joint import JointGuide, MeanField, described
 from pyro_compress.inference.guides.user import UserGuide
+from pyro_compress.inference.loop.averaging import average_last
 from pyro_compress.inference.loop.feed import Batch
 from pyro_compress.inference.results.from_draws import point_estimates, posterior_from_draws
 from pyro_compress.inference.results.iid_draws import check_draws, number_of_draws
@@ -161,15 +162,8 @@ class VariationalMethod(GradientMethod):
 
     def average(self, state: VariationalState) -> None:
         """Polyak-Ruppert averaging: the mean of the last iterates takes the place of the very last one."""
-        taken = state.steps_done - state.steps_planned + round(self.averaging * state.steps_planned)
-        if taken < 1 or state.steps_done > state.steps_planned:
-            return
-        trained = [parameter.detach() for parameter in state.trained()]
-        if taken == 1:
-            state.averages = [tensor.clone() for tensor in trained]
-        torch._foreach_lerp_(state.averages, trained, 1 / taken)
-        if state.steps_done == state.steps_planned:
-            torch._foreach_copy_(trained, state.averages)
+        done, planned = state.steps_done, state.steps_planned
+        if average_last(state.averages, state.trained(), done=done, planned=planned, share=self.averaging):
             # a mean of numbers at a bound may be rounded beyond it
             state.project()
 

@@ -1,15 +1,18 @@
 """Fine-tuning on the grid: what it keeps, and what the rate weight does."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.errors import DataError, InferenceError
 from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
+from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer
 from pyro_compress.inference.finetuning.rounding import Rounding
 from pyro_compress.models.likelihoods import Categorical, Gaussian
 from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, rounded
@@ -152,6 +155,36 @@ def test_noise_is_added_to_what_is_kept_and_not_to_what_is_stored() -> None:
     values = fine_tune(network, noisy_sites, data, Categorical(), epochs=2, rate_weight=0.0, batch_size=30)
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(parameter.detach(), sites[name].quantised(values[name]))
+
+
+@pytest.mark.parametrize(("share", "last"), [(1.0, 12), (0.5, 6), (0.3, 4), (1 / 12, 1), (0.0, 1)])
+def test_the_last_iterates_are_averaged(share: float, last: int) -> None:
+    network, sites, data = problem()
+    sites["3.weight"] = replace(
+        sites["3.weight"], learned=LearnedQuantizer.of(Uniform(STEP / 2), sites["3.weight"].value, assigned=False)
+    )
+    iterates: list[list[np.ndarray]] = []
+
+    def noted(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        iterates.append([value.detach().numpy().copy() for value in optimizer.param_groups[0]["params"]])
+
+    hook = register_optimizer_step_post_hook(noted)
+    try:
+        values = fine_tune(
+            network, sites, data, Categorical(), epochs=3, rate_weight=0.3, batch_size=30, averaging=share
+        )
+    finally:
+        hook.remove()
+    assert len(iterates) == 12
+    *expected, steps = [np.mean([each[i] for each in iterates[-last:]], axis=0) for i in range(len(sites) + 1)]
+    for value, mean in zip(values.values(), expected, strict=True):
+        np.testing.assert_allclose(value.numpy(), mean, rtol=1e-5, atol=1e-7)
+    learned = sites["3.weight"].learned
+    assert learned is not None
+    np.testing.assert_allclose(learned.numbers.numpy(), steps, rtol=1e-5, atol=1e-7)
+    assert share < 0.5 or not np.allclose(expected[0], iterates[-1][0], atol=1e-5)
+    # what the network holds is the rounding of the mean
+    np.testing.assert_array_equal(network[0].weight.detach(), sites["0.weight"].quantised(values["0.weight"]))
 
 
 def test_the_layout_of_filters_changes_nothing() -> None:
