@@ -16,10 +16,11 @@ from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.name_patterns import by_name
 from pyro_compress.network.unlayered import Unlayered
 from pyro_compress.pipeline.draw_moments import STORED
-from pyro_compress.pipeline.fine_tuning import MOVES
+from pyro_compress.pipeline.fine_tuning import MOVES, RATES
 from pyro_compress.pipeline.kinds import AUTOMATIC, check_kind
 from pyro_compress.pipeline.quantizing import AFFINE, BY_VARIANCE, FIXED, QUANTIZERS
 
+WITHOUT_INTEGERS = ("codebook", "float32")
 REFINE_BY = ("variance", "fisher")
 
 
@@ -64,6 +65,8 @@ class DecisionSettings:
         stage_tolerance_points: rise of validation error over the reference that a stage may cost.
         fine_tune_batch_size, fine_tune_learning_rate: of the fine-tuning.
         fine_tune_precision: of the network's products and convolutions in it, 'single' or 'bfloat16'.
+        fine_tune_rate: what γ weighs: 'log-uniform', the code length under that prior on the grid; or 'code', the nats
+            that the file's own entropy coder asks for each integer where it stands (`artifact.writing.code_length`).
         fine_tune_averaging: share of the steps of a stage, the last ones, whose weights are averaged before they are
             rounded; 0 takes those of the last step.
         teacher_draws: fine-tuning learns the posterior predictive mean of that many draws; 0 takes the labels.
@@ -105,6 +108,7 @@ class DecisionSettings:
     fine_tune_batch_size: int = 128
     fine_tune_learning_rate: float = 1e-3
     fine_tune_precision: str = SINGLE
+    fine_tune_rate: str = RATES[0]
     fine_tune_averaging: float = 0.0
     teacher_draws: int = 0
     fine_tune_moves: str = "weights"
@@ -123,6 +127,7 @@ class DecisionSettings:
             "quantizer": QUANTIZERS,
             "fine_tune_moves": MOVES,
             "fine_tune_precision": PRECISIONS,
+            "fine_tune_rate": RATES,
             "refine_by": REFINE_BY,
         }
         for name, known in words.items():
@@ -171,6 +176,11 @@ class DecisionSettings:
         self._check_quantizer()
         if self.fine_tune_moves != MOVES[0]:
             self._check_moves()
+        if self.fine_tune_rate != RATES[0] and self.quantizer in WITHOUT_INTEGERS:
+            raise DecisionError(
+                f"fine_tune_rate='{self.fine_tune_rate}' asks what integers cost, and quantizer='{self.quantizer}' "
+                f"stores none: take fine_tune_rate='{RATES[0]}', or another quantizer"
+            )
 
     def in_nats(self) -> "DecisionSettings":
         """The same with `tolerance_nats` for tolerances: a nat is a hundred points of an error that is in nats.

@@ -1,8 +1,9 @@
 """One stage of fine-tuning on the grid, from decision to decision."""
 
 import copy
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,10 @@ import torch
 from torch import nn
 
 from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
+from pyro_compress.artifact.writing.code_length import CodeLength, code_lengths
 from pyro_compress.data.dataset import DataSet
+from pyro_compress.errors import DecisionError
+from pyro_compress.inference.finetuning.code_prices import CodePrices
 from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
 from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer
 from pyro_compress.models.layouts import lay_filters_last
@@ -21,7 +25,7 @@ from pyro_compress.models.teaching import Teaching
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.liveness import read
 from pyro_compress.network.numbers import Numbers
-from pyro_compress.network.quantizers import Affine, PerChannel, Quantizer, bits_on, stored_as
+from pyro_compress.network.quantizers import Affine, Codebook, PerChannel, Quantizer, bits_on, stored_as
 from pyro_compress.network.unlayered import Unlayered
 from pyro_compress.pipeline.kinds import AUTOMATIC, description_of
 from pyro_compress.pipeline.time_left import minutes_left
@@ -29,6 +33,8 @@ from pyro_compress.pipeline.validation import place, with_batch_norm
 
 # θ; the levels or steps, weights keeping their places; or θ and these
 MOVES = ("weights", "quantizer", "both")
+# what the length of the code is taken for: the log-uniform prior on the grid, or what the file's coder asks
+RATES = ("log-uniform", "code")
 
 
 def fine_tuned(
@@ -43,6 +49,7 @@ def fine_tuned(
     learning_rate: float,
     precision: str = SINGLE,
     averaging: float = 0.0,
+    rate: str = RATES[0],
     noise: float,
     teacher: torch.Tensor | None,
     teaching: Teaching | None = None,
@@ -57,6 +64,7 @@ def fine_tuned(
     training costs what is left; nothing is folded, and every number stays one of the original network.  `noise` is in
     posterior sds; the other arguments are those of `fine_tune`.  Frozen parameters stay as the decision has them.
     `moves` says what is trained of weights that have a quantizer, see `MOVES`, and `kind` what file it is for.
+    With `rate='code'` the length of the code is what the file's coder asks for it, see `RATES`.
     `say` is told after the first epoch how long the others will take, if they are long.
     """
     about, device = description_of(network, data.input_shape, kind), data.train_x.device
@@ -65,11 +73,24 @@ def fine_tuned(
     frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
     moving = {name: site for name, site in decision.sites.items() if name not in frozen}
     sites = {name: _grid_site(name, site, left, noise, moves, device) for name, site in moving.items()}
+    if rate != RATES[0]:
+        _refuse_levels(moving)
     started = time.monotonic()
 
     def finished(done: int) -> None:
         if done == 1 and (left := minutes_left((time.monotonic() - started) * (epochs - 1))):
             say(f"training on the grid with rate weight {rate_weight:.3g}: {left}")
+
+    def refitted(theta: Mapping[str, torch.Tensor]) -> dict[str, SiteDecision]:
+        replaced = {}
+        for name, site in moving.items():
+            value = left.put_back(name, theta[name].cpu().numpy(), site.value.shape)
+            replaced[name] = _refitted(site, value, _learned(name, site, sites[name], left))
+        return replaced
+
+    def asked(theta: Mapping[str, torch.Tensor]) -> dict[str, CodePrices]:
+        lengths = code_lengths(about, decision.with_sites(refitted(theta)))
+        return {name: _prices(name, length, left, device) for name, length in lengths.items() if name in sites}
 
     found = fine_tune(
         left.network,
@@ -82,16 +103,13 @@ def fine_tuned(
         learning_rate=learning_rate,
         precision=precision,
         averaging=averaging,
+        prices=None if rate == RATES[0] else asked,
         seed=seed,
         teacher=teacher,
         teaching=teaching,
         progress=finished,
     )
-    replaced = {}
-    for name, site in moving.items():
-        value = left.put_back(name, found[name].cpu().numpy(), site.value.shape)
-        replaced[name] = _refitted(site, value, _learned(name, site, sites[name], left))
-    tuned = decision.with_sites(replaced, rate_weight=rate_weight, fine_tune_epochs=epochs)
+    tuned = decision.with_sites(refitted(found), rate_weight=rate_weight, fine_tune_epochs=epochs)
     return with_batch_norm(network, tuned, data, kind, roughly=True)
 
 
@@ -105,6 +123,15 @@ def still_read(network: nn.Module, about: Architecture | Unlayered, decision: De
             left = narrowed(network, about, needed)
     lay_filters_last(left.network)
     return left
+
+
+def _refuse_levels(sites: Mapping[str, SiteDecision]) -> None:
+    for name, site in sites.items():
+        if isinstance(site.quantizer, Codebook):
+            raise DecisionError(
+                f"fine_tune_rate='code' moves weights to integers that are cheaper, and what is stored of '{name}' are "
+                f"levels of a codebook: take fine_tune_rate='{RATES[0]}'"
+            )
 
 
 def _grid_site(
@@ -123,6 +150,15 @@ def _grid_site(
     if quantizer is not None and value.ndim > 1 and moves != "weights":
         learned = LearnedQuantizer.of(quantizer, value, assigned=moves == "quantizer")
     return GridSite(value, taken(site.kept()), quantizer, taken(spread) if noise > 0 else None, learned)
+
+
+def _prices(name: str, length: CodeLength, left: Narrowed, device: torch.device) -> CodePrices:
+    """Of what is left of a tensor, in nats."""
+
+    def nats(bits: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy((math.log(2) * bits).astype(np.float32)).to(device)
+
+    return CodePrices(nats(left.take(name, length.one - length.zero)), nats(length.further))
 
 
 def _learned(name: str, site: SiteDecision, trained: GridSite, left: Narrowed) -> Quantizer | None:

@@ -165,6 +165,7 @@ def _tuning(
         learning_rate=settings.fine_tune_learning_rate,
         precision=settings.fine_tune_precision,
         averaging=settings.fine_tune_averaging,
+        rate=settings.fine_tune_rate,
         noise=settings.fine_tune_noise,
         teacher=teacher,
         teaching=teaching,

@@ -65,7 +65,7 @@ def refinement(
     architecture: Architecture | Unlayered, decision: Decision, curvature: Mapping[str, np.ndarray] | None = None
 ) -> Callable[[float], Decision]:
     """`refine` as a function of the price alone: what all prices share is done once."""
-    tensors, index, columns = _left(architecture, decision)
+    tensors, index, columns = what_is_left(architecture, decision)
     weights = {}
     names = {name: architecture.parameter(name) for name in index} if isinstance(architecture, Architecture) else {}
     for name, where in index.items():
@@ -95,7 +95,7 @@ def refinement(
     return refined
 
 
-def _left(
+def what_is_left(
     architecture: Architecture | Unlayered, decision: Decision
 ) -> tuple[Mapping[str, StoredTensor], Mapping[str, tuple[np.ndarray, ...]], Mapping[str, Columns]]:
     """What is stored of every weight, where that is in the original tensor, and the columns of its matrix.

@@ -9,6 +9,9 @@ The second term is −ln p of the truncated log-uniform prior on a grid of step 
 that prior restricted to what the file can hold; γ trades nats of fit against code length.  Gradients pass straight
 through Q (Bengio et al. 2013).  Weights that the decision pruned stay zero.
 
+With `prices` what the file's own code asks for each integer takes its place, γ Σ_j ℓ_j(θ_j) in nats (`code_prices.py`),
+asked for anew before every epoch.
+
 With a teacher, y_i is replaced by E[y | x_i, D] of the posterior predictive: the one network that is stored then learns
 what the whole posterior says, and not the training labels by heart (Korattikara et al. 2015).  Where the data come with
 a teacher, an example counts as in the fit, by labels and teacher (`models.teaching`).  With noise, the network is run
@@ -19,7 +22,7 @@ steps the second term is then Σ_j ln(|θ_j| / Δ + ½), which coarser ones lowe
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -29,6 +32,7 @@ from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.splits import batches, number_of_batches
 from pyro_compress.errors import DataError, NetworkError
 from pyro_compress.inference.finetuning.batch_norm import refuse_batches_of_one
+from pyro_compress.inference.finetuning.code_prices import CodePrices
 from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer, LearnedSteps
 from pyro_compress.inference.finetuning.rounding import Rounding
 from pyro_compress.inference.gradient.gradient_method import linear, refuse_non_finite
@@ -41,6 +45,8 @@ from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.precision import SINGLE, called, networks_in
 from pyro_compress.models.teaching import Teaching
 from pyro_compress.network.quantizers import Quantizer
+
+Prices = Callable[[Mapping[str, torch.Tensor]], Mapping[str, CodePrices]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,12 +91,19 @@ class GridSite:
     def _rounding(self) -> Rounding | None:
         return None if self.quantizer is None else Rounding.of(self.quantizer, self.value)
 
-    def add_rate(self, value: torch.Tensor, gradient: torch.Tensor, weight: float) -> None:
-        """Add `weight` times the derivative of ln(|θ| / Δ + ½) to a gradient of θ, and to that of Δ if Δ is trained."""
+    def add_rate(
+        self, value: torch.Tensor, gradient: torch.Tensor, weight: float, prices: CodePrices | None = None
+    ) -> None:
+        """Add `weight` times the derivative of the length of the code to a gradient of θ.
+
+        The length is ln(|θ| / Δ + ½), or what `prices` say.  Where Δ is trained its gradient gets its share too.
+        """
         if isinstance(self.learned, LearnedSteps) and self.moves:
-            gradient.add_(self.learned.rate_backward(value, self.kept, weight))
+            gradient.add_(self.learned.rate_backward(value, self.kept, weight, prices))
         elif self._rounding is not None:
-            gradient.add_(torch.sign(value) / (value.abs() + self._rounding.spacing / 2), alpha=weight)
+            spacing = self._rounding.spacing
+            slope = 1 / (value.abs() + spacing / 2) if prices is None else prices.slope(value / spacing) / spacing
+            gradient.add_(torch.sign(value) * slope, alpha=weight)
 
     def noisy(self, value: torch.Tensor) -> torch.Tensor:
         """Q(value) + σ ε, zero where not kept."""
@@ -112,6 +125,7 @@ def fine_tune(
     learning_rate: float = 1e-3,
     precision: str = SINGLE,
     averaging: float = 0.0,
+    prices: Prices | None = None,
     seed: int = 0,
     teacher: torch.Tensor | None = None,
     teaching: Teaching | None = None,
@@ -131,6 +145,8 @@ def fine_tune(
         precision: of products and convolutions, see `models.precision`.
         averaging: share of the steps, the last ones, whose θ, and numbers of quantizers that are learned, are averaged;
             what is returned is the mean, and what is stored is its rounding.
+        prices: of integers in the file, given θ by name, for the sites that have some; asked before every epoch.  None
+            takes the log-uniform prior's.
         seed: decides the batches, the noise of dropout layers and that of the sites.
         teacher: means of y to learn in place of the targets, (training examples, ...); of the posterior predictive.
         teaching: how the teacher counts that the data come with; None where it does not, and where `teacher` is given.
@@ -167,6 +183,8 @@ def fine_tune(
         targets = [data.train_y] if teaching is None or shown is None else [data.train_y, shown.to(device)]
         rows = torch.arange(len(data.train_x), device=device)
         for epoch in range(epochs):
+            if prices is not None and rate_weight > 0:
+                training.prices.update(prices(hidden))
             order = batches(data.train_x, rows, batch_size, seed + 7919, epoch)
             for number, (x, chosen) in enumerate(order):
                 if data.augmentation is not None:
@@ -197,6 +215,7 @@ class _Training:
         penalty: γ / N, of the loss per example.
         teaching: how a teacher counts, or None.
         precision: of the network.
+        prices: of integers, by name, as they are now.
     """
 
     network: nn.Module
@@ -207,6 +226,7 @@ class _Training:
     penalty: float
     teaching: Teaching | None
     precision: str
+    prices: dict[str, CodePrices] = field(default_factory=dict)
 
     @staticmethod
     def started(
@@ -250,7 +270,7 @@ class _Training:
             assert gradient is not None
             gradient = site.straight(value, gradient)
             if self.penalty > 0:
-                site.add_rate(value, gradient, self.penalty)
+                site.add_rate(value, gradient, self.penalty, self.prices.get(name))
             value.grad = gradient.mul_(site.kept)
 
     def place(self, values: Mapping[str, torch.Tensor]) -> None:

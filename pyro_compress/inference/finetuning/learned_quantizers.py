@@ -12,7 +12,8 @@ mean magnitude and steps by their logarithm, so that one rate of Adam suits all;
 1 / √(weights · largest index), is one that Adam does not see.
 
 The length of the code, Σ ln(|θ_i| / Δ + ½) nats up to a constant, has a derivative by ln Δ as well, which is
-−Σ |θ_i| / (|θ_i| + Δ/2) over the weights that are kept: coarser steps are cheaper.
+−Σ |θ_i| / (|θ_i| + Δ/2) over the weights that are kept: coarser steps are cheaper.  So it is of the file's own
+prices ℓ(|θ_i| / Δ), where it is −Σ ℓ'(|θ_i| / Δ) |θ_i| / Δ.
 """
 
 from abc import ABC, abstractmethod
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_compress.inference.finetuning.code_prices import CodePrices
 from pyro_compress.network.quantizers import Affine, Codebook, PerChannel, Quantizer, Uniform
 
 
@@ -125,13 +127,13 @@ class LearnedSteps(LearnedQuantizer):
         self.numbers.grad = (gradient * by_step * step).sum_to_size(step.shape).flatten()
         return of_value
 
-    def rate_backward(self, value: Tensor, kept: Tensor, weight: float) -> Tensor:
+    def rate_backward(self, value: Tensor, kept: Tensor, weight: float, prices: CodePrices | None = None) -> Tensor:
         """Adds `weight` times the gradient of the code's length to that of `numbers`, after `backward`; returns θ's."""
-        half = self._step() / 2
-        share = value.abs() / (value.abs() + half) * kept
+        step = self._step()
+        slope = 1 / (value.abs() + step / 2) if prices is None else prices.slope(value / step) / step
         assert self.numbers.grad is not None
-        self.numbers.grad.sub_(share.sum_to_size(half.shape).flatten(), alpha=weight)
-        return weight * torch.sign(value) / (value.abs() + half)
+        self.numbers.grad.sub_((value.abs() * slope * kept).sum_to_size(step.shape).flatten(), alpha=weight)
+        return weight * torch.sign(value) * slope
 
     def quantizer(self) -> Uniform | PerChannel | Affine:
         steps = tuple(self._step().flatten().tolist())

@@ -1,6 +1,7 @@
 """Fine-tuning on the grid: what it keeps, and what the rate weight does."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from pyro_compress.data.dataset import DataSet, as_data
 from pyro_compress.errors import DataError, InferenceError
+from pyro_compress.inference.finetuning.code_prices import CodePrices
 from pyro_compress.inference.finetuning.grid import GridSite, fine_tune
-from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer
+from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer, LearnedSteps
 from pyro_compress.inference.finetuning.rounding import Rounding
 from pyro_compress.models.likelihoods import Categorical, Gaussian
 from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, rounded
@@ -184,7 +186,9 @@ def test_the_last_iterates_are_averaged(share: float, last: int) -> None:
     np.testing.assert_allclose(learned.numbers.numpy(), steps, rtol=1e-5, atol=1e-7)
     assert share < 0.5 or not np.allclose(expected[0], iterates[-1][0], atol=1e-5)
     # what the network holds is the rounding of the mean
-    np.testing.assert_array_equal(network[0].weight.detach(), sites["0.weight"].quantised(values["0.weight"]))
+    np.testing.assert_array_equal(
+        network.get_parameter("0.weight").detach(), sites["0.weight"].quantised(values["0.weight"])
+    )
 
 
 def test_the_layout_of_filters_changes_nothing() -> None:
@@ -258,3 +262,71 @@ def test_the_price_of_code_is_the_derivative_of_its_length(kind: str) -> None:
     found = torch.ones_like(value.detach())
     site.add_rate(value.detach(), found, 0.25)
     torch.testing.assert_close(found - 1, 0.25 * value.grad)
+
+
+def code_prices(shape: tuple[int, ...]) -> CodePrices:
+    random = torch.Generator().manual_seed(1)
+    return CodePrices(2 + torch.rand(shape, generator=random), torch.tensor([0.7, 1.5, 1.5, 2.0]))
+
+
+def test_the_file_s_prices_rise_from_integer_to_integer_on_straight_lines() -> None:
+    prices = code_prices((3, 4))
+    totals = torch.stack([prices(torch.full((3, 4), float(size))) for size in range(8)])
+    expected = np.cumsum([0.7, 1.5, 1.5, 2.0, 2.0, 2.0])
+    np.testing.assert_allclose(totals[0], 0)
+    np.testing.assert_allclose(totals[1], prices.one)
+    np.testing.assert_allclose(totals[2:] - totals[1], expected[:, None, None] + np.zeros((3, 4)), rtol=1e-5)
+    np.testing.assert_allclose(prices(torch.full((3, 4), -2.25)), 0.75 * totals[2] + 0.25 * totals[3], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [name for name, each in QUANTIZERS.items() if not isinstance(each, Codebook)])
+def test_the_price_of_the_file_s_code_is_its_derivative(kind: str) -> None:
+    value = torch.randn(5, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    kept = torch.rand(5, 6, generator=torch.Generator().manual_seed(2)) < 0.8
+    prices = code_prices((5, 6))
+    quantizer = QUANTIZERS[kind]
+    assert not isinstance(quantizer, Codebook)
+    learned = LearnedSteps(quantizer, value.detach(), assigned=False)
+    numbers = learned.numbers.clone().requires_grad_()
+    steps = torch.from_numpy(quantizer.spacing(2)).to(value)
+    (prices(value / (steps * numbers.exp().view_as(steps))) * kept).sum().backward()
+    assert value.grad is not None and numbers.grad is not None
+    for site in (
+        GridSite(value.detach(), kept, quantizer),
+        GridSite(value.detach(), kept, quantizer, learned=learned),
+    ):
+        found = torch.ones(5, 6)
+        learned.numbers.grad = torch.zeros_like(learned.numbers)
+        site.add_rate(value.detach(), found, 0.25, prices)
+        torch.testing.assert_close((found - 1) * kept, 0.25 * value.grad, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(learned.numbers.grad, 0.25 * numbers.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_prices_are_asked_for_before_every_epoch_and_shorten_the_code() -> None:
+    """A row that is forty times as dear loses its weights, and the others do not."""
+    seen = []
+
+    def prices(theta: Mapping[str, torch.Tensor]) -> dict[str, CodePrices]:
+        seen.append({name: value.clone() for name, value in theta.items()})
+        one = torch.full((5, 6), 0.3)
+        one[0] *= 40
+        return {"0.weight": CodePrices(one, torch.tensor([0.1]))}
+
+    network, sites, data = problem()
+    sites["0.weight"] = replace(sites["0.weight"], kept=torch.ones(5, 6, dtype=torch.bool))
+    values = fine_tune(
+        network,
+        sites,
+        data,
+        Categorical(),
+        epochs=15,
+        rate_weight=4.0,
+        batch_size=30,
+        learning_rate=0.02,
+        prices=prices,
+    )
+    assert len(seen) == 15
+    np.testing.assert_array_equal(seen[0]["0.weight"], sites["0.weight"].value)
+    assert not np.array_equal(seen[1]["0.weight"], seen[2]["0.weight"])
+    left = (sites["0.weight"].quantised(values["0.weight"]) != 0).sum(1)
+    assert left[0] == 0 and left[1:].sum() > 4
