@@ -8,7 +8,11 @@ import typer
 EntryArgument = Annotated[str | None, typer.Argument(help="Zoo entry, e.g. lenet-300-100/group-horseshoe.")]
 NetworkOption = Annotated[str | None, typer.Option("--network", help="Registered network, or module:factory.")]
 WeightsOption = Annotated[
-    Path | None, typer.Option("--weights", help="Parameters to start from: .safetensors or a torch state dict.")
+    Path | None,
+    typer.Option(
+        "--weights",
+        help="Parameters to start from: .safetensors, a torch state dict, or a run directory: what its file stores.",
+    ),
 ]
 PriorOption = Annotated[str | None, typer.Option("--prior", help="Registered prior, or none.")]
 MethodOption = Annotated[

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pyro_compress.models.priors.base import Prior
     from pyro_compress.models.priors.entropy_penalised import EntropyPenalised
     from pyro_compress.models.priors.generalized_dropout import GeneralizedDropout
+    from pyro_compress.models.priors.group_log_uniform import GroupLogUniform
     from pyro_compress.models.priors.horseshoe import GroupHorseshoe
     from pyro_compress.models.priors.l0 import L0
     from pyro_compress.models.priors.log_uniform import LogUniform
@@ -115,6 +116,7 @@ _NAMES = {
     **dict.fromkeys(_NETWORKS, "pyro_compress.models.networks"),
     "Prior": "pyro_compress.models.priors.base",
     "EntropyPenalised": "pyro_compress.models.priors.entropy_penalised",
+    "GroupLogUniform": "pyro_compress.models.priors.group_log_uniform",
     "GroupHorseshoe": "pyro_compress.models.priors.horseshoe",
     "LogUniform": "pyro_compress.models.priors.log_uniform",
     "MultiSpike": "pyro_compress.models.priors.multi_spike",
@@ -148,6 +150,7 @@ __all__ = [
     "GaussianCodes",
     "GeneralizedDropout",
     "GroupHorseshoe",
+    "GroupLogUniform",
     "GroupNormalJeffreys",
     "LabelledEncoderDecoder",
     "Likelihood",

@@ -267,8 +267,20 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     Raises:
         NetworkError: the file is missing or holds no state dict, or a name, shape, type or value does not fit.
     """
-    path = Path(path)
-    given = _read_state(path)
+    take_over(network, _read_state(Path(path)), f"weights {path}", "the file")
+
+
+def take_over(network: nn.Module, given: Mapping[str, torch.Tensor], what: str, holder: str) -> None:
+    """Copy tensors by name into a network, all of them or none.
+
+    Args:
+        network: whose parameters and buffers are written into.
+        given: by the names of its state dict.
+        what, holder: what is given, and what holds it, at the beginning and in the middle of a sentence.
+
+    Raises:
+        NetworkError: a name, shape, type or value does not fit.
+    """
     expected = network.state_dict()
     # of a parameter of several modules a file may have any of its names, and some tools write one alone
     alike: dict[int, list[str]] = {}
@@ -282,19 +294,19 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         parts = [
             f"{kind} {', '.join(names)}" for kind, names in (("lacks", missing), ("has unknown", unexpected)) if names
         ]
-        raise NetworkError(f"weights {path} do not fit the network: the file {' and '.join(parts)}")
-    fitting = {name: _fitting(f"weights {path}: {name}", tensor, expected[name]) for name, tensor in given.items()}
+        raise NetworkError(f"{what} do not fit the network: {holder} {' and '.join(parts)}")
+    fitting = {name: _fitting(f"{what}: {name}", tensor, expected[name]) for name, tensor in given.items()}
     for name, tensor in fitting.items():
         if name.rpartition(".")[2] == "running_var" and bool((tensor < 0).any()):
             raise NetworkError(
-                f"weights {path}: {name} holds {float(tensor.min()):g}, and no variance is negative: save it again"
+                f"{what}: {name} holds {float(tensor.min()):g}, and no variance is negative: save it again"
             )
     for names in alike.values():
         first, *others = [name for name in names if name in fitting] or [""]
         for other in others:
             if not torch.equal(fitting[first], fitting[other]):
                 raise NetworkError(
-                    f"weights {path}: {first} and {other} are one parameter of the network, and the file holds two"
+                    f"{what}: {first} and {other} are one parameter of the network, and {holder} holds two"
                 )
     with torch.no_grad():
         for name, tensor in fitting.items():

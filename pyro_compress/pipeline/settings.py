@@ -29,6 +29,7 @@ from pyro_compress.models.rewrites.base import Rewrite
 from pyro_compress.models.rewrites.registry import REWRITES
 from pyro_compress.models.teaching import Teaching
 from pyro_compress.pipeline.decision_settings import DecisionSettings
+from pyro_compress.pipeline.given_weights import give_weights
 from pyro_compress.posterior.error_unit import NATS_OF_BOUND, ErrorUnit
 from pyro_compress.posterior.posterior import Posterior
 
@@ -43,7 +44,7 @@ class RunSettings:
     Attributes:
         entry: zoo entry that it came from, or None.
         network: registered name or 'module:factory'.
-        weights: file that the network's parameters were read from, or None.
+        weights: file that the network's parameters were read from, or run directory of what it stores; or None.
         prior, method, likelihood, data: registered names ('module:factory' for data); prior 'none' has every parameter
             estimated by maximum likelihood.
         prior_options, method_options, likelihood_options, decision_options: keywords of each.
@@ -241,7 +242,7 @@ class RunSettings:
         """The network with its initial parameters: drawn under the global seed, or read from `weights`."""
         network = self._fresh_network()
         if self.weights is not None:
-            networks.load_weights(network, Path(self.weights))
+            give_weights(network, Path(self.weights))
         return network
 
     def _fresh_network(self) -> nn.Module:

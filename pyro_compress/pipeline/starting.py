@@ -54,7 +54,7 @@ def build_network(settings: RunSettings, data: DataSet) -> nn.Module:
 def rewritten(settings: RunSettings, network: nn.Module, data: DataSet) -> nn.Module:
     """What the run's rewrites make of a network, one after the other; the network itself where there are none."""
     for rewrite in settings.build_rewrites():
-        network = rewrite(network)
+        network = rewrite(network, data.input_shape)
         description_of(network, data.input_shape, settings.build_decision().kind)
     return network
 

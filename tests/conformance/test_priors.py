@@ -28,6 +28,7 @@ from pyro_compress.models.likelihoods import Gaussian
 from pyro_compress.models.priors.base import Prior
 from pyro_compress.models.priors.entropy_penalised import EntropyPenalised
 from pyro_compress.models.priors.generalized_dropout import GeneralizedDropout
+from pyro_compress.models.priors.group_log_uniform import GroupLogUniform
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.l0 import L0
 from pyro_compress.models.priors.log_uniform import LogUniform
@@ -53,6 +54,7 @@ TABLE: dict[str, Prior] = {
     "log-uniform, alpha per layer, fixed": LogUniform(alpha=0.4, tied="layer", learned=False),
     "group-normal-jeffreys": GroupNormalJeffreys(),
     "group-normal-jeffreys, clamped": GroupNormalJeffreys(max_log_variance=math.log(0.04)),
+    "group-log-uniform": GroupLogUniform(),
     "group-horseshoe": GroupHorseshoe(),
     "group-horseshoe, wide": GroupHorseshoe(tau=0.5),
     "multi-spike": MultiSpike(level=0.3),

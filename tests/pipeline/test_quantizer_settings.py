@@ -267,7 +267,7 @@ def test_the_file_s_own_prices_make_it_shorter_at_the_same_error() -> None:
     how: dict[str, Any] = {"fine_tune_epochs": 12, "fine_tune_averaging": 0.3, "stage_tolerance_points": 100.0}
     found = {}
     for rate, weight in (("log-uniform", 2.0), ("code", 0.6)):
-        decision, lines = decided(**how, fine_tune_rate=rate, rate_weights=(weight,))
+        decision, _ = decided(**how, fine_tune_rate=rate, rate_weights=(weight,))
         file = pc.compress(network, decision, data=data)
         found[rate] = (pc.evaluate(file, data), file.network.architecture, decision.weights_left())
     print(found)
@@ -282,7 +282,7 @@ def test_prices_of_integers_are_refused_where_there_are_none(quantizer: str) -> 
 
 def test_prices_of_integers_are_refused_for_levels_that_the_method_gives() -> None:
     network, data, posterior = fitted()
-    pairs = {name: site for name, site in posterior.parameters.items()}
+    pairs = dict(posterior.parameters)
     levels = Codebook((-0.3, 0.3))
     pairs["1.weight"] = replace(pairs["1.weight"], quantizer=levels)
     settings = pc.DecisionSettings(fine_tune_rate="code", fine_tune_epochs=1, snr=0.5)

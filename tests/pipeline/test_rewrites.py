@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+import pyro_compress as pc
 from pyro_compress.errors import NetworkError, RunError
 from pyro_compress.models.networks import digits_mlp, load_weights
 from pyro_compress.models.rewrites.low_rank import LowRank
+from pyro_compress.network.architecture import Weighted, weight_shape
 from pyro_compress.pipeline import evaluation, starting, steps
 from pyro_compress.pipeline.predictors import predictors_of
 from pyro_compress.pipeline.run_directory import RunDirectory
@@ -157,3 +159,45 @@ def test_an_entrys_rewrites_are_its_own_unless_others_are_given() -> None:
     assert [rewrite["name"] for rewrite in own.rewrites] == ["low-rank"] and own.retrain_epochs
     other = settings_from_entry("lenet-300-100/low-rank", rewrites=({"name": "low-rank", "rank": {"fc1": 3}},))
     assert other.build_rewrites() == (LowRank(rank={"fc1": 3}),)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_single_weights_after_groups(cli: Cli, digits_run: Path, tmp_path: Path) -> None:
+    """What a run under a group prior stores becomes a narrower network, on which another prior is put."""
+    first, second = json.loads((digits_run / "results.json").read_text()), tmp_path / "second"
+    settings = RunSettings.load(digits_run / "settings.json")
+    made = cli(
+        "run", "--network", settings.network, "--weights", digits_run, "--rewrite", "narrow", "--data", "digits",
+        "--prior", "log-uniform", "--epochs", "6", "--kl-weight", "0.3", "--threads", "1", "--out", second,
+        "--set", "decision.fine_tune_epochs=2", "--set", "decision.rate_weights=[0.5]",
+    )  # fmt: skip
+    assert made.code == 0, made.err
+    found = json.loads((second / "results.json").read_text())
+    # the network that was given counts, not what is left of it
+    assert found["original_bytes"] == first["original_bytes"]
+    print(first, found)
+    assert found["file_bytes"] < 1.1 * first["file_bytes"]
+    assert found["error_after_percent"] < first["error_after_percent"] + 3
+    run, data = RunDirectory(second), steps.load_data(settings, None)
+    narrow = starting.fitted_network(run, RunSettings.load(run.settings), data)
+    stored = pc.load(digits_run / "network.pyrc").network.architecture
+    kept = [layer for layer in stored.layers if isinstance(layer, Weighted)]
+    for layer in kept:
+        assert len(narrow.get_submodule(layer.name).weight) == weight_shape(layer)[0]  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_weights_of_a_run_that_do_not_serve(cli: Cli, digits_run: Path, tmp_path: Path) -> None:
+    called = cli(
+        "fit", "--network", "digits-mlp", "--weights", digits_run, "--prior", "normal", "--out", tmp_path / "a"
+    )
+    assert called.code == 1 and "do not fit the network: the run lacks fc3.weight" in called.err
+    (tmp_path / "empty").mkdir()
+    called = cli(
+        "fit", "--network", "digits-mlp", "--weights", tmp_path / "empty", "--prior", "normal", "--out", tmp_path / "b"
+    )
+    assert called.code == 1 and "are a folder without decision.safetensors" in called.err
+    called = cli(
+        "fit", "--network", "digits-mlp", "--weights", tmp_path / "none", "--prior", "normal", "--out", tmp_path / "c"
+    )
+    assert called.code == 1 and "none" in called.err

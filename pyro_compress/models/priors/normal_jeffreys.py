@@ -60,8 +60,12 @@ class GroupNormalJeffreys(Prior):
         assert parameter.group_axis is not None
         scale_prior = LogUniformDistribution(self.low, self.high, (parameter.groups,)).to_event(1)
         scale = pyro.sample(f"{parameter.name}.z", scale_prior)
-        unscaled = pyro.sample(f"{parameter.name}.unscaled", standard_normal(parameter.shape))
+        unscaled = pyro.sample(f"{parameter.name}.unscaled", self.of_unscaled(parameter.shape))
         return scale_groups(unscaled, scale, parameter.group_axis)
+
+    def of_unscaled(self, shape: torch.Size) -> Any:
+        """p(w̃), as a Pyro distribution."""
+        return standard_normal(shape)
 
     def latents(self, parameter: Parameter, value: torch.Tensor) -> tuple[LatentSite, ...]:
         one, groups = torch.ones(()), torch.Size((parameter.groups,))

@@ -5,6 +5,7 @@ from pyro_compress.errors import PriorError
 from pyro_compress.models.priors.base import Prior
 from pyro_compress.models.priors.entropy_penalised import EntropyPenalised
 from pyro_compress.models.priors.generalized_dropout import GeneralizedDropout
+from pyro_compress.models.priors.group_log_uniform import GroupLogUniform
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.l0 import L0
 from pyro_compress.models.priors.log_uniform import LogUniform
@@ -25,6 +26,7 @@ PRIORS: Registry[Prior] = Registry(
         "scale-mixture": ScaleMixture,
         "log-uniform": LogUniform,
         "group-normal-jeffreys": GroupNormalJeffreys,
+        "group-log-uniform": GroupLogUniform,
         "group-horseshoe": GroupHorseshoe,
         "multi-spike": MultiSpike,
         "entropy-penalised": EntropyPenalised,

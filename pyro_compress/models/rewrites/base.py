@@ -23,8 +23,12 @@ class Rewrite(ABC):
     def __post_init__(self) -> None:
         check_options(self, NetworkError)
 
-    def __call__(self, network: nn.Module) -> nn.Module:
+    def __call__(self, network: nn.Module, input_shape: tuple[int, ...] | None = None) -> nn.Module:
         """The rewritten network, a new one; `network` stays as it is.
+
+        Args:
+            network: a module.
+            input_shape: of one example, for rewrites that look at what it makes of one.
 
         Raises:
             NetworkError: the network holds what cannot be rewritten: hooks, tied weights, parameters that are computed
@@ -32,8 +36,8 @@ class Rewrite(ABC):
         """
         check_network(network)
         refuse_tied_modules(network)
-        return self.rewrite(network)
+        return self.rewrite(network, input_shape)
 
     @abstractmethod
-    def rewrite(self, network: nn.Module) -> nn.Module:
+    def rewrite(self, network: nn.Module, input_shape: tuple[int, ...] | None) -> nn.Module:
         """The same of a network that has been checked."""

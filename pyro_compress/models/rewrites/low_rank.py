@@ -64,7 +64,7 @@ class LowRank(Rewrite):
         if self.scheme not in SCHEMES:
             raise NetworkError(unknown_name("scheme of low rank", self.scheme, SCHEMES))
 
-    def rewrite(self, network: nn.Module) -> nn.Module:
+    def rewrite(self, network: nn.Module, input_shape: tuple[int, ...] | None) -> nn.Module:
         found = copy.deepcopy(network)
         for name, (factors, rank) in self._chosen(found).items():
             pair = factors.layers(rank)

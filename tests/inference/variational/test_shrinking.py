@@ -28,6 +28,7 @@ from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.names import attribute_name
 from pyro_compress.models.parameters import Parameter
 from pyro_compress.models.priors.base import LatentSite, Moments, Prior, product_moments
+from pyro_compress.models.priors.group_log_uniform import GroupLogUniform
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.l0 import L0
 from pyro_compress.models.priors.log_uniform import LogUniform
@@ -59,7 +60,7 @@ REMOVED: dict[str, tuple[dict[str, tuple[int, list[int]]], dict[str, tuple[int, 
         {"first": (5, 2), "second": (5, 5), "up": (5, 3), "last": (3, 8)},
     ),
 }
-PRIORS = [GroupHorseshoe(), GroupNormalJeffreys(), LogUniform(), StructuredBayesianPruning(), L0()]
+PRIORS = [GroupHorseshoe(), GroupNormalJeffreys(), GroupLogUniform(), LogUniform(), StructuredBayesianPruning(), L0()]
 
 
 def network() -> nn.Module:

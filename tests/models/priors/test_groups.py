@@ -7,11 +7,13 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from pyro import poutine
 
 from pyro_compress.errors import PriorError
 from pyro_compress.inference.results.judged import with_criterion
 from pyro_compress.models.parameters import Parameter, along_axis, scale_groups
 from pyro_compress.models.priors.base import Moments, Prior, product_moments
+from pyro_compress.models.priors.group_log_uniform import GroupLogUniform
 from pyro_compress.models.priors.horseshoe import GroupHorseshoe
 from pyro_compress.models.priors.log_uniform import LogUniform
 from pyro_compress.models.priors.normal import Normal
@@ -60,6 +62,37 @@ def test_normal_jeffreys_statistic_is_the_dropout_rate_of_z() -> None:
     assert found.groups is not None and found.groups.unscaled == "fc.weight.unscaled" and found.groups.axis == 1
     assert found.groups.scale == pytest.approx([1.0, 2.0, 0.1])
     assert found.on().tolist() == [[True, False, False]] * 2
+
+
+def test_weights_of_a_group_have_both_dropout_rates() -> None:
+    alpha_z, alpha_w = torch.tensor([0.01, 0.5, 40.0]), torch.tensor([[0.02, 30.0, 0.1], [3.0, 0.2, 0.5]])
+    z, w = torch.tensor([1.0, -2.0, 0.1]), torch.tensor([[0.3, 1.0, -0.2], [2.0, 0.1, -3.0]])
+    sites = {
+        "fc.weight.z": Moments("normal", z, alpha_z * z.square()),
+        "fc.weight.unscaled": Moments("normal", w, alpha_w * w.square()),
+    }
+    prior = GroupLogUniform()
+    mean, variance = prior.weight_moments(LINEAR, sites)
+    torch.testing.assert_close(mean, z * w)
+    torch.testing.assert_close(variance / mean.square(), (1 + alpha_z) * (1 + alpha_w) - 1)
+    found = judged(prior, LINEAR, sites)
+    assert found.criterion is not None and found.criterion.rule() == "log α > 0"
+    assert found.on().tolist() == [[True, True, False]] * 2
+
+
+def test_log_density_of_groups_and_weights_is_log_uniform_in_both() -> None:
+    """−ln|z| − ln|w̃| up to a constant, between the bounds."""
+    prior = GroupLogUniform(low=1e-6, high=10.0)
+    values = {"fc.weight.z": torch.tensor([0.5, -2.0, 0.1]), "fc.weight.unscaled": torch.full((2, 3), 0.3)}
+
+    def density(**changed: torch.Tensor) -> float:
+        given = values | {f"fc.weight.{name}": value for name, value in changed.items()}
+        traced = poutine.trace(poutine.condition(lambda: prior.sample(LINEAR), data=given)).get_trace()
+        return float(traced.log_prob_sum())
+
+    base = density()
+    assert density(z=2 * values["fc.weight.z"]) == pytest.approx(base - 3 * math.log(2), abs=1e-4)
+    assert density(unscaled=0.5 * values["fc.weight.unscaled"]) == pytest.approx(base + 6 * math.log(2), abs=1e-4)
 
 
 class Widest(Normal):
