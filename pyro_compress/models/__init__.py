@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from pyro_compress.models.priors.structured_bayesian_pruning import StructuredBayesianPruning
     from pyro_compress.models.rewrites.base import Rewrite
     from pyro_compress.models.rewrites.low_rank import LowRank
+    from pyro_compress.models.rewrites.narrow import Narrow
+    from pyro_compress.models.rewrites.tie import Tie
     from pyro_compress.models.teaching import Teaching, at_temperature, matching_weight
     from pyro_compress.models.tracing.tracer import trace
 
@@ -126,6 +128,8 @@ _NAMES = {
     "SoftWeightSharing": "pyro_compress.models.priors.soft_weight_sharing",
     "Rewrite": "pyro_compress.models.rewrites.base",
     "LowRank": "pyro_compress.models.rewrites.low_rank",
+    "Narrow": "pyro_compress.models.rewrites.narrow",
+    "Tie": "pyro_compress.models.rewrites.tie",
     "GeneralizedDropout": "pyro_compress.models.priors.generalized_dropout",
     "L0": "pyro_compress.models.priors.l0",
     "SpikeAndSlab": "pyro_compress.models.priors.spike_and_slab",
@@ -158,6 +162,7 @@ __all__ = [
     "LogisticNormalCodes",
     "LowRank",
     "MultiSpike",
+    "Narrow",
     "Normal",
     "PiecewiseExponential",
     "Poisson",
@@ -169,6 +174,7 @@ __all__ = [
     "SpikeAndSlab",
     "StructuredBayesianPruning",
     "Teaching",
+    "Tie",
     "active_units",
     "at_temperature",
     "autoencoder_mnist",

@@ -5,7 +5,8 @@ from pyro_compress.errors import NetworkError
 from pyro_compress.models.rewrites.base import Rewrite
 from pyro_compress.models.rewrites.low_rank import LowRank
 from pyro_compress.models.rewrites.narrow import Narrow
+from pyro_compress.models.rewrites.tie import Tie
 
 REWRITES: Registry[Rewrite] = Registry(
-    "rewrite", NetworkError, "pyro_compress.rewrites", {"low-rank": LowRank, "narrow": Narrow}
+    "rewrite", NetworkError, "pyro_compress.rewrites", {"low-rank": LowRank, "narrow": Narrow, "tie": Tie}
 )
