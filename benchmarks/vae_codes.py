@@ -50,13 +50,14 @@ class Standardised(nn.Module):
         return (z - self.mean) / self.scale
 
 
-def network(codes: Codes, plain: bool = False) -> pc.models.EncoderDecoder:
+def network(codes: Codes, plain: bool = False, hidden: int = 200) -> pc.models.EncoderDecoder:
     """784-200-200-outputs and width-200-200-784, tanh, of seed 0; a `plain` decoder sees codes as they are."""
     torch.manual_seed(0)
-    hidden = [nn.Linear(784, 200), nn.Tanh(), nn.Linear(200, 200), nn.Tanh(), nn.Linear(200, codes.outputs)]
-    decoder = [nn.Linear(codes.width, 200), nn.Tanh(), nn.Linear(200, 200), nn.Tanh(), nn.Linear(200, 784)]
+    first, last = nn.Linear(784, hidden), nn.Linear(hidden, codes.outputs)
+    encoder = nn.Sequential(nn.Flatten(), first, nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), last)
+    decoder = [nn.Linear(codes.width, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, 784)]
     seen = nn.Sequential(nn.Identity() if plain else Standardised(codes), *decoder)
-    return pc.models.EncoderDecoder(nn.Sequential(nn.Flatten(), *hidden), seen, codes)
+    return pc.models.EncoderDecoder(encoder, seen, codes)
 
 
 def draw(name: str, model: pc.VAE, values: dict[str, torch.Tensor], folder: Path) -> None:
@@ -85,7 +86,7 @@ def row(name: str, given: argparse.Namespace) -> str:
     """Fit and measure one kind of codes."""
     data = pc.data.load("mnist").reconstructing("static")
     codes = CODES[name](given.width)
-    model = pc.VAE(network(codes, given.plain), {}, "bernoulli")
+    model = pc.VAE(network(codes, given.plain, given.hidden), {}, "bernoulli")
     scale = Standardised(codes).scale
     method = pc.inference.SVI(
         epochs=given.epochs,
@@ -107,7 +108,7 @@ def row(name: str, given: argparse.Namespace) -> str:
     seconds = time.process_time() - start
     if name.startswith("dirichlet"):
         # draws of the inverse distribution function are not q(z | x)'s, and bounds that are taken from them are none
-        model = pc.VAE(network(CODES["dirichlet"](given.width), given.plain), {}, "bernoulli")
+        model = pc.VAE(network(CODES["dirichlet"](given.width), given.plain, given.hidden), {}, "bernoulli")
     if given.figures:
         draw(name, model, values, given.figures)
     part = data.test_x if given.test else data.validation_x
@@ -126,6 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("codes", nargs="*", help=f"of {', '.join(CODES)}; all if none is named")
     parser.add_argument("--width", type=int, default=50)
+    parser.add_argument("--hidden", type=int, default=200, help="units of each hidden layer")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--examples", type=int, default=2000, help="the first so many, for ln p(x)")
