@@ -104,6 +104,7 @@ def row(name: str, given: argparse.Namespace) -> str:
         posterior = pc.fit(model, data, method)
         values = {name: torch.from_numpy(site.mean) for name, site in posterior.parameters.items()}
         if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
             torch.save(values, file)
     seconds = time.process_time() - start
     if name.startswith("dirichlet"):
