@@ -7,8 +7,8 @@ import numpy as np
 from pyro_compress.artifact.format.codebook import levels_at
 from pyro_compress.artifact.format.container import unwrap
 from pyro_compress.artifact.format.decode import Section, check_plausible, decode, section_of
+from pyro_compress.artifact.format.descriptors import DescriptorReader
 from pyro_compress.artifact.format.header import WEIGHTS_MARK, quantizer_of
-from pyro_compress.artifact.format.header_reader import HeaderReader
 from pyro_compress.artifact.format.stream import RangeReader, code_tensor
 from pyro_compress.artifact.format.weights_header import Entry, WeightsHeader, read_header
 from pyro_compress.errors import ArtifactError, printable
@@ -48,7 +48,7 @@ def decode_weights_sections(data: bytes) -> tuple[StoredWeights, list[Section]]:
 
 def _decode(body: bytes) -> tuple[StoredWeights, int, list[int], list[int]]:
     """The weights, bytes of the header, of each tensor's numbers in the body, and bits read of the stream so far."""
-    reader = HeaderReader(body)
+    reader = DescriptorReader(body)
     header = read_header(reader, body)
     held, start = _held(header, body, reader.position)
     coded = sum(prod(entry.shape) for _, entry in header.single() if entry.is_coded)

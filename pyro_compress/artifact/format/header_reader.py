@@ -2,35 +2,25 @@
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from itertools import accumulate
 from math import inf, isfinite, prod
 from operator import ge
 
-from pyro_compress.artifact.format.coding import LARGEST, TOKENS
+from pyro_compress.artifact.format.descriptors import DescriptorReader
 from pyro_compress.artifact.format.header import (
     BY_PLACE,
     CELL_BITS,
     CODE_BITS,
     CODE_RANKS,
-    CODEBOOK,
     CODED_ACTIVATIONS,
     CODES,
     DEFAULT_EPS,
     DEFAULT_SLOPES,
     EXTENDED,
-    FALL_BITS,
     FLAG_BITS,
-    FLOATS,
-    FORM_BITS,
-    FORMS,
     FURTHER,
     FURTHER_ACTIVATIONS,
-    GAP_ORDER_BITS,
     KINDS,
     LEAST,
-    LEVELS,
-    LONGEST_CODE,
     MAX_EXTENT,
     MAX_LAYERS,
     MAX_NAME_BYTES,
@@ -40,28 +30,22 @@ from pyro_compress.artifact.format.header import (
     MAX_RANK,
     MODE_BITS,
     NUMBER_BITS,
-    OTHER_FORM,
     SHORT_NAME,
     SHORT_NUMBERS,
-    SIZE,
     SMALL,
     STEMS,
-    STRENGTH_BITS,
     TIED,
     TRANSPOSED_FLAG_BITS,
-    ZEROS,
     Again,
     Header,
     TensorCode,
     check_kept,
     next_name,
     places,
-    role,
     shape_after,
     split_name,
 )
 from pyro_compress.artifact.format.header_writer import HeaderWriter
-from pyro_compress.artifact.format.pattern import DENSITIES
 from pyro_compress.errors import ArtifactError, printable
 from pyro_compress.network.architecture import (
     Activation,
@@ -100,7 +84,6 @@ from pyro_compress.network.further_layers import (
 )
 from pyro_compress.network.input_codes import GAUSSIAN, InputCode
 from pyro_compress.network.input_codes import KINDS as CODE_KINDS
-from pyro_compress.network.quantizers import MOST_LEVELS, STEP_EXPONENTS
 from pyro_compress.network.sequence_layers import (
     GATES,
     Attention,
@@ -114,20 +97,13 @@ from pyro_compress.network.sequence_layers import (
 from pyro_compress.network.stored import tensor_shapes
 
 
-class HeaderReader:
+class HeaderReader(DescriptorReader):
     """Takes the header apart, at the start of a body; every count is checked before anything is allocated."""
 
     def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._bit = 0
+        super().__init__(data)
         self._stem, self._number = "", -1
         self._last: dict[type, str] = {}
-        self._steps = {True: 0, False: 0}
-
-    @property
-    def position(self) -> int:
-        """The byte behind those that were begun."""
-        return -(-self._bit // 8)
 
     def header(self) -> Header:
         """Read the header; `position` is then where it ends."""
@@ -171,42 +147,9 @@ class HeaderReader:
                 raise ArtifactError(f"the file declares at least {numbers} numbers, limit {MAX_NUMBERS}")
             header.layers.append(layer)
         check_kept(header.layers, shapes)
-        if HeaderWriter().header(header) != self._data[: self.position]:
+        if HeaderWriter().header(header) != self.data[: self.position]:
             raise ArtifactError("the header is not written in its one canonical form")
         return header
-
-    def bits(self, count: int, what: str) -> int:
-        """So many bits, the first one the highest."""
-        if self._bit + count > 8 * len(self._data):
-            raise ArtifactError(f"the file ends inside its header, where {what} was expected")
-        first, self._bit = self._bit, self._bit + count
-        piece = self._data[first // 8 : -(-self._bit // 8)]
-        return int.from_bytes(piece, "big") >> -self._bit % 8 & ((1 << count) - 1)
-
-    def number(self, what: str, limit: int, order: int) -> int:
-        """An Exp-Golomb code, or anything beyond the limit if it is beyond the limit."""
-        zeros = 0
-        while not self.bits(1, what):
-            zeros += 1
-            if zeros > LONGEST_CODE:
-                return limit + 1
-        return (1 << zeros + order) + self.bits(zeros + order, what) - (1 << order)
-
-    def within(self, what: str, limit: int, least: int = 0, order: int = SIZE) -> int:
-        """A number from `least` to `limit`."""
-        value = self.number(what, limit, order)
-        if value > limit:
-            raise ArtifactError(f"{what} in the header exceeds the limit {limit}")
-        if value < least:
-            raise ArtifactError(f"{what} in the header is {value}, at least {least} is expected")
-        return value
-
-    def raw(self, length: int, what: str) -> bytes:
-        return self.bits(8 * length, what).to_bytes(length, "big")
-
-    def pair(self, what: str, least: int) -> Pair:
-        code = self.within(what, 2 * MAX_EXTENT, 2 * least, SMALL)
-        return (code // 2, self.within(what, MAX_EXTENT, least, SMALL) if code % 2 else code // 2)
 
     def _again(self, layers: Sequence[Layer]) -> Layer:
         """Which of the layers so far is used again."""
@@ -435,62 +378,3 @@ class HeaderReader:
                 + (", which is another one itself" if codes[other].tied else "")
             )
         return TensorCode(tied=other)
-
-    def tensor(self, name: str, numbers: int, *, whole: bool = False, kind: int | None = None) -> TensorCode:
-        """A tensor's descriptor; whole numbers stand for themselves, so there is no step.
-
-        Args:
-            name, numbers: of the tensor, and how many it has.
-            whole: whether it holds whole numbers.
-            kind: what the descriptor begins with, if that has been read.
-        """
-        if kind is None:
-            kind = self.within("a tensor's kind", OTHER_FORM, order=LEAST)
-        if kind == FLOATS:
-            return TensorCode()
-        if kind == OTHER_FORM:
-            if whole:
-                raise ArtifactError(f"tensor {printable(name)} holds whole numbers, which have no step of another form")
-            code = self._form()
-            kind = self.within("a tensor's kind", CODEBOOK, order=LEAST)
-            if kind == FLOATS or (kind == CODEBOOK and code.form == LEVELS):
-                raise ArtifactError(
-                    f"tensor {printable(name)} is of kind '{KINDS[kind]}', which goes with no other form"
-                )
-        else:
-            code = TensorCode(0 if whole else self._step(name))
-        if kind == ZEROS:
-            return code
-        density = self.within("a tensor's density", DENSITIES - 1, order=SMALL)
-        strength = self.bits(STRENGTH_BITS, "a tensor's model")
-        top = self.within("a magnitude token", TOKENS - 1, order=SMALL)
-        fall = self.bits(FALL_BITS, "a tensor's model") if top else 0
-        codebook = self._codebook(name, numbers) if kind == CODEBOOK else ()
-        return replace(code, density=density, strength=strength, top_token=top, fall=fall, codebook=codebook)
-
-    def _form(self) -> TensorCode:
-        form = self.bits(FORM_BITS, "a tensor's form")
-        if form >= len(FORMS):
-            raise ArtifactError(f"a tensor has unknown form {form}")
-        below, above = (self.within("a codebook", MOST_LEVELS, order=SMALL) if form == LEVELS else 0 for _ in range(2))
-        return TensorCode(form=form, sides=(below, above))
-
-    def _step(self, name: str) -> int:
-        away = self.within("a tensor's grid step", 2 * len(STEP_EXPONENTS), order=LEAST)
-        exponent = self._steps[role(name)] + (-(away + 1) // 2 if away % 2 else away // 2)
-        if exponent not in STEP_EXPONENTS:
-            raise ArtifactError(f"tensor {printable(name)} has grid step 2**{exponent}, beyond the format's limits")
-        self._steps |= {False: exponent, role(name): exponent}
-        return exponent
-
-    def _codebook(self, name: str, numbers: int) -> tuple[int, ...]:
-        what = "a codebook"
-        sides = [self.within(what, MOST_LEVELS, order=SMALL) for _ in range(2)]
-        if not 0 < sum(sides) <= numbers:
-            raise ArtifactError(f"the codebook of {printable(name)} has {sum(sides)} levels for {numbers} numbers")
-        order = self.bits(GAP_ORDER_BITS, what)
-        gaps = [[1 + self.within(what, LARGEST, order=order) for _ in range(levels)] for levels in sides]
-        below, above = (list(accumulate(side)) for side in gaps)
-        if max([*below, *above]) > LARGEST:
-            raise ArtifactError(f"the codebook of {printable(name)} holds integers beyond ±{LARGEST}")
-        return (*(-level for level in reversed(below)), *above)

@@ -4,47 +4,33 @@ A number is an Exp-Golomb code, whose order is the number of bits that small one
 """
 
 import struct
-from itertools import pairwise
 
+from pyro_compress.artifact.format.descriptors import DescriptorWriter
 from pyro_compress.artifact.format.header import (
-    ALL_ZERO,
     CELL_BITS,
     CODE_BITS,
     CODE_RANKS,
-    CODEBOOK,
     CODED_ACTIVATIONS,
     CODES,
     DEFAULT_EPS,
     DEFAULT_SLOPES,
     EXTENDED,
-    FALL_BITS,
-    FLOATS,
-    FORM_BITS,
     FURTHER,
     FURTHER_ACTIVATIONS,
-    GAP_ORDER_BITS,
-    INTEGERS,
     LEAST,
-    LEVELS,
     MODE_BITS,
     NUMBER_BITS,
-    OTHER_FORM,
     SHORT_NAME,
     SHORT_NUMBERS,
-    SIZE,
     SMALL,
     STEMS,
-    STRENGTH_BITS,
     TIED,
-    ZEROS,
     Again,
     Header,
-    TensorCode,
     extended,
     further_number,
     is_further,
     next_name,
-    role,
     split_name,
     tensor_names,
 )
@@ -94,15 +80,13 @@ from pyro_compress.network.sequence_layers import (
 )
 
 
-class HeaderWriter:
+class HeaderWriter(DescriptorWriter):
     """Collects the header's bits."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._stem, self._number = "", -1
         self._last: dict[type, str] = {}
-        self._steps = {True: 0, False: 0}
-        self._bits = 0
-        self.count = 0
 
     def header(self, header: Header) -> bytes:
         """The whole header; zero bits fill its last byte."""
@@ -134,31 +118,6 @@ class HeaderWriter:
             if isinstance(layer, Named):
                 named[layer.name] = position
         return self.filled()
-
-    def filled(self) -> bytes:
-        """All bits so far; zeros fill the last byte."""
-        filling = -self.count % 8
-        return (self._bits << filling).to_bytes((self.count + filling) // 8, "big")
-
-    def bits(self, value: int, count: int) -> None:
-        """So many bits, the highest first."""
-        self._bits = self._bits << count | value
-        self.count += count
-
-    def number(self, value: int, order: int = SIZE) -> None:
-        """The Exp-Golomb code of an order: value + 2^order in binary, behind one zero for each bit beyond order + 1."""
-        if value < 0:
-            raise ArtifactError(f"the header holds no negative numbers, {value} was given")
-        self.bits(value + (1 << order), _number_bits(value, order))
-
-    def raw(self, data: bytes) -> None:
-        """8 bits for each byte."""
-        self.bits(int.from_bytes(data, "big"), 8 * len(data))
-
-    def _pair(self, value: Pair) -> None:
-        self.number(2 * value[0] + (value[0] != value[1]), SMALL)
-        if value[0] != value[1]:
-            self.number(value[1], SMALL)
 
     def _extents(self, extents: tuple[int, ...]) -> None:
         self.number(len(extents) - 1, LEAST)
@@ -195,15 +154,15 @@ class HeaderWriter:
                 self.number(layer.out_features)
             case Conv2d() | ConvTranspose2d():
                 self.number(layer.out_channels)
-                self._pair(layer.kernel_size)
+                self.pair(layer.kernel_size)
             case MaxPool2d() | AvgPool2d():
-                self._pair(layer.kernel_size)
+                self.pair(layer.kernel_size)
             case AdaptiveAvgPool2d():
-                self._pair(layer.output_size)
+                self.pair(layer.output_size)
             case Upsample():
-                self._pair(layer.factor)
+                self.pair(layer.factor)
             case Unflatten():
-                self._pair(layer.size)
+                self.pair(layer.size)
             case Activation() if is_further(layer):
                 self.number(FURTHER_ACTIVATIONS.index(layer.kind), SMALL)
             case Select():
@@ -212,17 +171,17 @@ class HeaderWriter:
                 self.number(position - layer.source, SMALL)
             case Pad():
                 self.bits(PAD_MODES.index(layer.mode), MODE_BITS)
-                self._pair(layer.before)
-                self._pair(layer.after)
+                self.pair(layer.before)
+                self.pair(layer.after)
             case View():
                 self._extents(layer.size)
             case Standardize():
                 self.number(layer.groups, SMALL)
             case Resize():
                 self.bits(RESIZE_MODES.index(layer.mode), MODE_BITS)
-                self._pair(layer.size)
+                self.pair(layer.size)
             case AdaptiveMaxPool2d():
-                self._pair(layer.output_size)
+                self.pair(layer.output_size)
             case Rearrange():
                 self._extents(layer.view)
                 for axis in layer.order:
@@ -238,14 +197,14 @@ class HeaderWriter:
                 self.number(layer.tokens)
                 self.number(layer.features)
             case Crop():
-                self._pair(layer.before)
-                self._pair(layer.size)
+                self.pair(layer.before)
+                self.pair(layer.size)
         for flag, values in zip(flags, optional, strict=True):
             for value in values if flag else ():
                 if isinstance(value, float):
                     self.raw(struct.pack("<d", value))
                 elif isinstance(value, tuple):
-                    self._pair(value)
+                    self.pair(value)
                 else:
                     self.number(value, SMALL)
         if isinstance(layer, Named):
@@ -270,66 +229,6 @@ class HeaderWriter:
             self.number(len(raw))
             self.raw(raw)
             self.number(self._number + 1)
-
-    def tensor(self, name: str, code: TensorCode, *, whole: bool = False) -> None:
-        """A tensor's descriptor; of whole numbers, which stand for themselves, there is no step to tell."""
-        if code.is_float:
-            self.number(FLOATS, LEAST)
-            return
-        kind = CODEBOOK if code.codebook else ZEROS if code.density == ALL_ZERO else INTEGERS
-        if code.form is None:
-            self.number(kind, LEAST)
-            if not whole:
-                self._step(name, code)
-        else:
-            self.number(OTHER_FORM, LEAST)
-            self.bits(code.form, FORM_BITS)
-            for side in code.sides if code.form == LEVELS else ():
-                self.number(side, SMALL)
-            self.number(kind, LEAST)
-        if kind == ZEROS:
-            return
-        self.number(code.density, SMALL)
-        self.bits(code.strength, STRENGTH_BITS)
-        self.number(code.top_token, SMALL)
-        if code.top_token:
-            self.bits(code.fall, FALL_BITS)
-        if code.codebook:
-            self.codebook(code.codebook)
-
-    def _step(self, name: str, code: TensorCode) -> None:
-        assert code.step_exponent is not None
-        away = code.step_exponent - self._steps[role(name)]
-        self.number(2 * away if away >= 0 else -2 * away - 1, LEAST)
-        self._steps |= {False: code.step_exponent, role(name): code.step_exponent}
-
-    def codebook(self, codebook: tuple[int, ...]) -> None:
-        """How many levels there are on either side of zero, and the gaps between them."""
-        gaps = _gaps(codebook)
-        every = [gap - 1 for side in gaps for gap in side]
-        order = min(range(1 << GAP_ORDER_BITS), key=lambda order: sum(_number_bits(gap, order) for gap in every))
-        for side in gaps:
-            self.number(len(side), SMALL)
-        self.bits(order, GAP_ORDER_BITS)
-        for gap in every:
-            self.number(gap, order)
-
-
-def codebook_bits(codebook: tuple[int, ...]) -> int:
-    """What a codebook adds to the header."""
-    writer = HeaderWriter()
-    writer.codebook(codebook)
-    return writer.count
-
-
-def _number_bits(value: int, order: int) -> int:
-    return 2 * ((value >> order) + 1).bit_length() - 1 + order
-
-
-def _gaps(codebook: tuple[int, ...]) -> tuple[list[int], list[int]]:
-    """Distances of the levels from one to the next, outwards from zero: negative ones, positive ones."""
-    below, above = [-level for level in reversed(codebook) if level < 0], [level for level in codebook if level > 0]
-    return [b - a for a, b in pairwise([0, *below])], [b - a for a, b in pairwise([0, *above])]
 
 
 def _flags(layer: Layer) -> tuple[list[bool], list[tuple[Pair | int | float, ...]]]:

@@ -5,9 +5,8 @@
 
 from itertools import takewhile
 
+from pyro_compress.artifact.format.descriptors import DescriptorReader, DescriptorWriter
 from pyro_compress.artifact.format.header import LEAST, MAX_NAME_BYTES, SMALL, split_name
-from pyro_compress.artifact.format.header_reader import HeaderReader
-from pyro_compress.artifact.format.header_writer import HeaderWriter
 from pyro_compress.errors import ArtifactError
 
 FIRST_PARTS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -23,7 +22,7 @@ class Names:
         self._last: tuple[str, ...] = ()
         self._known = list(FIRST_PARTS)
 
-    def write(self, writer: HeaderWriter, name: str) -> None:
+    def write(self, writer: DescriptorWriter, name: str) -> None:
         """Tell a name."""
         parts = tuple(name.split("."))
         shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(parts, self._last, strict=False))))
@@ -33,7 +32,7 @@ class Names:
             self._write_part(writer, parts[place], place)
         self._last = parts
 
-    def _write_part(self, writer: HeaderWriter, part: str, place: int) -> None:
+    def _write_part(self, writer: DescriptorWriter, part: str, place: int) -> None:
         if place < len(self._last):
             (stem, number), (last_stem, last_number) = split_name(part), split_name(self._last[place])
             if stem == last_stem and 0 < number - last_number <= MOST_COUNTED:
@@ -49,7 +48,7 @@ class Names:
         writer.raw(raw)
         self._known.append(part)
 
-    def read(self, reader: HeaderReader) -> str:
+    def read(self, reader: DescriptorReader) -> str:
         """The next name.
 
         Raises:
@@ -66,7 +65,7 @@ class Names:
         self._last = tuple(parts)
         return ".".join(parts)
 
-    def _read_part(self, reader: HeaderReader, place: int) -> str:
+    def _read_part(self, reader: DescriptorReader, place: int) -> str:
         what = "a part of a tensor's name"
         way = reader.within(what, LISTED + len(self._known) - 1, order=SMALL)
         if way == COUNTED:

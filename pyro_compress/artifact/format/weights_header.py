@@ -9,6 +9,7 @@ from math import prod
 
 import numpy as np
 
+from pyro_compress.artifact.format.descriptors import DescriptorReader, DescriptorWriter
 from pyro_compress.artifact.format.header import (
     ALL_ZERO,
     LEAST,
@@ -22,8 +23,6 @@ from pyro_compress.artifact.format.header import (
     WEIGHTS_MARK,
     TensorCode,
 )
-from pyro_compress.artifact.format.header_reader import HeaderReader
-from pyro_compress.artifact.format.header_writer import HeaderWriter
 from pyro_compress.artifact.format.layout import Columns, flat, grid
 from pyro_compress.artifact.format.weight_names import Names
 from pyro_compress.errors import ArtifactError, printable
@@ -128,7 +127,7 @@ def columns_of(shape: tuple[int, ...], side: int = 0) -> Columns:
 
 def write_header(header: WeightsHeader) -> bytes:
     """The whole header; zero bits fill its last byte."""
-    writer, names, first = HeaderWriter(), Names(), 1
+    writer, names, first = DescriptorWriter(), Names(), 1
     places = {name: place for place, name in enumerate(header.entries)}
     writer.raw(WEIGHTS_MARK)
     writer.number(len(header.entries))
@@ -146,7 +145,7 @@ def write_header(header: WeightsHeader) -> bytes:
     return writer.filled()
 
 
-def _write_shape(writer: HeaderWriter, shape: tuple[int, ...], first: int) -> int:
+def _write_shape(writer: DescriptorWriter, shape: tuple[int, ...], first: int) -> int:
     """The number of axes and the extents; gives the first extent that is remembered from then on."""
     writer.number(len(shape), SMALL)
     for axis, extent in enumerate(shape):
@@ -159,7 +158,7 @@ def _write_shape(writer: HeaderWriter, shape: tuple[int, ...], first: int) -> in
     return shape[0] if shape else first
 
 
-def read_header(reader: HeaderReader, data: bytes) -> WeightsHeader:
+def read_header(reader: DescriptorReader, data: bytes) -> WeightsHeader:
     """Read the header with a reader that stands at the start of `data`; every count is checked before memory is taken.
 
     Raises:
@@ -197,7 +196,7 @@ def read_header(reader: HeaderReader, data: bytes) -> WeightsHeader:
     return header
 
 
-def _tied(reader: HeaderReader, order: Sequence[str], entries: Mapping[str, Entry | str]) -> str:
+def _tied(reader: DescriptorReader, order: Sequence[str], entries: Mapping[str, Entry | str]) -> str:
     """The name of the tensor that one is tied to, which is tied to none itself."""
     if not order:
         raise ArtifactError("the first tensor of the file is tied to one before it")
@@ -207,7 +206,7 @@ def _tied(reader: HeaderReader, order: Sequence[str], entries: Mapping[str, Entr
     return before
 
 
-def _read_shape(reader: HeaderReader, first: int) -> tuple[tuple[int, ...], int]:
+def _read_shape(reader: DescriptorReader, first: int) -> tuple[tuple[int, ...], int]:
     what, extents = "an extent of a tensor", list[int]()
     for axis in range(reader.within("number of axes", MAX_RANK, order=SMALL)):
         if axis < 2 and reader.bits(1, what):
@@ -217,7 +216,7 @@ def _read_shape(reader: HeaderReader, first: int) -> tuple[tuple[int, ...], int]
     return tuple(extents), extents[0] if extents else first
 
 
-def _read_entry(reader: HeaderReader, name: str, type_: int, shape: tuple[int, ...]) -> Entry:
+def _read_entry(reader: DescriptorReader, name: str, type_: int, shape: tuple[int, ...]) -> Entry:
     dtype = TYPES[type_][0]
     code = reader.tensor(name, prod(shape), whole=dtype in WHOLE)
     if type_ == HALVED and not code.is_float:

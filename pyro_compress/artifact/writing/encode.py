@@ -8,6 +8,7 @@ import numpy as np
 from pyro_compress.artifact.format.codebook import codebook_of, places_in
 from pyro_compress.artifact.format.coding import FALLS, LARGEST, UNIT, split
 from pyro_compress.artifact.format.container import contained
+from pyro_compress.artifact.format.descriptors import codebook_bits
 from pyro_compress.artifact.format.deviations import DEVIATIONS_FLAG, code_deviations
 from pyro_compress.artifact.format.header import (
     ALL_ZERO,
@@ -18,7 +19,7 @@ from pyro_compress.artifact.format.header import (
     numbers_of,
 )
 from pyro_compress.artifact.format.header_reader import HeaderReader
-from pyro_compress.artifact.format.header_writer import HeaderWriter, codebook_bits
+from pyro_compress.artifact.format.header_writer import HeaderWriter
 from pyro_compress.artifact.format.layout import Columns, tensor_columns
 from pyro_compress.artifact.format.pattern import DENSITIES, STRENGTHS, density
 from pyro_compress.artifact.format.stream import RangeWriter, code_selections, code_tensor

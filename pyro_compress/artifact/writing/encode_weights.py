@@ -7,8 +7,8 @@ import numpy as np
 from pyro_compress.artifact.format.codebook import places_in
 from pyro_compress.artifact.format.coding import LARGEST
 from pyro_compress.artifact.format.container import contained
+from pyro_compress.artifact.format.descriptors import DescriptorReader
 from pyro_compress.artifact.format.header import TensorCode, code_of, numbers_of
-from pyro_compress.artifact.format.header_reader import HeaderReader
 from pyro_compress.artifact.format.layout import Columns
 from pyro_compress.artifact.format.stream import RangeWriter, code_tensor
 from pyro_compress.artifact.format.weights_header import (
@@ -119,7 +119,7 @@ def _write_header(header: WeightsHeader) -> bytes:
     """The header's bytes, after checking that a reader finds the same in them."""
     try:
         written = write_header(header)
-        found = read_header(HeaderReader(written), written)
+        found = read_header(DescriptorReader(written), written)
     except (ArtifactError, ValueError) as error:
         raise ArtifactError(f"the format cannot hold these weights: {error}") from error
     if list(found.entries.items()) != list(header.entries.items()):

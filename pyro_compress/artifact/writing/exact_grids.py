@@ -11,8 +11,8 @@ from math import prod
 import numpy as np
 
 from pyro_compress.artifact.format.coding import LARGEST, split, token_range
+from pyro_compress.artifact.format.descriptors import codebook_bits
 from pyro_compress.artifact.format.header import numbers_of
-from pyro_compress.artifact.format.header_writer import codebook_bits
 from pyro_compress.network.quantizers import (
     MOST_LEVELS,
     STEP_EXPONENTS,
