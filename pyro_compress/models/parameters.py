@@ -101,7 +101,7 @@ def place_in_memory(tensor: torch.Tensor) -> tuple[int, int]:
 
 
 def refuse_tied(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[tuple[int, int], str]:
-    """Refuse two names of one tensor; names by place otherwise.
+    """Refuse two tensors at one place in memory; names by place otherwise.
 
     Raises:
         NetworkError: names both.
@@ -111,7 +111,8 @@ def refuse_tied(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[tuple[in
         place = place_in_memory(tensor)
         if place in owners and tensor.numel():
             raise NetworkError(
-                f"{owners[place]} and {name} are tied (one tensor used twice): tied weights are not supported"
+                f"{owners[place]} and {name} lie at the same place in memory and are two parameters: make them one "
+                "(b.weight = a.weight), or give each its own numbers"
             )
         owners[place] = name
     return owners
@@ -127,12 +128,17 @@ def refuse_shared_memory(network: nn.Module) -> None:
 
 
 def refuse_tied_modules(network: nn.Module) -> None:
-    """Refuse networks in which two modules, or two names of one, hold the same tensor.
+    """Refuse networks in which two modules, or two names of one, hold the same parameter, or two at one place.
 
     Raises:
         NetworkError: names both.
     """
-    refuse_tied((name, tensor) for name, _, _, tensor in _slots(network))
+    for name, listed in other_names(network).items():
+        raise NetworkError(
+            f"{listed} and {name} are one parameter, and a rewrite takes layers with weights of their own: make it "
+            "before weights are shared"
+        )
+    refuse_shared_memory(network)
 
 
 def _kind(module: nn.Module, local: str, tensor: torch.Tensor) -> str:

@@ -620,7 +620,7 @@ def test_a_weight_of_several_modules_has_the_name_that_the_network_lists_it_by()
 def test_weights_that_share_memory_are_refused_by_both_names() -> None:
     first, second = nn.Linear(3, 3), nn.Linear(3, 3)
     second.weight = nn.Parameter(first.weight.data)
-    with pytest.raises(NetworkError, match=r"0.weight and 2.weight are tied \(one tensor used twice\)"):
+    with pytest.raises(NetworkError, match=r"0.weight and 2.weight lie at the same place in memory"):
         trace(nn.Sequential(first, nn.ReLU(), second), (3,))
 
 
