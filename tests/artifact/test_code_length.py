@@ -5,11 +5,14 @@ import pytest
 
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.artifact.format.stream import RangeWriter, code_tensor
+from pyro_compress.artifact.format.weights_header import columns_of
 from pyro_compress.artifact.writing.code_length import CodeLength, code_lengths
+from pyro_compress.artifact.writing.decided_weights import stored_tensor
 from pyro_compress.artifact.writing.encode import choose_code
 from pyro_compress.artifact.writing.rate_distortion import what_is_left
 from pyro_compress.network.architecture import Activation, Architecture, Conv2d, Flatten, Linear
 from pyro_compress.network.quantizers import PerChannel
+from pyro_compress.network.unlayered import Unlayered
 from tests.artifact.test_rate_distortion import ARCHITECTURE, STEP, decision, site
 
 IMAGES = Architecture(
@@ -92,3 +95,15 @@ def test_steps_per_filter_and_dead_units() -> None:
     assert (dead == dead.max()).all() and dead.max() == found["fc1.weight"].one.max()
     assert not found["fc1.weight"].zero[:4].any() and "fc1.bias" not in found
     assert found["conv1.weight"].one.shape == (8, 1, 5, 5)
+
+
+def test_a_module_without_layers_is_priced_tensor_by_tensor() -> None:
+    of = decision()
+    found = code_lengths(Unlayered({}, (12,), "a test says so"), of)
+    assert set(found) == {"fc1.weight", "fc2.weight"}  # biases are stored as they are
+    for name, length in found.items():
+        integers = of.sites[name].integers()
+        code = choose_code(stored_tensor(of.sites[name]), columns_of(integers.shape))
+        coder = RangeWriter()
+        code_tensor(coder, code, columns_of(integers.shape), len(integers), integers)
+        assert bits(length, integers) == pytest.approx(coder.used_bits(), rel=0.1)

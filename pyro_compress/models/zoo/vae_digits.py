@@ -13,7 +13,7 @@ ENTRY = Entry(
     decision_options={"fine_tune_epochs": 30, "fine_tune_rate": "code", "further_stages": 5, "tolerance_nats": 0.75},
     chosen_on=(
         "β = 1; epochs, batch size and rate are those of a first run that ended flat. Epochs, number of stages "
-        "and rate by bytes at equal nats on the validation examples of seed 0; the tolerance leaves a quarter of a nat to what "
-        "those examples flatter"
+        "and rate by bytes at equal nats on the validation examples of seed 0; the tolerance leaves a quarter of a nat "
+        "to what those examples flatter"
     ),
 )
