@@ -10,6 +10,6 @@ ENTRY = Entry(
     method_options={"epochs": 14},
     decision_options={"tolerance_points": 0.5, "stage_tolerance_points": 0.3},
     pretrain_epochs=5,
-    chosen_on="β = 1 and epochs: nothing, they are those of lenet-5/log-uniform; the stages' tolerance: seed 1, on whose "
-    "validation examples every stage cost between 0.24 and 0.30 points",
+    chosen_on="β = 1 and epochs: nothing, they are those of lenet-5/log-uniform; the stages' tolerance: seed 1, on "
+    "whose validation examples every stage cost between 0.24 and 0.30 points",
 )
