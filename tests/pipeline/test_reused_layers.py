@@ -80,6 +80,11 @@ def test_weights_of_several_modules_are_one_parameter_and_once_in_the_file(prior
     assert kept == artifact.network.tensors["embed.weight"].shape and kept[0] == 17
     module, found = artifact.to_torch(), forward(artifact.network)(data.test_x.numpy())
     torch.testing.assert_close(module(data.test_x), torch.from_numpy(found), rtol=1e-4, atol=1e-4)
+    # trained further they stay one
+    held = dict(module.named_parameters())
+    assert sum(name.endswith("weight") for name in held) == 2
+    shared = [part for part in module if getattr(part, "weight", None) is not None]
+    assert len(shared) == 4 and len({id(part.weight) for part in shared}) == 2
     # the same weights in the module that was given, whose units are all there
     with torch.no_grad():
         for name, parameter in network.named_parameters():

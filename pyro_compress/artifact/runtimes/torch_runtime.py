@@ -33,7 +33,7 @@ from pyro_compress.errors import ArtifactError
 from pyro_compress.network import architecture as arch
 from pyro_compress.network import further_layers as further
 from pyro_compress.network import sequence_layers as seq
-from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
+from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes, tied_weights
 
 # From here on a sparse product was no slower than a dense one for a single example, and 2 to 10 times faster for 8
 # examples and more, on one thread of an x86 CPU.
@@ -59,11 +59,14 @@ def to_torch(network: StoredNetwork, *, sparse: bool = False) -> nn.Sequential:
         for layer in layers
         if isinstance(layer, arch.Conv2d | arch.ConvTranspose2d)
     )
-    # modules of a layer that is used again have the same parameters
+    # modules of a layer that is used again have the same parameters, and so have layers that share a weight
     parameters: dict[str, nn.Parameter] = {}
+    tied = tied_weights(network)
     for layer, module in zip(layers, modules, strict=True):
-        for name in tensor_shapes(arch.Architecture((), (layer,))):
-            local = name.rpartition(".")[2]
+        for name, shape in tensor_shapes(arch.Architecture((), (layer,))).items():
+            local, owner = name.rpartition(".")[2], parameters.get(tied.get(name, name))
+            if owner is not None and owner.shape == shape:
+                parameters[name] = owner
             if name not in parameters:
                 parameters[name], value = module.get_parameter(local), _tensor(network.tensors[name])
                 if value.ndim == 4 and channels_last:
