@@ -144,7 +144,7 @@ def test_what_cannot_be_rewritten_is_refused_before_anything_is_trained(cli: Cli
     too_high = cli("run", *ARGUMENTS, "--rewrite", "low-rank:rank=20", "--out", "run")
     assert "rank 20 of layer fc3 is above 10, the full rank of its weight" in too_high.err
     unknown = cli("run", *ARGUMENTS, "--rewrite", "low-rang:rank=20", "--out", "run")
-    assert "unknown rewrite 'low-rang': known are low-rank. Did you mean 'low-rank'?" in unknown.err
+    assert "unknown rewrite 'low-rang': known are low-rank, narrow, tie. Did you mean 'low-rank'?" in unknown.err
     alone = cli("run", *ARGUMENTS, "--retrain-epochs", 2, "--out", "run")
     assert "retrain_epochs train what rewrites have made, and there are none" in alone.err
     assert not (user / "run").exists()

@@ -303,14 +303,14 @@ def test_the_price_of_the_file_s_code_is_its_derivative(kind: str) -> None:
 
 
 def test_prices_are_asked_for_before_every_epoch_and_shorten_the_code() -> None:
-    """A row that is forty times as dear loses its weights, and the others do not."""
+    """A row that is a thousand times as dear loses nearly all its weights, and the others do not."""
     seen = []
 
     def prices(theta: Mapping[str, torch.Tensor]) -> dict[str, CodePrices]:
         seen.append({name: value.clone() for name, value in theta.items()})
-        one = torch.full((5, 6), 0.3)
-        one[0] *= 40
-        return {"0.weight": CodePrices(one, torch.tensor([0.1]))}
+        one = torch.full((5, 6), 0.01)
+        one[0] = 10
+        return {"0.weight": CodePrices(one, torch.tensor([0.01]))}
 
     network, sites, data = problem()
     sites["0.weight"] = replace(sites["0.weight"], kept=torch.ones(5, 6, dtype=torch.bool))
@@ -329,4 +329,4 @@ def test_prices_are_asked_for_before_every_epoch_and_shorten_the_code() -> None:
     np.testing.assert_array_equal(seen[0]["0.weight"], sites["0.weight"].value)
     assert not np.array_equal(seen[1]["0.weight"], seen[2]["0.weight"])
     left = (sites["0.weight"].quantised(values["0.weight"]) != 0).sum(1)
-    assert left[0] == 0 and left[1:].sum() > 4
+    assert left[0] <= 1 and left[1:].min() >= 3, left
