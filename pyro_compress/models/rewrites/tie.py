@@ -12,7 +12,6 @@ from pyro_compress.network.name_patterns import by_pattern
 
 LAYER = "dense layer or convolution"
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 @dataclass(frozen=True)
@@ -20,15 +19,15 @@ class Tie(Rewrite):
     """Layers of the same kind and shape share one weight, which is that of the first; biases stay their own.
 
     A network whose layers repeat becomes a recurrence (Eigen et al. 2014): the weight has one prior and one draw, and
-    stands in a file once.  What the network computes is another function than before, so
-    train it again (`retrain_epochs`).
+    stands in a file once.  What the network computes is another function than before, so train it again
+    (`retrain_epochs`).
 
     Args:
         layers: patterns of names, each of which names one set of layers; all layers that can, where it is not given.
 
     Raises:
         NetworkError: a pattern that matches no dense layer or convolution or one alone, two that match the same layer,
-            layers of different shapes under one pattern, or no two layers that are alike.
+            layers of different shapes or groups under one pattern; no pattern, or no two layers that are alike.
     """
 
     layers: tuple[str, ...] | None = None
@@ -42,7 +41,7 @@ class Tie(Rewrite):
 
     def _sets(self, network: nn.Module) -> list[list[str]]:
         """Names of the layers that will share a weight, set by set, in the order of the network."""
-        weighted = {name: module for name, module in network.named_modules() if isinstance(module, LAYERS)}
+        weighted = {name: module for name, module in network.named_modules() if isinstance(module, Layer)}
         if self.layers is None:
             alike: dict[object, list[str]] = {}
             for name, module in weighted.items():
@@ -52,6 +51,8 @@ class Tie(Rewrite):
                 raise NetworkError("tie: no two dense layers or convolutions of the network have weights of one shape")
             return sets
         by_set = {pattern: list[str]() for pattern in self.layers}
+        if not by_set:
+            raise NetworkError("tie: layers names no set: leave it out, or give a pattern for each set")
         for name, pattern in by_pattern("tie", {each: each for each in by_set}, weighted, LAYER, NetworkError).items():
             by_set[pattern].append(name)
         for pattern, names in by_set.items():

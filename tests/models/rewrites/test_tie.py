@@ -52,6 +52,7 @@ def test_patterns_name_sets() -> None:
     ("layers", "sentence"),
     [
         (("2",), "'2' matches 2 alone"),
+        ((), "layers names no set"),
         (("[02]",), r"matches 0, a Conv2d with a weight of shape \(8, 1, 3, 3\), and 2, .* only layers that are alike"),
         (("[24]", "[46]"), "both match dense layer or convolution 4"),
         (("conv*",), r"'conv\*'"),
