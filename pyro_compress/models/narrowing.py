@@ -109,10 +109,7 @@ def follows_sizes(network: nn.Module, architecture: Architecture) -> bool:
         device = next(network.parameters()).device
         x = examples(network, architecture.input_shape)[:2]
         try:
-            found = narrowed(whole, architecture, [signal.kept for signal in flow])
-            for name, taken in folds(architecture, flow, numbers).items():
-                bias = found.network.get_parameter(name)
-                bias.add_(torch.from_numpy(taken[found.index[name][0]]).to(bias))
+            found = folded(whole, architecture, flow, numbers)
             expected, made = (called(partial(module, x), device) for module in (whole, found.network))
             return made.shape == expected.shape and _is_close(made, expected)
         except Exception:
@@ -164,6 +161,16 @@ def narrowed(network: nn.Module, architecture: Architecture, kept: Sequence[np.n
 
     deque(walk(architecture.layers, np.ones(architecture.input_shape[0], dtype=bool), after), maxlen=0)
     return Narrowed(network, index)
+
+
+def folded(network: nn.Module, architecture: Architecture, flow: Sequence[Signal], numbers: Numbers) -> Narrowed:
+    """`narrowed` to what is kept, with the constants that are left out in the biases of those that read them."""
+    found = narrowed(network, architecture, [signal.kept for signal in flow])
+    with torch.no_grad():
+        for name, taken in folds(architecture, flow, numbers).items():
+            bias = found.network.get_parameter(name)
+            bias.add_(torch.from_numpy(taken[found.index[name][0]]).to(bias))
+    return found
 
 
 def folds(architecture: Architecture, flow: Sequence[Signal], numbers: Numbers) -> dict[str, np.ndarray]:

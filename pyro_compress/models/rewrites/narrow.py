@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import nn
 
 from pyro_compress.errors import NetworkError
-from pyro_compress.models.narrowing import can_narrow, folds, follows_sizes, narrowed
+from pyro_compress.models.narrowing import can_narrow, folded, follows_sizes
 from pyro_compress.models.rewrites.base import Rewrite
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.liveness import Signal, signals
@@ -47,12 +46,7 @@ class Narrow(Rewrite):
         buffers = {name: buffer.cpu().numpy() for name, buffer in network.named_buffers()}
         numbers = Numbers(values, buffers, adds_biases=False)
         flow = _whole_units(units_of(architecture), signals(architecture, numbers))
-        found = narrowed(network, architecture, [signal.kept for signal in flow])
-        with torch.no_grad():
-            for name, taken in folds(architecture, flow, numbers).items():
-                bias = found.network.get_parameter(name)
-                bias.add_(torch.from_numpy(taken[found.index[name][0]]).to(bias))
-        return found.network
+        return folded(network, architecture, flow, numbers).network
 
 
 def _whole_units(units: Units, flow: Sequence[Signal]) -> list[Signal]:
