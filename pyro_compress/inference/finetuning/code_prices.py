@@ -37,3 +37,8 @@ class CodePrices:
         """dℓ/d|θ/Δ| at θ/Δ, S."""
         floor = steps.abs().floor().long().clamp(max=len(self.further))
         return torch.where(floor > 0, self.further[(floor - 1).clamp(min=0)], self.one)
+
+
+def slope_of(value: Tensor, spacing: Tensor, prices: CodePrices | None) -> Tensor:
+    """d/d|θ| of the length of the code in nats: of ln(|θ| / Δ + ½) without prices."""
+    return 1 / (value.abs() + spacing / 2) if prices is None else prices.slope(value / spacing) / spacing

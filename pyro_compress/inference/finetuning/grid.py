@@ -32,7 +32,7 @@ from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.splits import batches, number_of_batches
 from pyro_compress.errors import DataError, NetworkError
 from pyro_compress.inference.finetuning.batch_norm import refuse_batches_of_one
-from pyro_compress.inference.finetuning.code_prices import CodePrices
+from pyro_compress.inference.finetuning.code_prices import CodePrices, slope_of
 from pyro_compress.inference.finetuning.learned_quantizers import LearnedQuantizer, LearnedSteps
 from pyro_compress.inference.finetuning.rounding import Rounding
 from pyro_compress.inference.gradient.gradient_method import linear, refuse_non_finite
@@ -102,8 +102,7 @@ class GridSite:
             gradient.add_(self.learned.rate_backward(value, self.kept, weight, prices))
         elif self._rounding is not None:
             spacing = self._rounding.spacing
-            slope = 1 / (value.abs() + spacing / 2) if prices is None else prices.slope(value / spacing) / spacing
-            gradient.add_(torch.sign(value) * slope, alpha=weight)
+            gradient.add_(torch.sign(value) * slope_of(value, spacing, prices), alpha=weight)
 
     def noisy(self, value: torch.Tensor) -> torch.Tensor:
         """Q(value) + σ ε, zero where not kept."""

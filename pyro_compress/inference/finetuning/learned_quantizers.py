@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_compress.inference.finetuning.code_prices import CodePrices
+from pyro_compress.inference.finetuning.code_prices import CodePrices, slope_of
 from pyro_compress.network.quantizers import Affine, Codebook, PerChannel, Quantizer, Uniform
 
 
@@ -130,7 +130,7 @@ class LearnedSteps(LearnedQuantizer):
     def rate_backward(self, value: Tensor, kept: Tensor, weight: float, prices: CodePrices | None = None) -> Tensor:
         """Adds `weight` times the gradient of the code's length to that of `numbers`, after `backward`; returns θ's."""
         step = self._step()
-        slope = 1 / (value.abs() + step / 2) if prices is None else prices.slope(value / step) / step
+        slope = slope_of(value, step, prices)
         assert self.numbers.grad is not None
         self.numbers.grad.sub_((value.abs() * slope * kept).sum_to_size(step.shape).flatten(), alpha=weight)
         return weight * torch.sign(value) * slope
