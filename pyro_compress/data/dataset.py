@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_compress.config.keyword_options import build, whole_number
+from pyro_compress.data.asking import Ask
 from pyro_compress.data.augmentation import Augmentation
 from pyro_compress.data.binarisation import Binarisation
 from pyro_compress.data.labels import IGNORED, UNLABELLED, labels_kept
@@ -35,7 +36,8 @@ class DataSet:
     where a position does not count; with `classes=None` targets are float32 of shape (examples,) or
     (examples, *outputs).  `size` is N where it is more than the examples held (a sample of a
     larger set); validation and test may be empty.  `train_teacher` holds float32 outputs of a teacher on the training
-    inputs, in the form that the model takes (`models.teaching`).  With a `binarisation` inputs and targets are drawn
+    inputs, in the form that the model takes (`models.teaching`); where inputs are drawn anew in every batch it is `ask`
+    that gives them, of the inputs as they were drawn.  With a `binarisation` inputs and targets are drawn
     from probabilities, see `binarised`.  With `partly_labelled` a training label may be missing, -1.  With an
     `augmentation` training images are changed at random, see `augmented`.  Raises DataError where parts don't fit
     together, a label has no class, or a value is NaN or infinite.
@@ -54,6 +56,7 @@ class DataSet:
     binarisation: Binarisation | None = None
     partly_labelled: bool = False
     augmentation: Augmentation | None = None
+    ask: Ask | None = None
 
     def __post_init__(self) -> None:
         if len(self.train_x) == 0:
@@ -76,11 +79,12 @@ class DataSet:
         if self.augmentation is not None:
             positions = () if self.classes is None else tuple(self.train_y.shape[1:])
             self.augmentation.check(self.train_x, self.name, positions)
-            if self.train_teacher is not None:
-                raise DataError(
-                    f"{self.name}: a teacher has seen the training images as they are, and augmentation changes them "
-                    "each time: leave out one of the two"
-                )
+        if self.train_teacher is not None and (self.drawn_anew or self.ask is not None):
+            raise DataError(
+                f"{self.name}: the teacher's outputs are of the training inputs as they are, and these are drawn anew "
+                "in every batch: give data without a teacher to augmented(...) or binarised(...), and then the teacher "
+                "itself to with_teacher(...), which asks it about every batch"
+            )
 
     def _parts(self) -> list[tuple[Part, Tensor, Tensor]]:
         return [
@@ -93,6 +97,11 @@ class DataSet:
     def N(self) -> int:
         """The number of training examples that the likelihood is scaled to."""
         return len(self.train_x) if self.size is None else self.size
+
+    @property
+    def drawn_anew(self) -> bool:
+        """Whether training inputs are others in every batch: augmented, or dynamically binarised."""
+        return self.augmentation is not None or (self.binarisation is not None and self.binarisation.is_dynamic)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -154,7 +163,7 @@ class DataSet:
         drawn = self if binarisation is None else self.binarised(binarisation, seed=seed)
         made: dict[str, Any] = {f"{part}_y": x.flatten(1) for part, x, _ in drawn._parts()}
         made |= {"name": f"{drawn.name}, reconstructed", "classes": None, "partly_labelled": False}
-        return replace(drawn, **made, train_teacher=None)
+        return replace(drawn, **made, train_teacher=None, ask=None)
 
     def with_labels(self, count: int, *, seed: int = 0) -> "DataSet":
         """The same with the labels of `count` training examples, as many of each class; those of the others are -1.
@@ -182,7 +191,11 @@ class DataSet:
 
     def taught(self, outputs: Tensor) -> "DataSet":
         """The same with a teacher's outputs, a row per training example."""
-        return replace(self, train_teacher=outputs.to(self.train_x.device, torch.float32))
+        return replace(self, train_teacher=outputs.to(self.train_x.device, torch.float32), ask=None)
+
+    def taught_by(self, ask: Ask) -> "DataSet":
+        """The same with a teacher that is asked about every batch."""
+        return replace(self, train_teacher=None, ask=ask)
 
     def on(self, device: str | torch.device) -> "DataSet":
         """The same with all three parts on a device; itself where they are there already."""

@@ -13,8 +13,13 @@ def generator_for(*numbers: int) -> torch.Generator:
     The numbers are hashed (numpy's SeedSequence), so that (0, 1) and (1, 0), or neighbouring seeds and
     epochs, give unrelated streams.
     """
+    return torch.Generator().manual_seed(seed_of(*numbers))
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed below 2⁶⁴ that depends on these numbers and their order alone."""
     state = np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0]))
+    return int(state[0])
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def fingerprint_of(model: Model, feed: Feed, method: Method, seed: int) -> dict[
     if isinstance(model, Program):
         sites = ", ".join(f"{name} {tuple(fn.shape())}" for name, fn in model.sites.items())
         return found | {"model": f"{model.name}: {sites}"}
-    if len(feed.tensors) > 2:
+    if len(feed.tensors) > 2 or feed.ask is not None:
         found["teacher"] = str(model.teaching)
     shapes = (f"{name} {tuple(tensor.shape)}" for name, tensor in model.network.named_parameters())
     return found | {

@@ -128,7 +128,7 @@ def _codes_of(network: EncoderDecoder, data: DataSet) -> DataSet:
         )
     name = f"{data.name}, by codes"
     made = {"train_x": train, "train_y": train_y, "validation_x": validation, "test_x": test}
-    return replace(data, **made, name=name, train_teacher=None, binarisation=None)  # type: ignore[arg-type]
+    return replace(data, **made, name=name, train_teacher=None, ask=None, binarisation=None)  # type: ignore[arg-type]
 
 
 def _drawn(network: EncoderDecoder, x: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
 from pyro_compress.artifact.writing.code_length import CodeLength, code_lengths
+from pyro_compress.data.asking import Ask
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.errors import DecisionError
 from pyro_compress.inference.finetuning.code_prices import CodePrices
@@ -51,7 +52,7 @@ def fine_tuned(
     averaging: float = 0.0,
     rate: str = RATES[0],
     noise: float,
-    teacher: torch.Tensor | None,
+    teacher: torch.Tensor | Ask | None,
     teaching: Teaching | None = None,
     seed: int,
     moves: str = MOVES[0],

@@ -16,7 +16,9 @@ from pyro_compress.analysis.decisions.pruning import prune
 from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.analysis.decisions.unit_ranking import UNIT_RANKINGS, prune_lowest_units
 from pyro_compress.analysis.decisions.units import prune_units
+from pyro_compress.data.asking import Ask
 from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.generators import seed_of
 from pyro_compress.data.sources import Examples
 from pyro_compress.errors import DecisionError, warn
 from pyro_compress.inference.finetuning.fisher import diagonal_fisher
@@ -63,7 +65,7 @@ def decide(
     settings: DecisionSettings | None = None,
     *,
     likelihood: Likelihood | str | None = None,
-    teacher: torch.Tensor | None = None,
+    teacher: torch.Tensor | Ask | None = None,
     starts: Mapping[str, nn.Module] | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -84,8 +86,8 @@ def decide(
             is given; a hint, a plain network and a `teacher` in place of the targets leave it out.
         settings: see `DecisionSettings`; its defaults if not given.
         likelihood: p(y | output), or its name; that of a BayesianNetwork, else categorical, if not given.
-        teacher: posterior predictive mean of every training example, to fine-tune by in place of the targets; made of
-            `settings.teacher_draws` draws if not given.
+        teacher: posterior predictive mean of every training example, or what gives it of a batch, to fine-tune by in
+            place of the targets; made of `settings.teacher_draws` draws if not given.
         starts: networks that the fit began with, by what people call them; `network` as it is if not given.
         seed: of the fine-tuning's batches, and of the teacher's draws.
         device: 'cpu', 'cuda' or 'mps', where it runs.
@@ -149,7 +151,7 @@ def _refuse_unlabelled(network: nn.Module, data: DataSet) -> None:
 def _tuning(
     judge: Judge,
     settings: DecisionSettings,
-    teacher: torch.Tensor | None,
+    teacher: torch.Tensor | Ask | None,
     teaching: Teaching | None,
     seed: int,
     say: Say,
@@ -178,8 +180,10 @@ def _tuning(
 
 def teacher_of(
     posterior: Posterior, network: nn.Module, data: DataSet, settings: DecisionSettings, seed: int
-) -> torch.Tensor | None:
+) -> torch.Tensor | Ask | None:
     """Posterior predictive mean of every training example, over the draws that the settings ask for; None for none.
+
+    Where these are others in every batch, what gives it of a batch, over as many draws made for that one.
 
     Raises:
         DecisionError: they ask for some, and `network` is not the BayesianNetwork whose priors make weights of draws.
@@ -192,7 +196,13 @@ def teacher_of(
             f"decide(...) the BayesianNetwork that was fitted in place of the {type(network).__name__}"
         )
     model = copy.deepcopy(network).to(data.train_x.device)
-    return predictive_mean(model, posterior, data.train_x, draws=settings.teacher_draws, seed=seed)
+    if not data.drawn_anew:
+        return predictive_mean(model, posterior, data.train_x, draws=settings.teacher_draws, seed=seed)
+
+    def ask(x: torch.Tensor, *stream: int) -> torch.Tensor:
+        return predictive_mean(model, posterior, x, draws=settings.teacher_draws, seed=seed_of(seed, *stream))
+
+    return ask
 
 
 def _reference(

@@ -114,11 +114,6 @@ class RunSettings:
             raise RunError(unknown_name("device", self.device, DEVICES))
         if self.examples is not None and self.examples < 1:
             raise RunError(f"examples must be at least 1, found {self.examples}")
-        if self.build_augmentation() and (self.teacher is not None or self.build_decision().teacher_draws):
-            raise RunError(
-                "a teacher has seen the training images as they are, and augmentation changes them each time: leave "
-                "out --teacher and decision.teacher_draws, or the augmentation"
-            )
         self._check_reconstruction()
 
     def _check_pretraining(self) -> None:

@@ -109,7 +109,7 @@ def fit_step(
     if model.coverage.matrices and model.coverage.covered:
         say(str(model.coverage))
     refuse_model(method, model)
-    teacher = _teacher_of(run, settings, say, resume=resume)
+    teacher = _teacher_of(run, settings, data, say, resume=resume)
     if ranks.first:
         run.path.mkdir(parents=True, exist_ok=True)
         settings.save(run.settings)
@@ -136,12 +136,12 @@ def fit_step(
 
 
 def _teacher_of(
-    run: RunDirectory, settings: RunSettings, say: Callable[[str], None], *, resume: bool
+    run: RunDirectory, settings: RunSettings, data: DataSet, say: Callable[[str], None], *, resume: bool
 ) -> Teacher | None:
     """The teacher that is to be asked; None where there is none, its outputs are there, or it is yet to be fitted."""
     if settings.teacher is None or settings.teacher in zoo.entries():
         return None
-    if resume and Ranks.here().from_first(run.teacher.exists):
+    if resume and not data.drawn_anew and Ranks.here().from_first(run.teacher.exists):
         return None
     teacher = teacher_named(settings.teacher)
     if isinstance(teacher, str):
@@ -166,7 +166,7 @@ def _with_teacher(
     if settings.teacher is None:
         return data
     own = teacher_settings(settings)
-    if own is not None and not Ranks.here().from_first(run.teacher.exists):
+    if own is not None and (data.drawn_anew or not Ranks.here().from_first(run.teacher.exists)):
         fit_step(run.teacher_run, own, data, resume=True, callbacks=callbacks)
         teacher = str(run.teacher_run.path)
     return taught(run, settings, data, teacher, model)

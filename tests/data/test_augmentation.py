@@ -144,12 +144,12 @@ def test_what_cannot_be_augmented_is_refused() -> None:
             data.augmented(**options)
     with pytest.raises(DataError, match="changes images"):
         as_data((torch.rand(8, 64), torch.arange(8) % 2)).augmented(shift=1)
-    with pytest.raises(DataError, match="a teacher has seen"):
+    with pytest.raises(DataError, match="outputs are of the training inputs as they are"):
         data.augmented(shift=1).taught(torch.zeros(60, 3))
     shifted = data.augmented(shift=1)
     with pytest.raises(InferenceError, match=r"NUTS takes all examples as they are"):
         pc.fit(pc.BayesianNetwork(network(), Normal()), shifted, NUTS(draws=2))
-    with pytest.raises(DataError, match="leave out teacher_draws"):
+    with pytest.raises(DataError, match="means are of the training images as they are"):
         fine_tune(network(), {}, shifted, Categorical(), epochs=1, rate_weight=0.0, teacher=torch.full((60, 3), 1 / 3))
     grey = replace(images(), classes=None, train_y=torch.rand(60, 64), validation_y=torch.rand(20, 64),
                    test_y=torch.rand(10, 64))  # fmt: skip

@@ -123,10 +123,6 @@ CONTRADICTIONS = {
         ["--prior", "normal", *MINE, "--set", "decision.fine_tune_epochs=-1"],
         "fine_tune_epochs and tolerances must not be negative",
     ),
-    "a teacher of other images": (
-        ["--prior", "normal", *MINE, "--set", "augmentation.flip=True", "--set", "decision.teacher_draws=4"],
-        "a teacher has seen the training images as they are, and augmentation changes them each time",
-    ),
     "no images": (
         ["--prior", "normal", *MINE, "--set", "augmentation.flip=True"],
         "augmentation changes images (channels, height, width), and these examples have the shape (6,)",

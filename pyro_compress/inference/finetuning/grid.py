@@ -28,6 +28,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from pyro_compress.data.asking import Ask, asked
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.splits import batches, number_of_batches
 from pyro_compress.errors import DataError, NetworkError
@@ -126,7 +127,7 @@ def fine_tune(
     averaging: float = 0.0,
     prices: Prices | None = None,
     seed: int = 0,
-    teacher: torch.Tensor | None = None,
+    teacher: torch.Tensor | Ask | None = None,
     teaching: Teaching | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, torch.Tensor]:
@@ -147,12 +148,13 @@ def fine_tune(
         prices: of integers in the file, given θ by name, for the sites that have some; asked before every epoch.  None
             takes the log-uniform prior's.
         seed: decides the batches, the noise of dropout layers and that of the sites.
-        teacher: means of y to learn in place of the targets, (training examples, ...); of the posterior predictive.
+        teacher: means of y to learn in place of the targets, (training examples, ...), of the posterior predictive; or
+            what gives them of a batch.
         teaching: how the teacher counts that the data come with; None where it does not, and where `teacher` is given.
         progress: called with the number of finished epochs.
 
     Raises:
-        DataError: a teacher's outputs are of images that augmentation changes.
+        DataError: the means that `teacher` holds are of images that augmentation changes.
         InferenceError: the loss is not finite; says the epoch.
             Also a batch norm that would see one example.
         NetworkError: parameters that were made in inference mode, which torch lets nobody overwrite.
@@ -162,12 +164,12 @@ def fine_tune(
         in its place.
     """
     teaching = Teaching(weight=1.0) if teacher is not None else teaching
-    if teacher is not None and data.augmentation is not None:
+    if isinstance(teacher, torch.Tensor) and data.drawn_anew:
         raise DataError(
-            f"{data.name}: the teacher has seen the training images as they are, and augmentation changes them each "
-            "time: leave out teacher_draws, or the augmentation"
+            f"{data.name}: the teacher's means are of the training images as they are, and these are changed in every "
+            "batch: give what says them of a batch, or leave out the augmentation"
         )
-    shown = data.train_teacher if teacher is None else teacher
+    shown = (data.train_teacher if data.ask is None else data.ask) if teacher is None else teacher
     training = _Training.started(network, sites, likelihood, rate_weight / data.N, teaching, precision)
     hidden, trained = training.hidden, training.trained()
     optimizer = torch.optim.Adam(trained, lr=learning_rate, fused=True)
@@ -179,7 +181,10 @@ def fine_tune(
     network.train()
     with on_device(device):
         seed_generators(ranks.stream(seed), device)  # the network may have dropout
-        targets = [data.train_y] if teaching is None or shown is None else [data.train_y, shown.to(device)]
+        targets = [data.train_y]
+        if teaching is not None and isinstance(shown, torch.Tensor):
+            targets.append(shown.to(device))
+        ask = None if teaching is None or isinstance(shown, torch.Tensor) else shown
         rows = torch.arange(len(data.train_x), device=device)
         for epoch in range(epochs):
             if prices is not None and rate_weight > 0:
@@ -189,8 +194,10 @@ def fine_tune(
                 if data.augmentation is not None:
                     x = data.augmentation.draw(x, seed + 7919, epoch, number)
                 with ranks.together(trained, network.buffers()):
-                    batch = [ranks.share_of(part[chosen]) for part in targets]
-                    training.backward(ranks.share_of(x), batch, epoch)
+                    x, batch = ranks.share_of(x), [ranks.share_of(part[chosen]) for part in targets]
+                    if ask is not None:
+                        batch.append(asked(ask, x, seed + 7919, epoch, number, ranks.rank))
+                    training.backward(x, batch, epoch)
                     ranks.average(trained, network.buffers())
                 optimizer.param_groups[0]["lr"] = learning_rate * linear(done / steps)
                 optimizer.step()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pyro_compress.data.asking import Ask, asked
 from pyro_compress.data.augmentation import Augmentation
 from pyro_compress.data.binarisation import Binarisation
 from pyro_compress.data.dataset import DataSet, as_data
@@ -42,6 +43,7 @@ class Feed:
         binarisation: by which inputs are drawn anew in every batch, and targets too where these are no labels; None
             where they are not.
         augmentation: by which inputs are changed anew in every batch, or None.
+        ask: a teacher of such inputs, whose outputs are one more argument; or None.
     """
 
     tensors: Batch
@@ -54,6 +56,7 @@ class Feed:
     call: Arguments | None = None
     binarisation: Binarisation | None = None
     augmentation: Augmentation | None = None
+    ask: Ask | None = None
 
     @staticmethod
     def of(model: Any, data: Any) -> "Feed":
@@ -89,9 +92,8 @@ class Feed:
             more = () if data.train_teacher is None else (own(data.train_teacher),)
             anew = data.binarisation if data.binarisation is not None and data.binarisation.is_dynamic else None
             tensors = (own(data.train_x), own(data.train_y), *more)
-            return Feed(
-                tensors, data.N, data.name, held, data.classes, binarisation=anew, augmentation=data.augmentation
-            )
+            drawn: dict[str, Any] = {"binarisation": anew, "augmentation": data.augmentation, "ask": data.ask}
+            return Feed(tensors, data.N, data.name, held, data.classes, **drawn)
         given, call = Arguments.taken_apart(data)
         tensors = tuple(own(tensor) for tensor in given)
         # without data N counts as 1, so that an objective per example is the whole one
@@ -145,14 +147,14 @@ class Feed:
         stream = (seed, epoch, number, self.ranks.rank)
         if self.augmentation is not None:
             batch = (self.augmentation.draw(batch[0], *stream), *batch[1:])
-        if self.binarisation is None:
-            return batch
-        x = self.binarisation.draw(batch[0], *stream)
-        return (x, *batch[1:]) if self.classes is not None else (x, x.flatten(1))
+        if self.binarisation is not None:
+            x = self.binarisation.draw(batch[0], *stream)
+            batch = (x, *batch[1:]) if self.classes is not None else (x, x.flatten(1), *batch[2:])
+        return batch if self.ask is None else (*batch, asked(self.ask, batch[0], *stream))
 
     def drawn_once(self) -> Batch:
-        """All examples, as one epoch may have them, but with inputs that are not augmented."""
-        return replace(self, augmentation=None)._drawn(self.tensors, 0, 0, 0)
+        """All examples, as one epoch may have them, but with inputs that are not augmented, and no teacher asked."""
+        return replace(self, augmentation=None, ask=None)._drawn(self.tensors, 0, 0, 0)
 
     def _splits(self) -> bool:
         """Whether ranks may have a share each of what is one batch."""

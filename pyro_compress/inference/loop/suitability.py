@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from pyro_compress.data.asking import asked
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.errors import DataError, NetworkError, UnstorableError, UnstorableWarning, warn
 from pyro_compress.inference.loop.feed import Feed
@@ -175,5 +176,8 @@ def _check_outputs(model: BayesianNetwork, output: Tensor, taught: Tensor, feed:
                 f"{name} returns probabilities: let the network return the logits, the likelihood applies the softmax"
             )
     model.likelihood.check(output, _few(feed.tensors[1], len(output)))
-    for teacher in feed.tensors[2:]:
+    teachers = feed.tensors[2:]
+    if feed.ask is not None:
+        teachers = (asked(feed.ask, _few(feed.tensors[0], len(output))),)
+    for teacher in teachers:
         model.teaching.check(model.likelihood, taught, teacher, feed.name)
