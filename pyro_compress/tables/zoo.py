@@ -58,15 +58,16 @@ def smallest() -> list[Mapping[str, Any]]:
 
 
 def _trained(card: Mapping[str, Any]) -> str:
-    """The network, its data if they are not those that nearly all have, and how its training images change.
+    """The network, its data if not those that nearly all have, its teacher, and how its training images change.
 
     Cards of files before images could change say nothing of it.
     """
     changes = Augmentation(**card["settings"].get("augmentation_options", {}))
-    data = card["settings"]["data"]
+    data, teacher = card["settings"]["data"], card["settings"].get("teacher")
     return (
         _network(card)
         + (f" on {data}" if data != USUAL_DATA else "")
+        + (f" taught by {teacher}" if teacher else "")
         + (f", training images changed by {changes}" if changes else "")
     )
 
