@@ -26,7 +26,7 @@ KEPT = (
     *("file_bytes", "file_rate", "original_bytes", "weights_left_percent", "architecture_left", "bits_per_layer"),
     *("nll_nats_per_example", "calibration_error", "brier_score", "two_part_code_bits", "mcnemar_p_value"),
     *("worse_than_start", "kl_weight", "seed", "threads", "processor_seconds_per_step", "error_unit", "survival"),
-    *("generative", "data_description", "decision", "published"),
+    *("generative", "data_description", "decision", "published", "teacher"),
 )
 
 
@@ -150,6 +150,10 @@ def _what(card: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     )
     yield "bits per weight", "-".join(str(bits) for bits in card["bits_per_layer"].values())
     yield "prior and inference", f"{settings['prior']}, {settings['method']}, KL weight {card['kl_weight']:g}"
+    if card.get("teacher"):
+        taught = card["teacher"]
+        at = "" if taught["temperature"] is None else f" at temperature {taught['temperature']:g}"
+        yield "teacher", f"{taught['name']}, which counts {taught['weight']:g}{at}"
     yield (
         "data",
         f"{data['name']}, {data['train_examples']:,} examples to fit, {data['validation_examples']:,} to choose by",

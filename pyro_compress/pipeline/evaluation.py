@@ -261,8 +261,17 @@ def _training_label_nats(network: nn.Module, data: DataSet, likelihood: Likeliho
     return float(predict(network, *data.part("train"), likelihood).nll_nats.sum())
 
 
+def _seconds(run: RunDirectory) -> dict[str, dict[str, float]]:
+    """Of each step, by clock; a teacher that was fitted for this run alone is one."""
+    found = run.seconds()
+    for clock, taught in run.teacher_run.seconds().items():
+        if "fit" in taught:
+            found[clock] = {"teacher": taught["fit"], **found[clock]}
+    return found
+
+
 def _context(run: RunDirectory, settings: RunSettings, posterior: Posterior, data: DataSet) -> dict[str, Any]:
-    seconds = run.seconds()
+    seconds = _seconds(run)
     return {
         "seed": settings.seed,
         "wall_seconds": round(sum(seconds["wall"].values()), 1),

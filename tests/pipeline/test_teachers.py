@@ -22,7 +22,7 @@ from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.teaching import Teaching
 from pyro_compress.network.quantizers import Uniform
-from pyro_compress.pipeline import evaluation, starting, steps, teachers
+from pyro_compress.pipeline import cards, evaluation, starting, steps, teachers
 from pyro_compress.pipeline.run_directory import RunDirectory
 from pyro_compress.pipeline.settings import RunSettings, settings_from_entry
 from tests.pipeline.conftest import Cli, cli
@@ -220,6 +220,8 @@ def test_an_entrys_teacher_is_fitted_first_to_the_same_examples(taught_run: Path
     assert float((outputs.argmax(1) != data.train_y).float().mean()) < 0.03
     results: dict[str, Any] = json.loads(run.results.read_text())
     assert results["teacher"] == {"name": "digits-cnn/none", "weight": 0.9, "temperature": 4.0}
+    assert results["processor_seconds_per_step"]["teacher"] == round(teacher.seconds()["processor"]["fit"], 1) > 0
+    assert "- teacher: digits-cnn/none, which counts 0.9 at temperature 4" in cards.markdown(cards.card_of(run))
 
 
 def test_a_taught_student_is_nearer_to_its_teacher_than_one_that_learned_alone(taught_run: Path) -> None:
