@@ -42,6 +42,12 @@ def linear(seed: int) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(9, 3))
 
 
+def dense(network: nn.Sequential) -> nn.Linear:
+    found = network[1]
+    assert isinstance(found, nn.Linear)
+    return found
+
+
 def student(**options: Any) -> pc.BayesianNetwork:
     return pc.BayesianNetwork(linear(1), {}, **({"teacher_weight": 1.0, "temperature": math.inf} | options))
 
@@ -60,7 +66,7 @@ def test_a_fit_and_fine_tuning_learn_what_no_example_as_it_is_would_tell() -> No
     teacher, data = linear(0), images().augmented(shift=1)
     taught = pc.with_teacher(data, teacher, student())
     posterior = pc.fit(student(), taught, MAP(epochs=300, batch_size=64, learning_rate=0.03))
-    weight = teacher[1].weight.detach()
+    weight = dense(teacher).weight.detach()
     found = torch.from_numpy(posterior.parameters["1.weight"].mean)
     torch.testing.assert_close(found, weight, atol=0.02, rtol=0.0)
     # asked once about images as they are, a teacher says what the middle counts for and nothing of the rest
@@ -69,9 +75,9 @@ def test_a_fit_and_fine_tuning_learn_what_no_example_as_it_is_would_tell() -> No
     assert float(apart[4]) < 0.02 < 0.1 < float(apart.mean())
 
     start = linear(1)
-    value = start[1].weight.detach().clone()
+    value = dense(start).weight.detach().clone()
     sites = {"1.weight": GridSite(value, torch.ones_like(value).bool(), Uniform(1e-3))}
-    start[1].bias.data.copy_(teacher[1].bias)
+    dense(start).bias.data.copy_(dense(teacher).bias)
     tuned = fine_tune(
         start, sites, taught, Categorical(), epochs=300, rate_weight=0.0, batch_size=64, learning_rate=0.03,
         teaching=MATCHED,
