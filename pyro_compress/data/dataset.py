@@ -101,7 +101,12 @@ class DataSet:
     @property
     def drawn_anew(self) -> bool:
         """Whether training inputs are others in every batch: augmented, or dynamically binarised."""
-        return self.augmentation is not None or (self.binarisation is not None and self.binarisation.is_dynamic)
+        return self.augmentation is not None or self.binarised_anew is not None
+
+    @property
+    def binarised_anew(self) -> Binarisation | None:
+        """What training inputs are drawn by in every batch; None where they are not binarised, or once for all."""
+        return self.binarisation if self.binarisation is not None and self.binarisation.is_dynamic else None
 
     @property
     def input_shape(self) -> tuple[int, ...]:

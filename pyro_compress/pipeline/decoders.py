@@ -119,8 +119,8 @@ def of_decoder(held: Mapping[str, Held]) -> dict[str, Held]:
 
 def _codes_of(network: EncoderDecoder, data: DataSet) -> DataSet:
     train_x, train_y = data.train_x, data.train_y
-    if data.binarisation is not None and data.binarisation.is_dynamic:
-        train_x = data.binarisation.draw(train_x, _CODES_SEED)
+    if data.binarised_anew is not None:
+        train_x = data.binarised_anew.draw(train_x, _CODES_SEED)
         train_y = train_x.flatten(1)
     with noise_of(_CODES_SEED, train_x.device), torch.no_grad():
         train, validation, test = (

@@ -261,17 +261,19 @@ def _training_label_nats(network: nn.Module, data: DataSet, likelihood: Likeliho
     return float(predict(network, *data.part("train"), likelihood).nll_nats.sum())
 
 
-def _seconds(run: RunDirectory) -> dict[str, dict[str, float]]:
+def _seconds(run: RunDirectory, settings: RunSettings) -> dict[str, dict[str, float]]:
     """Of each step, by clock; a teacher that was fitted for this run alone is one."""
     found = run.seconds()
-    for clock, taught in run.teacher_run.seconds().items():
-        if "fit" in taught:
-            found[clock] = {"teacher": taught["fit"], **found[clock]}
+    if settings.teacher in zoo.entries():
+        for clock, taught in run.teacher_run.seconds().items():
+            # it may have been deleted since
+            if "fit" in taught:
+                found[clock] = {"teacher": taught["fit"], **found[clock]}
     return found
 
 
 def _context(run: RunDirectory, settings: RunSettings, posterior: Posterior, data: DataSet) -> dict[str, Any]:
-    seconds = _seconds(run)
+    seconds = _seconds(run, settings)
     return {
         "seed": settings.seed,
         "wall_seconds": round(sum(seconds["wall"].values()), 1),

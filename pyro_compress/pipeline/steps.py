@@ -30,7 +30,7 @@ from pyro_compress.pipeline.run_directory import RunDirectory as RunDirectory
 from pyro_compress.pipeline.search import decide, teacher_of, without_draws
 from pyro_compress.pipeline.settings import RunSettings, settings_from_entry
 from pyro_compress.pipeline.starting import build_network, fitted_network, rewritten, starts_of, timed, train_first
-from pyro_compress.pipeline.teachers import Teacher, taught, teacher_named
+from pyro_compress.pipeline.teachers import Teacher, taught, teacher_named, teacher_of_run
 from pyro_compress.posterior.posterior import Posterior
 
 
@@ -168,7 +168,7 @@ def _with_teacher(
     own = teacher_settings(settings)
     if own is not None and (data.drawn_anew or not Ranks.here().from_first(run.teacher.exists)):
         fit_step(run.teacher_run, own, data, resume=True, callbacks=callbacks)
-        teacher = str(run.teacher_run.path)
+        teacher = teacher_of_run(run, settings)
     return taught(run, settings, data, teacher, model)
 
 

@@ -169,7 +169,7 @@ def fine_tune(
             f"{data.name}: the teacher's means are of the training images as they are, and these are changed in every "
             "batch: give what says them of a batch, or leave out the augmentation"
         )
-    shown = (data.train_teacher if data.ask is None else data.ask) if teacher is None else teacher
+    shown = (data.ask or data.train_teacher) if teacher is None else teacher
     training = _Training.started(network, sites, likelihood, rate_weight / data.N, teaching, precision)
     hidden, trained = training.hidden, training.trained()
     optimizer = torch.optim.Adam(trained, lr=learning_rate, fused=True)

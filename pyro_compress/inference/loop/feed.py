@@ -90,10 +90,17 @@ class Feed:
         if isinstance(data, DataSet):
             held = (own(data.validation_x), own(data.validation_y)) if len(data.validation_x) else None
             more = () if data.train_teacher is None else (own(data.train_teacher),)
-            anew = data.binarisation if data.binarisation is not None and data.binarisation.is_dynamic else None
             tensors = (own(data.train_x), own(data.train_y), *more)
-            drawn: dict[str, Any] = {"binarisation": anew, "augmentation": data.augmentation, "ask": data.ask}
-            return Feed(tensors, data.N, data.name, held, data.classes, **drawn)
+            return Feed(
+                tensors,
+                data.N,
+                data.name,
+                held,
+                data.classes,
+                binarisation=data.binarised_anew,
+                augmentation=data.augmentation,
+                ask=data.ask,
+            )
         given, call = Arguments.taken_apart(data)
         tensors = tuple(own(tensor) for tensor in given)
         # without data N counts as 1, so that an objective per example is the whole one

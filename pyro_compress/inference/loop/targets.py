@@ -34,9 +34,9 @@ def refuse_targets(model: BayesianNetwork, data: DataSet) -> None:
             if len(y):
                 if data.partly_labelled:
                     y = y[y != UNLABELLED]
-                if part == "train" and data.classes is None and data.binarisation and data.binarisation.is_dynamic:
+                if part == "train" and data.classes is None and data.binarised_anew is not None:
                     # these are the probabilities of what is drawn
-                    y = data.binarisation.draw(y)
+                    y = data.binarised_anew.draw(y)
                 model.likelihood.check_support(output, y, f"{data.name}: {part}")
 
 

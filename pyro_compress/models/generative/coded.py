@@ -45,7 +45,7 @@ def coded(
         NetworkError: all numbers of the code are constants.
     """
     draws = whole_number(draws, "draws of codes", NetworkError, least=0)
-    if data.binarisation is not None and data.binarisation.is_dynamic:
+    if data.binarised_anew is not None:
         raise DataError(
             f"{data.name}: inputs that are drawn anew at every step have no codes: binarise them statically"
         )
