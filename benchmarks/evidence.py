@@ -71,8 +71,8 @@ def of_networks() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     random = np.random.default_rng(5)
     x = random.uniform(-3, 3, (EXAMPLES + HELD_OUT, 1))
     y = np.tanh(3 * (x + 1)) - 0.8 * np.tanh(2 * (x - 1)) + LITTLE_NOISE * random.normal(size=x.shape)
-    x, y = (torch.tensor(part, dtype=torch.float32) for part in (x, y))
-    return (x[:EXAMPLES], y[:EXAMPLES]), (x[EXAMPLES:], y[EXAMPLES:])
+    inputs, targets = (torch.tensor(part, dtype=torch.float32) for part in (x, y))
+    return (inputs[:EXAMPLES], targets[:EXAMPLES]), (inputs[EXAMPLES:], targets[EXAMPLES:])
 
 
 def over_sizes(sizes: list[int], draws: int) -> tuple[Estimates, dict[int, float]]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
-from types import CodeType, FrameType
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 from pyro_compress.artifact.format import (
@@ -36,6 +36,7 @@ from pyro_compress.artifact.format import (
     weight_names,
     weights_header,
 )
+from pyro_compress.errors import ArtifactError
 from tests.artifact import fuzzing
 
 CHUNK = 500
@@ -118,10 +119,15 @@ def _functions(code: CodeType) -> Iterator[CodeType]:
             yield from _functions(inner)
 
 
+def _file_of(module: ModuleType) -> str:
+    assert module.__file__ is not None
+    return module.__file__
+
+
 def coverage(seed: int, count: int) -> Iterator[str]:
     """Lines of the reader's functions that `count` mutated inputs run, as a table."""
     fuzzing.small_files()
-    ran: dict[str, set[int]] = {module.__file__: set() for module in READER}
+    ran: dict[str, set[int]] = {_file_of(module): set() for module in READER}
 
     def local(frame: FrameType, _event: str, _argument: Any) -> Any:
         ran[frame.f_code.co_filename].add(frame.f_lineno)
@@ -135,7 +141,7 @@ def coverage(seed: int, count: int) -> Iterator[str]:
         sys.settrace(trace)
         try:
             decode_weights.decode_any(data)
-        except fuzzing.ArtifactError:
+        except ArtifactError:
             pass
         finally:
             sys.settrace(None)
@@ -143,7 +149,7 @@ def coverage(seed: int, count: int) -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- |"
     for module in READER:
         lines = executable_lines(module)
-        missed = sorted(lines - ran[module.__file__])
+        missed = sorted(lines - ran[_file_of(module)])
         share = 1 - len(missed) / len(lines)
         name = module.__name__.rpartition(".")[2]
         yield f"| {name} | {len(lines)} | {len(lines) - len(missed)} | {share:.1%} | {', '.join(map(str, missed))} |"
@@ -173,7 +179,10 @@ def stored(path: Path, seed: int) -> Tally:
     if state.pop("seed") != seed:
         sys.exit(f"{path} is of another seed: name another state file")
     state["outcomes"] = {kind: Counter(counts) for kind, counts in state["outcomes"].items()}
-    return Tally(**{key: tuple(value) if key in ("slowest", "largest") else value for key, value in state.items()})
+    made: dict[str, Any] = {
+        key: tuple(value) if key in ("slowest", "largest") else value for key, value in state.items()
+    }
+    return Tally(**made)
 
 
 def main() -> None:

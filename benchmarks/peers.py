@@ -6,6 +6,7 @@ library has it.  A library that is not installed, or does not run with the versi
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +67,7 @@ def bayesian_torch_step(network: nn.Module, batch: Batch, estimator: str) -> Ste
 
     kind = "Flipout" if estimator == "flipout" else "Reparameterization"
 
-    def quiet(layer: nn.Module) -> nn.Module:
+    def quiet(layer: Any) -> nn.Module:
         layer.dnn_to_bnn_flag = True  # the output alone; the KL is asked for below
         return layer
 
@@ -77,7 +78,8 @@ def bayesian_torch_step(network: nn.Module, batch: Batch, estimator: str) -> Ste
     )
 
     def kl(model: nn.Module) -> Tensor:
-        return torch.stack([m.kl_loss() for m in model.modules() if hasattr(m, "kl_loss")]).sum()
+        layers_with_kl: list[Any] = [module for module in model.modules() if hasattr(module, "kl_loss")]
+        return torch.stack([layer.kl_loss() for layer in layers_with_kl]).sum()
 
     return _stepper(made, batch, kl)
 
@@ -129,16 +131,18 @@ def tyxe_step(network: nn.Module, batch: Batch, estimator: str) -> Step:
     import pyro
     import pyro.distributions as dist
     import tyxe
+    from pyro.optim import Adam  # type: ignore[attr-defined]
 
     # Pyro 1.9 has this no more, and TyXe 0.0.2 asks for it
-    pyro.util.deep_getattr = lambda found, name: functools.reduce(getattr, name.split("."), found)
+    old: Any = pyro.util
+    old.deep_getattr = lambda found, name: functools.reduce(getattr, name.split("."), found)
     pyro.clear_param_store()
     guide = functools.partial(tyxe.guides.AutoNormal, init_scale=math.exp(-4.5))
     bnn = tyxe.VariationalBNN(
         network, tyxe.priors.IIDPrior(dist.Normal(0.0, 1.0)), tyxe.likelihoods.Categorical(SIZE), guide
     )
     loss = pyro.infer.TraceMeanField_ELBO()
-    svi = pyro.infer.SVI(bnn.model, bnn.guide, pyro.optim.Adam({"lr": 1e-3}), loss)
+    svi = pyro.infer.SVI(bnn.model, bnn.guide, Adam({"lr": 1e-3}), loss)
 
     def step() -> None:
         if estimator == "local":

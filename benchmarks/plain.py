@@ -39,7 +39,7 @@ class Plain:
         """One step on a batch; its loss."""
         self._optimizer.zero_grad()
         loss = self._loss(x, y)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._optimizer.step()
         return loss.item()
 
@@ -56,7 +56,7 @@ def candidates(factory: Factory) -> Iterator[tuple[str, Plain]]:
     for layout, memory_format in layouts.items():
 
         def network(memory_format: torch.memory_format = memory_format) -> nn.Module:
-            return factory().to(memory_format=memory_format)  # type: ignore[call-overload,no-any-return]
+            return factory().to(memory_format=memory_format)
 
         yield layout or AS_IT_IS, Plain(network())
         yield _named(layout, "compiled"), Plain(network(), compiled=True)

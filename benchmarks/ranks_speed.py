@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 from pyro_compress import models
 from pyro_compress.inference.loop.processes import Ranks, joined
@@ -130,7 +130,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, Python {sys.version.split()[0]}, {len(os.sched_getaffinity(0))} cores")
     heads = ("network", "prior", "batch", "ms alone", "ms on two ranks", "throughput", "of work", "MiB sent")
     print(f"| {' | '.join(heads)} | ms averaging | of it in all-reduce |\n" + "| --- " * 10 + "|", flush=True)
-    multiprocessing.spawn(work, (port, given), nprocs=2)
+    spawn(work, (port, given), nprocs=2)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ for three epochs makes of them, and the same with every pixel's probability of b
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,7 +34,8 @@ def main(folder: Path) -> None:
         print(f"{name}: {entropy:.4f} nats of entropy per pixel, squared error {square:.5f}")
 
     figure = new_figure(7.0, "Softmax at a temperature")
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.3))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1, 1.3))
+    above, below = parts
     p = torch.tensor([0.02, 0.01, 0.05, 0.22, 0.01, 0.45, 0.03, 0.01, 0.17, 0.03])
     axes = above.subplots()
     for place, (temperature, colour) in enumerate(zip((TEMPERATURE, 1.0, 4.0), COLOURS, strict=False)):

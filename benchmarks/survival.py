@@ -18,6 +18,7 @@ import pyro_compress as pc
 from pyro_compress.artifact.writing.artifact import load as load_artifact
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.named import load
+from pyro_compress.inference.contract import Method
 from pyro_compress.inference.point.map import MAP
 from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.hazards import survival
@@ -41,17 +42,19 @@ def main(name: str, run: Path) -> None:
     whole: dict[str, Any] = {"batch_size": len(data.train_x)}
     torch.manual_seed(0)
     linear, deep = nn.Sequential(nn.Linear(7, 1, bias=False)), survival().log_hazard_ratio
-    for label, network, prior, method in (
+    assert isinstance(deep, nn.Module)
+    fits: list[tuple[str, nn.Module, Any, Method]] = [
         ("linear Cox", linear, {}, MAP(epochs=800, learning_rate=1e-2, **whole)),
         ("deep Cox, 150 steps", deep, {}, MAP(epochs=150, learning_rate=1e-3, **whole)),
         ("Bayesian deep Cox, normal prior", deep, Normal(scale=0.3), SVI(epochs=800, learning_rate=1e-2, **whole)),
         ("Bayesian deep Cox, log-uniform prior", deep, LogUniform(), SVI(epochs=800, learning_rate=1e-2, **whole)),
-    ):
+    ]
+    for label, network, prior, method in fits:
         model = pc.BayesianNetwork(network, prior, Cox())
         posterior = pc.fit(model, data, method, seed=0)
         curves = [_curves(eta, data) for eta in _log_ratios(model, posterior, data)]
         risk = torch.stack([test for _, _, test in curves]).exp().mean(0)
-        row(label, risk, lambda times, curves=curves: torch.stack([one(times) for one, _, _ in curves]).mean(0), data)
+        row(label, risk, partial(_mean_at, [one for one, _, _ in curves]), data)
     settings = RunSettings.load(run / "settings.json")
     likelihood = settings.build_likelihood()
     assert isinstance(likelihood, PiecewiseExponential)
@@ -84,6 +87,10 @@ def _log_ratios(model: pc.BayesianNetwork, posterior: Posterior, data: DataSet) 
             outputs = (torch.func.functional_call(model.network, drawn, (x,)) for x in (data.train_x, data.test_x))
             found.append(tuple(output[:, 0].double() for output in outputs))
     return found
+
+
+def _mean_at(curves: list[Curve], times: torch.Tensor) -> torch.Tensor:
+    return torch.stack([curve(times) for curve in curves]).mean(0)
 
 
 def _draw(site: ParameterPosterior, generator: torch.Generator) -> torch.Tensor:

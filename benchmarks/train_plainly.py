@@ -64,7 +64,7 @@ def main() -> None:
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16):
                 outputs = network(x.contiguous(memory_format=torch.channels_last))
-            F.cross_entropy(outputs.float(), y).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(outputs.float(), y).backward()
             optimizer.step()
             wrong += int((outputs.argmax(1) != y).sum())
         torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}, kept)

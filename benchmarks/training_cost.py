@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +115,7 @@ def precision_rows(pace: Pace) -> Iterable[str]:
         for kind in (MAP, SVI):
             steps = {}
             for precision in PRECISIONS:
-                method = kind(epochs=10_000, batch_size=128, precision=precision)
+                method: Any = kind(epochs=10_000, batch_size=128, precision=precision)
                 state = method.init(BayesianNetwork(factory(), LogUniform() if kind is SVI else {}), SIZE, 0)
                 steps[precision] = partial(method.step, state, batch)
             found = pace.turns(steps).against(SINGLE)

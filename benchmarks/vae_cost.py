@@ -54,7 +54,7 @@ class Loop:
         """One step on a batch; its loss."""
         self._optimizer.zero_grad()
         loss = self._loss(x)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._optimizer.step()
         return loss.item()
 

@@ -5,11 +5,11 @@
     python -m benchmarks.vae_codes gaussian --keep FOLDER
     python -m benchmarks.vae_labels m1+m2 --m1 FOLDER/gaussian.pt
 
-Ten labels of each class of the 55,000 training images, drawn with seed 0; images are statically binarised.  Every line
-is an epoch's error on the 5,000 validation images, by which settings may be chosen; `--test` measures on the test set
-at the end, once they are.  One thread.  M2 is as wide as the paper's, codes of 50 and one hidden layer of 300, with
-α = 0.1.  M1 is the VAE of `benchmarks.vae_codes`, which saw no label, with hidden layers of 200 or as many as it was
-fitted with (`--hidden`).
+Ten labels of each class of the 55,000 training images, drawn with seed 0; images are statically binarised unless
+`--binarisation` says otherwise.  Every line is an epoch's error on the 5,000 validation images, by which settings may
+be chosen; `--test` measures on the test set at the end, once they are.  One thread.  M2 has the paper's α = 0.1, and
+its width: codes of 50 (`--width`), one hidden layer of 300 (`--hidden`).  M1 is the VAE of `benchmarks.vae_codes`,
+which saw no label, as wide as it was fitted.
 """
 
 import argparse
@@ -51,13 +51,19 @@ def m2(inputs: int, given: argparse.Namespace, likelihood: Any) -> pc.SemiSuperv
     codes = pc.models.GaussianCodes(given.width)
     torch.manual_seed(0)
     parts = pc.models.LabelledEncoderDecoder(
-        layers(inputs, 300, 10, activation=given.activation),
-        layers(inputs + 10, 300, codes.outputs, activation=given.activation),
-        layers(codes.width + 10, 300, inputs, activation=given.activation),
+        layers(inputs, given.hidden, 10, activation=given.activation),
+        layers(inputs + 10, given.hidden, codes.outputs, activation=given.activation),
+        layers(codes.width + 10, given.hidden, inputs, activation=given.activation),
         codes,
     )
     return pc.SemiSupervisedVAE(
-        parts, {}, likelihood, alpha=given.alpha, labels=given.labels, temperature=given.temperature
+        parts,
+        {},
+        likelihood,
+        alpha=given.alpha,
+        labels=given.labels,
+        temperature=given.temperature,
+        labelled_share=given.labelled_share,
     )
 
 
@@ -77,6 +83,11 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=50, help="numbers of a code of M2")
     parser.add_argument("--alpha", type=float, default=0.1)
     parser.add_argument("--labels", choices=("summed", "relaxed"), default="summed")
+    parser.add_argument(
+        "--labelled-share", type=float, default=0.1, help="of every batch that has labels; 0: as they come"
+    )
+    parser.add_argument("--binarisation", choices=("static", "dynamic"), default="static")
+    parser.add_argument("--hidden", type=int, default=300)
     parser.add_argument("--temperature", type=float, default=0.5)
     parser.add_argument("--activation", choices=tuple(ACTIVATIONS), default="relu")
     parser.add_argument("--compile", choices=("always", "never"), default="always")
@@ -86,7 +97,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     start = time.process_time()
-    data = pc.data.load("mnist").binarised("static").with_labels(100)
+    data = pc.data.load("mnist").binarised(given.binarisation).with_labels(100)
     if given.model == "m1+m2":
         data = m1(data, given)
     if given.model == "classifier":

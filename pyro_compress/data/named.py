@@ -12,7 +12,8 @@ from torch import Tensor
 from pyro_compress.config.factories import call_factory
 from pyro_compress.data import characters, files, scenes, survival, tables
 from pyro_compress.data.archives import read_archive
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.data.splits import SPLIT_SEED, count_held_out, stratified_split
 from pyro_compress.errors import DataError, unknown_name
 

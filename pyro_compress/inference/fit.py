@@ -68,7 +68,7 @@ def fit(
 
     Args:
         model: the Bayesian network, or any Pyro model; a copy of it is trained.
-        data: training and validation examples, the test part is not looked at; or what `data.dataset.as_data` takes.
+        data: training and validation examples, the test part is not looked at; or what `data.examples.as_data` takes.
             For a Pyro model a tuple of its arguments, a dict of them by name, or None where it takes none; tensors and
             arrays are data, all else is handed on as it is (`models.arguments`).  None of it is written to.
         method: SVI(...), MAP(...), ...; or a name, such as 'nuts', for a method as it comes.

@@ -9,7 +9,8 @@ from torch import nn
 
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.artifact.writing.artifact import Artifact
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.data.sources import Examples
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder

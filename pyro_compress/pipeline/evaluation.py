@@ -17,7 +17,8 @@ from pyro_compress.analysis.decisions.rates import description_length_bits, publ
 from pyro_compress.analysis.decisions.relative_index import deep_compression_bytes
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.artifact import load as load_artifact
-from pyro_compress.data.dataset import DataSet, Part, as_data
+from pyro_compress.data.dataset import DataSet, Part
+from pyro_compress.data.examples import as_data
 from pyro_compress.data.sources import Examples
 from pyro_compress.errors import ArtifactError, DataError, RunError
 from pyro_compress.files import write_atomically

@@ -17,7 +17,8 @@ from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.analysis.decisions.unit_ranking import UNIT_RANKINGS, prune_lowest_units
 from pyro_compress.analysis.decisions.units import prune_units
 from pyro_compress.data.asking import Ask
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.data.generators import seed_of
 from pyro_compress.data.sources import Examples
 from pyro_compress.errors import DecisionError, warn

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from pyro_compress.artifact.writing.artifact import EXTENSION, Artifact
 from pyro_compress.artifact.writing.artifact import load as load_artifact
 from pyro_compress.data.asking import asked
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.data.generators import seed_of
 from pyro_compress.data.sources import Examples
 from pyro_compress.data.splits import EXAMPLES_PER_PASS

@@ -16,7 +16,8 @@ from pyro_compress.analysis.decisions.unit_ranking import (
     weight_scores,
 )
 from pyro_compress.artifact.runtimes.torch_runtime import activation_module
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.data.sources import Examples
 from pyro_compress.data.splits import EXAMPLES_PER_PASS
 from pyro_compress.data.untouched import Untouched

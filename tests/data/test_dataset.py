@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyro_compress.data.dataset import as_data
+from pyro_compress.data.examples import as_data
 from pyro_compress.data.generators import generator_for
 from pyro_compress.data.named import load
 from pyro_compress.data.splits import batches, stratified_split

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.data.labels import UNLABELLED
 from pyro_compress.errors import DataError, DecisionError
 from pyro_compress.models.networks import digits_softmax

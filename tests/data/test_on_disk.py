@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import pyro_compress as pc
-from pyro_compress.data.dataset import Part, as_data
+from pyro_compress.data.dataset import Part
+from pyro_compress.data.examples import as_data
 from pyro_compress.data.named import from_factory
 from pyro_compress.data.sources import Examples
 from pyro_compress.errors import DataError

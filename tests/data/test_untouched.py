@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pyro_compress as pc
-from pyro_compress.data.dataset import as_data
+from pyro_compress.data.examples import as_data
 from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import DataError
 from pyro_compress.inference.finetuning.batch_norm import reestimate_batch_norm

@@ -11,7 +11,7 @@ from pyro_compress import compress, fit
 from pyro_compress.analysis import bit_widths, prune
 from pyro_compress.analysis.modes.moments import one_mode
 from pyro_compress.analysis.modes.weight_draws import WeightDraws
-from pyro_compress.data.dataset import as_data
+from pyro_compress.data.examples import as_data
 from pyro_compress.errors import InferenceError, NetworkError, PriorError
 from pyro_compress.inference import (
     HMC,

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import pyro_compress as pc
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.data.labels import IGNORED
 from pyro_compress.errors import DataError
 from pyro_compress.inference.contract import Method

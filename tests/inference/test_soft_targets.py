@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_compress as pc
-from pyro_compress.data.dataset import as_data
+from pyro_compress.data.examples import as_data
 from pyro_compress.errors import DataError, InferenceError
 from pyro_compress.inference.contract import Method
 from pyro_compress.inference.fit import fit

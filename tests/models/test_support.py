@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import pyro_compress as pc
-from pyro_compress.data.dataset import as_data
+from pyro_compress.data.examples import as_data
 from pyro_compress.errors import DataError
 from pyro_compress.inference.loop.feed import Feed
 from pyro_compress.inference.results.predictive import posterior_predictive

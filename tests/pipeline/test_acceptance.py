@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pyro_compress.data.dataset import as_data
+from pyro_compress.data.examples import as_data
 from pyro_compress.models.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
 from pyro_compress.pipeline.acceptance import changed, clearly_worse, rise_of, upper_points, within
 from pyro_compress.pipeline.validation import Judge

@@ -13,7 +13,8 @@ from torch import nn
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.analysis.modes.alignment import rename_all
 from pyro_compress.analysis.modes.symmetries import hidden_spaces
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.tracing.tracer import trace

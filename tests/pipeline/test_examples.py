@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_compress.data.dataset import as_data
+from pyro_compress.data.examples import as_data
 from pyro_compress.data.named import load
 from pyro_compress.pipeline.settings import RunSettings, settings_from_entry
 from pyro_compress.pipeline.steps import load_data, with_examples

@@ -11,7 +11,7 @@ from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
 from pyro_compress.analysis.decisions.kept_deviations import stored_network
 from pyro_compress.artifact.runtimes.numpy_runtime import forward
 from pyro_compress.artifact.writing.artifact import Artifact
-from pyro_compress.data.dataset import as_data
+from pyro_compress.data.examples import as_data
 from pyro_compress.models.likelihoods import Categorical
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform

@@ -178,3 +178,21 @@ def test_the_readme_opens_with_the_smallest_files() -> None:
         )
     assert shipped.card(LENET) in best
     assert zoo.opening() in (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def test_what_a_teacher_or_changed_images_helped_is_compared_with_its_like_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A tenth of the bytes beats a file made the same way, and no file that was made without a teacher."""
+    plain = shipped.card("lenet-300-100/log-uniform")
+    better = {"file_bytes": plain["file_bytes"] // 10, "error_after_percent": 0.5}
+    taught = {**plain, **better, "name": "taught", "settings": {**plain["settings"], "teacher": "lenet-5/map"}}
+    moved = {**plain["settings"], "augmentation_options": {"shift": 2}}
+    changed = {**plain, **better, "name": "changed", "settings": moved}
+    monkeypatch.setattr(zoo, "cards", lambda: [plain, taught, changed])
+    assert zoo.smallest() == [plain, taught, changed]
+    lines = zoo.opening().splitlines()
+    assert any(line.startswith("| lenet-300-100 taught by lenet-5/map | `taught`") for line in lines)
+    assert any(line.startswith("| lenet-300-100, training images changed by shift") for line in lines)
+    monkeypatch.setattr(zoo, "cards", lambda: [plain, {**plain, **better, "name": "same"}])
+    assert [card["name"] for card in zoo.smallest()] == ["same"]

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import pyro_compress as pc
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.data.named import load
 from pyro_compress.errors import DataError, NetworkError, RunError
 from pyro_compress.inference.finetuning.grid import GridSite, fine_tune

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_compress.data.dataset import as_data
+from pyro_compress.data.examples import as_data
 from pyro_compress.pipeline import uncertainty
 from tests.pipeline.conftest import Cli
 

@@ -1,6 +1,6 @@
 """What a fit runs over: tensors that are a model's arguments, in batches or as a whole."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,9 +10,12 @@ import torch
 from pyro_compress.data.asking import Ask, asked
 from pyro_compress.data.augmentation import Augmentation
 from pyro_compress.data.binarisation import Binarisation
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.data.generators import generator_for
+from pyro_compress.data.labels import UNLABELLED
 from pyro_compress.data.splits import batch_sizes
+from pyro_compress.data.strata import LabelledShare
 from pyro_compress.errors import DataError, InferenceError
 from pyro_compress.inference.loop.alone import own
 from pyro_compress.inference.loop.inputs import refuse_inputs
@@ -20,7 +23,7 @@ from pyro_compress.inference.loop.processes import Ranks
 from pyro_compress.inference.loop.targets import refuse_targets
 from pyro_compress.models.arguments import Arguments
 from pyro_compress.models.bayesian import BayesianNetwork
-from pyro_compress.models.generative.semi_supervised import SemiSupervisedVAE
+from pyro_compress.models.generative.semi_supervised import SemiSupervisedVAE, refuse_teacher
 from pyro_compress.models.generative.vae import VAE
 from pyro_compress.models.rows import examples_of
 
@@ -44,6 +47,8 @@ class Feed:
             where they are not.
         augmentation: by which inputs are changed anew in every batch, or None.
         ask: a teacher of such inputs, whose outputs are one more argument; or None.
+        labelled: share of every batch that has labels, with the weights v of its examples as one more argument; None
+            where examples are taken as they come.
     """
 
     tensors: Batch
@@ -57,6 +62,7 @@ class Feed:
     binarisation: Binarisation | None = None
     augmentation: Augmentation | None = None
     ask: Ask | None = None
+    labelled: LabelledShare | None = None
 
     @staticmethod
     def of(model: Any, data: Any) -> "Feed":
@@ -64,12 +70,13 @@ class Feed:
 
         Args:
             model: a BayesianNetwork, or any Pyro model.
-            data: for networks what `data.dataset.as_data` takes; for other models a DataSet, or their arguments: a
+            data: for networks what `data.examples.as_data` takes; for other models a DataSet, or their arguments: a
                 tuple, or a dict by name.  See `Arguments` for what of these is data.
 
         Raises:
             DataError: none of those.
         """
+        labelled = None
         if isinstance(model, VAE):
             data = _reconstructed(data)
         if isinstance(model, BayesianNetwork):
@@ -80,6 +87,9 @@ class Feed:
                     f"{data.name}: labels are missing, which a SemiSupervisedVAE takes and a {type(model).__name__} "
                     "does not: give data.labelled()"
                 )
+            if isinstance(model, SemiSupervisedVAE):
+                labelled = model.labelled
+                refuse_teacher(data.train_teacher, data.ask)
             refuse_inputs(model, data)
             refuse_targets(model, data)
             if data.augmentation is not None and model.has_local_sites:
@@ -100,6 +110,7 @@ class Feed:
                 binarisation=data.binarised_anew,
                 augmentation=data.augmentation,
                 ask=data.ask,
+                labelled=labelled,
             )
         given, call = Arguments.taken_apart(data)
         tensors = tuple(own(tensor) for tensor in given)
@@ -145,10 +156,19 @@ class Feed:
             return iter((self._drawn(self.tensors, seed, epoch, 0),))
         if self.may_split is not None:
             self.may_split()
-        order = torch.randperm(self.held, generator=generator_for(seed, epoch), device="cpu").to(self.tensors[0].device)
-        shares = (self.ranks.share_of(chosen) for chosen in order.split(sizes))
+        shares = (self.ranks.share_of(chosen) for chosen in self._order(sizes, generator_for(seed, epoch)))
         batches = (tuple(part[chosen] for part in self.tensors) for chosen in shares)
-        return (self._drawn(batch, seed, epoch, number) for number, batch in enumerate(batches))
+        drawn = (self._drawn(batch, seed, epoch, number) for number, batch in enumerate(batches))
+        if self.labelled is None:
+            return drawn
+        known, weights = int((self.tensors[1] != UNLABELLED).sum()), self.labelled.weights
+        return ((*batch, weights(batch[1], size, known, self.held)) for batch, size in zip(drawn, sizes, strict=True))
+
+    def _order(self, sizes: Sequence[int], generator: torch.Generator) -> Iterable[torch.Tensor]:
+        if self.labelled is not None:
+            return self.labelled.batches(self.tensors[1], sizes, generator)
+        order = torch.randperm(self.held, generator=generator, device="cpu")
+        return order.to(self.tensors[0].device).split(sizes)
 
     def _drawn(self, batch: Batch, seed: int, epoch: int, number: int) -> Batch:
         stream = (seed, epoch, number, self.ranks.rank)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from pyro_compress.data.labels import UNLABELLED
+from pyro_compress.data.strata import LabelledShare
 from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import DataError, InferenceError, NetworkError, unknown_name
 from pyro_compress.models.bayesian import BayesianNetwork
@@ -53,10 +54,12 @@ class SemiSupervisedVAE(BayesianNetwork):
             g) / T, y) with Gumbel noise g stands for the sum over y of −L (Jang, Gu & Poole 2017; Maddison, Mnih & Teh
             2017), whose expectation is that of the sum for T → 0 only.
         temperature: T > 0 of relaxed labels.
+        labelled_share: of every batch of a fit that has labels (`data.strata`), which leaves the expectation of its
+            gradient as it is; 0 takes examples as they come.
 
     Raises:
         NetworkError, PriorError, RunError: as of `BayesianNetwork`; the network is no `LabelledEncoderDecoder`.
-        InferenceError: α, a temperature or a treatment of labels that there cannot be.
+        InferenceError: α, a temperature, a treatment of labels or a share of a batch that there cannot be.
     """
 
     covered: ClassVar[str] = "decoder."
@@ -71,6 +74,7 @@ class SemiSupervisedVAE(BayesianNetwork):
         alpha: float = 0.1,
         labels: str = "summed",
         temperature: float = 0.5,
+        labelled_share: float = 0.1,
     ) -> None:
         if not isinstance(network, LabelledEncoderDecoder):
             raise NetworkError(
@@ -82,11 +86,16 @@ class SemiSupervisedVAE(BayesianNetwork):
                 f"a SemiSupervisedVAE needs alpha ≥ 0 and temperature > 0, found alpha={alpha}, "
                 f"temperature={temperature}"
             )
+        if not 0 <= labelled_share < 1:
+            raise InferenceError(
+                f"labelled_share, of a batch that has labels, is at least 0 and below 1; found {labelled_share}"
+            )
         if labels not in LABELS:
             raise InferenceError(unknown_name("treatment of missing labels", labels, LABELS))
         super().__init__(network, prior)
         self.reconstruction = LIKELIHOODS.build(likelihood) if isinstance(likelihood, str) else likelihood
         self.alpha, self.labels, self.temperature = alpha, labels, temperature
+        self.labelled = LabelledShare(labelled_share) if labelled_share else None
         self._examples_per_label: float | None = None
         self._untouched_by = {part: Untouched(f"the {part}") for part in ("classifier", "encoder", "decoder")}
 
@@ -110,15 +119,15 @@ class SemiSupervisedVAE(BayesianNetwork):
 
     def own_settings(self) -> dict[str, str]:
         labels = f"{self.labels}, temperature {self.temperature}" if self.labels == "relaxed" else self.labels
-        return {"reconstruction": repr(self.reconstruction), "labels": f"{labels}, alpha {self.alpha}"}
+        share = f", {self.labelled.share} of a batch" if self.labelled else ""
+        return {"reconstruction": repr(self.reconstruction), "labels": f"{labels}, alpha {self.alpha}{share}"}
 
     def see(self, x: Tensor, y: Tensor, *more: Tensor) -> None:
         """Count the labels, and look whether the likelihood gives these inputs any probability.
 
         Raises:
-            DataError: there are no labels, outputs of a teacher, or inputs outside the likelihood's support.
+            DataError: there are no labels, or inputs outside the likelihood's support.
         """
-        _refuse_teacher(more)
         known = int((y != UNLABELLED).sum())
         if not known:
             raise DataError("a SemiSupervisedVAE learns classes from labels, and no training example has one")
@@ -143,7 +152,7 @@ class SemiSupervisedVAE(BayesianNetwork):
         Raises:
             DataError: some labels are missing and some are not, which `bounded` takes.
         """
-        _refuse_teacher(() if teacher is None else (teacher,))
+        refuse_teacher(teacher)
         y = _all_or_none(y)
         latent = self.reconstruction.sample_latents()
         logits = self.classify(values, x)
@@ -166,12 +175,19 @@ class SemiSupervisedVAE(BayesianNetwork):
             pyro.sample("z", self.codes.posterior(self.encode(values, x, label)))
 
     def bounded(
-        self, x: Tensor, y: Tensor | None = None, *more: Any, size: int | None = None, free: Any = None
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        weights: Tensor | None = None,
+        *,
+        size: int | None = None,
+        free: Any = None,
     ) -> None:
-        """The program that fits run: labels and codes are in one factor, `bounds`."""
+        """The program that fits run: labels and codes are in one factor, `bounds`, times `weights` of the examples."""
         values, latent = self.sample_weights(free), self.reconstruction.sample_latents()
         with self.rows(x, size):
-            pyro.factor("bound", self.bounds(values, x, y, latent))
+            bounds = self.bounds(values, x, y, latent)
+            pyro.factor("bound", bounds if weights is None else weights * bounds)
 
     def bounded_guide(self, *args: Any, **kwargs: Any) -> None:
         return
@@ -274,6 +290,7 @@ def _all_or_none(y: Tensor | None) -> Tensor | None:
     return y
 
 
-def _refuse_teacher(outputs: tuple[Tensor, ...]) -> None:
-    if outputs:
+def refuse_teacher(*given: object) -> None:
+    """Raise a DataError where any of these, outputs or who is asked for them, is not None."""
+    if any(one is not None for one in given):
         raise DataError("a SemiSupervisedVAE takes no outputs of a teacher: leave them out")

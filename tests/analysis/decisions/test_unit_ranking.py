@@ -11,7 +11,8 @@ from torch import nn
 
 import pyro_compress as pc
 from pyro_compress.analysis.decisions.unit_ranking import prune_lowest_units, weight_scores
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.pipeline.unit_sensitivity import activation_scores, unit_scores, unit_sensitivity

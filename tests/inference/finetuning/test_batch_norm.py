@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.errors import DataError
 from pyro_compress.inference.finetuning.batch_norm import _Moments, _replace, reestimate_batch_norm
 

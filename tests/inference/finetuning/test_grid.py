@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.errors import DataError, InferenceError
 from pyro_compress.inference.finetuning.code_prices import CodePrices
 from pyro_compress.inference.finetuning.grid import GridSite, fine_tune

@@ -14,7 +14,8 @@ from pyro.infer import Trace_ELBO
 from scipy.stats import multivariate_normal
 from torch import nn
 
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.gradient.elbo import elbo_terms, sampled

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_compress.data.dataset import as_data
+from pyro_compress.data.examples import as_data
 from pyro_compress.data.splits import batch_sizes, batches, number_of_batches
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.finetuning.batch_norm import refuse_batches_of_one

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_compress.data.dataset import as_data
+from pyro_compress.data.examples import as_data
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.point.dropout import Dropout, MCDropout, dropped_inputs, weight_masks

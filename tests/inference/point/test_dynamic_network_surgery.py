@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import pyro_compress as pc
-from pyro_compress.data.dataset import as_data
+from pyro_compress.data.examples import as_data
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.point.dynamic_network_surgery import DynamicNetworkSurgery, spliced, threshold

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import pyro_compress as pc
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.point.dropout import Dropout

@@ -14,7 +14,7 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
-from pyro_compress.data.dataset import as_data
+from pyro_compress.data.examples import as_data
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.point.map import MAP

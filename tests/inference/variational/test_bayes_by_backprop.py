@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_compress.data.dataset import as_data
+from pyro_compress.data.examples import as_data
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.variational.bayes_by_backprop import COSTS, BayesByBackprop, blundell

@@ -10,7 +10,8 @@ import torch
 from pyro import poutine
 from torch import nn
 
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.speed.recording import programs_alone

@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.point.map import MAP
 from pyro_compress.inference.variational.svi import SVI

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.errors import DataError, NetworkError
 from pyro_compress.models.generative.coded import coded
 from pyro_compress.models.generative.codes import GaussianCodes

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,17 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from torch import nn
 from torch.distributions import RelaxedOneHotCategorical
 
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.errors import DataError, DecisionError, InferenceError, NetworkError, PriorError
 from pyro_compress.inference.fit import EpochRecord, fit
+from pyro_compress.inference.loop.feed import Feed
+from pyro_compress.inference.loop.processes import Ranks
 from pyro_compress.inference.mcmc.nuts import NUTS
 from pyro_compress.inference.point.map import MAP
 from pyro_compress.inference.results.predictive import posterior_predictive
@@ -212,6 +217,31 @@ def test_the_gradient_of_labelled_examples_is_autograds_of_the_formula() -> None
         torch.testing.assert_close(one_found, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_labelled_examples_have_a_share_of_every_batch_and_count_as_many_as_they_are() -> None:
+    """Of every rank's part too; the factor that a fit descends is v times the bound of each example."""
+    model, data = SemiSupervisedVAE(network(), {}, labelled_share=0.4), small().binarised("static")
+    feed = Feed.of(model, data)
+    whole = list(feed.batches(10, 0, 0))
+    halves = [list(replace(feed, ranks=Ranks(rank, 2)).batches(10, 0, 0)) for rank in (0, 1)]
+    for (x, y, weights), *parts in zip(whole, *halves, strict=True):
+        assert int((y >= 0).sum()) == 4
+        for number, one in enumerate((x, y, weights)):
+            assert torch.equal(torch.cat([part[number] for part in parts]), one)
+    x, y, weights = whole[0]
+    assert float(weights[y >= 0].sum()) == pytest.approx(10 * 6 / 40)
+    values = model.free_values()
+    torch.manual_seed(0)
+    with torch.no_grad(), poutine.trace() as traced:
+        model.bounded(x, y, weights, size=40)
+    traced.trace.compute_log_prob()
+    torch.manual_seed(0)
+    expected = 4 * weights * model.bounds(values, x, y)
+    torch.testing.assert_close(traced.trace.nodes["bound"]["log_prob"], expected)
+    assert all(
+        len(batch) == 2 for batch in Feed.of(SemiSupervisedVAE(network(), {}, labelled_share=0), data).batches(10, 0, 0)
+    )
+
+
 SIDES = 20
 
 
@@ -240,7 +270,7 @@ def clusters() -> DataSet:
 @pytest.fixture(scope="module")
 def fitted(clusters: DataSet) -> tuple[SemiSupervisedVAE, Posterior]:
     model = SemiSupervisedVAE(linear(), {}, Gaussian(noise=0.5), alpha=1.0)
-    return model, fit(model, clusters, SVI(epochs=50, batch_size=100, learning_rate=0.02, schedule="linear"))
+    return model, fit(model, clusters, SVI(epochs=100, batch_size=100, learning_rate=0.02, schedule="linear"))
 
 
 def test_examples_without_labels_help(clusters: DataSet, fitted: tuple[SemiSupervisedVAE, Posterior]) -> None:
@@ -252,7 +282,7 @@ def test_examples_without_labels_help(clusters: DataSet, fitted: tuple[SemiSuper
         assert found.errors is not None
         errors.append(float(found.errors.mean()))
     # 2.3 % is what there is to reach
-    assert errors[0] > 0.2 and errors[1] < 0.6 * errors[0], errors
+    assert errors[0] > 0.2 and errors[1] < 0.45 * errors[0], errors
 
 
 def test_its_prediction_is_the_classifiers(clusters: DataSet, fitted: tuple[SemiSupervisedVAE, Posterior]) -> None:
@@ -329,6 +359,9 @@ def test_what_does_not_go_together_is_refused() -> None:
         SemiSupervisedVAE(network(), {"*.weight": Normal()})
     with pytest.raises(InferenceError, match=r"found alpha=-1, temperature=0\.5"):
         SemiSupervisedVAE(network(), {}, alpha=-1)
+    for share in (-0.1, 1, math.nan):
+        with pytest.raises(InferenceError, match=rf"at least 0 and below 1; found {share}"):
+            SemiSupervisedVAE(network(), {}, labelled_share=share)
     with pytest.raises(InferenceError, match=r"unknown treatment of missing labels 'sumed'.*Did you mean 'summed'"):
         SemiSupervisedVAE(network(), {}, labels="sumed")
     model = SemiSupervisedVAE(network(), {})
@@ -338,6 +371,11 @@ def test_what_does_not_go_together_is_refused() -> None:
         fit(model, (inputs(9), torch.full((9,), -1)), one)
     with pytest.raises(DataError, match="label -2 is outside"):
         fit(model, (inputs(9), torch.arange(9) - 2), one)
+    with pytest.raises(InferenceError, match="a batch of 1 example has no place"):
+        fit(model, data, SVI(epochs=1, batch_size=1))
+    for taught in (data.taught(torch.ones(40, 3) / 3), small().binarised("dynamic").taught_by(lambda x, *_: x)):
+        with pytest.raises(DataError, match="takes no outputs of a teacher"):
+            fit(model, taught, one)
     with pytest.raises(DataError, match="labels are missing, which a SemiSupervisedVAE takes and a BayesianNetwork"):
         fit(BayesianNetwork(network().classifier, Normal()), data, one)
     for method in (MAP(epochs=1), NUTS(draws=1, warmup=1)):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_compress.data.dataset import as_data
+from pyro_compress.data.examples import as_data
 from pyro_compress.errors import NetworkError
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.speed.recording import programs_alone

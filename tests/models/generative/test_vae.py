@@ -13,7 +13,8 @@ import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
-from pyro_compress.data.dataset import DataSet, as_data
+from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.examples import as_data
 from pyro_compress.errors import InferenceError, NetworkError, PriorError
 from pyro_compress.inference.fit import EpochRecord, fit
 from pyro_compress.inference.mcmc.nuts import NUTS
