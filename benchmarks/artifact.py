@@ -29,16 +29,8 @@ from pyro_compress.artifact.format.layout import tensor_columns
 from pyro_compress.artifact.format.stream import code_selections, code_tensor
 from pyro_compress.artifact.writing.artifact import load
 from pyro_compress.artifact.writing.encode import encode
-from pyro_compress.network.architecture import (
-    Activation,
-    Architecture,
-    ChannelAffine,
-    Conv2d,
-    Flatten,
-    Layer,
-    Linear,
-    MaxPool2d,
-)
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Activation, ChannelAffine, Conv2d, Flatten, Layer, Linear, MaxPool2d
 from pyro_compress.network.quantizers import power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 

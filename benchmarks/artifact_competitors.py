@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-from pyro_compress.network.architecture import Select
+from pyro_compress.network.layers import Select
 from pyro_compress.network.stored import StoredNetwork
 
 GAP_BITS = range(2, 9)

@@ -13,7 +13,7 @@ import numpy as np
 
 import pyro_compress as pc
 from pyro_compress import shipped
-from pyro_compress.network.architecture import Linear, Select
+from pyro_compress.network.layers import Linear, Select
 from pyro_compress.network.stored import StoredNetwork
 from pyro_compress.network.stored_weights import StoredWeights
 

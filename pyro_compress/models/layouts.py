@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pyro_compress.network.architecture import breaks_channels_last
+from pyro_compress.network.layers import breaks_channels_last
 
 # axes of a filter bank
 FILTERS = 4

@@ -21,9 +21,10 @@ from torch import nn
 from pyro_compress.models.checking import OwnHook
 from pyro_compress.models.precision import called
 from pyro_compress.models.probing import examples
-from pyro_compress.network.architecture import (
+from pyro_compress.network.architecture import Architecture, walk
+from pyro_compress.network.further_layers import Concatenate, Multiply
+from pyro_compress.network.layers import (
     Add,
-    Architecture,
     BatchNorm,
     Conv2d,
     ConvTranspose2d,
@@ -36,9 +37,7 @@ from pyro_compress.network.architecture import (
     Weighted,
     groups_of,
     is_depthwise,
-    walk,
 )
-from pyro_compress.network.further_layers import Concatenate, Multiply
 from pyro_compress.network.liveness import Signal, products_per_link, signals
 from pyro_compress.network.numbers import Numbers
 from pyro_compress.network.units import ENTRY_BY_ENTRY, entries_left, units_of

@@ -10,10 +10,11 @@ import math
 import numpy as np
 
 from pyro_compress.network.activations import FUNCTIONS
-from pyro_compress.network.architecture import (
+from pyro_compress.network.architecture import Architecture, walk
+from pyro_compress.network.further_layers import Concatenate, Multiply, Pad, Softmax, Standardize
+from pyro_compress.network.layers import (
     Activation,
     Add,
-    Architecture,
     AvgPool2d,
     BatchNorm,
     FixedAffine,
@@ -26,9 +27,7 @@ from pyro_compress.network.architecture import (
     Weighted,
     groups_of,
     outputs_of,
-    walk,
 )
-from pyro_compress.network.further_layers import Concatenate, Multiply, Pad, Softmax, Standardize
 from pyro_compress.network.numbers import Numbers
 from pyro_compress.network.sequence_layers import (
     CANDIDATE,

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyro_compress.network.architecture import (
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.further_layers import Concatenate, Multiply, Softmax, Standardize
+from pyro_compress.network.layers import (
     Add,
-    Architecture,
     ConvTranspose2d,
     Flatten,
     Layer,
@@ -26,7 +27,6 @@ from pyro_compress.network.architecture import (
     Weighted,
     is_depthwise,
 )
-from pyro_compress.network.further_layers import Concatenate, Multiply, Softmax, Standardize
 from pyro_compress.network.needs import whole_groups
 from pyro_compress.network.sequence_layers import (
     Attention,

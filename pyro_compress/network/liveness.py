@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyro_compress.network.architecture import (
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.constants import constants_of
+from pyro_compress.network.coupling import Sharing, kept_of
+from pyro_compress.network.layers import (
     Activation,
     AdaptiveAvgPool2d,
-    Architecture,
     AvgPool2d,
     BatchNorm,
     ChannelAffine,
@@ -26,8 +28,6 @@ from pyro_compress.network.architecture import (
     Upsample,
     groups_of,
 )
-from pyro_compress.network.constants import constants_of
-from pyro_compress.network.coupling import Sharing, kept_of
 from pyro_compress.network.needs import live_of
 from pyro_compress.network.numbers import Numbers
 

@@ -15,8 +15,10 @@ import math
 
 import numpy as np
 
-from pyro_compress.network.architecture import (
-    Architecture,
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.constants import stays_zero
+from pyro_compress.network.further_layers import Concatenate, Softmax, Standardize
+from pyro_compress.network.layers import (
     Flatten,
     Layer,
     Recall,
@@ -27,8 +29,6 @@ from pyro_compress.network.architecture import (
     groups_of,
     is_depthwise,
 )
-from pyro_compress.network.constants import stays_zero
-from pyro_compress.network.further_layers import Concatenate, Softmax, Standardize
 from pyro_compress.network.numbers import Numbers
 from pyro_compress.network.sequence_layers import (
     Attention,

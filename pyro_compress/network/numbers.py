@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pyro_compress.network.architecture import (
-    Architecture,
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import (
     BatchNorm,
     Conv2d,
     ConvTranspose2d,

@@ -6,17 +6,8 @@ matrices, has another one (`Architecture.aliases`), and perhaps axes of extent 1
 
 import numpy as np
 
-from pyro_compress.network.architecture import (
-    Architecture,
-    BatchNorm,
-    Layer,
-    PReLU,
-    Table,
-    Weighted,
-    outputs_of,
-    table_of,
-    weight_shape,
-)
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import BatchNorm, Layer, PReLU, Table, Weighted, outputs_of, table_of, weight_shape
 from pyro_compress.network.sequence_layers import Recurrent
 
 

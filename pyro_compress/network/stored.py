@@ -8,8 +8,8 @@ from dataclasses import InitVar, dataclass, field, replace
 
 import numpy as np
 
-from pyro_compress.network.architecture import (
-    Architecture,
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import (
     BatchNorm,
     ChannelAffine,
     FixedAffine,

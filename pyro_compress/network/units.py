@@ -13,10 +13,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from pyro_compress.network.architecture import (
+from pyro_compress.network.architecture import Architecture, walk
+from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Concatenate, Pad, Resize, Squeeze, View
+from pyro_compress.network.layers import (
     Activation,
     AdaptiveAvgPool2d,
-    Architecture,
     AvgPool2d,
     BatchNorm,
     ChannelAffine,
@@ -33,9 +34,7 @@ from pyro_compress.network.architecture import (
     groups_of,
     is_depthwise,
     outputs_of,
-    walk,
 )
-from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Concatenate, Pad, Resize, Squeeze, View
 from pyro_compress.network.numbers import as_stored
 from pyro_compress.network.parameter_names import parameter_shapes
 from pyro_compress.network.sequence_layers import Crop

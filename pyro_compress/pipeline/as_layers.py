@@ -10,16 +10,8 @@ from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import NetworkError
 from pyro_compress.models.probing import FEW, evaluating, examples
 from pyro_compress.models.tracing.tracer import trace
-from pyro_compress.network.architecture import (
-    Architecture,
-    BatchNorm,
-    ChannelAffine,
-    Conv2d,
-    FixedAffine,
-    Layer,
-    Named,
-    PReLU,
-)
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import BatchNorm, ChannelAffine, Conv2d, FixedAffine, Layer, Named, PReLU
 from pyro_compress.network.numbers import Numbers
 from pyro_compress.network.parameter_names import added_bias, aliased, in_layer
 from pyro_compress.network.sequence_layers import Recurrent

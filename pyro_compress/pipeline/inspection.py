@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from pyro_compress.artifact.writing.artifact import load
-from pyro_compress.network.architecture import describe
+from pyro_compress.network.layers import describe
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, architecture_left, format_architecture
 from pyro_compress.network.stored_weights import StoredWeights, WeightTensor
 from pyro_compress.pipeline.packing import stored_as_text

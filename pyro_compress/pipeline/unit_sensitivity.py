@@ -24,7 +24,8 @@ from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import DecisionError, unknown_name
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.tracing.tracer import trace
-from pyro_compress.network.architecture import Activation, Architecture, BatchNorm, Conv2d, Linear
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Activation, BatchNorm, Conv2d, Linear
 from pyro_compress.pipeline.validation import Judge, network_and_likelihood, nothing_pruned, place, with_batch_norm
 from pyro_compress.posterior.posterior import Posterior
 

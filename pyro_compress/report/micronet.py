@@ -31,7 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import RunError, unknown_name
-from pyro_compress.network.architecture import (
+from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Multiply, Resize, Softmax, Standardize
+from pyro_compress.network.layers import (
     Activation,
     AdaptiveAvgPool2d,
     Add,
@@ -48,7 +49,6 @@ from pyro_compress.network.architecture import (
     describe,
     table_of,
 )
-from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Multiply, Resize, Softmax, Standardize
 from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform, bits_for
 from pyro_compress.network.sequence_layers import (
     Attention,

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.analysis.decisions.pruning import signal_to_noise
-from pyro_compress.network.architecture import Architecture, Linear
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Linear
 from pyro_compress.posterior.criterion import Criterion
 from pyro_compress.posterior.error_unit import PERCENT, ErrorUnit
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior

@@ -33,7 +33,17 @@ from pyro_compress.artifact.format.weights_header import Entry, WeightsHeader, r
 from pyro_compress.artifact.writing.encode import encode, encode_with
 from pyro_compress.artifact.writing.encode_weights import encode_weights, encode_weights_with
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network.architecture import (
+from pyro_compress.network.further_layers import (
+    AdaptiveMaxPool2d,
+    Concatenate,
+    Multiply,
+    Pad,
+    Resize,
+    Softmax,
+    Standardize,
+    View,
+)
+from pyro_compress.network.layers import (
     Activation,
     Add,
     ChannelAffine,
@@ -48,16 +58,6 @@ from pyro_compress.network.architecture import (
     Select,
     Unflatten,
     Upsample,
-)
-from pyro_compress.network.further_layers import (
-    AdaptiveMaxPool2d,
-    Concatenate,
-    Multiply,
-    Pad,
-    Resize,
-    Softmax,
-    Standardize,
-    View,
 )
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform
 from pyro_compress.network.sequence_layers import (

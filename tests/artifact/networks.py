@@ -2,11 +2,23 @@
 
 import numpy as np
 
-from pyro_compress.network.architecture import (
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.further_layers import (
+    AdaptiveMaxPool2d,
+    Concatenate,
+    Multiply,
+    Pad,
+    Resize,
+    Softmax,
+    Squeeze,
+    Standardize,
+    View,
+)
+from pyro_compress.network.input_codes import InputCode
+from pyro_compress.network.layers import (
     Activation,
     AdaptiveAvgPool2d,
     Add,
-    Architecture,
     AvgPool2d,
     ChannelAffine,
     Conv2d,
@@ -21,18 +33,6 @@ from pyro_compress.network.architecture import (
     Unflatten,
     Upsample,
 )
-from pyro_compress.network.further_layers import (
-    AdaptiveMaxPool2d,
-    Concatenate,
-    Multiply,
-    Pad,
-    Resize,
-    Softmax,
-    Squeeze,
-    Standardize,
-    View,
-)
-from pyro_compress.network.input_codes import InputCode
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform, power_of_two
 from pyro_compress.network.sequence_layers import (
     Attention,

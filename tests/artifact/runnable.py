@@ -14,12 +14,12 @@ from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.models.networks import NETWORKS
 from pyro_compress.models.tracing.tracer import trace
-from pyro_compress.network.architecture import (
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import (
     ACTIVATIONS,
     Activation,
     AdaptiveAvgPool2d,
     Add,
-    Architecture,
     AvgPool2d,
     Conv2d,
     Flatten,

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from pyro_compress.artifact.writing.artifact import Artifact, load
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network.architecture import ACTIVATIONS, Activation, Architecture
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import ACTIVATIONS, Activation
 from pyro_compress.network.stored import StoredNetwork
 from tests.analysis.decisions import masked_networks
 from tests.artifact import networks

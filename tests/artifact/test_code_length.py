@@ -10,7 +10,8 @@ from pyro_compress.artifact.writing.code_length import CodeLength, code_lengths
 from pyro_compress.artifact.writing.decided_weights import stored_tensor
 from pyro_compress.artifact.writing.encode import choose_code
 from pyro_compress.artifact.writing.rate_distortion import what_is_left
-from pyro_compress.network.architecture import Activation, Architecture, Conv2d, Flatten, Linear
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Activation, Conv2d, Flatten, Linear
 from pyro_compress.network.quantizers import PerChannel
 from pyro_compress.network.unlayered import Unlayered
 from tests.artifact.test_rate_distortion import ARCHITECTURE, STEP, decision, site

@@ -19,7 +19,8 @@ from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.artifact.writing.rate_distortion import refine
 from pyro_compress.errors import ArtifactError, DecisionError
-from pyro_compress.network.architecture import Architecture, BatchNorm, Linear
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import BatchNorm, Linear
 from pyro_compress.network.quantizers import power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tied_weights
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior

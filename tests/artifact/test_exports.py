@@ -16,8 +16,9 @@ from pyro_compress import data
 from pyro_compress.artifact.runtimes.onnx_export import to_onnx
 from pyro_compress.artifact.runtimes.safetensors_export import to_safetensors
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network import architecture as arch
-from pyro_compress.network.architecture import Activation, Architecture, Linear, Recall
+from pyro_compress.network import layers as kinds
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Activation, Linear, Recall
 from pyro_compress.network.quantizers import PerChannel, Uniform, power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact import networks
@@ -126,7 +127,7 @@ def test_integers_of_more_than_16_bits_become_float32() -> None:
 
 
 @pytest.mark.parametrize("layers", [(), (Recall(0),), (Activation("relu"), Recall(0))], ids=str)
-def test_a_model_that_gives_its_input(layers: tuple[arch.Layer, ...]) -> None:
+def test_a_model_that_gives_its_input(layers: tuple[kinds.Layer, ...]) -> None:
     network = normal(Architecture((3,), layers))
     x = examples(network, 2)
     if layers == (Recall(0),):
@@ -163,17 +164,17 @@ def test_a_safetensors_file_holds_the_numbers_and_the_layers(make: object, tmp_p
     assert Architecture(tuple(described["input_shape"]), layers) == network.architecture
 
 
-def rebuilt(described: dict[str, object]) -> arch.Layer:
-    kind = getattr(arch, str(described["layer"]))
+def rebuilt(described: dict[str, object]) -> kinds.Layer:
+    kind = getattr(kinds, str(described["layer"]))
     names = [field.name for field in dataclasses.fields(kind)]
     assert set(described) == {"layer", *names}
     values = [described[name] for name in names]
-    layer: arch.Layer = kind(*(tuple(value) if isinstance(value, list) else value for value in values))
+    layer: kinds.Layer = kind(*(tuple(value) if isinstance(value, list) else value for value in values))
     return layer
 
 
 def test_output_padding_that_onnxruntime_does_not_take() -> None:
     sizes = {"kernel_size": (2, 2), "stride": (1, 1), "padding": (0, 0), "output_padding": (1, 0), "dilation": (2, 1)}
-    layer = arch.ConvTranspose2d("up", 1, 1, **sizes, groups=1, bias=False)
+    layer = kinds.ConvTranspose2d("up", 1, 1, **sizes, groups=1, bias=False)
     with pytest.raises(ArtifactError, match="whose output padding exceeds padding and stride"):
-        to_onnx(normal(arch.Architecture((1, 3, 3), (layer,))))
+        to_onnx(normal(Architecture((1, 3, 3), (layer,))))

@@ -17,8 +17,9 @@ from pyro_compress.artifact.runtimes.numpy_runtime import forward
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.encode import encode, encode_with
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network.architecture import Activation, Architecture, Linear, Select
+from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.input_codes import InputCode
+from pyro_compress.network.layers import Activation, Linear, Select
 from pyro_compress.network.quantizers import Codebook
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact import fuzzing, networks

@@ -10,8 +10,9 @@ from pyro_compress.artifact.format.container import MAX_NOTE, contained, write_n
 from pyro_compress.artifact.format.decode import decode
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network.architecture import Activation, Architecture, Conv2d, Flatten, Layer, Linear, Select
+from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.input_codes import InputCode
+from pyro_compress.network.layers import Activation, Conv2d, Flatten, Layer, Linear, Select
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact import networks
 from tests.artifact.fuzzing import wrapped

@@ -16,7 +16,8 @@ from pyro_compress.artifact.runtimes import numpy_runtime
 from pyro_compress.artifact.runtimes.numpy_runtime import averages, forward, load
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network.architecture import Activation, AdaptiveAvgPool2d, Architecture
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Activation, AdaptiveAvgPool2d
 from pyro_compress.network.sequence_layers import Embedding
 from tests.analysis.decisions import masked_networks
 from tests.artifact import networks

@@ -13,7 +13,8 @@ from pyro_compress import data
 from pyro_compress.artifact.runtimes.numpy_runtime import forward
 from pyro_compress.artifact.runtimes.onnx_int8 import outputs, to_onnx_int8
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network.architecture import Activation, Architecture, ChannelAffine, Conv2d, Linear
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Activation, ChannelAffine, Conv2d, Linear
 from pyro_compress.network.quantizers import Uniform
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact.runnable import examples, runnable

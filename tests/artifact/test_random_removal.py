@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.analysis.decisions.structure import remove_dead
-from pyro_compress.network.architecture import Architecture, ChannelAffine, PReLU
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import ChannelAffine, PReLU
 from pyro_compress.network.sequence_layers import Embedding
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes
 from tests.analysis.decisions.masked_networks import run

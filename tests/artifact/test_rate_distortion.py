@@ -11,7 +11,8 @@ from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.artifact.writing.rate_distortion import refine
 from pyro_compress.errors import DecisionError
-from pyro_compress.network.architecture import Activation, Architecture, Linear
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Activation, Linear
 from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform, rounded
 
 STEP = 2.0**-5

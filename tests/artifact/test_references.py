@@ -11,20 +11,8 @@ from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.errors import ArtifactError
 from pyro_compress.models.tracing.tracer import trace
-from pyro_compress.network.architecture import (
-    Activation,
-    Add,
-    Architecture,
-    AvgPool2d,
-    Conv2d,
-    Flatten,
-    Layer,
-    Linear,
-    Recall,
-    describe,
-    last_references,
-    walk,
-)
+from pyro_compress.network.architecture import Architecture, last_references, walk
+from pyro_compress.network.layers import Activation, Add, AvgPool2d, Conv2d, Flatten, Layer, Linear, Recall, describe
 from pyro_compress.network.stored import StoredNetwork
 from tests.artifact import networks
 from tests.artifact.fuzzing import packed, wrapped

@@ -13,11 +13,23 @@ from hypothesis import strategies as st
 from pyro_compress.artifact.format.decode import decode, decode_sections
 from pyro_compress.artifact.format.header import split_name
 from pyro_compress.artifact.writing.encode import encode
-from pyro_compress.network.architecture import (
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.further_layers import (
+    PAD_MODES,
+    RESIZE_MODES,
+    AdaptiveMaxPool2d,
+    Concatenate,
+    Multiply,
+    Pad,
+    Resize,
+    Softmax,
+    Standardize,
+)
+from pyro_compress.network.input_codes import InputCode
+from pyro_compress.network.layers import (
     ACTIVATIONS,
     Activation,
     Add,
-    Architecture,
     AvgPool2d,
     ChannelAffine,
     Conv2d,
@@ -32,20 +44,7 @@ from pyro_compress.network.architecture import (
     Select,
     Unflatten,
     Upsample,
-    output_shape,
 )
-from pyro_compress.network.further_layers import (
-    PAD_MODES,
-    RESIZE_MODES,
-    AdaptiveMaxPool2d,
-    Concatenate,
-    Multiply,
-    Pad,
-    Resize,
-    Softmax,
-    Standardize,
-)
-from pyro_compress.network.input_codes import InputCode
 from pyro_compress.network.quantizers import Codebook, PerChannel, Quantizer, Uniform, power_of_two
 from pyro_compress.network.sequence_layers import (
     GATES,
@@ -57,6 +56,7 @@ from pyro_compress.network.sequence_layers import (
     Rearrange,
     Recurrent,
 )
+from pyro_compress.network.shapes import output_shape
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes, tied_weights
 from tests.artifact import networks
 from tests.artifact.runnable import RUNNABLE, runnable

@@ -7,16 +7,8 @@ from pyro_compress.artifact.format.coding import TOTAL, UNIT
 from pyro_compress.artifact.format.decode import decode_sections
 from pyro_compress.artifact.format.stream import RangeReader, RangeWriter
 from pyro_compress.artifact.writing.encode import encode
-from pyro_compress.network.architecture import (
-    Activation,
-    Architecture,
-    Conv2d,
-    Flatten,
-    Layer,
-    Linear,
-    MaxPool2d,
-    Select,
-)
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Activation, Conv2d, Flatten, Layer, Linear, MaxPool2d, Select
 from pyro_compress.network.quantizers import power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 

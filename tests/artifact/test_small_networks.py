@@ -22,8 +22,8 @@ from pyro_compress.errors import NetworkError
 from pyro_compress.models.tracing.operations import MODULES
 from pyro_compress.models.tracing.rules import as_module
 from pyro_compress.models.tracing.tracer import trace
-from pyro_compress.network.architecture import Activation, ChannelAffine, Conv2d
 from pyro_compress.network.further_layers import Concatenate, Standardize
+from pyro_compress.network.layers import Activation, ChannelAffine, Conv2d
 from pyro_compress.network.quantizers import PerChannel
 from pyro_compress.network.stored import StoredNetwork
 from pyro_compress.pipeline.as_layers import as_it_is, checked

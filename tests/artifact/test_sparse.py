@@ -8,7 +8,8 @@ from torch import nn
 from pyro_compress.artifact.runtimes.torch_modules import SparseLinear
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.artifact.writing.artifact import Artifact
-from pyro_compress.network.architecture import Activation, Architecture, Linear
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Activation, Linear
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact.runnable import TOLERANCE, examples, in_torch, normal
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from pyro_compress.artifact.format.decode import decode
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.artifact.writing.encode import encode
-from pyro_compress.network.architecture import Activation, Architecture, Flatten, Layer, Linear, Select, Unflatten
+from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.further_layers import Standardize
+from pyro_compress.network.layers import Activation, Flatten, Layer, Linear, Select, Unflatten
 from pyro_compress.network.sequence_layers import Crop
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact import specified

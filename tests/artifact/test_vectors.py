@@ -23,8 +23,9 @@ from pyro_compress.artifact.format.weight_names import Names
 from pyro_compress.artifact.runtimes.numpy_runtime import forward
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.artifact.writing.encode_weights import encode_weights
-from pyro_compress.network import architecture
-from pyro_compress.network.architecture import Activation, Architecture
+from pyro_compress.network import layers
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Activation
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from tests.artifact import specified, specified_forward, specified_weights
 from tests.artifact.fuzzing import packed
@@ -90,7 +91,7 @@ def test_names() -> None:
     }
     for digits, kind, name in found:
         before = second.bit
-        assert reader.name(getattr(architecture, kind)) == second.name(kinds[kind]) == name
+        assert reader.name(getattr(layers, kind)) == second.name(kinds[kind]) == name
         assert second.bit - before == len(digits)
 
 

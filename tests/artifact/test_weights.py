@@ -20,7 +20,7 @@ from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.artifact.writing.encode_weights import encode_weights
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network.architecture import Conv2d, Flatten, Linear
+from pyro_compress.network.layers import Conv2d, Flatten, Linear
 from pyro_compress.network.quantizers import PerChannel, Uniform, power_of_two
 from pyro_compress.network.stored import StoredTensor
 from pyro_compress.network.stored_weights import StoredWeights, WeightTensor, as_bfloat16

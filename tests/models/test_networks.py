@@ -14,7 +14,7 @@ from pyro_compress.errors import NetworkError
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.networks import NETWORKS, build, lenet_300_100, load_network, load_weights
 from pyro_compress.models.tracing.tracer import trace
-from pyro_compress.network.architecture import Activation, Conv2d, Linear
+from pyro_compress.network.layers import Activation, Conv2d, Linear
 
 PARAMETERS = {
     "lenet-300-100": 784 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10,

@@ -12,7 +12,7 @@ from torch import nn
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import NetworkError
 from pyro_compress.models.tracing.tracer import trace
-from pyro_compress.network.architecture import Flatten, MaxPool2d
+from pyro_compress.network.layers import Flatten, MaxPool2d
 from pyro_compress.network.stored import StoredNetwork
 
 Function = Callable[[Any], Any]

@@ -16,7 +16,18 @@ from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import NetworkError
 from pyro_compress.models.tracing.sequences import with_affines_joined
 from pyro_compress.models.tracing.tracer import trace
-from pyro_compress.network.architecture import (
+from pyro_compress.network.architecture import walk
+from pyro_compress.network.further_layers import (
+    AdaptiveMaxPool2d,
+    Concatenate,
+    Multiply,
+    Pad,
+    Resize,
+    Softmax,
+    Standardize,
+    View,
+)
+from pyro_compress.network.layers import (
     Activation,
     AdaptiveAvgPool2d,
     Add,
@@ -34,17 +45,6 @@ from pyro_compress.network.architecture import (
     Select,
     Unflatten,
     Upsample,
-    walk,
-)
-from pyro_compress.network.further_layers import (
-    AdaptiveMaxPool2d,
-    Concatenate,
-    Multiply,
-    Pad,
-    Resize,
-    Softmax,
-    Standardize,
-    View,
 )
 from pyro_compress.network.stored import StoredNetwork
 

@@ -20,7 +20,7 @@ from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.errors import DecisionError, NetworkError
 from pyro_compress.models.tracing.tracer import trace
-from pyro_compress.network.architecture import Linear, Weighted
+from pyro_compress.network.layers import Linear, Weighted
 from pyro_compress.network.quantizers import power_of_two
 from pyro_compress.pipeline.coupled import CoupledChannels, coupled_channels
 from tests.analysis.decisions.masked_networks import decide, masked

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from pyro_compress.artifact.writing.artifact import Artifact
-from pyro_compress.network.architecture import Activation, Architecture, Linear
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Activation, Linear
 from pyro_compress.network.quantizers import power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 

@@ -11,7 +11,7 @@ from torch import nn
 import pyro_compress as pc
 from pyro_compress.artifact.runtimes.numpy_runtime import forward
 from pyro_compress.errors import DecisionError, InferenceError, NetworkError, SharedDrawsWarning
-from pyro_compress.network.architecture import Conv2d
+from pyro_compress.network.layers import Conv2d
 from pyro_compress.network.stored import tied_weights
 from tests.pipeline.conftest import cli
 

@@ -13,7 +13,7 @@ import pyro_compress as pc
 from pyro_compress.errors import NetworkError, RunError
 from pyro_compress.models.networks import digits_mlp, load_weights
 from pyro_compress.models.rewrites.low_rank import LowRank
-from pyro_compress.network.architecture import Weighted, weight_shape
+from pyro_compress.network.layers import Weighted, weight_shape
 from pyro_compress.pipeline import evaluation, starting, steps
 from pyro_compress.pipeline.predictors import predictors_of
 from pyro_compress.pipeline.run_directory import RunDirectory

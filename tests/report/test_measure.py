@@ -13,7 +13,8 @@ from torch import nn
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.errors import ArtifactError, DataError
 from pyro_compress.models.likelihoods import Categorical, Gaussian
-from pyro_compress.network.architecture import Activation, Architecture, Linear
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Activation, Linear
 from pyro_compress.network.quantizers import power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from pyro_compress.report.measure import (

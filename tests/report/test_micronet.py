@@ -11,7 +11,7 @@ from torchvision import models as torchvision_models
 
 import pyro_compress as pc
 from pyro_compress.errors import NetworkError, RunError
-from pyro_compress.network.architecture import Activation, Architecture, Conv2d, Flatten, Linear, Select
+from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.further_layers import (
     AdaptiveMaxPool2d,
     Concatenate,
@@ -22,6 +22,7 @@ from pyro_compress.network.further_layers import (
     Standardize,
     View,
 )
+from pyro_compress.network.layers import Activation, Conv2d, Flatten, Linear, Select
 from pyro_compress.network.liveness import products_per_link
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform
 from pyro_compress.network.stored import StoredNetwork, StoredTensor

@@ -12,7 +12,8 @@ from pyro_compress.analysis.decisions.bits import bit_widths
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.analysis.decisions.pruning import prune
 from pyro_compress.analysis.decisions.structure import remove_dead
-from pyro_compress.network.architecture import Activation, Architecture, Linear
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Activation, Linear
 from pyro_compress.posterior.criterion import Criterion
 from pyro_compress.posterior.posterior import Groups, ParameterPosterior, Posterior
 from pyro_compress.report.figures import RatePoint, save_all

@@ -20,7 +20,8 @@ import numpy as np
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.analysis.decisions.structure import bias_in_front, in_layers
 from pyro_compress.analysis.decisions.structure_checks import INTEGER_LIMIT
-from pyro_compress.network.architecture import Architecture, BatchNorm, Layer, Weighted
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import BatchNorm, Layer, Weighted
 from pyro_compress.network.numbers import Numbers
 from pyro_compress.network.quantizers import STEP_EXPONENTS, power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor

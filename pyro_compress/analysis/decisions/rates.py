@@ -35,15 +35,9 @@ from pyro_compress.analysis.decisions.relative_index import (
 )
 from pyro_compress.analysis.decisions.structure import in_layers, numbers_of
 from pyro_compress.errors import DecisionError
-from pyro_compress.network.architecture import (
-    Architecture,
-    Linear,
-    Weighted,
-    groups_of,
-    is_depthwise,
-    outputs_of,
-)
+from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.coupling import sharing
+from pyro_compress.network.layers import Linear, Weighted, groups_of, is_depthwise, outputs_of
 from pyro_compress.network.liveness import Signal, around, signals
 from pyro_compress.network.numbers import by_output
 from pyro_compress.posterior.posterior import ParameterPosterior

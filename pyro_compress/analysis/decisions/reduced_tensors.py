@@ -6,7 +6,7 @@ import numpy as np
 
 from pyro_compress.analysis.decisions.decision import SiteDecision
 from pyro_compress.analysis.decisions.structure_checks import INTEGER_LIMIT
-from pyro_compress.network.architecture import ConvTranspose2d, Linear, Weighted, is_depthwise
+from pyro_compress.network.layers import ConvTranspose2d, Linear, Weighted, is_depthwise
 from pyro_compress.network.quantizers import Codebook, Quantizer, Uniform, stored_as
 from pyro_compress.network.stored import StoredTensor
 

@@ -45,9 +45,11 @@ from pyro_compress.analysis.decisions.reduced_tensors import (
     stored_integers,
 )
 from pyro_compress.analysis.decisions.structure_checks import check
-from pyro_compress.network.architecture import (
+from pyro_compress.network.architecture import Architecture, last_references
+from pyro_compress.network.coupling import sharing
+from pyro_compress.network.further_layers import Concatenate, Multiply, Softmax, Standardize
+from pyro_compress.network.layers import (
     Add,
-    Architecture,
     BatchNorm,
     ChannelAffine,
     ConvTranspose2d,
@@ -63,12 +65,9 @@ from pyro_compress.network.architecture import (
     Weighted,
     groups_of,
     is_depthwise,
-    last_references,
     outputs_of,
     table_of,
 )
-from pyro_compress.network.coupling import sharing
-from pyro_compress.network.further_layers import Concatenate, Multiply, Softmax, Standardize
 from pyro_compress.network.liveness import Signal, around, signals
 from pyro_compress.network.numbers import Numbers, as_stored, by_output
 from pyro_compress.network.parameter_names import added_bias, aliased, in_layer, parameter_shapes

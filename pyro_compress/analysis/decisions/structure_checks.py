@@ -4,7 +4,8 @@ import numpy as np
 
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision
 from pyro_compress.errors import DecisionError
-from pyro_compress.network.architecture import Architecture, BatchNorm, ChannelAffine, describe
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import BatchNorm, ChannelAffine, describe
 from pyro_compress.network.parameter_names import parameter_shapes
 
 # From here on float32 cannot tell neighbouring integers apart.

@@ -19,14 +19,8 @@ import numpy as np
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.analysis.decisions.pruning import signal_to_noise
 from pyro_compress.errors import DecisionError
-from pyro_compress.network.architecture import (
-    Architecture,
-    Linear,
-    Weighted,
-    groups_of,
-    is_depthwise,
-    outputs_of,
-)
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Linear, Weighted, groups_of, is_depthwise, outputs_of
 from pyro_compress.network.liveness import products_per_link
 from pyro_compress.network.numbers import as_stored, by_output
 from pyro_compress.network.units import Units, entries_left, units_of

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pyro_compress.network.architecture import (
+from pyro_compress.network.architecture import Architecture, last_references
+from pyro_compress.network.layers import (
     Activation,
     AdaptiveAvgPool2d,
-    Architecture,
     AvgPool2d,
     BatchNorm,
     ChannelAffine,
@@ -28,7 +28,6 @@ from pyro_compress.network.architecture import (
     Weighted,
     groups_of,
     is_depthwise,
-    last_references,
     outputs_of,
 )
 from pyro_compress.network.parameter_names import parameter_shapes

@@ -11,11 +11,23 @@ from math import prod
 import numpy as np
 
 from pyro_compress.errors import ArtifactError, DecisionError
-from pyro_compress.network.architecture import (
+from pyro_compress.network.architecture import Architecture, last_references
+from pyro_compress.network.further_layers import (
+    AdaptiveMaxPool2d,
+    Concatenate,
+    Multiply,
+    Pad,
+    Resize,
+    Softmax,
+    Squeeze,
+    Standardize,
+    View,
+)
+from pyro_compress.network.input_codes import InputCode
+from pyro_compress.network.layers import (
     ACTIVATIONS,
     Activation,
     AdaptiveAvgPool2d,
-    Architecture,
     AvgPool2d,
     ChannelAffine,
     Conv2d,
@@ -30,22 +42,8 @@ from pyro_compress.network.architecture import (
     Unflatten,
     Upsample,
     describe,
-    last_references,
-    output_shape,
     table_of,
 )
-from pyro_compress.network.further_layers import (
-    AdaptiveMaxPool2d,
-    Concatenate,
-    Multiply,
-    Pad,
-    Resize,
-    Softmax,
-    Squeeze,
-    Standardize,
-    View,
-)
-from pyro_compress.network.input_codes import InputCode
 from pyro_compress.network.quantizers import Codebook, PerChannel, Stored, Uniform, power_of_two
 from pyro_compress.network.sequence_layers import (
     Attention,
@@ -57,6 +55,7 @@ from pyro_compress.network.sequence_layers import (
     Recurrent,
     scores,
 )
+from pyro_compress.network.shapes import output_shape
 from pyro_compress.network.stored import tensor_shapes
 
 MAX_LAYERS = 1024

@@ -2,7 +2,7 @@
 
 from pyro_compress.artifact.format.header import LONGEST_CODE, MAX_EXTENT, SIZE, SMALL
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network.architecture import Pair
+from pyro_compress.network.layers import Pair
 
 
 class BitReader:

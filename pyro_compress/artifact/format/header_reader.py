@@ -47,11 +47,26 @@ from pyro_compress.artifact.format.header import (
 )
 from pyro_compress.artifact.format.header_writer import HeaderWriter
 from pyro_compress.errors import ArtifactError, printable
-from pyro_compress.network.architecture import (
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.further_layers import (
+    PAD_MODES,
+    RESIZE_MODES,
+    AdaptiveMaxPool2d,
+    Concatenate,
+    Multiply,
+    Pad,
+    Resize,
+    Softmax,
+    Squeeze,
+    Standardize,
+    View,
+)
+from pyro_compress.network.input_codes import GAUSSIAN, InputCode
+from pyro_compress.network.input_codes import KINDS as CODE_KINDS
+from pyro_compress.network.layers import (
     Activation,
     AdaptiveAvgPool2d,
     Add,
-    Architecture,
     AvgPool2d,
     ChannelAffine,
     Conv2d,
@@ -69,21 +84,6 @@ from pyro_compress.network.architecture import (
     Upsample,
     describe,
 )
-from pyro_compress.network.further_layers import (
-    PAD_MODES,
-    RESIZE_MODES,
-    AdaptiveMaxPool2d,
-    Concatenate,
-    Multiply,
-    Pad,
-    Resize,
-    Softmax,
-    Squeeze,
-    Standardize,
-    View,
-)
-from pyro_compress.network.input_codes import GAUSSIAN, InputCode
-from pyro_compress.network.input_codes import KINDS as CODE_KINDS
 from pyro_compress.network.sequence_layers import (
     GATES,
     Attention,

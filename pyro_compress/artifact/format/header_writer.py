@@ -35,7 +35,20 @@ from pyro_compress.artifact.format.header import (
     tensor_names,
 )
 from pyro_compress.errors import ArtifactError, unknown_name
-from pyro_compress.network.architecture import (
+from pyro_compress.network.further_layers import (
+    PAD_MODES,
+    RESIZE_MODES,
+    AdaptiveMaxPool2d,
+    Concatenate,
+    Multiply,
+    Pad,
+    Resize,
+    Softmax,
+    Standardize,
+    View,
+)
+from pyro_compress.network.input_codes import KINDS
+from pyro_compress.network.layers import (
     ACTIVATIONS,
     Activation,
     AdaptiveAvgPool2d,
@@ -56,19 +69,6 @@ from pyro_compress.network.architecture import (
     Upsample,
     describe,
 )
-from pyro_compress.network.further_layers import (
-    PAD_MODES,
-    RESIZE_MODES,
-    AdaptiveMaxPool2d,
-    Concatenate,
-    Multiply,
-    Pad,
-    Resize,
-    Softmax,
-    Standardize,
-    View,
-)
-from pyro_compress.network.input_codes import KINDS
 from pyro_compress.network.sequence_layers import (
     GATES,
     Attention,

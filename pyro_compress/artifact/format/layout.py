@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyro_compress.network.architecture import (
-    Architecture,
+from pyro_compress.network.architecture import Architecture, walk
+from pyro_compress.network.further_layers import Concatenate
+from pyro_compress.network.layers import (
     Conv2d,
     ConvTranspose2d,
     Flatten,
@@ -23,9 +24,7 @@ from pyro_compress.network.architecture import (
     Unflatten,
     Weighted,
     table_of,
-    walk,
 )
-from pyro_compress.network.further_layers import Concatenate
 from pyro_compress.network.sequence_layers import Embedding, Rearrange, Recurrent
 from pyro_compress.network.stored import tensor_shapes
 

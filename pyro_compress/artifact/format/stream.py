@@ -15,7 +15,8 @@ from pyro_compress.artifact.format.coding import FALLS, TOTAL, TOTAL_BITS, UNIT,
 from pyro_compress.artifact.format.header import ALL_ZERO, Header, TensorCode, shape_after
 from pyro_compress.artifact.format.pattern import STRENGTHS, Pattern, code_matrix, density
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network.architecture import Layer, Select, walk
+from pyro_compress.network.architecture import walk
+from pyro_compress.network.layers import Layer, Select
 
 WORD_BYTES = 4
 SELECT_STRENGTH = 1

@@ -23,10 +23,11 @@ from pyro_compress import shipped
 from pyro_compress.artifact.format.decode import decode
 from pyro_compress.artifact.runtimes import numpy_sequences as sequences
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network import architecture as arch
 from pyro_compress.network import further_layers as further
+from pyro_compress.network import layers as kinds
 from pyro_compress.network import sequence_layers as seq
 from pyro_compress.network.activations import FUNCTIONS
+from pyro_compress.network.architecture import walk
 from pyro_compress.network.stored import StoredNetwork
 
 Array = np.ndarray
@@ -65,11 +66,11 @@ def forward(network: StoredNetwork) -> Step:
     def through(x: Array) -> Array:
         remaining = iter(steps)
 
-        def after(layer: arch.Layer, value: Array, referred: Array | None) -> Array:
+        def after(layer: kinds.Layer, value: Array, referred: Array | None) -> Array:
             step = next(remaining)
             return step(value) if referred is None else _combined(layer, value, referred)
 
-        for value in arch.walk(layers, x, after):
+        for value in walk(layers, x, after):
             x = value
         return x
 
@@ -84,9 +85,9 @@ def forward(network: StoredNetwork) -> Step:
     return run
 
 
-def _combined(layer: arch.Layer, value: Array, referred: Array) -> Array:
+def _combined(layer: kinds.Layer, value: Array, referred: Array) -> Array:
     match layer:
-        case arch.Add():
+        case kinds.Add():
             return value + referred
         case further.Multiply():
             return value * referred
@@ -95,63 +96,63 @@ def _combined(layer: arch.Layer, value: Array, referred: Array) -> Array:
     return referred
 
 
-def _working_numbers(layer: arch.Layer, before: Shape, after: Shape) -> int:
+def _working_numbers(layer: kinds.Layer, before: Shape, after: Shape) -> int:
     """Numbers per example in a layer's output, or for a convolution in the windows that it multiplies or adds."""
-    if isinstance(layer, arch.ConvTranspose2d):
+    if isinstance(layer, kinds.ConvTranspose2d):
         return layer.out_channels * (prod(layer.kernel_size) * prod(before[1:]) + prod(_uncut(layer, before)))
-    if isinstance(layer, arch.Conv2d) and not _is_pointwise(layer):
+    if isinstance(layer, kinds.Conv2d) and not _is_pointwise(layer):
         return max(layer.in_channels * prod(layer.kernel_size), layer.out_channels) * prod(after[1:])
     if isinstance(layer, seq.Attention):
         return max(prod(before), seq.scores(layer, before))
     return prod(after)
 
 
-def _step(layer: arch.Layer, network: StoredNetwork, before: Shape, after: Shape) -> Step:
+def _step(layer: kinds.Layer, network: StoredNetwork, before: Shape, after: Shape) -> Step:
     def tensor(role: str) -> Array:
         return network.tensors[f"{layer.name}.{role}"].dense()  # type: ignore[union-attr]
 
     match layer:
-        case arch.Linear():
+        case kinds.Linear():
             weight, bias = tensor("weight").T, tensor("bias") if layer.bias else np.zeros(1, np.float32)
             return lambda x: x @ weight + bias
-        case arch.Conv2d():
+        case kinds.Conv2d():
             bias = tensor("bias") if layer.bias else np.zeros(1, np.float32)
             return _convolution(layer, tensor("weight"), bias[:, None, None], before, after)
-        case arch.ConvTranspose2d():
+        case kinds.ConvTranspose2d():
             bias = tensor("bias") if layer.bias else np.zeros(1, np.float32)
             return _transposed_convolution(layer, tensor("weight"), bias[:, None, None], before, after)
-        case arch.ChannelAffine():
+        case kinds.ChannelAffine():
             each = (-1, *(1 for _ in before[1:]))
             scale, shift = tensor("scale").reshape(each), tensor("shift").reshape(each)
             return lambda x: x * scale + shift
-        case arch.MaxPool2d():
+        case kinds.MaxPool2d():
             places = _places(layer.kernel_size, layer.stride, (1, 1), after)
             return lambda x: _over_window(np.maximum, _padded(x, layer.padding, -np.inf), places)
-        case arch.AvgPool2d():
+        case kinds.AvgPool2d():
             places, share = (
                 _places(layer.kernel_size, layer.stride, (1, 1), after),
                 np.float32(1 / prod(layer.kernel_size)),
             )
             return lambda x: _over_window(np.add, _padded(x, layer.padding), places) * share
-        case arch.AdaptiveAvgPool2d():
+        case kinds.AdaptiveAvgPool2d():
             rows, columns = (averages(*extents) for extents in zip(before[1:], after[1:], strict=True))
             return lambda x: rows @ x @ columns.T
-        case arch.Upsample():
+        case kinds.Upsample():
             down, right = layer.factor
             return lambda x: x.repeat(down, axis=2).repeat(right, axis=3)
-        case arch.Flatten():
+        case kinds.Flatten():
             return lambda x: x.reshape(len(x), prod(before))
-        case arch.Unflatten():
+        case kinds.Unflatten():
             return lambda x: x.reshape(len(x), *after)
-        case arch.Select():
+        case kinds.Select():
             indices = np.array(layer.indices, np.intp)
             return lambda x: x[:, indices]
-        case arch.Activation():
+        case kinds.Activation():
             return _activation(layer)
-        case arch.PReLU():
+        case kinds.PReLU():
             slopes = tensor("slope").reshape(-1, *(1 for _ in before[1:]))
             return lambda x: np.where(x > 0, x, slopes * x)
-        case arch.Add() | arch.Recall() | further.Concatenate() | further.Multiply():
+        case kinds.Add() | kinds.Recall() | further.Concatenate() | further.Multiply():
             return lambda x: x
         case further.View():
             return lambda x: x.reshape(len(x), *after)
@@ -186,14 +187,14 @@ def _step(layer: arch.Layer, network: StoredNetwork, before: Shape, after: Shape
             return sequences.recurrent(layer, tensor("weight"), tensor("bias") if layer.bias else np.float32(0))
         case seq.Embedding():
             return sequences.embedding(layer, tensor("weight"))
-    raise ArtifactError(f"this program cannot run {arch.describe(layer)}: update it")
+    raise ArtifactError(f"this program cannot run {kinds.describe(layer)}: update it")
 
 
-def _is_pointwise(layer: arch.Conv2d) -> bool:
+def _is_pointwise(layer: kinds.Conv2d) -> bool:
     return (layer.kernel_size, layer.stride, layer.padding) == ((1, 1), (1, 1), (0, 0))
 
 
-def _convolution(layer: arch.Conv2d, weight: Array, shift: Array, before: Shape, after: Shape) -> Step:
+def _convolution(layer: kinds.Conv2d, weight: Array, shift: Array, before: Shape, after: Shape) -> Step:
     """y[:, o] = shift[o] + Σ over channels c of o's group and places (i, j) of weight[o, c, i, j] · x[:, c] there."""
     if layer.groups == layer.in_channels == layer.out_channels:
         places = _places(layer.kernel_size, layer.stride, layer.dilation, after)
@@ -221,7 +222,7 @@ def _convolution(layer: arch.Conv2d, weight: Array, shift: Array, before: Shape,
 
 
 def _transposed_convolution(
-    layer: arch.ConvTranspose2d, weight: Array, shift: Array, before: Shape, after: Shape
+    layer: kinds.ConvTranspose2d, weight: Array, shift: Array, before: Shape, after: Shape
 ) -> Step:
     """Every place adds its channels times the kernel to the outputs from stride · place on; see FORMAT.md, part 4."""
     inputs, outputs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
@@ -240,13 +241,13 @@ def _transposed_convolution(
     return spread
 
 
-def _uncut(layer: arch.ConvTranspose2d, before: Shape) -> Shape:
+def _uncut(layer: kinds.ConvTranspose2d, before: Shape) -> Shape:
     """Height and width of what a transposed convolution makes before its padding is cut off."""
     sizes = zip(before[1:], layer.kernel_size, layer.stride, layer.dilation, layer.output_padding, strict=True)
     return tuple((size - 1) * step + dil * (k - 1) + more + 1 for size, k, step, dil, more in sizes)
 
 
-def _windows(x: Array, layer: arch.Conv2d, after: Shape) -> Array:
+def _windows(x: Array, layer: kinds.Conv2d, after: Shape) -> Array:
     """(batch, channels, *kernel, *output size): a view of what stands in each place of a window, in all windows."""
     batch, channel, row, column = x.strides
     (down, right), (below, beside) = layer.dilation, layer.stride
@@ -254,7 +255,7 @@ def _windows(x: Array, layer: arch.Conv2d, after: Shape) -> Array:
     return as_strided(x, (*x.shape[:2], *layer.kernel_size, *after[1:]), strides, writeable=False)
 
 
-def _places(kernel: arch.Pair, stride: arch.Pair, dilation: arch.Pair, after: Shape) -> list[tuple[slice, slice]]:
+def _places(kernel: kinds.Pair, stride: kinds.Pair, dilation: kinds.Pair, after: Shape) -> list[tuple[slice, slice]]:
     """For each place in a window, row major, the entries of the padded input that stand there in all windows."""
 
     def along(axis: int, place: int) -> slice:
@@ -264,7 +265,7 @@ def _places(kernel: arch.Pair, stride: arch.Pair, dilation: arch.Pair, after: Sh
     return [(along(0, i), along(1, j)) for i in range(kernel[0]) for j in range(kernel[1])]
 
 
-def _padded(x: Array, padding: arch.Pair, filling: float = 0.0) -> Array:
+def _padded(x: Array, padding: kinds.Pair, filling: float = 0.0) -> Array:
     if padding == (0, 0):
         return x
     batch, channels, height, width = x.shape
@@ -333,7 +334,7 @@ def _softmax(layer: further.Softmax) -> Step:
 _PADDINGS: dict[str, Any] = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
-def _activation(layer: arch.Activation) -> Step:
+def _activation(layer: kinds.Activation) -> Step:
     if layer.kind not in FUNCTIONS:
         raise ArtifactError(f"this program does not know the activation '{layer.kind}': update it")
     # those of the table need a pass more, or go through one number after the other

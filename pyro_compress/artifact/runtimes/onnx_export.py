@@ -19,9 +19,10 @@ from onnx import helper, numpy_helper
 
 from pyro_compress.artifact.runtimes.numpy_runtime import averages, bins
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network import architecture as arch
 from pyro_compress.network import further_layers as further
+from pyro_compress.network import layers as kinds
 from pyro_compress.network import sequence_layers as seq
+from pyro_compress.network.architecture import last_references, walk
 from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
@@ -49,7 +50,7 @@ def to_onnx(network: StoredNetwork) -> bytes:
     """
     shapes = network.architecture.shapes()
     graph = _Graph(network, shapes)
-    *_, last = arch.walk(network.architecture.layers, INPUT, graph.add)
+    *_, last = walk(network.architecture.layers, INPUT, graph.add)
     taken = onnx.TensorProto.FLOAT if network.architecture.tokens is None else onnx.TensorProto.INT64
     # The last value may be the input itself, or one that other layers read under its name.
     graph.nodes.append(helper.make_node("Identity", [last], [OUTPUT], name=OUTPUT))
@@ -79,17 +80,17 @@ class _Graph:
         self.initializers: list[Any] = []
         self._tensors: dict[str, dict[tuple[int, ...], str]] = {}
 
-    def add(self, layer: arch.Layer, value: str, referred: str | None) -> str:
+    def add(self, layer: kinds.Layer, value: str, referred: str | None) -> str:
         """Append what a layer computes of `value`; gives the name of the result."""
         self._position += 1
         before, after = self._shapes[self._position : self._position + 2]
         match layer:
-            case arch.Linear():
+            case kinds.Linear():
                 return self._node("Gemm", value, *self._weights(layer), transB=1)
-            case arch.Conv2d() if self._is_of_states():
+            case kinds.Conv2d() if self._is_of_states():
                 # the operator of the recurrent layer behind multiplies by itself
                 return value
-            case arch.Conv2d():
+            case kinds.Conv2d():
                 return self._node(
                     "Conv",
                     value,
@@ -100,7 +101,7 @@ class _Graph:
                     dilations=layer.dilation,
                     group=layer.groups,
                 )
-            case arch.ConvTranspose2d():
+            case kinds.ConvTranspose2d():
                 more, ends = _at_the_end(layer)
                 return self._node(
                     "ConvTranspose",
@@ -113,37 +114,37 @@ class _Graph:
                     dilations=layer.dilation,
                     group=layer.groups,
                 )
-            case arch.ChannelAffine():
+            case kinds.ChannelAffine():
                 each = (-1, *(1 for _ in before[1:]))
                 scaled = self._node("Mul", value, self._tensor(f"{layer.name}.scale", each), suffix="scaled")
                 return self._node("Add", scaled, self._tensor(f"{layer.name}.shift", each))
-            case arch.MaxPool2d():
+            case kinds.MaxPool2d():
                 return self._node("MaxPool", value, **_window(layer))
-            case arch.AvgPool2d():
+            case kinds.AvgPool2d():
                 return self._node("AveragePool", value, **_window(layer), count_include_pad=1)
-            case arch.AdaptiveAvgPool2d(output_size=(1, 1)):
+            case kinds.AdaptiveAvgPool2d(output_size=(1, 1)):
                 return self._node("GlobalAveragePool", value)
-            case arch.AdaptiveAvgPool2d():
+            case kinds.AdaptiveAvgPool2d():
                 rows, columns = (averages(*extents) for extents in zip(before[1:], after[1:], strict=True))
                 return self._between(value, rows, columns)
-            case arch.Upsample():
+            case kinds.Upsample():
                 factors = self._constant("factors", np.array([1, 1, *layer.factor], np.float32))
                 how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
                 return self._node("Resize", value, "", factors, **how)
-            case arch.Flatten():
+            case kinds.Flatten():
                 return self._node("Flatten", value, axis=1)
-            case arch.Unflatten():
+            case kinds.Unflatten():
                 # 0 stands for as many examples as there are
                 return self._node("Reshape", value, self._constant("shape", np.array([0, *after], np.int64)))
-            case arch.Select():
+            case kinds.Select():
                 return self._node("Gather", value, self._constant("indices", np.array(layer.indices, np.int32)), axis=1)
-            case arch.Activation():
+            case kinds.Activation():
                 return self._activation(layer, value)
-            case arch.PReLU():
+            case kinds.PReLU():
                 return self._node("PRelu", value, self._tensor(f"{layer.name}.slope", (-1, *(1 for _ in before[1:]))))
-            case arch.Add() if referred is not None:
+            case kinds.Add() if referred is not None:
                 return self._node("Add", value, referred)
-            case arch.Recall() if referred is not None:
+            case kinds.Recall() if referred is not None:
                 return referred
             case further.Multiply() if referred is not None:
                 return self._node("Mul", value, referred)
@@ -169,7 +170,7 @@ class _Graph:
                 return self._adaptive_maximum(value, before, after)
         if isinstance(layer, seq.SequenceLayer):
             return self._sequence(layer, value, before, after)
-        raise ArtifactError(f"there is no ONNX operator for {arch.describe(layer)}")
+        raise ArtifactError(f"there is no ONNX operator for {kinds.describe(layer)}")
 
     def _node(self, operator: str, *inputs: str, suffix: str = "", **attributes: Any) -> str:
         name = "_".join(part for part in (f"layer{self._position}", suffix) if part)
@@ -236,10 +237,10 @@ class _Graph:
         """Whether the present layer is a product that a recurrent layer alone takes."""
         layers, place = self._network.architecture.layers, self._position
         here, behind = layers[place], layers[place + 1 : place + 2]
-        if not behind or not isinstance(behind[0], seq.Recurrent) or place + 1 in arch.last_references(layers):
+        if not behind or not isinstance(behind[0], seq.Recurrent) or place + 1 in last_references(layers):
             return False
         one = (1, 1)
-        return isinstance(here, arch.Conv2d) and here == replace(
+        return isinstance(here, kinds.Conv2d) and here == replace(
             here, kernel_size=one, stride=one, padding=(0, 0), dilation=one, groups=1
         )
 
@@ -251,7 +252,7 @@ class _Graph:
         self._position += 1
         if merged:
             front = self._network.architecture.layers[self._position - 1]
-            assert isinstance(front, arch.Conv2d)
+            assert isinstance(front, kinds.Conv2d)
             width, (weight, *biases) = front.in_channels, self._weights(front)
         else:
             width, weight, biases = rows, self._constant("identity", np.eye(rows, dtype=np.float32)), []
@@ -315,7 +316,7 @@ class _Graph:
             value = self._node("Concat", *parts, axis=axis, suffix="" if axis == 3 else "rows")
         return value
 
-    def _activation(self, layer: arch.Activation, value: str) -> str:
+    def _activation(self, layer: kinds.Activation, value: str) -> str:
         match layer.kind:
             case "leaky_relu" | "elu":
                 return self._node({"elu": "Elu"}.get(layer.kind, "LeakyRelu"), value, alpha=layer.slope)
@@ -337,7 +338,7 @@ class _Graph:
                 return self._node(operator, value, self._constant("operand", np.float32(layer.slope)))
         raise ArtifactError(f"there is no ONNX operator for the activation '{layer.kind}'")
 
-    def _weights(self, layer: arch.Weighted) -> list[str]:
+    def _weights(self, layer: kinds.Weighted) -> list[str]:
         roles = ["weight", "bias"] if layer.bias else ["weight"]
         return [self._tensor(f"{layer.name}.{role}") for role in roles]
 
@@ -398,19 +399,19 @@ class _Graph:
         return name
 
 
-def _at_the_end(layer: arch.ConvTranspose2d) -> tuple[arch.Pair, arch.Pair]:
+def _at_the_end(layer: kinds.ConvTranspose2d) -> tuple[kinds.Pair, kinds.Pair]:
     """Output padding, and what is cut off at the lower right: the common runtime takes no more of it than a stride."""
     pairs = list(zip(layer.output_padding, layer.padding, strict=True))
     down, right = (max(0, more - cut) for more, cut in pairs)
     below, beside = (max(0, cut - more) for more, cut in pairs)
     if down >= layer.stride[0] or right >= layer.stride[1]:
         raise ArtifactError(
-            f"there is no ONNX operator for {arch.describe(layer)}, whose output padding exceeds padding and stride"
+            f"there is no ONNX operator for {kinds.describe(layer)}, whose output padding exceeds padding and stride"
         )
     return (down, right), (below, beside)
 
 
-def _window(layer: arch.MaxPool2d | arch.AvgPool2d) -> dict[str, Any]:
+def _window(layer: kinds.MaxPool2d | kinds.AvgPool2d) -> dict[str, Any]:
     return {"kernel_shape": layer.kernel_size, "strides": layer.stride, "pads": layer.padding * 2}
 
 

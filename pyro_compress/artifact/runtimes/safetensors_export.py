@@ -12,7 +12,7 @@ def to_safetensors(network: StoredNetwork) -> bytes:
     """The content of a safetensors file: NAME.weight, NAME.bias, NAME.scale, NAME.shift, dequantised.
 
     The metadata has one entry, `architecture`: `{"input_shape": [...], "layers": [{"layer": "Linear", "name": "fc1",
-    "in_features": 784, ...}, ...]}`, with the classes and fields of `pyro_compress/network/architecture.py`.  The same
+    "in_features": 784, ...}, ...]}`, with the classes and fields of `pyro_compress/network/layers.py`.  The same
     network gives the same bytes.
     """
     architecture = network.architecture

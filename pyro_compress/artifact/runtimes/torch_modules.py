@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pyro_compress.network import architecture as arch
 from pyro_compress.network import further_layers as further
+from pyro_compress.network import layers as kinds
+from pyro_compress.network.architecture import walk
 
 
 class Select(nn.Module):
@@ -193,18 +194,18 @@ class Pad(nn.Module):
 class Residual(nn.Sequential):
     """Modules in order, of which those of `architecture.Referring` take the result of an earlier one too."""
 
-    def __init__(self, modules: Sequence[nn.Module], layers: Sequence[arch.Layer]) -> None:
+    def __init__(self, modules: Sequence[nn.Module], layers: Sequence[kinds.Layer]) -> None:
         super().__init__(*modules)
         self._layers = tuple(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         modules = iter(self)
 
-        def after(_: arch.Layer, value: Tensor, earlier: Tensor | None) -> Tensor:
+        def after(_: kinds.Layer, value: Tensor, earlier: Tensor | None) -> Tensor:
             module = next(modules)
             result: Tensor = module(value) if earlier is None else module(value, earlier)
             return result
 
-        for value in arch.walk(self._layers, x, after):  # noqa: B007 (the last one counts)
+        for value in walk(self._layers, x, after):  # noqa: B007 (the last one counts)
             pass
         return value

@@ -30,9 +30,10 @@ from pyro_compress.artifact.runtimes.torch_sequences import (
     Recurrent,
 )
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network import architecture as arch
 from pyro_compress.network import further_layers as further
+from pyro_compress.network import layers as kinds
 from pyro_compress.network import sequence_layers as seq
+from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tensor_shapes, tied_weights
 
 # From here on a sparse product was no slower than a dense one for a single example, and 2 to 10 times faster for 8
@@ -55,15 +56,15 @@ def to_torch(network: StoredNetwork, *, sparse: bool = False) -> nn.Sequential:
     layers = network.architecture.layers
     modules = [_module(layer) for layer in layers]
     channels_last = not any(
-        arch.breaks_channels_last(layer, transposed=isinstance(layer, arch.ConvTranspose2d))
+        kinds.breaks_channels_last(layer, transposed=isinstance(layer, kinds.ConvTranspose2d))
         for layer in layers
-        if isinstance(layer, arch.Conv2d | arch.ConvTranspose2d)
+        if isinstance(layer, kinds.Conv2d | kinds.ConvTranspose2d)
     )
     # modules of a layer that is used again have the same parameters, and so have layers that share a weight
     parameters: dict[str, nn.Parameter] = {}
     tied = tied_weights(network)
     for layer, module in zip(layers, modules, strict=True):
-        for name, shape in tensor_shapes(arch.Architecture((), (layer,))).items():
+        for name, shape in tensor_shapes(Architecture((), (layer,))).items():
             local, owner = name.rpartition(".")[2], parameters.get(tied.get(name, name))
             if owner is not None and owner.shape == shape:
                 parameters[name] = owner
@@ -76,7 +77,7 @@ def to_torch(network: StoredNetwork, *, sparse: bool = False) -> nn.Sequential:
             setattr(module, local, parameters[name])
     if sparse:
         modules = [_sparse(module) for module in modules]
-    refers = any(isinstance(layer, arch.Referring) for layer in layers)
+    refers = any(isinstance(layer, kinds.Referring) for layer in layers)
     return (Residual(modules, layers) if refers else nn.Sequential(*modules)).eval()
 
 
@@ -92,11 +93,11 @@ def _tensor(stored: StoredTensor) -> Tensor:
     return torch.from_numpy(stored.dense().copy())
 
 
-def _module(layer: arch.Layer) -> nn.Module:
+def _module(layer: kinds.Layer) -> nn.Module:
     match layer:
-        case arch.Linear():
+        case kinds.Linear():
             return nn.utils.skip_init(nn.Linear, layer.in_features, layer.out_features, layer.bias)
-        case arch.Conv2d():
+        case kinds.Conv2d():
             return nn.utils.skip_init(
                 nn.Conv2d,
                 layer.in_channels,
@@ -108,7 +109,7 @@ def _module(layer: arch.Layer) -> nn.Module:
                 groups=layer.groups,
                 bias=layer.bias,
             )
-        case arch.ConvTranspose2d():
+        case kinds.ConvTranspose2d():
             return nn.utils.skip_init(
                 nn.ConvTranspose2d,
                 layer.in_channels,
@@ -121,21 +122,21 @@ def _module(layer: arch.Layer) -> nn.Module:
                 groups=layer.groups,
                 bias=layer.bias,
             )
-        case arch.ChannelAffine():
+        case kinds.ChannelAffine():
             return ChannelAffine(layer.channels)
-        case arch.MaxPool2d():
+        case kinds.MaxPool2d():
             return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding)
-        case arch.AvgPool2d():
+        case kinds.AvgPool2d():
             return nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding)
-        case arch.AdaptiveAvgPool2d():
+        case kinds.AdaptiveAvgPool2d():
             return nn.AdaptiveAvgPool2d(layer.output_size)
-        case arch.Upsample():
+        case kinds.Upsample():
             return nn.Upsample(scale_factor=layer.factor, mode="nearest")
-        case arch.Flatten():
+        case kinds.Flatten():
             return nn.Flatten()
-        case arch.Unflatten():
+        case kinds.Unflatten():
             return nn.Unflatten(1, (-1, *layer.size))
-        case arch.Select():
+        case kinds.Select():
             return Select(layer.indices)
         case further.View():
             return View(layer.size)
@@ -157,13 +158,13 @@ def _module(layer: arch.Layer) -> nn.Module:
             return Concatenate()
         case further.Multiply():
             return Multiply()
-        case arch.Add():
+        case kinds.Add():
             return Add()
-        case arch.Recall():
+        case kinds.Recall():
             return Recall()
-        case arch.Activation():
+        case kinds.Activation():
             return activation_module(layer)
-        case arch.PReLU():
+        case kinds.PReLU():
             return PReLU(layer.slopes)
         case seq.Rearrange():
             return Rearrange(layer)
@@ -179,10 +180,10 @@ def _module(layer: arch.Layer) -> nn.Module:
             return Embedding(layer)
         case seq.Recurrent():
             return Recurrent(layer)
-    raise ArtifactError(f"there is no module for {arch.describe(layer)}")
+    raise ArtifactError(f"there is no module for {kinds.describe(layer)}")
 
 
-def activation_module(layer: arch.Activation) -> nn.Module:
+def activation_module(layer: kinds.Activation) -> nn.Module:
     """The elementwise function of an activation.
 
     Raises:

@@ -24,7 +24,7 @@ from pyro_compress.artifact.format.layout import Columns, tensor_columns
 from pyro_compress.artifact.format.pattern import DENSITIES, STRENGTHS, density
 from pyro_compress.artifact.format.stream import RangeWriter, code_selections, code_tensor
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network.architecture import Select, describe
+from pyro_compress.network.layers import Select, describe
 from pyro_compress.network.stored import StoredNetwork, StoredTensor, tied_weights
 
 MANY_NONZERO = 4096

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pyro_compress.models.tracing.rules import Layers, RefusedError, Rule, Shape, as_module
-from pyro_compress.network.architecture import Activation, PReLU
+from pyro_compress.network.layers import Activation, PReLU
 
 # of SELU (Klambauer et al. 2017)
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946

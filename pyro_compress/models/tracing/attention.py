@@ -26,8 +26,8 @@ from pyro_compress.models.tracing.sequences import (
     divide,
     multiply,
 )
-from pyro_compress.network.architecture import Select
 from pyro_compress.network.further_layers import Concatenate
+from pyro_compress.network.layers import Select
 from pyro_compress.network.sequence_layers import Attention
 
 # Below this a score's share is zero in float32 beside any other's.

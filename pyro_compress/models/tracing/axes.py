@@ -12,8 +12,8 @@ from pyro_compress.models.tracing.operations import reshape
 from pyro_compress.models.tracing.positions import at_channels, layout_of, reduced, result_of, taken
 from pyro_compress.models.tracing.rules import RefusedError, Shape
 from pyro_compress.models.tracing.sequences import LayerSequence, Result
-from pyro_compress.network.architecture import AdaptiveAvgPool2d
 from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Softmax
+from pyro_compress.network.layers import AdaptiveAvgPool2d
 
 
 def reshaped(sequence: LayerSequence, result: Result, after: Shape) -> Result:

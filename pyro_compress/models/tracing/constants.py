@@ -17,7 +17,7 @@ from pyro_compress.models.parameters import place_in_memory
 from pyro_compress.models.tracing.positions import at_channels, layout_of, result_of
 from pyro_compress.models.tracing.rules import RefusedError
 from pyro_compress.models.tracing.sequences import LayerSequence, Result
-from pyro_compress.network.architecture import BatchNorm, FixedAffine
+from pyro_compress.network.layers import BatchNorm, FixedAffine
 from pyro_compress.network.sequence_layers import ConstantPositions, PositionBias
 
 

@@ -5,8 +5,8 @@ from typing import Any
 from torch import nn
 
 from pyro_compress.models.tracing.rules import Layers, Rule, Shape, as_pair
-from pyro_compress.network.architecture import Conv2d, ConvTranspose2d
 from pyro_compress.network.further_layers import Pad, Pair
+from pyro_compress.network.layers import Conv2d, ConvTranspose2d
 
 
 def _sizes(module: Any, *names: str) -> list[Pair]:

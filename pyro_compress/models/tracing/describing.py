@@ -59,7 +59,8 @@ from pyro_compress.models.tracing.sequences import (
 )
 from pyro_compress.models.tracing.shuffles import EXPANSIONS, MAXIMA, SHUFFLES, expanded
 from pyro_compress.models.tracing.transformers import MODULES as TRANSFORMERS
-from pyro_compress.network.architecture import (
+from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Pad, Resize, View
+from pyro_compress.network.layers import (
     AdaptiveAvgPool2d,
     AvgPool2d,
     BatchNorm,
@@ -68,7 +69,6 @@ from pyro_compress.network.architecture import (
     MaxPool2d,
     Upsample,
 )
-from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Pad, Resize, View
 
 # methods that a known module's forward pass is made of
 _COMPUTING = (*CALLED, "_conv_forward", "__getattr__", "__getattribute__")

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from pyro_compress.models.tracing.rules import Layers, RefusedError, Rule, Shape
-from pyro_compress.network.architecture import BatchNorm
 from pyro_compress.network.further_layers import Standardize
+from pyro_compress.network.layers import BatchNorm
 
 
 def _batch_norm(module: Any, name: str, before: Shape) -> Layers:

@@ -15,8 +15,8 @@ from torch import nn
 
 from pyro_compress.models.tracing import activations, convolutions, normalisations, resizing
 from pyro_compress.models.tracing.rules import Layers, RefusedError, Rule, Shape, as_module, as_pair
-from pyro_compress.network.architecture import Flatten, Linear, Unflatten
 from pyro_compress.network.further_layers import View
+from pyro_compress.network.layers import Flatten, Linear, Unflatten
 
 SUPPORTED = (
     "Linear, Conv1d, Conv2d, their transposes, BatchNorm1d, BatchNorm2d, LayerNorm, RMSNorm, GroupNorm, InstanceNorm, "

@@ -15,16 +15,8 @@ from pyro_compress.models.tracing.activations import times
 from pyro_compress.models.tracing.layouts import Layout
 from pyro_compress.models.tracing.rules import Layers, RefusedError, Shape
 from pyro_compress.models.tracing.sequences import LayerSequence, Result
-from pyro_compress.network.architecture import (
-    AdaptiveAvgPool2d,
-    BatchNorm,
-    Conv2d,
-    Flatten,
-    Linear,
-    Select,
-    Unflatten,
-)
 from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Concatenate, Squeeze, Standardize, View
+from pyro_compress.network.layers import AdaptiveAvgPool2d, BatchNorm, Conv2d, Flatten, Linear, Select, Unflatten
 from pyro_compress.network.sequence_layers import Crop, Rearrange
 
 BATCH_AXIS = "works on the batch axis: what becomes of one example may not depend on the others"

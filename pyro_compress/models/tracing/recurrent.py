@@ -18,8 +18,8 @@ from pyro_compress.models.tracing.layouts import Layout
 from pyro_compress.models.tracing.positions import BATCH_AXIS, at_channels, layout_of, result_of
 from pyro_compress.models.tracing.rules import RefusedError
 from pyro_compress.models.tracing.sequences import LayerSequence, Result
-from pyro_compress.network.architecture import Conv2d
 from pyro_compress.network.further_layers import Concatenate
+from pyro_compress.network.layers import Conv2d
 from pyro_compress.network.sequence_layers import GATES, Recurrent
 
 

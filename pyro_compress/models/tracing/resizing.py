@@ -10,15 +10,8 @@ from torch import nn
 
 from pyro_compress.models.tracing.activations import times
 from pyro_compress.models.tracing.rules import Layers, RefusedError, Rule, Shape, as_module, as_pair
-from pyro_compress.network.architecture import (
-    AdaptiveAvgPool2d,
-    AvgPool2d,
-    Flatten,
-    MaxPool2d,
-    Pair,
-    Upsample,
-)
 from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Pad, Resize, View, interpolation
+from pyro_compress.network.layers import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d, Pair, Upsample
 
 
 def _window(before: Shape, kernel_size: Any, stride: Any, padding: Any) -> tuple[Pair, Pair, Pair]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from pyro_compress.network.architecture import Layer, Pair
+from pyro_compress.network.layers import Layer, Pair
 
 Layers = list[Layer]
 Shape = tuple[int, ...]

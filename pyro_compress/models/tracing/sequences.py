@@ -16,17 +16,9 @@ import torch
 from pyro_compress.models.tracing.activations import plus, times
 from pyro_compress.models.tracing.layouts import Layout
 from pyro_compress.models.tracing.rules import Layers, RefusedError, Shape
-from pyro_compress.network.architecture import (
-    Activation,
-    Add,
-    FixedAffine,
-    Layer,
-    Recall,
-    Referring,
-    Select,
-    output_shape,
-)
 from pyro_compress.network.further_layers import Concatenate, Multiply, View, fit_together
+from pyro_compress.network.layers import Activation, Add, FixedAffine, Layer, Recall, Referring, Select
+from pyro_compress.network.shapes import output_shape
 
 
 @dataclass(frozen=True)

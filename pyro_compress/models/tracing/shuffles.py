@@ -11,8 +11,8 @@ from pyro_compress.models.tracing.axes import permuted, reshaped
 from pyro_compress.models.tracing.positions import layout_of, settled
 from pyro_compress.models.tracing.rules import RefusedError, Shape
 from pyro_compress.models.tracing.sequences import LayerSequence, Result, entries
-from pyro_compress.network.architecture import Activation, Upsample
 from pyro_compress.network.further_layers import Multiply
+from pyro_compress.network.layers import Activation, Upsample
 
 
 def gated(sequence: LayerSequence, result: Result, dim: int = -1) -> Result:

@@ -22,7 +22,8 @@ from pyro_compress.models.tracing.recorder import Recorder
 from pyro_compress.models.tracing.rules import RefusedError, Shape
 from pyro_compress.models.tracing.sequences import LayerSequence, needed_layers, with_affines_joined
 from pyro_compress.models.tracing.symbolic import recorded
-from pyro_compress.network.architecture import Architecture, FixedAffine, Layer, Named, describe
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import FixedAffine, Layer, Named, describe
 from pyro_compress.network.parameter_names import parameter_shapes
 
 

@@ -15,7 +15,7 @@ from pyro_compress.models.tracing.layouts import Layout
 from pyro_compress.models.tracing.positions import at_channels, combined, layout_of, over_last_axis, result_of
 from pyro_compress.models.tracing.rules import RefusedError
 from pyro_compress.models.tracing.sequences import LayerSequence, Result, add
-from pyro_compress.network.architecture import Activation
+from pyro_compress.network.layers import Activation
 from pyro_compress.network.sequence_layers import Attention, Embedding
 
 

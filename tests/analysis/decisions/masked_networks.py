@@ -12,7 +12,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
-from pyro_compress.network.architecture import (
+from pyro_compress.network.architecture import walk
+from pyro_compress.network.further_layers import (
+    AdaptiveMaxPool2d,
+    Concatenate,
+    Multiply,
+    Pad,
+    Resize,
+    Softmax,
+    Squeeze,
+    Standardize,
+    View,
+)
+from pyro_compress.network.layers import (
     Activation,
     AdaptiveAvgPool2d,
     Add,
@@ -29,18 +41,6 @@ from pyro_compress.network.architecture import (
     Select,
     Unflatten,
     Upsample,
-    walk,
-)
-from pyro_compress.network.further_layers import (
-    AdaptiveMaxPool2d,
-    Concatenate,
-    Multiply,
-    Pad,
-    Resize,
-    Softmax,
-    Squeeze,
-    Standardize,
-    View,
 )
 from pyro_compress.network.quantizers import Uniform
 from pyro_compress.network.sequence_layers import (

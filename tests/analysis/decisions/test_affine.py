@@ -13,7 +13,8 @@ from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
 from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.artifact.writing.rate_distortion import refine
 from pyro_compress.errors import DecisionError
-from pyro_compress.network.architecture import Architecture, Linear
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Linear
 from pyro_compress.network.quantizers import Affine, PerChannel, Uniform
 
 

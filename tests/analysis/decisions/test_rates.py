@@ -19,7 +19,8 @@ from pyro_compress.analysis.decisions.rates import (
 from pyro_compress.analysis.decisions.relative_index import huffman_bits
 from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.errors import DecisionError
-from pyro_compress.network.architecture import Activation, Architecture, Conv2d, Flatten, Linear
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Activation, Conv2d, Flatten, Linear
 from pyro_compress.network.quantizers import Uniform
 
 

@@ -15,7 +15,7 @@ from pyro_compress.analysis.decisions.structure import numbers_of, remove_dead
 from pyro_compress.analysis.modes.symmetries import hidden_spaces
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.models.tracing.tracer import trace
-from pyro_compress.network.architecture import Activation, Add, Conv2d, Flatten, Linear, Recall, Select
+from pyro_compress.network.layers import Activation, Add, Conv2d, Flatten, Linear, Recall, Select
 from pyro_compress.network.liveness import signals
 from pyro_compress.network.stored import architecture_left
 from tests.analysis.decisions.masked_networks import (

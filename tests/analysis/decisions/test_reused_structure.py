@@ -13,7 +13,7 @@ from pyro_compress.analysis.modes.symmetries import hidden_spaces
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.models.narrowing import can_narrow
 from pyro_compress.models.tracing.tracer import trace
-from pyro_compress.network.architecture import Linear
+from pyro_compress.network.layers import Linear
 from pyro_compress.network.liveness import is_plain_chain
 from pyro_compress.network.stored import each_used_once
 from pyro_compress.network.units import units_of

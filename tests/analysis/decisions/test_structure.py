@@ -18,9 +18,9 @@ from pyro_compress.analysis.decisions.structure import remove_dead
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.networks import digits_cnn, lenet_5, lenet_300_100, vgg_16
 from pyro_compress.models.tracing.tracer import trace
-from pyro_compress.network.architecture import (
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import (
     Activation,
-    Architecture,
     ChannelAffine,
     Conv2d,
     ConvTranspose2d,

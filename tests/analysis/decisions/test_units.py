@@ -19,7 +19,8 @@ from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import DecisionError
 from pyro_compress.models.networks import lenet_5
 from pyro_compress.models.tracing.tracer import trace
-from pyro_compress.network.architecture import Architecture, weight_shape
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import weight_shape
 from pyro_compress.network.liveness import products_per_link
 from pyro_compress.network.stored import architecture_left
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior

@@ -6,7 +6,8 @@ import pytest
 from pyro_compress.analysis.modes.alignment import agreement, canonical, match, rename_all
 from pyro_compress.analysis.modes.symmetries import Renaming, hidden_spaces, rename
 from pyro_compress.errors import InferenceError
-from pyro_compress.network.architecture import Activation, Architecture, Conv2d, Flatten, Linear, Select
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Activation, Conv2d, Flatten, Linear, Select
 from tests.analysis.modes.symmetric_networks import NETWORKS, any_renamings, built, outputs, tensors_of
 
 FLIPS = {
