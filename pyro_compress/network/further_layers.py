@@ -1,6 +1,6 @@
 """Layers of networks that are no chain of convolutions: what combines earlier outputs, pads, resizes or normalises.
 
-They are plain data as those of `architecture.py` are, which speaks of all of them as layers.
+They are plain data as those of `layers.py` are, which speaks of all of them as layers.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Layers of networks over positions: what attends, embeds, moves numbers, and holds numbers of its own for each place.
 
 A sequence of L positions with D features is an image of D channels, height 1 and width L.  They are plain data as those
-of `architecture.py` are, which speaks of all of them as layers.
+of `layers.py` are, which speaks of all of them as layers.
 """
 
 from collections.abc import Callable
