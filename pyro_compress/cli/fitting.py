@@ -93,6 +93,8 @@ def run(
         run_directory = steps.RunDirectory(directory)
         with _resumable(run_directory, "run"):
             loaded = _load(here, settings, data_dir)
+            # what the steps behind the fit need, before it costs its time
+            loaded.part("validation")
             _fit(here, run_directory, settings, loaded, resume=resume is not None, quiet=as_json)
             if resume is None or not here.from_first(run_directory.decision.exists):
                 steps.analyse_step(run_directory, settings, loaded, say=say(as_json))
@@ -155,9 +157,10 @@ def fit(
 def report(run: "RunDirectory", settings: "RunSettings", data: "DataSet", as_json: bool, *, again: bool = True) -> None:
     """Evaluate a run and print its results; with `again` false, those that are there."""
     from pyro_compress.pipeline import evaluation
+    from pyro_compress.pipeline.run_directory import results_in
 
     there = run.results.exists() and not again
-    results = json.loads(run.results.read_text()) if there else evaluation.evaluate_run(run, settings, data)
+    results = results_in(run.results) if there else evaluation.evaluate_run(run, settings, data)
     if as_json:
         print(json.dumps(results, indent=2))
     else:

@@ -15,8 +15,9 @@ from typer.core import TyperGroup
 from pyro_compress.errors import PyroCompressError
 from pyro_compress.extras import missing
 
-out = Console()
-err = Console(stderr=True)
+# text of the user's, such as `:x:` in a path, stays as it is
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
 
 
 def show(part: RenderableType, console: Console = out) -> None:

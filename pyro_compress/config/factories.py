@@ -23,7 +23,7 @@ def call_factory(spec: str, option: str, error: type[PyroCompressError]) -> Any:
         sys.path.append(here)  # last, so that a file of the user's can't hide an installed package
     try:
         module = importlib.import_module(module_name)
-    except Exception as failure:
+    except (Exception, SystemExit) as failure:
         if isinstance(failure, ModuleNotFoundError) and _is_within(failure.name, module_name):
             what = f"no module '{failure.name}' is installed or lies in {here}"
         else:
@@ -34,8 +34,9 @@ def call_factory(spec: str, option: str, error: type[PyroCompressError]) -> Any:
         raise error(f"{option} {spec}: module '{module_name}' has no function '{factory_name}'")
     try:
         return factory()
-    except Exception as failure:
-        raise error(f"{option} {spec}: {factory_name}() failed with {type(failure).__name__}: {failure}") from failure
+    except (Exception, SystemExit) as failure:
+        said = " ".join(str(failure).split())
+        raise error(f"{option} {spec}: {factory_name}() failed with {type(failure).__name__}: {said}") from failure
 
 
 def _is_within(missing: str | None, wanted: str) -> bool:

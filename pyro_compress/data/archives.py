@@ -25,6 +25,8 @@ def read_archive(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             arrays = {name: held[name] for name in held.files}
+    except TypeError as error:
+        raise DataError(f"{path} holds one array, as numpy.save writes it: give several, by numpy.savez") from error
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(f"{path} cannot be read as arrays that numpy.savez wrote: {error}") from error
     unknown = [name for name in arrays if name not in KNOWN]

@@ -6,6 +6,7 @@ stratified share of the TRAINING data, drawn with a seed of its own, so that it 
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -103,6 +104,26 @@ class DataSet:
     def binarised_anew(self) -> Binarisation | None:
         """What training inputs are drawn by in every batch; None where they are not binarised, or once for all."""
         return self.binarisation if self.binarisation is not None and self.binarisation.is_dynamic else None
+
+    @cached_property
+    def reconstructs(self) -> bool:
+        """Whether training targets are the inputs, as `reconstructing` makes them, and stay that where these change."""
+        x, y = self.train_x, self.train_y
+        return self.classes is None and y.numel() == x.numel() and torch.equal(x.reshape(y.shape), y)
+
+    def drawn(self, x: Tensor, y: Tensor, *stream: int) -> tuple[Tensor, Tensor]:
+        """A batch of training examples as whoever trains sees it: inputs augmented and binarised, and targets.
+
+        Args:
+            x, y: inputs and targets.
+            stream: whole numbers that the draws depend on, and on nothing else: seed, epoch, number of the batch.
+        """
+        if self.augmentation is not None:
+            x = self.augmentation.draw(x, *stream)
+        if self.binarised_anew is not None:
+            x = self.binarised_anew.draw(x, *stream)
+            y = x.reshape(y.shape) if self.reconstructs else y
+        return x, y
 
     @property
     def input_shape(self) -> tuple[int, ...]:

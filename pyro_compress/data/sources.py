@@ -1,5 +1,6 @@
 """The user's own examples: tensors, a torch Dataset or a DataLoader, read once, into memory or onto a disk."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias, Union
@@ -23,6 +24,8 @@ Examples: TypeAlias = Union[tuple[Any, ...], "Dataset[Any]", "DataLoader[Any]"]
 """What a user may give: tensors or arrays (x, y), a Dataset of (x, y) pairs, or a DataLoader of (x, y) batches."""
 
 
+# more are ids of something, and each would have a name
+MOST_CLASSES = 1_000_000
 _WORDS = {2: "(x, y)", 3: "(x, y) or (x, y, teacher)"}
 
 
@@ -176,7 +179,7 @@ def count_among(part: tuple[Tensor, Tensor], among: tuple[Tensor, Tensor]) -> in
 
 
 def _keys(x: Tensor, y: Tensor) -> list[int]:
-    columns = [t.detach().cpu().contiguous().numpy().reshape(len(t), -1) for t in (x, y)]
+    columns = [t.detach().cpu().contiguous().numpy().reshape(len(t), math.prod(t.shape[1:])) for t in (x, y)]
     return [hash((a.tobytes(), b.tobytes())) for a, b in zip(*columns, strict=True)]
 
 
@@ -231,4 +234,8 @@ def class_names(classes: tuple[str, ...] | list[str] | int | None, *targets: Ten
         if any(y.is_floating_point() for y in targets):
             return None
         classes = 1 + max((int(y.max()) for y in targets if len(y)), default=0)
+        if classes > MOST_CLASSES:
+            raise DataError(
+                f"the largest label is {classes - 1:,}, and labels count classes: number them anew, from 0 on"
+            )
     return tuple(str(i) for i in range(classes)) if isinstance(classes, int) else tuple(classes)

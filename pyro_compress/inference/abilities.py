@@ -31,16 +31,18 @@ def refuse_unscaled(method: Method, count: int, device: torch.device) -> None:
     raise InferenceError(f"{name} runs on the CPU only: leave out --device, or use a method such as SVI")
 
 
-def refuse_augmented(method: Method, data: Any) -> None:
-    """Say what a method cannot do that takes all examples as they are.
+def refuse_drawn_anew(method: Method, data: Any, name: str) -> None:
+    """Say what a method cannot do that takes all examples as they are; `name` is what the user calls it.
 
     Raises:
         InferenceError: names the data and the method.
     """
-    if isinstance(data, DataSet) and data.augmentation is not None and not isinstance(method, MinibatchMethod):
+    anew = isinstance(data, DataSet) and (data.drawn_anew or data.ask is not None)
+    if anew and not isinstance(method, MinibatchMethod):
         raise InferenceError(
-            f"{data.name}: {type(method).__name__} takes all examples as they are, and augmentation changes them from "
-            "batch to batch: leave it out, or use a method in batches such as SVI(...) or SGLD(...)"
+            f"{data.name}: {name} takes all examples as they are, and augmentation, dynamic "
+            "binarisation or a teacher that is asked about them makes others of them in every batch: leave it out, or "
+            "use a method in batches such as SVI(epochs=...) or SGLD(...)"
         )
 
 

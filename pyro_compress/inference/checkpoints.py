@@ -1,5 +1,6 @@
 """The file that an interrupted fit goes on from: state, random state of every rank, history, and whose run it is."""
 
+import errno
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -61,7 +62,11 @@ def save_checkpoint(
         "fingerprint": fingerprint,
     }
     with replacing(path) as file:
-        torch.save(held, file)
+        try:
+            torch.save(held, file)
+        except RuntimeError as error:
+            # torch's writer has its own words for a file that takes no more
+            raise OSError(errno.ENOSPC, f"the checkpoint {path} cannot be written, is the disk full?") from error
 
 
 def read_checkpoint(path: Path, fingerprint: dict[str, str]) -> dict[str, Any]:

@@ -201,7 +201,8 @@ class MinibatchMethod(Method):
 
     @property
     def rounds(self) -> int:
-        return self.epochs
+        # a plain number: what is kept of a run is read back by whoever knows no type of ours
+        return int(self.epochs)
 
     def batches(self, feed: Feed, seed: int, round: int) -> Iterator[Batch]:
         return feed.batches(self.examples_per_step, seed, round)

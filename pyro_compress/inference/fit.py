@@ -18,7 +18,7 @@ from pyro_compress.config.keyword_options import whole_number
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.sources import Examples
 from pyro_compress.errors import InferenceError, PosteriorWarning, warn
-from pyro_compress.inference.abilities import refuse_augmented, refuse_model, refuse_parameters, refuse_unscaled
+from pyro_compress.inference.abilities import refuse_drawn_anew, refuse_model, refuse_parameters, refuse_unscaled
 from pyro_compress.inference.checkpoints import fingerprint_of, read_checkpoint, save_checkpoint, settings_text
 from pyro_compress.inference.contract import Info, Method, MinibatchMethod, Model, State
 from pyro_compress.inference.finetuning.batch_norm import refuse_batches_of_one
@@ -95,7 +95,7 @@ def fit(
     refuse_unscaled(method, ranks.count, place)
     refuse_model(method, model)
     if isinstance(model, BayesianNetwork):
-        refuse_augmented(method, data)
+        refuse_drawn_anew(method, data, type(method).__name__)
         check_before_copying(model)
     feed, model = Feed.of(model, data).on(place, ranks), copy.deepcopy(model)
     if not isinstance(model, BayesianNetwork):
@@ -114,7 +114,8 @@ def fit(
             PosteriorWarning,
         )
     if isinstance(model, BayesianNetwork):
-        model.see(*feed.drawn_once())
+        if model.has_local_sites:
+            model.see(*feed.drawn_once())
         check_fit(model, feed)
         if isinstance(method, MinibatchMethod):
             refuse_batches_of_one(model.network, feed.tensors[0], method.batch_size, ranks.count)
@@ -122,6 +123,7 @@ def fit(
     with on_device(place):
         # where a method was left to choose, another runs in its place under its name
         asked, method = method, method.for_model(model, feed)
+        refuse_drawn_anew(method, data, type(asked).__name__)
         seed_generators(seed, place)
         state = method.init(model, feed.size, seed, feed.in_batches)
         if isinstance(model, Program):

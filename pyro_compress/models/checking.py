@@ -62,13 +62,17 @@ def check_network(network: Any) -> None:
 
 
 def check_numbers(network: nn.Module) -> None:
-    """Refuse a network with numbers that are not finite.
+    """Refuse a network with numbers that are not finite; buffers may hold ±∞, as masks of attention do.
 
     Raises:
         NetworkError: names the first such parameter or buffer.
     """
     for kind, name, tensor in _tensors(network):
-        if not bool(torch.isfinite(tensor.detach()).all()):
+        held = tensor.detach()
+        if kind == "buffer" and not name.endswith(("running_mean", "running_var")):
+            if bool(held.isnan().any()):
+                raise NetworkError(f"{kind} {name} holds NaN")
+        elif not bool(torch.isfinite(held).all()):
             raise NetworkError(f"{kind} {name} holds NaN or infinite values")
 
 

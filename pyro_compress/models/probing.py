@@ -6,6 +6,7 @@ So what a network returns for an example may depend on nothing else in its batch
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 
 from pyro_compress.models.module_calls import calls_noted
 
-# Not 1 and no usual size, so that a batch axis cannot be mistaken for another one.
-BATCH = 7
+# Not 1 and no usual size, so that a batch axis cannot be mistaken for another one: 7 is the side of many last maps.
+BATCH = 11
 # sizes that a batch axis is lost in, or mistaken for another one
 FEW = (1, 2)
 
@@ -32,8 +33,9 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def examples(network: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
-    """Inputs, (BATCH, *input_shape), where the network is; the same at every call.
+    """Inputs, (examples, *input_shape), where the network is; the same at every call.
 
+    They are as many as no axis of an example has entries.
     Tokens where it looks these up in an embedding, else standard normal numbers.
     """
     tokens = _tokens(network, input_shape)
@@ -41,8 +43,12 @@ def examples(network: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
         return tokens
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(BATCH, *input_shape, generator=generator, dtype=torch.float32, device="cpu")
+    drawn = torch.randn(_count(input_shape), *input_shape, generator=generator, dtype=torch.float32, device="cpu")
     return drawn.to(device)
+
+
+def _count(input_shape: tuple[int, ...]) -> int:
+    return next(number for number in count(BATCH, 2) if number not in input_shape)
 
 
 def rows_looked_up(network: nn.Module, input_shape: tuple[int, ...]) -> list[int] | None:
@@ -77,7 +83,8 @@ def _tokens(network: nn.Module, input_shape: tuple[int, ...]) -> Tensor | None:
     rows = [m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
     if not rows:
         return None
-    drawn = torch.randint(min(rows), (BATCH, *input_shape), generator=torch.Generator().manual_seed(0), device="cpu")
+    size, generator = (_count(input_shape), *input_shape), torch.Generator().manual_seed(0)
+    drawn = torch.randint(min(rows), size, generator=generator, device="cpu")
     return drawn.to(next(parameter.device for parameter in network.parameters()))
 
 

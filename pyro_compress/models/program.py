@@ -138,6 +138,14 @@ class Program(nn.Module):
         with WithPriors(self._unreached):
             return self.called(self.function, arguments, **keywords)
 
+    def leave_masked(self, guide: Any) -> None:
+        """Where a guide's trace has a masked latent value as the model has, neither counts: no prior is put back."""
+        left = {}
+        for name, places in self._unreached.items():
+            mask = guide.nodes[name]["mask"] if name in guide.nodes else None
+            left[name] = places if mask is None else places & torch.as_tensor(mask)
+        self._unreached = {name: places for name, places in left.items() if bool(places.any())}
+
     def rows(self, advice: str = ALL_AT_ONCE) -> Rows:
         """How the log-likelihood falls apart over the rows of the data; found at the first call.
 

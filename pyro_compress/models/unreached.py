@@ -3,7 +3,8 @@
 A mask takes away the density of a latent value.  Where the rest of the model depends on the value, that leaves a flat
 prior, as declared.  Where nothing does, as in `obs_mask` at the places that are observed, or behind the end of a padded
 sequence, it would leave no posterior at all: guides would widen and chains would walk off for ever.  There the prior
-is put back, which changes the distribution of nothing else.
+is put back, which changes the distribution of nothing else where q counts there too.  A guide that masks the same
+places leaves q out, and then the prior stays out as well (`Program.leave_masked`).
 """
 
 from collections.abc import Callable

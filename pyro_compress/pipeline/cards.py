@@ -13,7 +13,7 @@ from pyro_compress import shipped
 from pyro_compress.errors import RunError
 from pyro_compress.files import write_atomically
 from pyro_compress.models import zoo
-from pyro_compress.pipeline.run_directory import RunDirectory
+from pyro_compress.pipeline.run_directory import RunDirectory, results_in
 from pyro_compress.posterior.error_unit import unit_of
 
 # loads torch, which printing the card of a shipped network does not need
@@ -39,7 +39,7 @@ def card_of(run: RunDirectory) -> dict[str, Any]:
     for needed in (run.settings, run.file, run.results):
         if not needed.exists():
             raise RunError(f"{run.path} has no {needed.name}: run `pyro-compress run --resume {run.path}` to its end")
-    results, content = json.loads(run.results.read_text()), run.file.read_bytes()
+    results, content = results_in(run.results), run.file.read_bytes()
     if len(content) != results["file_bytes"]:
         raise RunError(
             f"{run.file} has {len(content):,} bytes and {run.results.name} is of {results['file_bytes']:,}: run "

@@ -74,6 +74,11 @@ def evidence(
     if draws < 8:
         raise InferenceError(f"evidence: draws must be at least 8, found {draws}")
     feed = Feed.of(model, data)
+    if feed.drawn_anew:
+        raise InferenceError(
+            f"evidence: {feed.name}: examples that are others in every batch, or a teacher's answers to them, are no "
+            "observations: give the data without augmentation, dynamic binarisation and teacher"
+        )
     if isinstance(model, BayesianNetwork):
         _refuse_network(model, feed)
         model, data = _program_of(model), feed.tensors

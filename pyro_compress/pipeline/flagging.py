@@ -82,7 +82,7 @@ def diagnose(posterior: Posterior, model: Any, data: Any) -> Diagnosis:
     """
     found: dict[str, Any] = {}
     flags = tuple(_flags(posterior, model, data, found, WHEN_ASKED))
-    if posterior.kind == "point" or (posterior.draws is None and not posterior.latents):
+    if not posterior.is_distribution:
         return Diagnosis("point", 0, 0, (), flags, (), found)
     table = diagnostics.diagnose(posterior, to_arviz(posterior))
     return replace(table, flags=flags, statistics={**table.statistics, **found})
@@ -127,8 +127,8 @@ def _by_log_joint(posterior: Posterior, model: Any, data: Any, found: dict[str, 
     whole = with_buffers(whole, posterior)
     if isinstance(whole, BayesianNetwork):
         yield from flags_of_outputs(posterior, whole, feed.tensors[0])
-    if feed.augmentation is not None:
-        found["not_judged"] = "the fit saw augmented images, of which no single log joint is the aim"
+    if feed.drawn_anew:
+        found["not_judged"] = "the fit saw other inputs in every batch, of which no single log joint is the aim"
         return
     steps: Any = posterior.provenance.get("langevin_step")
     guide: Any = posterior.provenance.get("guide")

@@ -9,7 +9,7 @@ from pyro_compress.artifact.runtimes.state_dicts import given_of
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.decided_weights import stored_weights
 from pyro_compress.data.untouched import Untouched
-from pyro_compress.errors import DecisionError, UnstorableError, unknown_name
+from pyro_compress.errors import DecisionError, NetworkError, UnstorableError, unknown_name
 from pyro_compress.models.probing import evaluating, examples
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Architecture
@@ -56,6 +56,11 @@ def description_of(network: nn.Module, input_shape: tuple[int, ...], kind: str =
 def _unlayered(network: nn.Module, input_shape: tuple[int, ...], reason: str) -> Unlayered:
     with evaluating(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
         output = Untouched()(network, examples(network, input_shape))
+    if not isinstance(output, torch.Tensor):
+        raise NetworkError(
+            f"{type(network).__name__} returns a {type(output).__name__}, expected one tensor: give a module that "
+            "returns what of it is to be fitted"
+        )
     return Unlayered(given_of(network.state_dict()), tuple(output.shape[1:]), reason)
 
 

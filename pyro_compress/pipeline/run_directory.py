@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from pyro_compress.errors import RunError, warn
 from pyro_compress.files import write_atomically
 
 
@@ -110,7 +112,32 @@ class RunDirectory:
     def seconds(self) -> dict[str, dict[str, float]]:
         """Seconds per step so far, by clock: 'wall' and 'processor', the latter of all threads of this process."""
         nothing: dict[str, dict[str, float]] = {"wall": {}, "processor": {}}
-        return json.loads(self.timings.read_text()) if self.timings.exists() else nothing
+        if not self.timings.exists():
+            return nothing
+        try:
+            found = json.loads(self.timings.read_text())
+            return {clock: {str(step): float(s) for step, s in found[clock].items()} for clock in nothing}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            # no reason to lose what took the time
+            warn(f"{self.timings} is damaged: the seconds that it held are lost, and counting starts anew")
+            return nothing
+
+
+def results_in(path: Path) -> dict[str, Any]:
+    """What `evaluate` wrote.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        if not {"file_bytes", "seed"} <= found.keys():
+            raise ValueError("no results of a run")
+    except (ValueError, AttributeError, OSError) as error:
+        raise RunError(
+            f"{path} is damaged ({error}): measure again with `pyro-compress evaluate {path.parent}`"
+        ) from error
+    return found
 
 
 def _processor_seconds() -> float:

@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pyro_compress.errors import RunError, unknown_name
 from pyro_compress.models import networks
@@ -73,10 +73,15 @@ def choose_settings(
 
 def _new_settings(entry: str | None, sections: dict[str, dict[str, Any]], given: dict[str, Any]) -> RunSettings:
     method = sections["method_options"]
+    for name in METHOD_OPTIONS:
+        if name in given and name in method:
+            _say_twice(name, f"method.{name}")
     method |= {name: given.pop(name) for name in METHOD_OPTIONS if name in given}
     if isinstance(method.get("proposal"), str):
         method["proposal"] = str(Path(method["proposal"]).resolve())
     if "kind" in given:
+        if "kind" in sections["decision_options"]:
+            _say_twice("kind", "decision.kind")
         sections["decision_options"]["kind"] = given.pop("kind")
     if "inference" in given:
         given["method"] = given.pop("inference")
@@ -178,10 +183,14 @@ def parse_rewrite(word: str) -> dict[str, Any]:
     return {"name": name, **options}
 
 
+def _say_twice(option: str, setting: str) -> NoReturn:
+    raise RunError(f"--{option.replace('_', '-')} and --set {setting} say the same: give one of them")
+
+
 def _literal(text: str) -> Any:
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         return text
     return list(value) if isinstance(value, tuple) else value
 

@@ -106,6 +106,9 @@ class RunSettings:
         for name, least in (("pretrain_epochs", 0), ("retrain_epochs", 0), ("seed", 0), ("threads", 1)):
             if getattr(self, name) < least:
                 raise RunError(f"{name} must be at least {least}, found {getattr(self, name)}")
+        for name, most in (("seed", 2**63 - 1), ("threads", 4096)):
+            if getattr(self, name) > most:
+                raise RunError(f"{name} must be at most {most:,}, found {getattr(self, name):,}")
         if self.retrain_epochs and not self.rewrites:
             raise RunError(
                 "retrain_epochs train what rewrites have made, and there are none: give --rewrite, or leave it out"

@@ -4,7 +4,6 @@ A run is `pyro-compress run` in a process of its own (`pipeline/running.py`).  N
 given again, it goes on.
 """
 
-import json
 import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyro_compress.errors import RunError
+from pyro_compress.errors import RunError, warn
 from pyro_compress.models import zoo
+from pyro_compress.pipeline.run_directory import results_in
 from pyro_compress.pipeline.running import Work
 from pyro_compress.posterior.error_unit import PERCENT, unit_of
 
@@ -101,7 +101,12 @@ def collect(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """results.json of every finished run in a folder, by entry; seeds ascend."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("*/results.json")):
-        results = json.loads(path.read_text())
+        try:
+            results = results_in(path)
+        except RunError as error:
+            # the others have their row
+            warn(str(error))
+            continue
         found.setdefault(str(results["entry"]), []).append(results)
     return {entry: sorted(runs, key=lambda one: int(one["seed"])) for entry, runs in found.items()}
 

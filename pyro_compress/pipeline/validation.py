@@ -125,7 +125,19 @@ class Judge:
 
 
 def place(network: nn.Module, decision: Decision) -> None:
-    """Write what a decision stores into a network of the original shape."""
+    """Write what a decision stores into a network of the original shape.
+
+    Raises:
+        DecisionError: the network has other parameters.
+    """
+    for name, parameter in network.named_parameters():
+        held = tuple(decision.sites[name].value.shape) if name in decision.sites else None
+        if held != tuple(parameter.shape):
+            raise DecisionError(
+                f"the network has {name} of shape {tuple(parameter.shape)}, and what was fitted has "
+                + ("no such parameter" if held is None else f"it of shape {held}")
+                + ": give the network as it was when it was fitted"
+            )
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             parameter.copy_(torch.from_numpy(decision.sites[name].stored()))

@@ -172,7 +172,8 @@ class Posterior:
 
     Attributes:
         parameters: by dotted name, every parameter of the network.
-        latents: closed-form guides by site name; empty for point estimates and where there are draws.
+        latents: closed-form guides by site name; empty where there are draws.  Of a point estimate the likelihood's own
+            latent sites, each at one value.
         draws: what a sampler drew, or None.
         guide: what a guide of the user's own has trained, by name.
         buffers: the network's buffers (batch-norm statistics) at the end of inference.
@@ -198,6 +199,11 @@ class Posterior:
             raise InferenceError(f"a posterior is one of {', '.join(KINDS)}, found '{self.kind}'")
         if (self.kind == "chains") and self.draws is None:
             raise InferenceError("a posterior of kind 'chains' needs its draws")
+
+    @property
+    def is_distribution(self) -> bool:
+        """Whether there is more than one value to draw: a sampler's draws, or a guide that was fitted."""
+        return self.draws is not None or (self.kind != "point" and bool(self.latents))
 
     @property
     def has_density(self) -> bool:
@@ -228,7 +234,7 @@ class Posterior:
             weights = self.draws.weights().ravel()
             chosen = np.unravel_index(generator.choice(weights.size, size=count, p=weights), self.draws.flat.shape[:2])
             return {name: np.asarray(self.draws.site(name)[chosen]) for name in self.draws.shapes}
-        if not self.latents:
+        if not self.is_distribution:
             raise InferenceError("a point estimate has no distribution to draw from: fit with SVI(...) instead")
         return {name: latent.sample(count, generator) for name, latent in self.latents.items()}
 

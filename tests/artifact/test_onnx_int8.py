@@ -6,7 +6,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import numpy_helper
+from torch import nn
 
 import pyro_compress as pc
 from pyro_compress import data
@@ -17,6 +19,7 @@ from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.layers import Activation, ChannelAffine, Conv2d, Linear
 from pyro_compress.network.quantizers import Uniform
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
+from pyro_compress.pipeline.as_layers import as_it_is
 from tests.artifact.runnable import examples, runnable
 
 GENERATOR = np.random.default_rng(0)
@@ -110,6 +113,14 @@ def test_models_of_all_layers_are_near_those_of_float32(name: str) -> None:
     expected, found = forward(network)(x), outputs(to_onnx_int8(network, x), x)
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.99
+
+
+def test_scales_are_single_numbers_as_average_pooling_wants_them() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(2, 3, 1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(27, 2)).eval()
+    network, x = as_it_is(module, (2, 6, 6)), np.random.default_rng(0).normal(size=(64, 2, 6, 6)).astype(np.float32)
+    expected, found = forward(network)(x), outputs(to_onnx_int8(network, x), x)
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("name", ["lenet-5/log-uniform", "lenet-300-100/log-uniform"])

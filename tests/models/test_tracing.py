@@ -425,7 +425,7 @@ def test_refused_modules(module: nn.Module, shape: tuple[int, ...], sentence: st
     [
         (
             lambda m, x: x + x.mean(2, True),
-            "function 'add' in the forward pass of Forward combines the shapes (7, 4, 8, 8) and (7, 4, 1, 8)",
+            "function 'add' in the forward pass of Forward combines the shapes (11, 4, 8, 8) and (11, 4, 1, 8)",
         ),
         (lambda m, x: x.exp2(), "function 'exp2' in the forward pass of Forward is not supported"),
         (lambda m, x: 1 / x, "function 'truediv' in the forward pass of Forward divides by a result or by 0"),
@@ -440,7 +440,7 @@ def test_refused_modules(module: nn.Module, shape: tuple[int, ...], sentence: st
             lambda m, x: F.log_softmax(x, 0),
             "function 'log_softmax' in the forward pass of Forward works on the batch axis",
         ),
-        (lambda m, x: x * m.conv2.weight[0, 0, 0, 0], "multiplies (7, 4, 8, 8) with conv2.weight, of shape ()"),
+        (lambda m, x: x * m.conv2.weight[0, 0, 0, 0], "multiplies (11, 4, 8, 8) with conv2.weight, of shape ()"),
         (lambda m, x: x.mean(0), "works on the batch axis"),
         (lambda m, x: x.mean(), "is supported over axes behind the channels only"),
         (lambda m, x: x.view(-1, 8, 8), "the result of Forward works on the batch axis"),
@@ -473,17 +473,17 @@ class Pooled(nn.Module):
     ("rest", "sentence"),
     [
         (lambda x: x.squeeze(), "function 'squeeze' in the forward pass of Pooled returns shape (5,) for a batch of 1"),
-        (lambda x: torch.squeeze(x), "returns shape (5,) for a batch of 1 and (7, 5) for one of 7"),
+        (lambda x: torch.squeeze(x), "returns shape (5,) for a batch of 1 and (11, 5) for one of 11"),
         (
             lambda x: x.squeeze(0).flatten(-3),
             "function 'squeeze' in the forward pass of Pooled returns shape (5, 1, 1)",
         ),
         (lambda x: x.flatten(1).squeeze(0), "function 'squeeze' in the forward pass of Pooled returns shape (5,)"),
         (
-            lambda x: x.reshape(7, 5),
+            lambda x: x.reshape(11, 5),
             "does not accept a batch of 1 with examples of shape (2, 8, 8): function 'reshape'",
         ),
-        (lambda x: x.view(7, -1), "does not accept a batch of 1 with examples of shape (2, 8, 8): function 'view'"),
+        (lambda x: x.view(11, -1), "does not accept a batch of 1 with examples of shape (2, 8, 8): function 'view'"),
     ],
 )
 def test_what_loses_the_batch_axis_is_refused(rest: Callable[[Any], Any], sentence: str) -> None:

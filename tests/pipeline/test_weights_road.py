@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 import pyro_compress as pc
-from pyro_compress.analysis.decisions.decision import Decision
+from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
 from pyro_compress.errors import ArtifactError, DecisionError, UnstorableError
 from pyro_compress.models.tracing.tracer import trace
+from pyro_compress.network.quantizers import Uniform
 from tests.pipeline.conftest import Called, cli
 
 # the LSTM's weights
@@ -223,3 +224,41 @@ def test_python_takes_the_road_too(seqs: Path) -> None:
     assert 0 < np.count_nonzero(recurrent) < recurrent.size
     with pytest.raises(UnstorableError, match=r"no runnable file can hold the network: .*take the kind 'weights'"):
         pc.compress(model, cut, data=data, kind="runnable")
+
+
+class Tied(nn.Module):
+    """Two layers of one weight, and a batch norm at two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.second.weight = self.first.weight
+        self.norm = nn.BatchNorm1d(6)
+        self.again = self.norm
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.again(self.second(self.norm(self.first(x)).cumsum(1)))
+        return found
+
+
+@pytest.mark.parametrize("bits", [4, 32])
+def test_what_has_several_names_in_a_module_is_what_was_decided_under_all_of_them(bits: int) -> None:
+    """A decision knows it by the first name, and a state dict by all."""
+    torch.manual_seed(0)
+    given, fitted = Tied(), Tied()
+    grid = Uniform(0.25) if bits == 4 else None
+
+    def site(value: torch.Tensor) -> SiteDecision:
+        numbers = (value.detach() * 4).round().numpy() / 4
+        return SiteDecision(numbers, np.zeros_like(numbers), np.full(numbers.shape, bits, np.uint8), grid)
+
+    fitted(torch.randn(9, 6))
+    sites = {name: site(value) for name, value in fitted.named_parameters()}
+    buffers = {name: value.numpy() for name, value in fitted.named_buffers() if value.is_floating_point()}
+    artifact = pc.compress(given, Decision(sites, buffers), (6,), kind="weights")
+    decoded = artifact.load_into(Tied())
+    state = decoded.state_dict()
+    for name, other in (("first", "second"), ("norm", "again")):
+        np.testing.assert_array_equal(state[f"{other}.weight"].numpy(), sites[f"{name}.weight"].value)
+    for kind in ("running_mean", "running_var"):
+        np.testing.assert_array_equal(state[f"again.{kind}"].numpy(), buffers[f"norm.{kind}"])

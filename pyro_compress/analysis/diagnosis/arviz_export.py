@@ -75,7 +75,7 @@ def to_arviz(
     Raises:
         InferenceError: a point estimate, a pattern that matches nothing, or arrays that are not one per draw.
     """
-    if posterior.draws is None and not posterior.latents:
+    if not posterior.is_distribution:
         raise InferenceError("a point estimate has no draws to export: fit with SVI(...) or a sampler instead")
     given = {
         "log_likelihood": log_likelihood or {},

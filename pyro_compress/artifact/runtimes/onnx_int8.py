@@ -124,7 +124,8 @@ class _Graph:
         return numpy_helper.to_array(self._constants[name])
 
     def _constant(self, name: str, numbers: Any) -> str:
-        made = numpy_helper.from_array(np.ascontiguousarray(numbers), name)
+        # not `ascontiguousarray`, which makes vectors of scalars
+        made = numpy_helper.from_array(np.asarray(numbers, order="C"), name)
         if name in self._constants:
             self._constants[name].CopyFrom(made)
         else:

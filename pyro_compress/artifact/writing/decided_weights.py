@@ -15,28 +15,34 @@ def stored_weights(module: Unlayered, decision: Decision) -> StoredWeights:
     """Every tensor of the module's state dict: parameters as the decision stores them, buffers as they are in it.
 
     Nothing is removed, as nobody knows what the forward pass does with what is zero.  Numbers without a quantizer, and
-    buffers that the decision does not hold, such as counters, come back exactly.
+    buffers that the decision does not hold, such as counters, come back exactly.  What is one tensor of the module
+    under several names is one in the file, and a decision knows it by one of them.
 
     Raises:
         DecisionError: a parameter of the decision is not in the state dict, or has another shape.
     """
-    for name, site in decision.sites.items():
-        if name not in module.state or module.state[name].numbers.shape != site.value.shape:
-            raise DecisionError(f"the decision has {name} of shape {site.value.shape}, which its module has not")
-    plain = {}
-    for name, given in module.state.items():
-        if name in decision.sites:
-            given = Given(given.dtype, decision.sites[name].stored())
-        elif name in decision.buffers:
-            given = Given(given.dtype, np.asarray(decision.buffers[name], np.float32))
-        plain[name] = given
-    # of the parameters on grids below
-    on_grids = {name: site for name, site in decision.sites.items() if site.quantizer is not None}
-    exact = packed({name: given for name, given in plain.items() if name not in on_grids})
-    tensors = {
-        name: WeightTensor(given.dtype, stored_tensor(on_grids[name])) if name in on_grids else exact.tensors[name]
-        for name, given in plain.items()
-    }
+    for name, held in decision.sites.items():
+        if name not in module.state or module.state[name].numbers.shape != held.value.shape:
+            raise DecisionError(f"the decision has {name} of shape {held.value.shape}, which its module has not")
+    decided = {id(module.state[name]): name for name in (*decision.sites, *decision.buffers) if name in module.state}
+    on_grids: dict[int, WeightTensor] = {}
+    exact: dict[int, Given] = {}
+    for given in module.state.values():
+        place = id(given)
+        known = decided.get(place)
+        if place in on_grids or place in exact:
+            continue
+        site = None if known is None else decision.sites.get(known)
+        if site is not None and site.quantizer is not None:
+            on_grids[place] = WeightTensor(given.dtype, stored_tensor(site))
+        elif known is not None:
+            numbers = decision.buffers[known] if site is None else site.stored()
+            exact[place] = Given(given.dtype, np.asarray(numbers, np.float32))
+        else:
+            exact[place] = given
+    as_they_are = {name: exact[id(given)] for name, given in module.state.items() if id(given) in exact}
+    packed_exactly = packed(as_they_are).tensors
+    tensors = {name: on_grids.get(id(given)) or packed_exactly[name] for name, given in module.state.items()}
     return StoredWeights(tensors)
 
 

@@ -59,9 +59,8 @@ def reestimate_batch_norm(
         for done in range(len(norms) if passes is None else min(passes, len(norms))):
             with _gathered(norms, by_piece=done == 0) as found:
                 for number, piece in enumerate(pieces):
-                    x = own(data.train_x)[piece.to(data.train_x.device)]
-                    if data.augmentation is not None:
-                        x = data.augmentation.draw(x, SPLIT_SEED, number)
+                    at = piece.to(data.train_x.device)
+                    x, _ = data.drawn(own(data.train_x)[at], data.train_y[at], SPLIT_SEED, number)
                     untouched(network, x)
             if not _replace(norms, found, len(pieces)) and done > 0:
                 break

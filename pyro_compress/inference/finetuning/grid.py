@@ -181,9 +181,9 @@ def fine_tune(
     network.train()
     with on_device(device):
         seed_generators(ranks.stream(seed), device)  # the network may have dropout
-        targets = [data.train_y]
+        outputs: list[torch.Tensor] = []
         if teaching is not None and isinstance(shown, torch.Tensor):
-            targets.append(shown.to(device))
+            outputs.append(shown.to(device))
         ask = None if teaching is None or isinstance(shown, torch.Tensor) else shown
         rows = torch.arange(len(data.train_x), device=device)
         for epoch in range(epochs):
@@ -191,10 +191,10 @@ def fine_tune(
                 training.prices.update(prices(hidden))
             order = batches(data.train_x, rows, batch_size, seed + 7919, epoch)
             for number, (x, chosen) in enumerate(order):
-                if data.augmentation is not None:
-                    x = data.augmentation.draw(x, seed + 7919, epoch, number)
+                x, y = data.drawn(x, data.train_y[chosen], seed + 7919, epoch, number)
                 with ranks.together(trained, network.buffers()):
-                    x, batch = ranks.share_of(x), [ranks.share_of(part[chosen]) for part in targets]
+                    x, batch = ranks.share_of(x), [ranks.share_of(y)]
+                    batch += [ranks.share_of(each[chosen]) for each in outputs]
                     if ask is not None:
                         batch.append(asked(ask, x, seed + 7919, epoch, number, ranks.rank))
                     training.backward(x, batch, epoch)

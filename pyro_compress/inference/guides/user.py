@@ -137,6 +137,7 @@ class UserGuide(nn.Module):
         drawn = {name: site for name, site in guide.nodes.items() if site["type"] == "sample"}
         drawn = {name: site for name, site in drawn.items() if not site_is_subsample(site)}
         known = self.program.sites
+        self.program.leave_masked(guide)
         for name, site in drawn.items():
             if site["is_observed"]:
                 raise InferenceError(f"the guide {self.name} observes site '{name}': guides draw, and observe nothing")

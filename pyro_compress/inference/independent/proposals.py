@@ -267,7 +267,7 @@ def _free_values(model: BayesianNetwork, proposal: Any) -> dict[str, Tensor]:
 
 def _guide_of(posterior: Posterior, sites: tuple[str, ...]) -> Guide:
     """The closed-form guide of a posterior as a Pyro program."""
-    if not posterior.latents:
+    if posterior.draws is not None or not posterior.is_distribution:
         raise InferenceError(
             f"a posterior of kind '{posterior.kind}' without closed-form latents has no density to propose with: fit "
             "SVI(...), or give a Pyro guide"

@@ -149,6 +149,7 @@ def _values(
 
 
 def _of_posterior(posterior: Posterior, chains: int) -> dict[str, Any]:
-    if posterior.draws is None and not posterior.latents:
-        return {name: site.mean for name, site in posterior.parameters.items()}
+    if not posterior.is_distribution:
+        own = {name: latent.loc for name, latent in posterior.latents.items()}
+        return own | {name: site.mean for name, site in posterior.parameters.items()}
     return dict(posterior.sample_latents(chains, 0))

@@ -8,8 +8,6 @@ import numpy as np
 import torch
 
 from pyro_compress.data.asking import Ask, asked
-from pyro_compress.data.augmentation import Augmentation
-from pyro_compress.data.binarisation import Binarisation
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.examples import as_data
 from pyro_compress.data.generators import generator_for
@@ -43,9 +41,7 @@ class Feed:
         ranks: that share every batch.
         may_split: raises an InferenceError where the rows of the arguments may not come apart; None where they may.
         call: what else a Pyro model is called with, or None.
-        binarisation: by which inputs are drawn anew in every batch, and targets too where these are no labels; None
-            where they are not.
-        augmentation: by which inputs are changed anew in every batch, or None.
+        draw: makes inputs and targets of a batch of them, which are others each time; None where they stay as they are.
         ask: a teacher of such inputs, whose outputs are one more argument; or None.
         labelled: share of every batch that has labels, with the weights v of its examples as one more argument; None
             where examples are taken as they come.
@@ -59,8 +55,7 @@ class Feed:
     ranks: Ranks = field(default_factory=Ranks, compare=False, repr=False)
     may_split: Callable[[], object] | None = field(default=None, compare=False, repr=False)
     call: Arguments | None = None
-    binarisation: Binarisation | None = None
-    augmentation: Augmentation | None = None
+    draw: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
     ask: Ask | None = None
     labelled: LabelledShare | None = None
 
@@ -107,8 +102,7 @@ class Feed:
                 data.name,
                 held,
                 data.classes,
-                binarisation=data.binarised_anew,
-                augmentation=data.augmentation,
+                draw=data.drawn if data.drawn_anew else None,
                 ask=data.ask,
                 labelled=labelled,
             )
@@ -122,6 +116,11 @@ class Feed:
         validation = self.validation and tuple(part.to(device) for part in self.validation)
         tensors = tuple(part.to(device) for part in self.tensors)
         return replace(self, tensors=tensors, validation=validation, ranks=ranks)
+
+    @property
+    def drawn_anew(self) -> bool:
+        """Whether batches are others each time: their inputs are, or a teacher is asked about them."""
+        return self.draw is not None or self.ask is not None
 
     @property
     def held(self) -> int:
@@ -172,16 +171,13 @@ class Feed:
 
     def _drawn(self, batch: Batch, seed: int, epoch: int, number: int) -> Batch:
         stream = (seed, epoch, number, self.ranks.rank)
-        if self.augmentation is not None:
-            batch = (self.augmentation.draw(batch[0], *stream), *batch[1:])
-        if self.binarisation is not None:
-            x = self.binarisation.draw(batch[0], *stream)
-            batch = (x, *batch[1:]) if self.classes is not None else (x, x.flatten(1), *batch[2:])
+        if self.draw is not None:
+            batch = (*self.draw(*batch[:2], *stream), *batch[2:])
         return batch if self.ask is None else (*batch, asked(self.ask, batch[0], *stream))
 
     def drawn_once(self) -> Batch:
-        """All examples, as one epoch may have them, but with inputs that are not augmented, and no teacher asked."""
-        return replace(self, augmentation=None, ask=None)._drawn(self.tensors, 0, 0, 0)
+        """All examples, as one epoch may have them, and no teacher asked."""
+        return replace(self, ask=None)._drawn(self.tensors, 0, 0, 0)
 
     def _splits(self) -> bool:
         """Whether ranks may have a share each of what is one batch."""

@@ -34,7 +34,7 @@ def refuse_targets(model: BayesianNetwork, data: DataSet) -> None:
             if len(y):
                 if data.partly_labelled:
                     y = y[y != UNLABELLED]
-                if part == "train" and data.classes is None and data.binarised_anew is not None:
+                if part == "train" and data.binarised_anew is not None and data.reconstructs:
                     # these are the probabilities of what is drawn
                     y = data.binarised_anew.draw(y)
                 model.likelihood.check_support(output, y, f"{data.name}: {part}")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from pyro import poutine
 from torch import nn
@@ -36,7 +37,7 @@ from pyro_compress.models.names import attribute_name, dotted_name
 from pyro_compress.models.parameters import Parameter
 from pyro_compress.models.priors.base import LatentSite, Prior
 from pyro_compress.models.sites import refuse_other_sites
-from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
+from pyro_compress.posterior.posterior import Latent, ParameterPosterior, Posterior
 
 ROLES = ("weight", "scale", "other", "free", "hyper")
 Covered = tuple[tuple[Parameter, Prior], ...]
@@ -147,13 +148,22 @@ class MAP(GradientMethod):
         parameters = {n: ParameterPosterior.point(as_array(value), frozen=n in frozen) for n, value in found.items()}
         parameters |= point_estimates(state.model)
         parameters = with_all_stored(parameters, state.points.kinds.all, found)
-        return Posterior(parameters, {}, buffer_arrays(state.model), kind="point", provenance=self.said(state))
+        return Posterior(parameters, _own(state), buffer_arrays(state.model), kind="point", provenance=self.said(state))
 
     def said(self, state: "PointState") -> dict[str, Any]:
         """Of priors, for the provenance, where there is more to say than that each has its density at the weight."""
         lists = {"flat": state.points.kinds.flat, "joint mode of all sites": state.points.kinds.joint}
         found = {key: [parameter.name for parameter, _ in held] for key, held in lists.items() if held}
         return {"priors": found} if found else {}
+
+
+def _own(state: "PointState") -> dict[str, Latent]:
+    """The likelihood's own latent sites, such as its noise, where they ended."""
+    if not isinstance(state.model, BayesianNetwork):
+        return {}
+    held = state.points.latents()
+    values = {site.name: as_array(held[site.name]) for site in state.model.likelihood.latents()}
+    return {name: Latent("point", value, np.zeros_like(value)) for name, value in values.items()}
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,18 @@ What is uncertain splits into two.  For classes (Houlsby et al. 2011; Depeweg et
 and for any target Var[y | x, D] = E_w Var[y | x, w] (aleatoric) + Var_w E[y | x, w] (epistemic).
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer import Predictive
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_compress.config.keyword_options import whole_number
 from pyro_compress.data.sources import as_inputs
@@ -194,8 +197,25 @@ def predictive_draws(
             ]
             return {"y": torch.stack(each).numpy()}
         held = {name: torch.from_numpy(value) for name, value in posterior.sample_latents(draws, seed).items()}
-        found = Predictive(model, held)(*arguments)
+        trained = {name: site.mean for name, site in posterior.parameters.items() if name not in held}
+        with _trained_in_place(model, trained) as placed:
+            found = Predictive(placed, held)(*arguments)
     return {name: value.numpy() for name, value in found.items() if name not in held}
+
+
+@contextmanager
+def _trained_in_place(model: Callable[..., Any], trained: Mapping[str, np.ndarray]) -> Iterator[Callable[..., Any]]:
+    """A Pyro model with what a fit of it has trained: parameters of a module, and of Pyro's store by name."""
+    values = {name: torch.as_tensor(value) for name, value in trained.items()}
+    with pyro.get_param_store().scope():
+        if isinstance(model, nn.Module):
+            model = copy.deepcopy(model)
+            for name, parameter in model.named_parameters():
+                if name in values:
+                    parameter.copy_(values.pop(name))
+        for name, value in values.items():
+            pyro.param(name, value)
+        yield model
 
 
 # ---- values of the network's parameters, one draw at a time
@@ -220,11 +240,12 @@ def weighted_values(
             weights = np.bincount(_systematic(weights, draws, seed), minlength=weights.size) / draws
         for index in np.flatnonzero(weights):
             yield float(weights[index]), _row(model, posterior.draws, int(index))
-    elif posterior.latents:
+    elif posterior.is_distribution:
         for values in _from_guide(model, posterior, draws, seed):
             yield 1.0 / draws, values
     else:
-        yield 1.0, _values(model, {name: site.mean for name, site in posterior.parameters.items()})
+        own = {name: latent.loc for name, latent in posterior.latents.items()}
+        yield 1.0, _values(model, own | {name: site.mean for name, site in posterior.parameters.items()})
 
 
 def equal_values(model: BayesianNetwork, posterior: Posterior, draws: int, seed: int) -> Iterator[Values]:
@@ -232,7 +253,7 @@ def equal_values(model: BayesianNetwork, posterior: Posterior, draws: int, seed:
     if posterior.draws is not None:
         for index in _systematic(posterior.draws.weights().ravel(), draws, seed):
             yield _row(model, posterior.draws, int(index))
-    elif posterior.latents:
+    elif posterior.is_distribution:
         yield from _from_guide(model, posterior, draws, seed)
     else:
         ((_, values),) = weighted_values(model, posterior, 1, seed)

@@ -99,8 +99,7 @@ def _affine(
             number, layout = at_channels(sequence, result, channels)
             number = sequence.image(number)
             scale, shift = numbers(own[:, 0].tolist())
-            count = 1 + sum(isinstance(layer, FixedAffine) for layer in sequence.layers)
-            layer = FixedAffine(f"fixed{count}", tuple(scale), tuple(shift))
+            layer = FixedAffine(sequence.new_name("fixed"), tuple(scale), tuple(shift))
             return result_of(sequence, sequence.behind(number, layer), layout)
     raise RefusedError(
         f"{what} numbers that are no parameter's, of shape {tuple(value.shape)}, where the result is of shape "

@@ -70,6 +70,12 @@ from pyro_compress.network.layers import (
     Upsample,
 )
 
+# what takes the shape and type of its argument alone
+_LIKE: frozenset[Any] = frozenset(
+    getattr(torch, f"{kind}_like") for kind in ("zeros", "ones", "full", "empty", "rand", "randn")
+)
+# names of arguments as numpy has them, which torch takes for its own
+_TORCHS_OWN = {"axis": "dim", "keepdims": "keepdim"}
 # methods that a known module's forward pass is made of
 _COMPUTING = (*CALLED, "_conv_forward", "__getattr__", "__getattribute__")
 _OF_IMAGES = (
@@ -110,9 +116,10 @@ class Description:
     """
 
     def __init__(self, network: nn.Module, values: dict[fx.Node, Any], input_shape: Shape) -> None:
-        self.sequence = LayerSequence(input_shape)
+        self.sequence = LayerSequence(input_shape, {name for name, _ in network.named_modules()})
         self._network, self._values = network, values
         self._results: dict[fx.Node, Result | Scores | Several] = {}
+        self._made_of: dict[fx.Node, list[str]] = {}
 
     def add(self, node: fx.Node) -> None:
         """The next operation, in order of execution.
@@ -142,7 +149,7 @@ class Description:
         if node.op == "call_module":
             kind = known_type(self._network.get_submodule(str(node.target)))
         given: Any = fx.map_arg((node.args, dict(node.kwargs)), self._resolved)
-        arguments, named = given
+        arguments, named = given[0], {_TORCHS_OWN.get(name, name): value for name, value in given[1].items()}
         operands = [self._resolved(source) for source in node.all_input_nodes]
         if any(isinstance(one, Scores) for one in operands) or kind in PRODUCTS:
             return on_scores(self.sequence, kind, arguments, named, self._module(node))
@@ -220,7 +227,7 @@ class Description:
                 raise RefusedError("takes the weights of attention, supported are its outputs")
             return source
         shapes = [tuple(one.shape) for one in several]
-        return self._part(source, shapes, arguments[1])
+        return self._part(source, shapes, arguments[1], node.all_input_nodes[0])
 
     def _combination(self, kind: Any, left: Any, right: Any) -> Result:
         pair = [one for one in (left, right) if isinstance(one, Result)]
@@ -273,15 +280,15 @@ class Description:
                 pass
         return cut(self.sequence, source, index)
 
-    def _part(self, source: Result, shapes: list[Shape], number: int) -> Result:
+    def _part(self, source: Result, shapes: list[Shape], number: int, cutting: fx.Node) -> Result:
         number %= len(shapes)
         differing = [axis for axis in range(len(shapes[0])) if sum(s[axis] for s in shapes) == source.shape[axis]]
         if len(shapes[0]) < len(source.shape):
             # of an unbind, whose axis the parts lack
-            found = enumerate(source.shape)
-            gone = next(
-                a for a, n in found if n == len(shapes) and shapes[0] == (*source.shape[:a], *source.shape[a + 1 :])
-            )
+            dim = cutting.kwargs.get("dim", cutting.args[1] if len(cutting.args) > 1 else 0)
+            if not isinstance(dim, int):
+                raise RefusedError("cuts a result into parts along an axis that is not a number")
+            gone = dim % len(source.shape)
             return cut(self.sequence, source, (*(slice(None),) * gone, number))
         if not differing:
             raise RefusedError("cuts a result into parts that are not all of it")
@@ -295,7 +302,30 @@ class Description:
         if node in self._results:
             return self._results[node]
         value = self._values[node]
-        return constant_of(self._network, value) if isinstance(value, torch.Tensor) else value
+        if not isinstance(value, torch.Tensor):
+            return value
+        constant = constant_of(self._network, value)
+        made_of = self._parameters_in(node) if constant.name is None else []
+        if made_of:
+            # its numbers are those of now, and a fit moves what they were computed from
+            raise RefusedError(
+                f"takes what the forward pass computes from {', '.join(made_of)}: supported are its numbers as they "
+                "are, in other shapes, orders and parts"
+            )
+        return constant
+
+    def _parameters_in(self, node: fx.Node) -> list[str]:
+        """Names of the parameters that the numbers of a node depend on."""
+        if node not in self._made_of:
+            found: list[str] = []
+            if node.op == "get_attr":
+                found = [name for name, _ in self._network.named_parameters() if name == str(node.target)]
+            elif node.op == "call_module":
+                found = [f"{node.target}.{name}" for name, _ in self._module(node).named_parameters()]
+            if not is_size(self._values[node]) and node.target not in _LIKE:
+                found += [name for source in node.all_input_nodes for name in self._parameters_in(source)]
+            self._made_of[node] = list(dict.fromkeys(found))
+        return self._made_of[node]
 
     def _on_one(self, node: fx.Node, kind: Any, result: Result, rest: Any, named: Any) -> Result:
         """An operation that takes one result."""
@@ -335,6 +365,8 @@ class Description:
 
     def _layers_of(self, node: fx.Node, kind: Any, before: Shape, rest: Any, named: Any) -> Layers:
         if node.op == "call_module" and kind in MODULES:
+            if any(one is not None for one in (*rest, *named.values())):
+                raise RefusedError("is called with more than its input: give the module itself what it says")
             return MODULES[kind](self._module(node), str(node.target), before[1:])
         full_name = f"{getattr(kind, '__module__', '')}.{getattr(kind, '__name__', '')}"
         rule = FUNCTIONS.get(kind) or BY_NAME.get(full_name)

@@ -34,6 +34,8 @@ def _group_norm(module: Any, name: str, before: Shape) -> Layers:
 def _instance_norm(module: Any, name: str, before: Shape) -> Layers:
     if module.running_mean is not None:
         raise RefusedError("keeps running statistics: set track_running_stats=False")
+    if len(before) < 2:
+        raise RefusedError(f"takes {before} of an example, which torch reads as channels of one example without batch")
     return _by_groups(module, name, module.num_features, module.num_features, module.eps)
 
 

@@ -68,6 +68,11 @@ def _identity(before: Shape) -> Layers:
     return []
 
 
+def _as_stored(before: Shape, memory_format: Any = None) -> Layers:
+    """Where numbers lie in memory is none of an architecture's business."""
+    return []
+
+
 MODULES: dict[type[nn.Module], Rule] = {
     nn.Linear: _linear,
     **convolutions.MODULES,
@@ -84,7 +89,7 @@ FUNCTIONS: dict[Any, Callable[..., Layers]] = {
     **activations.FUNCTIONS,
     **resizing.FUNCTIONS,
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout), _dropout),
-    **dict.fromkeys(("contiguous", "float"), _identity),
+    **dict.fromkeys(("contiguous", "float"), _as_stored),
 }
 # What treats every number alike.
 ELEMENTWISE: frozenset[Any] = frozenset(

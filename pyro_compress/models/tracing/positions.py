@@ -32,9 +32,9 @@ def layout_of(sequence: LayerSequence, result: Result) -> Layout:
 def result_of(sequence: LayerSequence, number: int, layout: Layout) -> Result:
     """A result with these axes; without a layout if they are the channels and then the places of its output."""
     shape, found = layout.shape, sequence.shapes[number]
-    alike = len(shape) - 1 == len(found) or (len(shape), len(found), *found[1:2]) == (3, 3, 1)
-    same = layout.in_order and layout.batch_first and len(shape) > 1 and shape[1] == found[0]
-    return Result(number, shape, None if same and alike and 1 < len(shape) < 5 else layout)
+    alike = shape[1:] == found or (len(shape) == len(found) == 3 and (shape[1], 1, shape[2]) == found)
+    same = layout.in_order and layout.batch_first and alike
+    return Result(number, shape, None if same and 1 < len(shape) < 5 else layout)
 
 
 def at_channels(
@@ -320,7 +320,8 @@ def _fine(first: Layout, second: Layout) -> Shape:
     found: list[int] = []
     for axis, other in zip(first.axes, second.axes, strict=True):
         ends = sorted({end for layout, each in ((first, axis), (second, other)) for end in _ends(layout, each)})
-        steps = list(zip([1, *ends[:-1]], ends, strict=True))
+        # an axis of extent 1 may have no factors at all
+        steps = list(zip([1, *ends[:-1]], ends, strict=True)) if ends else []
         if any(b % a for a, b in steps):
             raise RefusedError(
                 f"combines results whose axes of {ends[-1]} are made of {first.shape} and {second.shape}"

@@ -95,7 +95,7 @@ def _adaptive(layer: type[AdaptiveAvgPool2d] | type[AdaptiveMaxPool2d]) -> Calla
 def _over(layer: type[AdaptiveAvgPool2d] | type[AdaptiveMaxPool2d], total: bool = False) -> Callable[..., Layers]:
     """Mean, largest number or, with `total`, sum over axes behind the channels."""
 
-    def rule(before: Shape, dim: Any = None, keepdim: bool = False) -> Layers:
+    def rule(before: Shape, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Layers:
         rank = len(before) + 1
         axes = sorted({axis % rank for axis in ((dim,) if isinstance(dim, int) else dim or ())})
         if len(before) not in (2, 3) or not axes or axes[0] < 2:

@@ -6,9 +6,9 @@ first operation on that needs one, and as it is until then.
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import torch
@@ -43,15 +43,25 @@ class LayerSequence:
         layers: so far.
         shapes: of one example, of every output as it is described, the input first.
         aliases: the module's names of parameters that layers name otherwise, by the layers' name.
+
+    Args:
+        names: of the network's modules, which no other layer may have.
     """
 
-    def __init__(self, input_shape: Shape) -> None:
+    def __init__(self, input_shape: Shape, names: Collection[str] = ()) -> None:
+        self._names = {*names}
         self.layers: Layers = []
         self.shapes: list[Shape] = [input_shape]
         self.aliases: dict[str, str] = {}
         self._images: dict[int, int] = {}
         self.done: dict[tuple[int, Layer], int] = {}
         self._joined: dict[tuple[int, ...], int] = {}
+
+    def new_name(self, kind: str) -> str:
+        """One that no module and no layer before has: a kind, and a number from 1 on."""
+        name = next(name for number in count(1) if (name := f"{kind}{number}") not in self._names)
+        self._names.add(name)
+        return name
 
     @property
     def last(self) -> int:

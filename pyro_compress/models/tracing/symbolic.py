@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pyro_compress.models.probing import BATCH
 from pyro_compress.models.tracing.describing import known_type
 
 _MODULES_OWN = {"__call__": nn.Module.__call__, "__getattr__": nn.Module.__getattr__}
@@ -51,7 +50,7 @@ class SizedProxy(fx.Proxy):
 
     def numel(self) -> Any:
         found = self._value()
-        if isinstance(found, Tensor) and BATCH not in found.shape:
+        if isinstance(found, Tensor) and self.tracer.batch not in found.shape:
             return found.numel()
         return self.tracer.create_proxy("call_method", "numel", (self,), {})
 
@@ -76,7 +75,7 @@ class SizedProxy(fx.Proxy):
         if not isinstance(found, Tensor):
             return None
         return tuple(
-            self.tracer.create_proxy("call_method", "size", (self, axis), {}) if extent == BATCH else extent
+            self.tracer.create_proxy("call_method", "size", (self, axis), {}) if extent == self.tracer.batch else extent
             for axis, extent in enumerate(found.shape)
         )
 
@@ -85,17 +84,18 @@ class Tracer(fx.Tracer):
     """Records what a network does with examples.
 
     Args:
-        x: examples, BATCH of them.
+        x: examples, as many as no other axis has entries if that can be.
 
     Attributes:
         values: of each operation that could be run.
+        batch: number of examples.
     """
 
     proxy_buffer_attributes = True
 
     def __init__(self, x: Tensor) -> None:
         super().__init__()
-        self._x = x
+        self._x, self.batch = x, len(x)
         self.values: dict[fx.Node, Any] = {}
 
     def proxy(self, node: fx.Node) -> fx.Proxy:

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from pyro_compress.errors import NetworkError, UnstorableError
 from pyro_compress.models.checking import check_network, check_numbers
 from pyro_compress.models.parameters import other_names, place_in_memory, refuse_tied
-from pyro_compress.models.probing import BATCH, FEW, are_rows, evaluating, examples, first_line
+from pyro_compress.models.probing import FEW, are_rows, evaluating, examples, first_line
 from pyro_compress.models.tracing.describing import Description, is_size, known_type
 from pyro_compress.models.tracing.recorder import Recorder
 from pyro_compress.models.tracing.rules import RefusedError, Shape
@@ -127,6 +127,9 @@ def _graph(network: nn.Module, x: torch.Tensor) -> fx.Graph:
             "it must be made of layers and sums without Python control flow on tensors"
         ) from error
     inputs = [node.name for node in graph.nodes if node.op == "placeholder" and not node.args]
+    starred = [node.target for node in graph.nodes if node.op == "placeholder" and str(node.target).startswith("*")]
+    if starred:
+        raise UnstorableError(f"forward takes {', '.join(map(str, starred))}: name the one tensor that it needs")
     if len(inputs) != 1:
         raise NetworkError(
             f"forward takes the arguments {', '.join(inputs) or '(none)'}, expected one tensor of examples"
@@ -152,7 +155,7 @@ def _run(network: nn.Module, graph: fx.Graph, x: torch.Tensor) -> dict[fx.Node, 
 
 
 def _described(x: torch.Tensor) -> str:
-    count = "" if len(x) == BATCH else f"a batch of {len(x)} with "
+    count = f"a batch of {len(x)} with " if len(x) in FEW else ""
     return f"{count}examples of shape {tuple(x.shape[1:])}"
 
 
@@ -174,7 +177,7 @@ def _check_rows(
             if node.op != "output" and not are_rows(alone[node], values[node]):
                 raise NetworkError(
                     f"{_label(network, node)} returns shape {_shape(alone[node])} for a batch of {few} and "
-                    f"{_shape(values[node])} for one of {BATCH}, or mixes examples: what becomes of one example may "
+                    f"{_shape(values[node])} for one of {len(x)}, or mixes examples: what becomes of one example may "
                     "not depend on the others (flatten(1) in place of squeeze(), for example)"
                 )
         raise NetworkError(
@@ -211,6 +214,11 @@ def _sequence(network: nn.Module, graph: fx.Graph, values: dict[fx.Node, Any], i
             description.add(node)
         except RefusedError as reason:
             raise UnstorableError(f"{_label(network, node)} {reason}") from None
+        except TypeError as error:
+            # arguments that no rule has
+            raise UnstorableError(
+                f"{_label(network, node)} is called in a form that is not supported: {first_line(error)}"
+            ) from error
     if not isinstance(last, fx.Node) or not isinstance(values[last], torch.Tensor):
         raise UnstorableError(
             f"{type(network).__name__} must return the result of its last layer, one tensor of logits"

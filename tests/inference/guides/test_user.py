@@ -388,3 +388,31 @@ def test_a_bayesian_network_keeps_the_guide_of_its_priors() -> None:
     model = pc.BayesianNetwork(nn.Sequential(nn.Linear(2, 1)), pc.models.Normal(), "gaussian")
     with pytest.raises(InferenceError, match="a BayesianNetwork's guide is what its priors declare"):
         fit(model, (X, Y[:, None]), SVI(guide=AutoNormal, epochs=1))
+
+
+@pytest.mark.parametrize("batch", [60, 30])
+def test_places_that_model_and_guide_mask_count_in_neither(batch: int) -> None:
+    """μ ~ N(0, 4), z_i ~ N(μ, 1), y_i ~ N(z_i, 0.49) where a row is kept: 1/variance = ¼ + Σ kept / 1.49."""
+    torch.manual_seed(0)
+    keep = torch.rand(60) < 0.5
+    y = 1.2 * torch.randn(60) + torch.where(keep, 2.0, -3.0)
+
+    def model(y: Tensor, keep: Any) -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+        with pyro.plate("rows", len(y)), poutine.mask(mask=keep):
+            z = pyro.sample("z", dist.Normal(mu, 1.0))
+            pyro.sample("y", dist.Normal(z, 0.7), obs=y)
+
+    def guide(y: Tensor, keep: Any) -> None:
+        m = pyro.param("m", torch.tensor(0.0))
+        s = pyro.param("s", torch.tensor(0.3), constraint=constraints.positive)
+        mu = pyro.sample("mu", dist.Normal(m, s))
+        precision = 1 + 1 / 0.49
+        with pyro.plate("rows", len(y)), poutine.mask(mask=keep):
+            pyro.sample("z", dist.Normal((mu + y / 0.49) / precision, precision**-0.5))
+
+    method = SVI(guide=guide, epochs=15 * batch, batch_size=batch, learning_rate=0.01, averaging=0.5, kl_warmup=0.0)
+    found = fit(model, (y, keep), method).guide
+    precision = 0.25 + float(keep.sum()) / 1.49
+    assert float(found["m"]) == pytest.approx(float(y[keep].sum()) / 1.49 / precision, abs=0.06)
+    assert float(found["s"]) == pytest.approx(precision**-0.5, rel=0.15)

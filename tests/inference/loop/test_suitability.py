@@ -79,7 +79,7 @@ def test_networks_are_fitted_whether_a_file_can_hold_them_or_not(kind: Any) -> N
         ),
         (
             Net(lambda m, x: m.layer(x.exp().squeeze())),
-            r"Net returns shape \(3,\) for a batch of 1 and \(7, 3\) for one of 7",
+            r"Net returns shape \(3,\) for a batch of 1 and \(11, 3\) for one of 11",
         ),
         (Net(lambda m, x: m.layer(x - x.mean(0))), "or mixes examples: what becomes of one example may not depend on"),
         (Net(lambda m, x: m.layer(x).softmax(0)), "or mixes examples: what becomes of one example may not depend on"),
@@ -140,7 +140,7 @@ def test_targets_without_classes_or_of_another_shape_are_refused() -> None:
         check(plain(), (x, y.float()))
     for likelihood in (Gaussian(), Bernoulli()):
         with pytest.raises(
-            DataError, match=r"outputs of shape \(7, 3\) go with targets of shape \(7, 3\), found \(7,\)"
+            DataError, match=r"outputs of shape \(11, 3\) go with targets of shape \(11, 3\), found \(11,\)"
         ):
             check(plain(), (x, y.float()), likelihood)
 

@@ -18,6 +18,7 @@ from pyro_compress.data.examples import as_data
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.fit import fit
 from pyro_compress.inference.point.map import MAP
+from pyro_compress.inference.results.predictive import posterior_predictive
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.distributions import ScaleMixtureNormal
 from pyro_compress.models.likelihoods import Gaussian
@@ -28,6 +29,7 @@ from pyro_compress.models.priors.log_uniform import LogUniform
 from pyro_compress.models.priors.normal import Normal
 from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
 from pyro_compress.models.priors.scale_mixture import ScaleMixture
+from pyro_compress.posterior.posterior import Posterior
 
 
 def model_of(prior: Prior) -> BayesianNetwork:
@@ -164,7 +166,12 @@ def test_every_parameter_is_trained_and_returned_as_a_point() -> None:
     assert float(posterior.buffers["1.running_mean"].std()) > 0
 
 
-def test_unknown_noise_is_estimated_too() -> None:
+def _kept(posterior: Posterior, folder: Path) -> Posterior:
+    posterior.save(folder / "kept.safetensors")
+    return Posterior.load(folder / "kept.safetensors")
+
+
+def test_unknown_noise_is_estimated_too(tmp_path: Path) -> None:
     """With a wide prior on ln σ the MAP of σ is close to the residuals' root mean square."""
     torch.manual_seed(2)
     x = torch.randn(400, 2)
@@ -177,3 +184,10 @@ def test_unknown_noise_is_estimated_too() -> None:
     residual = (y - x @ weight.T - bias).square().mean().sqrt()
     sigma = states[-1].points.latents()["noise"]
     assert float(sigma.detach()) == pytest.approx(float(residual), rel=0.01)
+    # and predictions have it, after a posterior was kept too
+    for kept in (posterior, _kept(posterior, tmp_path)):
+        assert kept.kind == "point" and not kept.is_distribution
+        spread = posterior_predictive(model, kept, x, y).aleatoric_variance
+        np.testing.assert_allclose(spread, float(sigma.detach()) ** 2, rtol=1e-5)
+    with pytest.raises(InferenceError, match="a point estimate has no"):
+        posterior.sample_latents(3, 0)

@@ -1,5 +1,7 @@
 """The posterior predictive against closed forms: means, variances, entropies, weights, the posterior's own buffers."""
 
+from typing import Any
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -253,3 +255,31 @@ def test_what_cannot_be_predicted_is_refused() -> None:
         posterior_predictive(other, line_posterior(), x)
     with pytest.raises(DataError, match="targets of shape"):
         posterior_predictive(line_model(), line_posterior(), x, torch.zeros(2))
+
+
+def test_what_a_pyro_model_has_trained_is_there_when_it_draws() -> None:
+    """Of a parameter of Pyro's store, and of a module's: y ~ N(μ + top, 1) around 5 with μ within 0.01 of 0."""
+
+    def lifted(top: torch.Tensor, count: int, y: torch.Tensor | None) -> Any:
+        mu = pyro.sample("mu", dist.Normal(0.0, 0.01))
+        with pyro.plate("rows", count):
+            return pyro.sample("y", dist.Normal(mu + top, 1.0), obs=y)
+
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.top = nn.Parameter(torch.zeros(()))
+
+        def forward(self, count: Any, y: torch.Tensor | None = None) -> Any:
+            return lifted(self.top, len(count), y)
+
+    def function(count: Any, y: torch.Tensor | None = None) -> Any:
+        return lifted(pyro.param("top", torch.zeros(())), len(count), y)
+
+    torch.manual_seed(0)
+    y = 5 + torch.randn(50)
+    for model in (Module(), function):
+        posterior = fit(model, (torch.zeros(50), y), SVI(epochs=300, batch_size=50, learning_rate=0.05))
+        drawn = predictive_draws(model, posterior, torch.zeros(50), draws=200)["y"]
+        assert abs(float(drawn.mean()) - float(y.mean())) < 0.1
+    assert "top" not in pyro.get_param_store()

@@ -129,8 +129,8 @@ def test_a_fit_on_all_the_data() -> None:
 @pytest.mark.parametrize(
     ("outputs", "target", "text"),
     [
-        (2, Y, r"outputs of shape \(7, 2\), expected one log hazard ratio per example"),
-        (1, Y[:, :1], r"targets of shape \(7, 2\), found \(7, 1\)"),
+        (2, Y, r"outputs of shape \(11, 2\), expected one log hazard ratio per example"),
+        (1, Y[:, :1], r"targets of shape \(11, 2\), found \(11, 1\)"),
         (1, Y * 2, r"the target \[.*\] at index \(\d+,\).*targets are pairs \(time, event\) of a time from 0"),
         (1, Y * torch.tensor([-1.0, 1.0]), r"the target \[-.*pairs \(time, event\)"),
     ],

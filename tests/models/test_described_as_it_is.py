@@ -1,0 +1,159 @@
+"""Forward passes that were once described as something else, or refused with a traceback: right now, or a sentence."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pyro_compress.artifact.runtimes.torch_runtime import to_torch
+from pyro_compress.errors import NetworkError, UnstorableError
+from pyro_compress.models.tracing.tracer import trace
+from pyro_compress.pipeline.as_layers import as_it_is
+
+
+class Mixed(nn.Module):
+    """A parameter as it is, and what the forward pass computes from it: a file would hold the latter as it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.last = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(5, 3)
+        self.share = nn.Parameter(torch.full((5,), 0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.last(self.share * self.left(x) + (1 - self.share) * self.right(x))
+        return found
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.last(x) / self.last.weight.norm()
+        return found
+
+
+@pytest.mark.parametrize(("network", "named"), [(Mixed(), "share"), (Normed(), "last.weight")])
+def test_what_is_computed_from_a_parameter_is_refused(network: nn.Module, named: str) -> None:
+    with pytest.raises(UnstorableError, match=f"takes what the forward pass computes from {named}: supported"):
+        trace(network, (4,))
+
+
+class Shaped(nn.Module):
+    """A forward pass over some layers."""
+
+    def __init__(self, forward: Any, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers, self._own = nn.ModuleList(layers), forward
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self._own(self.layers, x)
+        return found
+
+
+def _stacked(m: Any, x: torch.Tensor) -> Any:
+    return m[1](m[0](torch.stack([x, x.tanh()], 1)).mean((2, 3)).relu())
+
+
+def _joined(m: Any, x: torch.Tensor) -> Any:
+    return m[2](m[1](torch.cat([x, m[0](x)], 1)).mean((2, 3)).relu())
+
+
+def _by_numpys_names(m: Any, x: Any) -> Any:
+    x = m[0](x).contiguous(memory_format=torch.channels_last).softmax(axis=1)
+    cat: Any = torch.cat
+    means = [x.mean(axis=(2, 3)), x.mean(dim=(2, 3), keepdims=True, dtype=torch.float32).flatten(1)]
+    return m[1](cat(means, axis=1))
+
+
+def _normed_and_added(m: Any, x: torch.Tensor) -> Any:
+    x = m[0](x).permute(0, 2, 3, 1)
+    return m[2]((x + m[1](torch.nn.functional.layer_norm(x, (8,)))).mean((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        # places of a stack and of a concatenation that are no ordinary image's
+        (Shaped(_stacked, nn.Conv2d(2, 3, 3, padding=1), nn.Linear(3, 2)), (4, 6)),
+        (Shaped(_joined, nn.Linear(6, 6), nn.Conv2d(4, 3, 3, padding=1), nn.Linear(3, 2)), (2, 4, 6)),
+        # of two axes with as many entries the one that is named
+        (Shaped(lambda m, x: m[0](x.unbind(2)[0]), nn.Linear(3, 2)), (3, 3)),
+        (Shaped(lambda m, x: m[0](x.unbind(dim=-2)[1]), nn.Linear(7, 2)), (7, 7)),
+        # an extent that might be the batch's
+        (Shaped(lambda m, x: sum(m[0](x[:, i]) for i in range(x.shape[1])), nn.Linear(11, 2)), (11, 11)),
+        (Shaped(_by_numpys_names, nn.Conv2d(2, 3, 3), nn.Linear(6, 3)), (2, 8, 8)),
+        # an axis of extent 1
+        (Shaped(_normed_and_added, nn.Conv2d(1, 8, 4, 4), nn.Linear(8, 8), nn.Linear(8, 2)), (1, 4, 16)),
+    ],
+)
+def test_what_was_taken_for_something_else_is_described_as_it_is(network: nn.Module, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    decoded = to_torch(as_it_is(network, shape))
+    x = torch.randn(5, *shape)
+    torch.testing.assert_close(decoded(x), network.eval()(x), atol=1e-5, rtol=1e-5)
+
+
+class Named1(nn.Module):
+    """A layer that has the name which numbers of a buffer once had."""
+
+    mean: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fixed1 = nn.Linear(4, 3)
+        self.register_buffer("mean", torch.ones(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.fixed1(x - self.mean)
+        return found
+
+
+def test_names_of_modules_stay_theirs() -> None:
+    network, x = Named1(), torch.randn(3, 4)
+    torch.testing.assert_close(to_torch(as_it_is(network, (4,)))(x), network(x), atol=1e-5, rtol=1e-5)
+
+
+class Starred(nn.Linear):
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(inputs[0])
+
+
+@pytest.mark.filterwarnings("ignore:input's size at dim=0 does not match num_features")
+@pytest.mark.parametrize(
+    ("network", "shape", "said"),
+    [
+        (
+            Shaped(lambda m, x: m[0](x, output_size=(8, 8)), nn.ConvTranspose2d(2, 3, 3, stride=2)),
+            (2, 3, 3),
+            "is called with more than its input",
+        ),
+        (nn.Sequential(nn.Linear(4, 5), nn.InstanceNorm1d(5)), (4,), "channels of one example without batch"),
+        (Starred(4, 2), (4,), r"forward takes \*inputs: name the one tensor"),
+        (Shaped(lambda m, x: m[0](x).mean(1, True, bad=3), nn.Linear(4, 2)), (4,), "unexpected keyword argument"),
+    ],
+)
+def test_calls_that_no_layer_describes_are_refused(network: nn.Module, shape: tuple[int, ...], said: str) -> None:
+    with pytest.raises(NetworkError, match=said):
+        trace(network, shape)
+
+
+def test_masks_of_attention_may_hold_minus_infinity_and_nothing_may_hold_nan() -> None:
+    class Causal(nn.Module):
+        def __init__(self, mask: torch.Tensor) -> None:
+            super().__init__()
+            self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+            self.register_buffer("mask", mask)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.layer(x, src_mask=self.mask)
+            return found
+
+    mask, x = nn.Transformer.generate_square_subsequent_mask(5), torch.randn(3, 5, 8)
+    network = Causal(mask).eval()
+    torch.testing.assert_close(to_torch(as_it_is(network, (5, 8)))(x), network(x), atol=1e-5, rtol=1e-4)
+    with pytest.raises(NetworkError, match="buffer mask holds NaN"):
+        trace(Causal(mask * math.nan), (5, 8))
