@@ -95,6 +95,9 @@ def state_of(given: "State | str | Path") -> dict[str, Given]:
     if isinstance(given, str | Path):
         return read_state(Path(given))
     state: Mapping[str, Any] = given if isinstance(given, Mapping) else given.state_dict()
+    odd = next((name for name in state if not isinstance(name, str)), None)
+    if odd is not None:
+        raise ArtifactError(f"tensors have names, found {odd!r} in the place of one")
     if all(isinstance(tensor, np.ndarray) for tensor in state.values()):
         return as_given(state)
     return dict(importlib.import_module("pyro_compress.artifact.runtimes.state_dicts").given_of(state))

@@ -1,6 +1,7 @@
 """Forward passes that were once described as something else, or refused with a traceback: right now, or a sentence."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from torch import nn
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import NetworkError, UnstorableError
 from pyro_compress.models.tracing.tracer import trace
+from pyro_compress.network.layers import Activation
+from pyro_compress.pipeline import as_layers
 from pyro_compress.pipeline.as_layers import as_it_is
 
 
@@ -157,3 +160,24 @@ def test_masks_of_attention_may_hold_minus_infinity_and_nothing_may_hold_nan() -
     torch.testing.assert_close(to_torch(as_it_is(network, (5, 8)))(x), network(x), atol=1e-5, rtol=1e-4)
     with pytest.raises(NetworkError, match="buffer mask holds NaN"):
         trace(Causal(mask * math.nan), (5, 8))
+
+
+def test_a_description_is_held_against_the_network_with_other_numbers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a mistaken rule makes of a parameter may be right at the numbers that it has: zeros hide what they scale."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 3), nn.Linear(3, 2)
+            self.scale = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.last(self.scale * self.first(x).tanh())
+            return found
+
+    right = trace(Scaled(), (4,))
+    assert as_layers.checked(Scaled(), (4,)) == right
+    wrong = tuple(layer for layer in right.layers if layer != Activation("tanh"))
+    monkeypatch.setattr(as_layers, "trace", lambda network, shape: replace(right, layers=wrong))
+    with pytest.raises(NetworkError, match=r"compute something else: outputs of up to .* differ by"):
+        as_layers.checked(Scaled(), (4,))

@@ -359,3 +359,11 @@ def test_the_sign_of_zero_is_all_that_is_lost() -> None:
     found = packed({"a": Given("float32", numbers)})
     assert isinstance(found, StoredWeights)
     np.testing.assert_array_equal(found.numbers()["a"], numbers)
+
+
+def test_what_has_no_name_and_bits_that_are_no_whole_number_are_refused() -> None:
+    with pytest.raises(ArtifactError, match="tensors have names, found 3"):
+        pc.pack({3: torch.zeros(2)})  # type: ignore[arg-type]
+    for bits in (8.0, "8", True):
+        with pytest.raises(DecisionError, match="bits are a whole number, found"):
+            pc.pack({"weight": torch.zeros(2, 2)}, bits=bits)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Tensors as somebody has them → what a file stores of them: exactly, or rounded by a rule."""
 
 from collections.abc import Mapping
+from numbers import Integral
 
 import numpy as np
 
@@ -41,6 +42,8 @@ def packed(
     """
     if bits is not None and step is not None:
         raise DecisionError("give bits, with which each row has a step of its own, or one step for all, not both")
+    if bits is not None and (isinstance(bits, bool) or not isinstance(bits, Integral)):
+        raise DecisionError(f"bits are a whole number, found {bits!r}")
     if bits is not None and not LEAST_BITS <= bits <= MOST_BITS:
         raise DecisionError(f"weights are rounded to {LEAST_BITS} to {MOST_BITS} bits, found {bits}")
     grid = None if step is None else Uniform(step)

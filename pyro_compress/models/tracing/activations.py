@@ -43,6 +43,8 @@ def _elu(before: Shape, alpha: float = 1.0, inplace: bool = False) -> Layers:
 
 def _celu(before: Shape, alpha: float = 1.0, inplace: bool = False) -> Layers:
     """α · elu(x / α)."""
+    if alpha <= 0:
+        raise RefusedError(f"has alpha={alpha}, supported are positive ones")
     return [*times(1 / alpha), Activation("elu", 1.0), *times(alpha)]
 
 
