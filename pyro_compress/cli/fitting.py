@@ -159,8 +159,10 @@ def report(run: "RunDirectory", settings: "RunSettings", data: "DataSet", as_jso
     from pyro_compress.pipeline import evaluation
     from pyro_compress.pipeline.run_directory import results_in
 
-    there = run.results.exists() and not again
-    results = results_in(run.results) if there else evaluation.evaluate_run(run, settings, data)
+    results = results_in(run.results) if run.results.exists() and not again else None
+    if results is None or not run.file.exists() or run.file.stat().st_size != results["file_bytes"]:
+        # a file that was changed since, or is damaged, is measured as it is
+        results = evaluation.evaluate_run(run, settings, data)
     if as_json:
         print(json.dumps(results, indent=2))
     else:

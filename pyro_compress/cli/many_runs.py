@@ -57,8 +57,13 @@ def sweep(
     run_arguments = [str(word) for name, value in given.items() if value is not None for word in (name, value)]
     run_arguments += [word for option in options or [] for word in ("--set", option)]
     tasks = sweeping.tasks_of(names, numbers, out_dir, threads, run_arguments)
+    own = {"epochs": epochs, "pretrain_epochs": pretrain_epochs, "kl_weight": kl_weight, "device": device}
+    sweeping.refuse_other_settings(tasks, options or [], own)
     failed = running.run_all(tasks, processes=processes, through=through, say=say(False))
-    for row in sweeping.table(sweeping.collect(out_dir)):
+    rows = [*sweeping.table(sweeping.collect(out_dir))]
+    if not rows and not tasks:
+        raise RunError(f"no run in {out_dir} has finished: name zoo entries to run there")
+    for row in rows:
         show(row)
     running.refuse_failures(failed, len(tasks))
 

@@ -65,10 +65,16 @@ def choose_settings(
         if changed:
             raise RunError(f"--resume keeps the settings of {resume}: leave out {', '.join(changed)}")
         return RunSettings.load(resume / "settings.json"), resume
-    settings = _new_settings(entry, parse_options(options or []), given)
+    settings = settings_for(entry, options or [], **given)
     directory = out_dir or Path("runs") / f"{_label(settings)}-seed{settings.seed}"
     _refuse_taken(directory)
     return settings, directory
+
+
+def settings_for(entry: str | None, options: Iterable[str], **given: Any) -> RunSettings:
+    """Settings of a new run; arguments and errors as of `choose_settings`."""
+    given = {name: value for name, value in given.items() if value is not None}
+    return _new_settings(entry, parse_options(options), given)
 
 
 def _new_settings(entry: str | None, sections: dict[str, dict[str, Any]], given: dict[str, Any]) -> RunSettings:

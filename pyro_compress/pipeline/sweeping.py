@@ -14,7 +14,9 @@ from typing import Any
 from pyro_compress.errors import RunError, warn
 from pyro_compress.models import zoo
 from pyro_compress.pipeline.run_directory import results_in
+from pyro_compress.pipeline.run_options import settings_for
 from pyro_compress.pipeline.running import Work
+from pyro_compress.pipeline.settings import RunSettings, as_plain
 from pyro_compress.posterior.error_unit import PERCENT, unit_of
 
 COLUMNS = ("file_rate", "error_after", "error_before", "weights_left_percent", "file_bytes")
@@ -95,6 +97,32 @@ def tasks_of(
         for seed in seeds
         for name in names
     ]
+
+
+def refuse_other_settings(tasks: Iterable[Task], options: Iterable[str], given: Mapping[str, Any]) -> None:
+    """Say so where a run that was started before has other settings than this sweep would give it.
+
+    Args:
+        tasks: of the sweep.
+        options: what --set was given.
+        given: the other options of a run by their names.
+
+    Raises:
+        RunError: names the run, the first setting that differs, and both values.
+    """
+    for task in tasks:
+        started = Path(task.directory) / "settings.json"
+        if not started.exists():
+            continue
+        own = {"seed": task.seed, "threads": task.threads}
+        wanted = as_plain(settings_for(task.entry, options, **given, **own))
+        found = as_plain(RunSettings.load(started))
+        other = next((name for name in wanted if wanted[name] != found[name]), None)
+        if other is not None:
+            raise RunError(
+                f"{task.directory} was started with {other}={found[other]}, and this sweep has {wanted[other]}: give "
+                "another --out, or the options that it was started with"
+            )
 
 
 def collect(folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -309,9 +309,10 @@ class Posterior:
                 for name, family in entries["latents"].items()
             }
         except Exception as error:
-            raise InferenceError(
-                f"{path} does not hold a posterior ({error}): run `pyro-compress fit` first"
-            ) from error
+            advice = "run `pyro-compress fit` first"
+            if path.exists():
+                advice = f"remove it, and `pyro-compress fit --resume {path.parent}` makes it anew"
+            raise InferenceError(f"{path} does not hold a posterior ({error}): {advice}") from error
         buffers, guide, learned = (
             {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             for prefix in ("buffer/", "guide/", "hyper/")

@@ -1,6 +1,7 @@
 """Files of a run that are not as they were left, and words that cannot be taken: one sentence, and nothing lost."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,12 @@ def test_a_run_without_validation_examples_is_refused_before_it_costs_time(cli: 
     )
     assert "there are no validation examples" in sentence(found)
     assert not (user / "v" / "posterior.safetensors").exists()
+
+
+def test_a_file_that_was_cut_off_is_not_passed_over(cli: Cli, digits_run: Path, tmp_path: Path) -> None:
+    """The results that lie beside it are of another file."""
+    run = tmp_path / "run"
+    shutil.copytree(digits_run, run)
+    (run / "network.pyrc").write_bytes((run / "network.pyrc").read_bytes()[:20])
+    found = cli("run", "--resume", run)
+    assert found.code == 1 and "network.pyrc" in found.err.splitlines()[-1]

@@ -122,6 +122,10 @@ def test_a_sweep_runs_and_prints_its_table(cli: Cli, tmp_path: Path) -> None:
     again = sweep()
     assert again.code == 0 and again.out == found.out and "1 of 1 runs have finished before" in again.err
     assert cli("sweep", "--out", tmp_path).out == found.out
+    other = cli("sweep", ENTRY, "--seeds", "3", "--out", tmp_path, "--threads", "1", "--epochs", "7")
+    assert other.code == 1 and "seed3 was started with " in other.err and "and this sweep has" in other.err
+    nothing = cli("sweep", "--epochs", "3", "--out", tmp_path / "nothing")
+    assert nothing.code == 1 and "nothing has finished: name zoo entries" in nothing.err
 
 
 def test_a_sweep_that_fails_ends_with_status_1(cli: Cli, tmp_path: Path) -> None:
