@@ -40,6 +40,8 @@ class WholeData:
 
     def __init__(self, model: Program, batch: Batch, size: int) -> None:
         self.model, self.size = model, size
+        # how the rows come apart is found out here, where no transform of torch runs
+        model.refuse_share(batch, size)
         for dtype in (torch.float64, torch.float32):
             self.log_joint = self.kind(model, size, dtype=dtype)
             self.batch = tuple(part.to(dtype) if part.is_floating_point() else part for part in batch)
