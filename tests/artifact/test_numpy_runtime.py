@@ -134,3 +134,11 @@ def test_a_file_runs_where_nothing_but_numpy_and_the_entropy_coder_is_imported()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()) - sys.stdlib_module_names == {"pyro_compress", "numpy", "constriction"}
+
+
+def test_tokens_are_whole_numbers_that_there_are() -> None:
+    network = normal(Architecture((3,), (Embedding("embed", 5, 2),)))
+    assert forward(network)(np.array([[0.0, 4.0, 1.0]])).shape == (1, 2, 1, 3)
+    for odd in (1.7, -1.0, 5.0):
+        with pytest.raises(ArtifactError, match="tokens are whole numbers from 0 to 4, found "):
+            forward(network)(np.array([[0.0, 4.0, odd]]))

@@ -58,7 +58,7 @@ def embedding(layer: seq.Embedding, weight: Array) -> Step:
 
     def step(x: Array) -> Array:
         tokens = x.astype(np.int64)
-        if ((tokens < 0) | (tokens >= layer.tokens)).any():
+        if ((tokens < 0) | (tokens >= layer.tokens) | (tokens != x)).any():
             raise ArtifactError(f"tokens are whole numbers from 0 to {layer.tokens - 1}, found {x.min()} to {x.max()}")
         return weight[tokens].transpose(0, 2, 1)[:, :, None]
 
