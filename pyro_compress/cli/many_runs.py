@@ -50,14 +50,12 @@ def sweep(
     from pyro_compress.pipeline import running, sweeping
 
     names, numbers = sweeping.entries_and_seeds(entries or [], seeds)
-    given = {
-        "--data-dir": data_dir and data_dir.resolve(), "--epochs": epochs, "--pretrain-epochs": pretrain_epochs,
-        "--kl-weight": kl_weight, "--device": device,
-    }  # fmt: skip
-    run_arguments = [str(word) for name, value in given.items() if value is not None for word in (name, value)]
+    own = {"epochs": epochs, "pretrain_epochs": pretrain_epochs, "kl_weight": kl_weight, "device": device}
+    given = {"data_dir": data_dir and data_dir.resolve(), **own}
+    words = [("--" + name.replace("_", "-"), value) for name, value in given.items() if value is not None]
+    run_arguments = [str(word) for pair in words for word in pair]
     run_arguments += [word for option in options or [] for word in ("--set", option)]
     tasks = sweeping.tasks_of(names, numbers, out_dir, threads, run_arguments)
-    own = {"epochs": epochs, "pretrain_epochs": pretrain_epochs, "kl_weight": kl_weight, "device": device}
     sweeping.refuse_other_settings(tasks, options or [], own)
     failed = running.run_all(tasks, processes=processes, through=through, say=say(False))
     rows = [*sweeping.table(sweeping.collect(out_dir))]

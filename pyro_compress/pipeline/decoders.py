@@ -118,10 +118,7 @@ def of_decoder(held: Mapping[str, Held]) -> dict[str, Held]:
 
 
 def _codes_of(network: EncoderDecoder, data: DataSet) -> DataSet:
-    train_x, train_y = data.train_x, data.train_y
-    if data.binarised_anew is not None:
-        train_x = data.binarised_anew.draw(train_x, _CODES_SEED)
-        train_y = train_x.flatten(1)
+    train_x, train_y = data.drawn(data.train_x, data.train_y, _CODES_SEED)
     with noise_of(_CODES_SEED, train_x.device), torch.no_grad():
         train, validation, test = (
             torch.cat(list(_drawn(network, x))) for x in (train_x, data.validation_x, data.test_x)

@@ -39,7 +39,21 @@ class Normed(nn.Module):
         return found
 
 
-@pytest.mark.parametrize(("network", "named"), [(Mixed(), "share"), (Normed(), "last.weight")])
+class NormedByAnotherName(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.last.weight = self.first.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.last(self.first(x)) / self.last.weight.norm()
+        return found
+
+
+@pytest.mark.parametrize(
+    ("network", "named"),
+    [(Mixed(), "share"), (Normed(), "last.weight"), (NormedByAnotherName(), "(last|first).weight")],
+)
 def test_what_is_computed_from_a_parameter_is_refused(network: nn.Module, named: str) -> None:
     with pytest.raises(UnstorableError, match=f"takes what the forward pass computes from {named}: supported"):
         trace(network, (4,))

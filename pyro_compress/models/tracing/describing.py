@@ -116,7 +116,8 @@ class Description:
     """
 
     def __init__(self, network: nn.Module, values: dict[fx.Node, Any], input_shape: Shape) -> None:
-        self.sequence = LayerSequence(input_shape, {name for name, _ in network.named_modules()})
+        own = (*network.named_modules(), *network.named_parameters())
+        self.sequence = LayerSequence(input_shape, {name for name, _ in own})
         self._network, self._values = network, values
         self._results: dict[fx.Node, Result | Scores | Several] = {}
         self._made_of: dict[fx.Node, list[str]] = {}
@@ -318,8 +319,9 @@ class Description:
         """Names of the parameters that the numbers of a node depend on."""
         if node not in self._made_of:
             found: list[str] = []
-            if node.op == "get_attr":
-                found = [name for name, _ in self._network.named_parameters() if name == str(node.target)]
+            if isinstance(self._values[node], nn.Parameter):
+                # by whichever of its names
+                found = [str(node.target)]
             elif node.op == "call_module":
                 found = [f"{node.target}.{name}" for name, _ in self._module(node).named_parameters()]
             if not is_size(self._values[node]) and node.target not in _LIKE:

@@ -64,11 +64,7 @@ def _stochastic_depth(before: Shape, p: float, mode: str, training: bool = True)
     return _dropout(before, p, training)
 
 
-def _identity(before: Shape) -> Layers:
-    return []
-
-
-def _as_stored(before: Shape, memory_format: Any = None) -> Layers:
+def _identity(before: Shape, memory_format: Any = None) -> Layers:
     """Where numbers lie in memory is none of an architecture's business."""
     return []
 
@@ -89,7 +85,7 @@ FUNCTIONS: dict[Any, Callable[..., Layers]] = {
     **activations.FUNCTIONS,
     **resizing.FUNCTIONS,
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout), _dropout),
-    **dict.fromkeys(("contiguous", "float"), _as_stored),
+    **dict.fromkeys(("contiguous", "float"), _identity),
 }
 # What treats every number alike.
 ELEMENTWISE: frozenset[Any] = frozenset(

@@ -45,7 +45,7 @@ class LayerSequence:
         aliases: the module's names of parameters that layers name otherwise, by the layers' name.
 
     Args:
-        names: of the network's modules, which no other layer may have.
+        names: of the network's modules and parameters, which no other layer may have.
     """
 
     def __init__(self, input_shape: Shape, names: Collection[str] = ()) -> None:
