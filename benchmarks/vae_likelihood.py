@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--code-samples", type=int, default=1, help="K while training")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--kl-warmup", type=float, default=0.0, help="share of the epochs in which beta rises from 0")
     parser.add_argument("--checkpoint", type=Path, help="where an interrupted fit goes on from")
     parser.add_argument("--validate", action="store_true", help="to choose settings by: leave the test set alone")
     parser.add_argument("--samples", type=int, default=1000, help="K of the estimate of ln p(x)")
@@ -39,7 +40,7 @@ def main() -> None:
         batch_size=given.batch_size,
         learning_rate=given.learning_rate,
         schedule="linear",
-        kl_warmup=0.0,
+        kl_warmup=given.kl_warmup,
         compile="always",
         code_samples=given.code_samples,
     )
@@ -47,16 +48,11 @@ def main() -> None:
     posterior = pc.fit(model, data, method, checkpoint=given.checkpoint, resume=given.checkpoint is not None)
     seconds = time.process_time() - start
     values = {name: torch.from_numpy(site.mean) for name, site in posterior.parameters.items()}
-    validation = pc.models.elbo(model, values, data.validation_x).mean()
-    print(
-        f"{len(data.train_x):,} examples to learn from; ELBO of {len(data.validation_x):,} of validation "
-        f"{validation:.2f}"
-    )
-    if given.validate:
-        return
-    bound = pc.models.elbo(model, values, data.test_x).mean()
-    found = pc.models.log_likelihood(model, values, data.test_x[: given.examples], samples=given.samples)
-    active = int(pc.models.active_units(model, values, data.test_x).sum())
+    print(f"{len(data.train_x):,} examples to learn from; measured on {'validation' if given.validate else 'test'}")
+    x = data.validation_x if given.validate else data.test_x
+    bound = pc.models.elbo(model, values, x).mean()
+    found = pc.models.log_likelihood(model, values, x[: given.examples], samples=given.samples)
+    active = int(pc.models.active_units(model, values, x).sum())
     print(
         f"| {given.binarisation} | {given.epochs} | {given.code_samples} | {bound:.2f} | {found.mean():.2f} ± "
         f"{found.std() / math.sqrt(len(found)):.2f} | {active} of {model.codes.width} | {seconds:.0f} |"

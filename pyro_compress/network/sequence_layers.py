@@ -78,6 +78,10 @@ class Embedding:
     tokens: int
     features: int
 
+    def not_tokens(self, least: float, largest: float) -> str:
+        """What to say of inputs in this range that are no tokens."""
+        return f"tokens are whole numbers from 0 to {self.tokens - 1}, found {least} to {largest}"
+
 
 # Gates of the recurrent layers, in torch's order: input, forget, candidate, output; reset, update, candidate; one.
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}

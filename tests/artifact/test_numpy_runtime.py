@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pyro_compress import data
 from pyro_compress.artifact.runtimes import numpy_runtime
 from pyro_compress.artifact.runtimes.numpy_runtime import averages, forward, load
+from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network.architecture import Architecture
@@ -140,5 +141,7 @@ def test_tokens_are_whole_numbers_that_there_are() -> None:
     network = normal(Architecture((3,), (Embedding("embed", 5, 2),)))
     assert forward(network)(np.array([[0.0, 4.0, 1.0]])).shape == (1, 2, 1, 3)
     for odd in (1.7, -1.0, 5.0):
-        with pytest.raises(ArtifactError, match="tokens are whole numbers from 0 to 4, found "):
-            forward(network)(np.array([[0.0, 4.0, odd]]))
+        x = np.array([[0.0, 4.0, odd]])
+        for run in (forward(network), lambda x: to_torch(network)(torch.from_numpy(x))):
+            with pytest.raises(ArtifactError, match=f"tokens are whole numbers from 0 to 4, found .* to {x.max()}"):
+                run(x)

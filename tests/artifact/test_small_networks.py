@@ -60,6 +60,8 @@ def assert_runs_as(stored: StoredNetwork, x: torch.Tensor, expected: torch.Tenso
         outputs = to_torch(found)(x).numpy(), forward(found)(x.numpy()), session.run(None, {"input": given})[0]
     for output in outputs:
         np.testing.assert_allclose(output, expected.numpy(), rtol=0, atol=TOLERANCE * scale)
+    for output in (to_torch(found)(x[:0]), forward(found)(x[:0].numpy())):
+        assert output.shape == (0, *expected.shape[1:])
 
 
 @pytest.mark.parametrize("name", SMALL)

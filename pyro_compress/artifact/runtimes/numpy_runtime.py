@@ -311,8 +311,8 @@ def _adaptive_maximum(before: Shape, after: Shape) -> Step:
 
 def _standardized(layer: further.Standardize) -> Step:
     def step(x: Array) -> Array:
-        places = prod(x.shape[2:]) if layer.by_place else 1
-        groups = x.reshape(len(x), layer.groups, -1, places)
+        entries, places = x.shape[1] // layer.groups, prod(x.shape[2:])
+        groups = x.reshape(len(x), layer.groups, *((entries, places) if layer.by_place else (entries * places, 1)))
         for _ in range(further.CENTRINGS * layer.centred):
             groups = groups - groups.mean(axis=2, keepdims=True)
         variance = np.square(groups).mean(axis=2, keepdims=True)

@@ -33,7 +33,7 @@ def attention(layer: seq.Attention, before: Shape, after: Shape) -> Step:
 
     def attend(x: Array) -> Array:
         parts = np.split(x.reshape(len(x), before[0], places), (keys, 2 * keys), axis=1)
-        q, k, v = (part.reshape(len(x), layer.heads, -1, places) for part in parts)
+        q, k, v = (part.reshape(len(x), layer.heads, part.shape[1] // layer.heads, places) for part in parts)
         scores = (q * np.float32(layer.scale)).swapaxes(2, 3) @ k + mask
         scores = np.exp(scores - scores.max(axis=3, keepdims=True))
         scores /= scores.sum(axis=3, keepdims=True)
@@ -59,7 +59,7 @@ def embedding(layer: seq.Embedding, weight: Array) -> Step:
     def step(x: Array) -> Array:
         tokens = x.astype(np.int64)
         if ((tokens < 0) | (tokens >= layer.tokens) | (tokens != x)).any():
-            raise ArtifactError(f"tokens are whole numbers from 0 to {layer.tokens - 1}, found {x.min()} to {x.max()}")
+            raise ArtifactError(layer.not_tokens(x.min(), x.max()))
         return weight[tokens].transpose(0, 2, 1)[:, :, None]
 
     return step

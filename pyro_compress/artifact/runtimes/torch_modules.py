@@ -145,8 +145,8 @@ class Standardize(nn.Module):
         self.groups, self.eps, self.centred, self.by_place = groups, eps, centred, by_place
 
     def forward(self, x: Tensor) -> Tensor:
-        places = math.prod(x.shape[2:]) if self.by_place else 1
-        groups = x.reshape(len(x), self.groups, -1, places)
+        entries, places = x.shape[1] // self.groups, math.prod(x.shape[2:])
+        groups = x.reshape(len(x), self.groups, *((entries, places) if self.by_place else (entries * places, 1)))
         for _ in range(further.CENTRINGS * self.centred):
             groups = groups - groups.mean(2, keepdim=True)
         return (groups * torch.rsqrt(groups.square().mean(2, keepdim=True) + self.eps)).reshape(x.shape)

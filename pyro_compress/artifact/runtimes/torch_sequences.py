@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from pyro_compress.errors import ArtifactError
 from pyro_compress.network import sequence_layers as seq
 
 
@@ -26,7 +27,7 @@ class Rearrange(_Described):
         self.order = (0, *(1 + axis for axis in layer.order))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.reshape(-1, *self.view).permute(self.order).reshape(-1, *self.size)
+        return x.reshape(len(x), *self.view).permute(self.order).reshape(len(x), *self.size)
 
 
 class Crop(_Described):
@@ -54,7 +55,7 @@ class Attention(_Described):
         # (batch, heads, places, features)
         q, k, v = (part.unflatten(1, (self.heads, -1)).transpose(2, 3) for part in parts)
         y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal, scale=self.scale)
-        return y.transpose(2, 3).reshape(-1, self.values, *x.shape[2:])
+        return y.transpose(2, 3).reshape(len(x), self.values, *x.shape[2:])
 
 
 class PositionBias(_Described):
@@ -81,14 +82,21 @@ class ConstantPositions(_Described):
 
 
 class Embedding(_Described):
-    """A row of features for every token: whole numbers, of whatever type."""
+    """A row of features for every token: whole numbers, of whatever type.
+
+    Raises:
+        ArtifactError: what it is called with is no token.
+    """
 
     def __init__(self, layer: seq.Embedding) -> None:
         super().__init__(layer)
-        self.weight = nn.Parameter(torch.zeros(layer.tokens, layer.features))
+        self.not_tokens, self.weight = layer.not_tokens, nn.Parameter(torch.zeros(layer.tokens, layer.features))
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.embedding(x.long(), self.weight).transpose(1, 2)[:, :, None]
+        tokens = x.long()
+        if bool(((tokens < 0) | (tokens >= len(self.weight)) | (tokens != x)).any()):
+            raise ArtifactError(self.not_tokens(x.min().item(), x.max().item()))
+        return nn.functional.embedding(tokens, self.weight).transpose(1, 2)[:, :, None]
 
 
 class Recurrent(_Described):
