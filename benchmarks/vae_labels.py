@@ -28,11 +28,12 @@ from pyro_compress.inference.results.predictive import posterior_predictive
 ACTIVATIONS = {"softplus": nn.Softplus, "relu": nn.ReLU, "tanh": nn.Tanh}
 
 
-def layers(*widths: int, activation: str) -> nn.Sequential:
-    """Dense layers with an activation between them, of flattened inputs."""
+def layers(*widths: int, activation: str, dropout: float = 0.0) -> nn.Sequential:
+    """Dense layers with an activation between them, of flattened inputs; dropout of what layers behind it take."""
     made: list[nn.Module] = [nn.Flatten()]
     for number, (inputs, outputs) in enumerate(pairwise(widths)):
         made += [ACTIVATIONS[activation]()] if number else []
+        made += [nn.Dropout(dropout)] if number and dropout else []
         made.append(nn.Linear(inputs, outputs))
     return nn.Sequential(*made)
 
@@ -51,7 +52,7 @@ def m2(inputs: int, given: argparse.Namespace, likelihood: Any) -> pc.SemiSuperv
     codes = pc.models.GaussianCodes(given.width)
     torch.manual_seed(0)
     parts = pc.models.LabelledEncoderDecoder(
-        layers(inputs, given.hidden, 10, activation=given.activation),
+        layers(inputs, given.hidden, 10, activation=given.activation, dropout=given.dropout),
         layers(inputs + 10, given.hidden, codes.outputs, activation=given.activation),
         layers(codes.width + 10, given.hidden, inputs, activation=given.activation),
         codes,
@@ -88,6 +89,7 @@ def main() -> None:
     )
     parser.add_argument("--binarisation", choices=("static", "dynamic"), default="static")
     parser.add_argument("--hidden", type=int, default=300)
+    parser.add_argument("--dropout", type=float, default=0.0, help="of the classifier's hidden units")
     parser.add_argument("--temperature", type=float, default=0.5)
     parser.add_argument("--activation", choices=tuple(ACTIVATIONS), default="relu")
     parser.add_argument("--compile", choices=("always", "never"), default="always")

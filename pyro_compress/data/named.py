@@ -35,11 +35,12 @@ def load(
     examples held out (default 187 for digits, 60 for rossi, 300 for gbsg, 5,000 for the others; some sets come with
     their own).  Raises DataError.
     """
-    if ":" in name:
-        return from_factory(name, validation=0.1 if validation is None else validation, split_seed=split_seed)
+    # a path may have a colon, and no function's name ends like that
     if name.endswith(".npz"):
         found = {"validation": 0.1 if validation is None else validation, "split_seed": split_seed}
         return as_data(**found | read_archive(Path(name)))
+    if ":" in name:
+        return from_factory(name, validation=0.1 if validation is None else validation, split_seed=split_seed)
     if name in survival.READERS:
         return _survival(name, validation, split_seed)
     if name in _MADE:

@@ -144,7 +144,8 @@ def test_tokens_of_the_test_part_are_looked_at_too() -> None:
 
 def test_a_file_of_arrays_is_read_as_it_was_written(tmp_path: Path) -> None:
     (x, y), (test_x, test_y) = part(50, 0), part(10, 1)
-    path = tmp_path / "odd.npz"
+    path = tmp_path / "3:1" / "odd.npz"
+    path.parent.mkdir()
     held: dict[str, Any] = {"train_x": x.numpy(), "train_y": y.numpy(), "test_x": test_x, "test_y": test_y}
     np.savez(path, **held, classes=np.array(["even", "odd"]))
     found = load(str(path), validation=10)
