@@ -102,7 +102,7 @@ def evaluate(
     ] = None,
     likelihood: Annotated[
         str | None,
-        typer.Option("--likelihood", help="For a file: categorical (if not given), gaussian, bernoulli, poisson."),
+        typer.Option("--likelihood", help="For a file: categorical (if not given), …; a wrong one lists all."),
     ] = None,
     network: Annotated[
         str | None,
@@ -172,7 +172,7 @@ def uncertainty(
         return
     for part in measuring.describe(found):
         show(part)
-    show(f"everything is in {directory / 'uncertainty.json'} and {run_directory.figures / 'uncertainty'}")
+    show(f"everything is in {run_directory.uncertainty} and {run_directory.figures / 'uncertainty'}")
 
 
 def _opened(directory: Path, data_dir: Path | None) -> "tuple[RunDirectory, RunSettings, DataSet]":

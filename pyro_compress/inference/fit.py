@@ -79,8 +79,9 @@ def fit(
         callbacks: called after every round.
         watcher: told of every chain of a sampler as it goes, some ten times a second.
 
-    Where ranks have been joined (`ranks.joined`), all of them call this alike: each sees its share of every batch,
-    all end with the same posterior, and the first alone writes the checkpoint and tells callbacks and watcher.
+    Where ranks have been joined (`inference.loop.processes.joined`), all of them call this alike: each sees its share
+    of every batch, all end with the same posterior, and the first alone writes the checkpoint and tells callbacks and
+    watcher.
 
     Threads take turns (`inference.loop.alone`), and gradients are on, whatever surrounds the call.
 
@@ -96,29 +97,7 @@ def fit(
     refuse_model(method, model)
     if isinstance(model, BayesianNetwork):
         refuse_drawn_anew(method, data, type(method).__name__)
-        check_before_copying(model)
-    feed, model = Feed.of(model, data).on(place, ranks), copy.deepcopy(model)
-    if not isinstance(model, BayesianNetwork):
-        owner = module_behind(model)
-        if owner is not None:
-            owner.to(place)
-        model = Program(model, feed.tensors, feed.call)
-        feed = replace(feed, may_split=model.rows)
-        refuse_parameters(method, model)
-    model.to(place)
-    if model.hyper.declared and not method.trains_parameters:
-        model.hyper.requires_grad_(False)
-        warn(
-            f"{type(method).__name__} does not learn the hyper-parameters {', '.join(model.hyper.declared)} and takes "
-            "them as they are: learn them with SVI(...) and fit model.at(posterior.hyperparameters)",
-            PosteriorWarning,
-        )
-    if isinstance(model, BayesianNetwork):
-        if model.has_local_sites:
-            model.see(*feed.drawn_once())
-        check_fit(model, feed)
-        if isinstance(method, MinibatchMethod):
-            refuse_batches_of_one(model.network, feed.tensors[0], method.batch_size, ranks.count)
+    feed, model = _ready(model, data, method, ranks, place)
     fingerprint = fingerprint_of(model, feed, method, seed)
     with on_device(place):
         # where a method was left to choose, another runs in its place under its name
@@ -155,6 +134,40 @@ def fit(
         posterior = method.draw(state)
     learned = {name: as_array(value) for name, value in model.hyper.values().items()}
     return _with_provenance(replace(posterior, hyperparameters=learned), feed, asked, seed, history)
+
+
+def _ready(
+    given: Any, data: Any, method: Method, ranks: Ranks, place: torch.device
+) -> tuple[Feed, BayesianNetwork | Program]:
+    """The examples, and a copy of the model that goes with them and with the method; what does not is refused."""
+    if isinstance(given, BayesianNetwork):
+        check_before_copying(given)
+    feed, own = Feed.of(given, data).on(place, ranks), copy.deepcopy(given)
+    model: BayesianNetwork | Program
+    if isinstance(own, BayesianNetwork):
+        model = own
+    else:
+        owner = module_behind(own)
+        if owner is not None:
+            owner.to(place)
+        model = Program(own, feed.tensors, feed.call)
+        feed = replace(feed, may_split=model.rows)
+        refuse_parameters(method, model)
+    model.to(place)
+    if model.hyper.declared and not method.trains_parameters:
+        model.hyper.requires_grad_(False)
+        warn(
+            f"{type(method).__name__} does not learn the hyper-parameters {', '.join(model.hyper.declared)} and takes "
+            "them as they are: learn them with SVI(...) and fit model.at(posterior.hyperparameters)",
+            PosteriorWarning,
+        )
+    if isinstance(model, BayesianNetwork):
+        if model.has_local_sites:
+            model.see(*feed.drawn_once())
+        check_fit(model, feed)
+        if isinstance(method, MinibatchMethod):
+            refuse_batches_of_one(model.network, feed.tensors[0], method.batch_size, ranks.count)
+    return feed, model
 
 
 def _method(given: Method | str) -> Method:

@@ -86,7 +86,7 @@ def kl_nats(q: Any, p: Any) -> torch.Tensor:
     Raises:
         NotImplementedError: no closed form is registered; the ELBO then takes a Monte Carlo estimate.
     """
-    q_base, p_base = _base(q), _base(p)
+    q_base, p_base = base_of(q), base_of(p)
     if isinstance(q_base, Normal) and isinstance(p_base, LogUniformDistribution):
         return _NormalLogUniformTotal.apply(q_base.loc, q_base.scale) + _log_uniform_offset(q_base, p_base)
     if isinstance(q_base, Normal) and isinstance(p_base, StandardNormal):
@@ -104,7 +104,8 @@ class StandardNormal(Normal):
         return StandardNormal(batch_shape)
 
 
-def _base(distribution: Any) -> Any:
+def base_of(distribution: Any) -> Any:
+    """The distribution of single elements."""
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
     return distribution

@@ -31,6 +31,11 @@ ELEMENT_TYPES = FLOATING | WHOLE
 """What a tensor's numbers are where it is used, and the numpy type that holds them here."""
 
 
+def item_bytes(dtype: str) -> int:
+    """Bytes of one number of an element type."""
+    return 2 if dtype == "bfloat16" else np.dtype(ELEMENT_TYPES[dtype]).itemsize
+
+
 @dataclass(frozen=True, eq=False)
 class Given:
     """One tensor as somebody has it.

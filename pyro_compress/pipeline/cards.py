@@ -4,7 +4,6 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +53,7 @@ def card_of(run: RunDirectory) -> dict[str, Any]:
         "name": settings.entry or f"{settings.network}/{settings.prior}",
         "sha256": hashlib.sha256(content).hexdigest(),
         **{key: value for key, value in results.items() if key in errors or key in KEPT},
-        "settings": _plain(settings),
+        "settings": settings.as_plain(),
         "changed": changed(settings),
         "chosen_on": zoo.entry(settings.entry).chosen_on if settings.entry else None,
         "made_with": {name: version(name) for name in LIBRARIES}
@@ -64,19 +63,13 @@ def card_of(run: RunDirectory) -> dict[str, Any]:
 
 def changed(settings: "RunSettings") -> dict[str, Any]:
     """What a run has otherwise than its zoo entry, but for seed and threads; all of it where it has no entry."""
-    found = _plain(settings)
+    found = settings.as_plain()
     if settings.entry is None:
         return found
     from pyro_compress.pipeline.settings import settings_from_entry
 
-    own = _plain(settings_from_entry(settings.entry, seed=settings.seed, threads=settings.threads))
+    own = settings_from_entry(settings.entry, seed=settings.seed, threads=settings.threads).as_plain()
     return {name: value for name, value in found.items() if value != own[name]}
-
-
-def _plain(settings: "RunSettings") -> dict[str, Any]:
-    """As JSON gives them back: lists in the place of tuples."""
-    found: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
-    return found
 
 
 def ship(run: RunDirectory, folder: Path = shipped.FOLDER) -> Path:

@@ -30,7 +30,8 @@ class DecisionSettings:
 
     Args:
         group_threshold, log_alpha, snr, remove_percent: cuts, see `analysis.decisions.pruning.prune`.  Where none of
-            the last three is given, the largest SNR cut of a ladder that validation allows is taken.
+            the last three is given, the prior's own cut; of priors that judge no single weights, the largest SNR cut of
+            a ladder that validation allows.
         remove_by, remove_over: which weights `remove_percent` takes, 'snr' or 'magnitude', of the 'network' or of every
             'layer': `by` and `over` of `prune`.
         multiply_adds: share of the multiply-adds of a forward pass that may stay: before all else, units go that cost
@@ -133,7 +134,30 @@ class DecisionSettings:
         for name, known in words.items():
             if getattr(self, name) not in known:
                 raise DecisionError(f"{name} is one of {', '.join(known)}, found '{getattr(self, name)}'")
+        self._check_units()
+        self._check_stages()
+        self._check_training()
+        self._check_quantizer()
+        if self.fine_tune_moves != MOVES[0]:
+            self._check_moves()
+        if self.fine_tune_rate != RATES[0] and self.quantizer in WITHOUT_INTEGERS:
+            raise DecisionError(
+                f"fine_tune_rate='{self.fine_tune_rate}' asks what integers cost, and quantizer='{self.quantizer}' "
+                f"stores none: take fine_tune_rate='{RATES[0]}', or another quantizer"
+            )
+
+    def _check_units(self) -> None:
         check_ranking(self.remove_percent, self.remove_by, self.remove_over, names=("remove_by", "remove_over"))
+        if self.multiply_adds is not None and not 0 < self.multiply_adds <= 1:
+            raise DecisionError(f"multiply_adds is a share above 0 and at most 1, found {self.multiply_adds}")
+        if self.rank_units_by is not None and self.rank_units_by not in UNIT_RANKINGS:
+            raise DecisionError(unknown_name("ranking of units", self.rank_units_by, UNIT_RANKINGS))
+        if self.remove_units_percent is None and self.rank_units_by is not None:
+            raise DecisionError("rank_units_by says which units remove_units_percent takes: give it too")
+        if self.remove_units_percent is not None and self.multiply_adds is not None:
+            raise DecisionError("remove_units_percent and multiply_adds both say which units go: give one of them")
+
+    def _check_stages(self) -> None:
         if (
             self.fine_tune_epochs < 0
             or min(self.tolerance_points, self.tolerance_nats, self.stage_tolerance_points) < 0
@@ -146,6 +170,12 @@ class DecisionSettings:
                 f"further_stages is at least 0, and stages take fine_tune_epochs; found {self.further_stages} with "
                 f"{self.fine_tune_epochs} epochs"
             )
+        if (self.c is not None and self.c < 0) or min(self.rate_weights, default=0) < 0:
+            raise DecisionError(f"c and rate_weights must not be negative, found {self.c} and {self.rate_weights}")
+        if list(self.rate_weights) != sorted(self.rate_weights):
+            raise DecisionError(f"rate_weights must rise from stage to stage, found {self.rate_weights}")
+
+    def _check_training(self) -> None:
         if self.teacher_draws < 0 or self.fine_tune_noise < 0:
             raise DecisionError(
                 f"teacher_draws and fine_tune_noise must not be negative, found {self.teacher_draws} and "
@@ -156,30 +186,10 @@ class DecisionSettings:
                 "fine_tune_averaging is the share of a stage's steps that is averaged, from 0 to 1; found "
                 f"{self.fine_tune_averaging}"
             )
-        if self.multiply_adds is not None and not 0 < self.multiply_adds <= 1:
-            raise DecisionError(f"multiply_adds is a share above 0 and at most 1, found {self.multiply_adds}")
-        if self.rank_units_by is not None and self.rank_units_by not in UNIT_RANKINGS:
-            raise DecisionError(unknown_name("ranking of units", self.rank_units_by, UNIT_RANKINGS))
-        if self.remove_units_percent is None and self.rank_units_by is not None:
-            raise DecisionError("rank_units_by says which units remove_units_percent takes: give it too")
-        if self.remove_units_percent is not None and self.multiply_adds is not None:
-            raise DecisionError("remove_units_percent and multiply_adds both say which units go: give one of them")
         if self.fine_tune_batch_size < 1 or not 0 < self.fine_tune_learning_rate < math.inf:
             raise DecisionError(
                 "fine_tune_batch_size is at least 1 and fine_tune_learning_rate above 0, found "
                 f"{self.fine_tune_batch_size} and {self.fine_tune_learning_rate}"
-            )
-        if (self.c is not None and self.c < 0) or min(self.rate_weights, default=0) < 0:
-            raise DecisionError(f"c and rate_weights must not be negative, found {self.c} and {self.rate_weights}")
-        if list(self.rate_weights) != sorted(self.rate_weights):
-            raise DecisionError(f"rate_weights must rise from stage to stage, found {self.rate_weights}")
-        self._check_quantizer()
-        if self.fine_tune_moves != MOVES[0]:
-            self._check_moves()
-        if self.fine_tune_rate != RATES[0] and self.quantizer in WITHOUT_INTEGERS:
-            raise DecisionError(
-                f"fine_tune_rate='{self.fine_tune_rate}' asks what integers cost, and quantizer='{self.quantizer}' "
-                f"stores none: take fine_tune_rate='{RATES[0]}', or another quantizer"
             )
 
     def in_nats(self) -> "DecisionSettings":

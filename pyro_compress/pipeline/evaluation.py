@@ -1,7 +1,6 @@
 """The last step: decode the file, run it on the test set, write results.json and the figures."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -303,11 +302,6 @@ def _detail(
     rates = None
     if isinstance(architecture, Architecture):
         rates = asdict(published_rates(architecture, decision, weights))
-    # a point estimate, or a draw, has a density at its value and no KL, so no description length either; so has a guide
-    # with points among its sites
-    complexity = posterior.statistics.get("complexity_nats", float("nan"))
-    proper = settings.prior_is_proper and posterior.kind != "point" and posterior.has_density
-    known = proper and math.isfinite(complexity)
     shrinkage = {
         name: [round(float(q), 6) for q in np.quantile(site.groups.shrinkage(), (0.0, 0.5, 1.0))]
         for name, site in posterior.parameters.items()
@@ -319,7 +313,7 @@ def _detail(
         "steps_per_tensor": {name: described(site.quantizer) for name, site in decision.sites.items()},
         "rates": rates,
         "deep_compression_bytes": asdict(deep_compression_bytes(decision)),
-        "description_length_bits": description_length_bits(complexity, proper_prior=known),
+        "description_length_bits": description_length_bits(posterior.kl_nats, proper_prior=settings.prior_is_proper),
         "nll_nats_per_example": measured.nll_nats_per_example,
         "calibration_error": measured.calibration_error,
         "brier_score": measured.brier_score,

@@ -140,8 +140,7 @@ def description_length(directory: Path) -> dict[str, float | None]:
     from pyro_compress.posterior.posterior import Posterior
 
     posterior, settings = Posterior.load(run.posterior), RunSettings.load(run.settings)
-    nats = posterior.statistics.get("complexity_nats", math.nan)
     if settings.reconstructs:  # the fit's KL is of codes too
         return {}
-    proper = settings.prior_is_proper and posterior.kind != "point" and posterior.has_density
-    return {"description_length_bits": description_length_bits(nats, proper_prior=proper and math.isfinite(nats))}
+    bits = description_length_bits(posterior.kl_nats, proper_prior=settings.prior_is_proper)
+    return {"description_length_bits": bits}

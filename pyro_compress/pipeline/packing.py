@@ -20,7 +20,7 @@ from pyro_compress.errors import ArtifactError, RunError
 from pyro_compress.files import write_atomically
 from pyro_compress.network.quantizers import Codebook, PerChannel, Uniform
 from pyro_compress.network.stored import StoredTensor
-from pyro_compress.network.stored_weights import ELEMENT_TYPES, Given, StoredWeights, WeightTensor
+from pyro_compress.network.stored_weights import Given, StoredWeights, WeightTensor, item_bytes
 
 # torch is loaded where tensors of it come in or go out: files of safetensors need none.
 if TYPE_CHECKING:
@@ -189,11 +189,6 @@ def comparison(given: Mapping[str, Given], artifact: Artifact) -> list[PackedTen
         size = math.prod(tensor.shape) * item_bytes(tensor.dtype)
         found.append(PackedTensor(name, tensor.shape, tensor.dtype, stored_as_text(tensor), size, after[name], error))
     return found
-
-
-def item_bytes(dtype: str) -> int:
-    """Bytes of one number of an element type."""
-    return 2 if dtype == "bfloat16" else np.dtype(ELEMENT_TYPES[dtype]).itemsize
 
 
 def stored_as_text(tensor: WeightTensor) -> str:

@@ -1,7 +1,8 @@
 """The files of one run.
 
-settings.json  teacher.safetensors  initial.safetensors  rewritten.safetensors  checkpoint.pt  posterior.safetensors
-moments.safetensors  decision.safetensors  refined.safetensors  network.pyrc  results.json  timings.json  figures/
+settings.json  teacher/  teacher.safetensors  initial.safetensors  rewritten.safetensors  checkpoint.pt
+posterior.safetensors  posterior.draws/  moments.safetensors  decision.safetensors  refined.safetensors  network.pyrc
+results.json  diagnosis.json  uncertainty.json  timings.json  figures/
 """
 
 import json
@@ -15,6 +16,9 @@ from typing import Any
 
 from pyro_compress.errors import RunError, warn
 from pyro_compress.files import write_atomically
+
+# steps that end in a posterior, by their names in timings.json; the others decide by it
+FITTING = ("pretrain", "fit")
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,10 @@ class RunDirectory:
     @property
     def diagnosis(self) -> Path:
         return self.path / "diagnosis.json"
+
+    @property
+    def uncertainty(self) -> Path:
+        return self.path / "uncertainty.json"
 
     @property
     def figures(self) -> Path:

@@ -246,9 +246,14 @@ class RunSettings:
     def _fresh_network(self) -> nn.Module:
         return networks.named_or_own(self.network)
 
+    def as_plain(self) -> dict[str, Any]:
+        """As settings.json gives them back: lists in the place of tuples."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return found
+
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        write_atomically(path, json.dumps(as_plain(self), indent=2) + "\n")
+        write_atomically(path, json.dumps(self.as_plain(), indent=2) + "\n")
 
     @staticmethod
     def load(path: Path) -> "RunSettings":
@@ -315,9 +320,3 @@ def settings_from_entry(name: str, **changes: Any) -> RunSettings:
     if not (base["pretrain_epochs"] or base["retrain_epochs"] or changes.get("pretraining_options")):
         base["pretraining_options"] = {}
     return RunSettings(**base)
-
-
-def as_plain(settings: RunSettings) -> dict[str, Any]:
-    """As settings.json has them."""
-    found: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
-    return found

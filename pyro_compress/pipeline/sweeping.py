@@ -16,7 +16,7 @@ from pyro_compress.models import zoo
 from pyro_compress.pipeline.run_directory import results_in
 from pyro_compress.pipeline.run_options import settings_for
 from pyro_compress.pipeline.running import Work
-from pyro_compress.pipeline.settings import RunSettings, as_plain
+from pyro_compress.pipeline.settings import RunSettings
 from pyro_compress.posterior.error_unit import PERCENT, unit_of
 
 COLUMNS = ("file_rate", "error_after", "error_before", "weights_left_percent", "file_bytes")
@@ -115,8 +115,8 @@ def refuse_other_settings(tasks: Iterable[Task], options: Iterable[str], given: 
         if not started.exists():
             continue
         own = {"seed": task.seed, "threads": task.threads}
-        wanted = as_plain(settings_for(task.entry, options, **given, **own))
-        found = as_plain(RunSettings.load(started))
+        wanted = settings_for(task.entry, options, **given, **own).as_plain()
+        found = RunSettings.load(started).as_plain()
         other = next((name for name in wanted if wanted[name] != found[name]), None)
         if other is not None:
             raise RunError(

@@ -3,8 +3,8 @@
 A teacher is asked about every training example, and about nothing else: it sees no label of the student's, and neither
 inputs nor labels of what is held out.  It is asked once, or where inputs are drawn anew in every batch, as augmentation
 and dynamic binarisation do, about each batch as the student sees it (`data.asking`).  What it was itself fitted to is
-another matter.  A run of this package on the same data held out the same validation examples (`data.SPLIT_SEED`); of
-modules and files nobody knows.
+another matter.  A run of this package on the same data held out the same validation examples
+(`data.splits.SPLIT_SEED`); of modules and files nobody knows.
 """
 
 import copy

@@ -91,7 +91,7 @@ def uncertainty_of_run(
         if here[PREDICTIVE]:
             figure = out_of_distribution_figure(here[PREDICTIVE], there[PREDICTIVE], (data.name, other))
             drawn["out_of_distribution"] = figure
-    write_atomically(run.path / "uncertainty.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
+    write_atomically(run.uncertainty, json.dumps(results, indent=2, allow_nan=False) + "\n")
     save_all(run.figures / "uncertainty", drawn)
     return results
 

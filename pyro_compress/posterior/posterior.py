@@ -5,6 +5,7 @@ statistic that says which groups are off) and where it came from, and nothing of
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -209,6 +210,12 @@ class Posterior:
     def has_density(self) -> bool:
         """Whether its closed-form guide, if it has one, has a density: no site is a point estimate or has atoms."""
         return all(FAMILIES[latent.family].log_density is not None for latent in self.latents.values())
+
+    @property
+    def kl_nats(self) -> float | None:
+        """KL(q ‖ p) in the last epoch; None where none is known: of points, draws, and guides with points in them."""
+        found = self.statistics.get("complexity_nats", math.nan)
+        return found if self.kind != "point" and self.has_density and math.isfinite(found) else None
 
     @property
     def is_normal(self) -> bool:

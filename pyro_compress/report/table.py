@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -29,11 +29,6 @@ def results_table(results: Mapping[str, Any]) -> Group:
     if results.get("published"):
         parts.append(_comparison_table(results))
     return Group(*parts)
-
-
-def print_results(results: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print `results_table`."""
-    (console or Console()).print(results_table(results))
 
 
 def _run_table(results: Mapping[str, Any]) -> Table:

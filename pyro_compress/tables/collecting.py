@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyro_compress.pipeline.run_directory import RunDirectory
+from pyro_compress.pipeline.run_directory import FITTING, RunDirectory
 from pyro_compress.pipeline.running import last_line
 from pyro_compress.tables.earlier import Earlier
 from pyro_compress.tables.spec import Column, Row, Table
@@ -137,8 +137,8 @@ def _results(directory: Path) -> Mapping[str, Any] | str | None:
 def _seconds(directories: Mapping[tuple[str, int], Path], seed: int) -> float | None:
     """Processor seconds of one fit and of all that was decided from it."""
     spent = [RunDirectory(directory).seconds()["processor"] for (_, of), directory in directories.items() if of == seed]
-    fitting = max((sum(one.get(step, 0.0) for step in ("pretrain", "fit")) for one in spent), default=0.0)
-    deciding = sum(sum(value for step, value in one.items() if step not in ("pretrain", "fit")) for one in spent)
+    fitting = max((sum(one.get(step, 0.0) for step in FITTING) for one in spent), default=0.0)
+    deciding = sum(sum(value for step, value in one.items() if step not in FITTING) for one in spent)
     return fitting + deciding or None
 
 

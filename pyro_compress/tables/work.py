@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_compress.files import write_atomically
-from pyro_compress.pipeline.run_directory import RunDirectory
+from pyro_compress.pipeline.run_directory import FITTING, RunDirectory
 from pyro_compress.pipeline.running import Work
 from pyro_compress.tables.spec import Fit, Table, fits_of
 
@@ -118,7 +118,7 @@ def prepare(where: Path, fitted: RunDirectory, options: Mapping[str, Any]) -> No
     if fitted.timings.exists():
         RunDirectory(where).write_seconds(
             {
-                clock: {step: value for step, value in steps.items() if step in ("pretrain", "fit")}
+                clock: {step: value for step, value in steps.items() if step in FITTING}
                 for clock, steps in fitted.seconds().items()
             }
         )

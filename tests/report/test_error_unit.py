@@ -7,7 +7,7 @@ from rich.console import Console
 from pyro_compress.pipeline.sweeping import table
 from pyro_compress.posterior.error_unit import NATS, NATS_OF_BOUND, PERCENT, unit_of
 from pyro_compress.report.figures import RatePoint, error_against_rate
-from pyro_compress.report.table import print_results
+from pyro_compress.report.table import results_table
 
 RESULTS: dict[str, Any] = {
     "error_unit": "nats",
@@ -31,7 +31,7 @@ def test_a_unit_prints_and_names() -> None:
 def test_the_results_table_says_nats() -> None:
     console = Console(width=200, record=True, quiet=False, file=None, highlight=False)
     with console.capture() as captured:
-        print_results(RESULTS, console)
+        console.print(results_table(RESULTS))
     text = captured.get()
     assert "1.6200 nats" in text and "1.7312 nats ± 0.1300" in text.replace("1.7313", "1.7312")
     assert "another" in text and "1.5000" in text
@@ -50,7 +50,7 @@ def test_an_autoencoders_table_says_what_the_bound_loses() -> None:
     assert unit_of(results) is NATS_OF_BOUND
     console = Console(width=200)
     with console.capture() as captured:
-        print_results(results, console)
+        console.print(results_table(results))
     text = captured.get()
     assert "negative ELBO of the decoded file" in text and "0.228 ± 0.028 nats" in text and "-24.06 nats" in text
     assert "binarisation" in text and "error" not in text

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pyro_compress.report.table import print_results
+from pyro_compress.report.table import results_table
 
 RESULTS: dict[str, Any] = {
     "network": "lenet-300-100",
@@ -45,7 +45,7 @@ RESULTS: dict[str, Any] = {
 
 def lines(results: dict[str, Any], width: int = 120) -> list[str]:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    print_results(results, console)
+    console.print(results_table(results))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 

@@ -185,8 +185,8 @@ class Decision:
             tensors = load_file(path)
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
-            described = json.loads(metadata["decision"])
-            steps, made_by = described["steps"], described["made_by"]
+            said = json.loads(metadata["decision"])
+            steps, made_by = said["steps"], said["made_by"]
             sites = {
                 name: SiteDecision(
                     tensors[f"value/{name}"],

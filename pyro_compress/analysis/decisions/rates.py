@@ -157,12 +157,13 @@ def coded_bits(clusters: np.ndarray, index_bits: int) -> int:
     return min(dense, sparse)
 
 
-def description_length_bits(complexity_nats: float, *, proper_prior: bool) -> float | None:
+def description_length_bits(kl_nats: float | None, *, proper_prior: bool) -> float | None:
     """KL(q ‖ p) / ln 2: bits in which the bits-back argument sends the weights (Hinton & van Camp 1993).
 
-    None, 'undefined', under an improper prior: its normaliser is infinite, so the KL is known up to a constant only.
+    None, 'undefined', of a posterior without a KL (`Posterior.kl_nats`), and under an improper prior: its normaliser is
+    infinite, so the KL is known up to a constant only.
     """
-    return complexity_nats / math.log(2) if proper_prior else None
+    return kl_nats / math.log(2) if proper_prior and kl_nats is not None else None
 
 
 def two_part_code_bits(file_bytes: int, label_nats: float) -> float:

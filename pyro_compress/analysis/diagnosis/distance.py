@@ -41,13 +41,6 @@ class Distance:
         """The coordinate whose mean is farthest off beyond its error."""
         return int(np.argmax(np.abs(self.shift) - 2 * self.shift_error))
 
-    @property
-    def root_mean_square(self) -> float:
-        """Of the shifts, in sds, without what noise adds."""
-        if not np.isfinite(self.shift).all():
-            return math.inf
-        return math.sqrt(max(0.0, float(np.mean(np.square(self.shift) - np.square(self.shift_error)))))
-
 
 def distance(u: np.ndarray, gradient: np.ndarray, loc: np.ndarray, sd: np.ndarray, family: str) -> Distance:
     """See the head of this module.

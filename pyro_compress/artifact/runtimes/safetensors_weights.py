@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 from pyro_compress.errors import ArtifactError
-from pyro_compress.network.stored_weights import ELEMENT_TYPES, Given, StoredWeights
+from pyro_compress.network.stored_weights import ELEMENT_TYPES, Given, StoredWeights, item_bytes
 
 CODES = {
     "F32": "float32",
@@ -58,7 +58,7 @@ def write_safetensors(weights: StoredWeights) -> bytes:
     """A safetensors file; the same weights give the same bytes.  Tied tensors are there under each of their names."""
     held = {name: (tensor.dtype, _bytes(tensor.dtype, tensor.numbers())) for name, tensor in weights.tensors.items()}
     # of large elements first, so that all are aligned
-    order = sorted(held, key=lambda name: -_item_bytes(held[name][0]))
+    order = sorted(held, key=lambda name: -item_bytes(held[name][0]))
     codes = {dtype: code for code, dtype in CODES.items()}
     header, at = {}, 0
     for name in order:
@@ -69,10 +69,6 @@ def write_safetensors(weights: StoredWeights) -> bytes:
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     return len(text).to_bytes(8, "little") + text + b"".join(held[name][1] for name in order)
-
-
-def _item_bytes(dtype: str) -> int:
-    return 2 if dtype == "bfloat16" else np.dtype(ELEMENT_TYPES[dtype]).itemsize
 
 
 def _bytes(dtype: str, numbers: np.ndarray) -> bytes:

@@ -21,10 +21,10 @@ from pyro import poutine
 from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import kl_divergence
 
 from pyro_compress.errors import InferenceError
-from pyro_compress.models.kl import kl_nats
+from pyro_compress.models.kl import base_of, kl_nats
 from pyro_compress.models.sites import log_prob, refuse_other_sites, weighted_total
 
 
@@ -172,10 +172,3 @@ def is_auxiliary(site: Any) -> bool:
 def is_delta(distribution: Any) -> bool:
     """Whether it is a value that was made of other draws."""
     return isinstance(base_of(distribution), Delta)
-
-
-def base_of(distribution: Any) -> Any:
-    """The distribution of single elements."""
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    return distribution

@@ -222,12 +222,11 @@ class LogJoint:
         """(D,) as one view per site, unconstrained; gradients of these need no tensor of zeros per site."""
         return tuple(flat[site.where].reshape(site.unconstrained) for site in self.sites)
 
-    def pointwise(self, flat: Tensor, *batch: Tensor) -> Tensor:
-        """(n,): log p(y_i | x_i, θ) of every example of the batch, neither scaled nor tempered."""
-        return self.apart(flat, *batch)[0]
-
     def apart(self, flat: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
-        """(`pointwise`, log p(θ) / T + log |dθ/du|): the log joint with every example's share to itself."""
+        """(log p(y_i | x_i, θ), log p(θ) / T + log |dθ/du|): the log joint with every example's share, (n,), to itself.
+
+        The shares are neither scaled nor tempered.
+        """
         trace, jacobian = self._trace(self._parts(flat), batch)
         latent = self._latent_names
         refuse_other_sites(trace, latent)

@@ -6,11 +6,12 @@ import pyro
 import torch
 from torch.distributions import kl_divergence
 
-from pyro_compress.inference.gradient.elbo import Divergence, ElboTerms, base_of, elbo_terms
+from pyro_compress.inference.gradient.elbo import Divergence, ElboTerms, elbo_terms
 from pyro_compress.inference.loop.feed import Batch
 from pyro_compress.inference.variational.state import VariationalState
 from pyro_compress.models.generative.bounds import importance_weighted, log_weights
 from pyro_compress.models.generative.vae import CODE, VAE
+from pyro_compress.models.kl import base_of
 
 
 def importance_weighted_terms(

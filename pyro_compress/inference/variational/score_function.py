@@ -16,7 +16,6 @@ from pyro.poutine.util import site_is_subsample
 
 from pyro_compress.inference.gradient.elbo import (
     ElboTerms,
-    base_of,
     closed_kl,
     entropy_nats,
     guide_and_model_traces,
@@ -24,6 +23,7 @@ from pyro_compress.inference.gradient.elbo import (
     sampled,
     terms_from_traces,
 )
+from pyro_compress.models.kl import base_of
 from pyro_compress.models.sites import log_prob, weighted_total
 
 

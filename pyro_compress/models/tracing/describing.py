@@ -160,9 +160,9 @@ class Description:
             return RECURRENT[kind](self.sequence, self._module(node), str(node.target), *arguments, **named)
         if kind in TRANSFORMERS:
             return TRANSFORMERS[kind](self.sequence, self._module(node), str(node.target), *arguments, **named)
-        combined = self._combined(kind, arguments, named, node)
-        if combined is not None:
-            return combined
+        found = self._combined(kind, arguments, named, node)
+        if found is not None:
+            return found
         constants = [one for one in operands if isinstance(one, Constant)]
         if kind is F.layer_norm:
             return function_norm(self.sequence, *arguments, **named)

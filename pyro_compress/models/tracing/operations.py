@@ -69,22 +69,21 @@ def _identity(before: Shape, memory_format: Any = None) -> Layers:
     return []
 
 
+_DROPOUT_MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_DROPOUT_FUNCTIONS = (F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout)
 MODULES: dict[type[nn.Module], Rule] = {
     nn.Linear: _linear,
     **convolutions.MODULES,
     **normalisations.MODULES,
     **resizing.MODULES,
     **activations.MODULES,
-    **dict.fromkeys(
-        (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout),
-        as_module(_identity),
-    ),
+    **dict.fromkeys((nn.Identity, *_DROPOUT_MODULES), as_module(_identity)),
 }
 
 FUNCTIONS: dict[Any, Callable[..., Layers]] = {
     **activations.FUNCTIONS,
     **resizing.FUNCTIONS,
-    **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout), _dropout),
+    **dict.fromkeys(_DROPOUT_FUNCTIONS, _dropout),
     **dict.fromkeys(("contiguous", "float"), _identity),
 }
 # What treats every number alike.
@@ -92,8 +91,7 @@ ELEMENTWISE: frozenset[Any] = frozenset(
     (
         *(kind for kind in activations.MODULES if kind is not nn.PReLU),
         *activations.FUNCTIONS,
-        *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout),
-        *(F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout, "contiguous", "float"),
+        *(nn.Identity, *_DROPOUT_MODULES, *_DROPOUT_FUNCTIONS, "contiguous", "float"),
     )
 )
 # Functions that other packages hide from tracing, by their full names.

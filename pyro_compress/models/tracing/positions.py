@@ -29,6 +29,11 @@ def layout_of(sequence: LayerSequence, result: Result) -> Layout:
     return Layout.of(result.shape, (result.shape[0], *sequence.shapes[result.number]))
 
 
+def swapped(sequence: LayerSequence, result: Result) -> Result:
+    """A result of three axes with the first two in the other order."""
+    return result_of(sequence, result.number, layout_of(sequence, result).permuted([1, 0, 2]))
+
+
 def result_of(sequence: LayerSequence, number: int, layout: Layout) -> Result:
     """A result with these axes; without a layout if they are the channels and then the places of its output."""
     shape, found = layout.shape, sequence.shapes[number]

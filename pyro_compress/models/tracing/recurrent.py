@@ -15,7 +15,7 @@ from torch import nn
 from pyro_compress.models.tracing.axes import cut
 from pyro_compress.models.tracing.constants import Constant
 from pyro_compress.models.tracing.layouts import Layout
-from pyro_compress.models.tracing.positions import BATCH_AXIS, at_channels, layout_of, result_of
+from pyro_compress.models.tracing.positions import BATCH_AXIS, at_channels, layout_of, result_of, swapped
 from pyro_compress.models.tracing.rules import RefusedError
 from pyro_compress.models.tracing.sequences import LayerSequence, Result
 from pyro_compress.network.further_layers import Concatenate
@@ -76,7 +76,7 @@ def recurrence(sequence: LayerSequence, module: Any, name: str, x: Result, hx: A
             f"takes the shape {x.shape}, supported are (batch, places, features) and its first two turned"
         )
     turned = not module.batch_first
-    x = _swapped(sequence, x) if turned else x
+    x = swapped(sequence, x) if turned else x
     layout = layout_of(sequence, x)
     if not layout.batch_first:
         raise RefusedError(BATCH_AXIS)
@@ -93,7 +93,7 @@ def recurrence(sequence: LayerSequence, module: Any, name: str, x: Result, hx: A
     outputs = result_of(sequence, number, _of_width(layout, features))
     last = (places - 1, 0)[: 1 + module.bidirectional] * module.num_layers
     states = States(tuple(results), last)
-    return Recurrence(_swapped(sequence, outputs) if turned else outputs, states, module.mode == "LSTM")
+    return Recurrence(swapped(sequence, outputs) if turned else outputs, states, module.mode == "LSTM")
 
 
 def _is_zero(state: Any) -> bool:
@@ -120,10 +120,6 @@ def _direction(sequence: LayerSequence, module: Any, name: str, number: int, fea
 
 def _of_width(layout: Layout, width: int) -> Layout:
     return layout.exchanged(2, 1, len(layout.axes[2]), width)
-
-
-def _swapped(sequence: LayerSequence, result: Result) -> Result:
-    return result_of(sequence, result.number, layout_of(sequence, result).permuted([1, 0, 2]))
 
 
 def on_several(sequence: LayerSequence, kind: Any, several: Any, rest: Any, named: Any) -> Result | Several:

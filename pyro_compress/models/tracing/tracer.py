@@ -124,7 +124,7 @@ def _graph(network: nn.Module, x: torch.Tensor) -> fx.Graph:
     except Exception as error:
         raise UnstorableError(
             f"the forward pass of {type(network).__name__} cannot be traced: {first_line(error)}; "
-            "it must be made of layers and sums without Python control flow on tensors"
+            "it must be made of layers and of what combines their results, without Python control flow on tensors"
         ) from error
     inputs = [node.name for node in graph.nodes if node.op == "placeholder" and not node.args]
     starred = [node.target for node in graph.nodes if node.op == "placeholder" and str(node.target).startswith("*")]

@@ -12,7 +12,7 @@ from pyro_compress.models.tracing.activations import MODULES as ACTIVATION_MODUL
 from pyro_compress.models.tracing.attention import additive, masks_places_behind
 from pyro_compress.models.tracing.last_axis import dense, norm
 from pyro_compress.models.tracing.layouts import Layout
-from pyro_compress.models.tracing.positions import at_channels, combined, layout_of, over_last_axis, result_of
+from pyro_compress.models.tracing.positions import at_channels, combined, layout_of, over_last_axis, result_of, swapped
 from pyro_compress.models.tracing.rules import RefusedError
 from pyro_compress.models.tracing.sequences import LayerSequence, Result, add
 from pyro_compress.network.layers import Activation
@@ -26,7 +26,7 @@ def self_attention(sequence: LayerSequence, result: Result, module: Any, name: s
     size, heads, bias = module.embed_dim, module.num_heads, module.in_proj_bias is not None
     # (batch, places, features), whichever of the first two comes first
     swap = len(result.shape) == 3 and layout_of(sequence, result).axes[1] == (0,)
-    result = _swapped(sequence, result) if swap else result
+    result = swapped(sequence, result) if swap else result
     packed = over_last_axis(sequence, result, f"{name}.in_proj", size, 3 * size, bias)
     for kind in ("weight", "bias")[: 1 + bias]:
         sequence.aliases[f"{name}.in_proj.{kind}"] = f"{name}.in_proj_{kind}"
@@ -35,11 +35,7 @@ def self_attention(sequence: LayerSequence, result: Result, module: Any, name: s
     number = sequence.behind(number, Attention(heads, size, (size // heads) ** -0.5, causal))
     found = result_of(sequence, number, layout.exchanged(2, 1, len(layout.axes[-1]), size))
     found = dense(sequence, found, module.out_proj, f"{name}.out_proj")
-    return _swapped(sequence, found) if swap else found
-
-
-def _swapped(sequence: LayerSequence, result: Result) -> Result:
-    return result_of(sequence, result.number, layout_of(sequence, result).permuted([1, 0, 2]))
+    return swapped(sequence, found) if swap else found
 
 
 def encoder_layer(sequence: LayerSequence, result: Result, module: Any, name: str, *, causal: bool = False) -> Result:

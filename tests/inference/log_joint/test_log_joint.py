@@ -118,7 +118,7 @@ def test_pointwise_log_likelihoods_sum_to_the_data_term() -> None:
     for model, y in ((regression(), Y), (Program(constrained_model, (X, Y[:, 0])), Y[:, 0])):
         log_joint = LogJoint(model, 12)
         flat = torch.randn(log_joint.width, generator=GENERATOR)
-        each = log_joint.pointwise(flat, X, y)
+        each, _ = log_joint.apart(flat, X, y)
         assert each.shape == (12,)
         assert float(each.sum()) == pytest.approx(float(log_joint(flat[None], (X, y)).data[0]), rel=1e-4)
 
