@@ -277,7 +277,7 @@ def _validation_error(model: Model, feed: Feed, posterior: Posterior) -> float:
     if not isinstance(model, BayesianNetwork) or feed.validation is None:
         return float("nan")
     x, y = feed.validation
-    values = {name: torch.from_numpy(site.mean).to(x.device) for name, site in posterior.parameters.items()}
+    values = {name: value.to(x.device) for name, value in model.values_at(posterior).items()}
     return float(np.mean(feed.ranks.rows(len(x), lambda rows: model.errors(values, x[rows], y[rows]).cpu().numpy())))
 
 

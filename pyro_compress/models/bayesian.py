@@ -40,6 +40,7 @@ from pyro_compress.models.priors.base import LatentSite, Prior
 from pyro_compress.models.priors.registry import PRIORS
 from pyro_compress.models.teaching import Teaching
 from pyro_compress.network.name_patterns import by_pattern, matches
+from pyro_compress.posterior.posterior import Posterior
 
 # where a recurrent module of torch keeps its parameters as the last call found them
 _FOUND = ("_flat_weights", "_flat_weight_refs")
@@ -269,6 +270,10 @@ class BayesianNetwork(HoldsNetwork):
         model = copy.deepcopy(self)
         model.hyper.place(hyperparameters)
         return model
+
+    def values_at(self, posterior: Posterior) -> dict[str, torch.Tensor]:
+        """What a posterior has for the mean of every parameter, by name, and all else that `errors` takes."""
+        return {name: torch.from_numpy(site.mean) for name, site in posterior.parameters.items()}
 
     def frozen_values(self) -> dict[str, torch.Tensor]:
         """The parameters that stay as they are given, by their dotted name: the network holds them itself."""

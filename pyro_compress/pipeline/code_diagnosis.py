@@ -36,7 +36,7 @@ def flags_of_codes(
         examples: most of them.
         codes: K, drawn for each.
     """
-    values = {name: torch.from_numpy(site.mean).to(x.device) for name, site in posterior.parameters.items()}
+    values = {name: value.to(x.device) for name, value in model.values_at(posterior).items()}
     chosen = torch.randperm(len(x), generator=generator_for(SEED), device="cpu")[:examples].to(x.device)
     active = active_units(model, values, x[chosen], threshold=_least_variance(model))
     with torch.no_grad(), noise_of(SEED, x.device):

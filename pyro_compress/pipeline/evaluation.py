@@ -26,6 +26,7 @@ from pyro_compress.inference.loop.suitability import check_classes
 from pyro_compress.models import zoo
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood, PiecewiseExponential
+from pyro_compress.models.likelihoods.fitted import fitted
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.quantizers import described
 from pyro_compress.network.stored import StoredNetwork, architecture_left, format_architecture, tied_weights
@@ -70,7 +71,8 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     original, network = build_network(settings, data), fitted_network(run, settings, data)
     original, _ = shipped(original, data.input_shape)
     data = data.on(device_named(settings.device))
-    road = road_of(network, posterior, data, settings.build_likelihood())
+    own = fitted(settings.build_likelihood(), posterior)
+    road = road_of(network, posterior, data, own)
     likelihood, unit = road.likelihood, settings.error_unit
     architecture = description_of(road.network, road.data.input_shape, kind_of(decision))
     matrices = {name: parameter.numel() for name, parameter in original.named_parameters() if parameter.ndim > 1}
@@ -87,7 +89,7 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     scores = None
     if isinstance(network, EncoderDecoder):
         network = at_mean(network, posterior).to(x.device)
-        scores = decoder_scores(network, decoded, settings.build_likelihood(), data.part("test")[0])
+        scores = decoder_scores(network, decoded, own, data.part("test")[0])
         before, after = -scores.before.elbo, -scores.after.elbo
     results = {
         "error_unit": unit.name,
@@ -120,7 +122,7 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
         layers = architecture, artifact.network.architecture
     drawn = figures_of_run(road.posterior, decision, layers, _points(results), unit)
     if isinstance(network, EncoderDecoder):
-        drawn |= figures_of_decoder(artifact, network, settings.build_likelihood(), data.part("test")[0])
+        drawn |= figures_of_decoder(artifact, network, own, data.part("test")[0])
     save_all(run.figures, drawn)
     # last: a run that has results has all of them
     write_atomically(run.results, json.dumps(results, indent=2) + "\n")
@@ -147,7 +149,8 @@ def evaluate(
 
     Returns:
         By the keys of results.json: `error_after_percent` and its `error_standard_error_percent`, or those of another
-        unit of the likelihood's error such as `error_after_nats`, `nll_nats_per_example`, `file_bytes` and of a
+        unit of the likelihood's error such as `error_after_nats`, `nll_nats_per_example` (absent of a likelihood whose
+        noise is not given, since no file says what a fit inferred of it), `file_bytes` and of a
         runnable file `architecture_left`; of times to an event also `survival`, what
         `report.survival.survival_scores` gives, and of classes per position `positions`, see
         `pipeline.position_scores`.
@@ -197,7 +200,8 @@ def evaluate(
     found = predict(runs, x, y, chosen)
     return {
         **_error_after(chosen.error_unit, found.errors),
-        "nll_nats_per_example": float(found.nll_nats.mean()),
+        # what a fit inferred of the noise no file says
+        **({} if chosen.latents() else {"nll_nats_per_example": float(found.nll_nats.mean())}),
         "file_bytes": len(artifact),
         **_sizes_left(artifact),
         **_survival(runs, x, y, chosen),

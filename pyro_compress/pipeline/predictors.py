@@ -18,6 +18,7 @@ from pyro_compress.data.untouched import Untouched
 from pyro_compress.inference.results.drawn_networks import networks_predictive
 from pyro_compress.inference.results.predictive import PosteriorPredictive, posterior_predictive
 from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.models.likelihoods.fitted import fitted
 from pyro_compress.network.stored import StoredNetwork
 from pyro_compress.pipeline.kinds import decoded
 from pyro_compress.pipeline.settings import RunSettings
@@ -86,7 +87,8 @@ class Predictors:
 
 def predictors_of(run: RunDirectory, settings: RunSettings, data: DataSet, draws: int) -> Predictors:
     """The decoded file, the posterior mean and the predictive; samples of the file where it keeps deviations."""
-    posterior, likelihood, seed = Posterior.load(run.posterior), settings.build_likelihood(), settings.seed
+    posterior, seed = Posterior.load(run.posterior), settings.seed
+    likelihood = fitted(settings.build_likelihood(), posterior)
     model = settings.build_model(fitted_network(run, settings, data))
     networks = {"posterior mean": fitted_network(run, settings, data)}
     place(networks["posterior mean"], nothing_pruned(posterior))

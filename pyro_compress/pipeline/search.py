@@ -30,6 +30,7 @@ from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.generative.semi_supervised import SemiSupervisedVAE
 from pyro_compress.models.generative.vae import VAE
 from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.models.likelihoods.fitted import fitted
 from pyro_compress.models.parameters import weights_beside
 from pyro_compress.models.teaching import Teaching
 from pyro_compress.network.architecture import Architecture
@@ -108,6 +109,7 @@ def decide(
         teacher = teacher_of(posterior, network, data, settings, seed)
     teaching = network.teaching if isinstance(network, BayesianNetwork) and network.teaching.hint is None else None
     network, likelihood = network_and_likelihood(network, likelihood)
+    likelihood = fitted(likelihood, posterior)
     if isinstance(network, EncoderDecoder):
         starts = {}
         say("errors are −ln p(x | z) in nats at codes z that the encoder drew once: what they rise by, the bound loses")

@@ -33,12 +33,17 @@ def log_weights(
 
     Args:
         model: whose mode, training or evaluation, is left as it is.
-        values: of the parameters of encoder and decoder, by name.
+        values: of the parameters of encoder and decoder, by name; and of the likelihood's own latent site, such as an
+            unknown noise, where it has one and `latent` is not given.  `model.values_at(posterior)` has all.
         x: inputs, (examples, ...).
         y: targets, or None for x.
         samples: K.
         latent: of the likelihood's own latent site, where it has one.
+
+    Raises:
+        NetworkError: that is given in neither.
     """
+    values, latent = _with_latent(model, values, latent)
     q = model.codes.posterior(model.encode(values, x))
     z = q.rsample(torch.Size([samples]))
     likelihood = _log_likelihood(model, values, z, x, y, latent)
@@ -63,17 +68,17 @@ def elbo(
     """The ELBO of every example, (examples,), with the KL of its code in closed form.
 
     Args:
-        model, values, x, y: as of `log_weights`; the network is put into evaluation mode.
+        model, values, x, y: as of `log_weights`, with its errors; the network is put into evaluation mode.
         samples: codes per example over which ln p(x | z) is averaged.
         seed: of the codes; torch's own generator stays as it is.
         rows: codes that are decoded at once.
     """
     _refuse_none(samples)
-    found = []
+    found, (values, latent) = [], _with_latent(model, values)
     with _evaluating(model, x, seed):
         for part, target in _parts(x, y, max(1, rows // samples)):
             q = model.codes.posterior(model.encode(values, part))
-            likelihood = _log_likelihood(model, values, q.rsample(torch.Size([samples])), part, target)
+            likelihood = _log_likelihood(model, values, q.rsample(torch.Size([samples])), part, target, latent)
             found.append(likelihood.mean(0) - kl_divergence(q, model.codes.prior().expand(q.batch_shape)))
     return torch.cat(found)
 
@@ -131,6 +136,20 @@ def log_prob_by_code(
     # one row per code: what a likelihood makes of further axes is its own
     repeated = target.expand(*codes, *target.shape[1:]).flatten(0, len(codes) - 1)
     return likelihood.log_prob(output, repeated, latent).unflatten(0, codes)
+
+
+def _with_latent(
+    model: "VAE", values: Mapping[str, Any], latent: Tensor | None = None
+) -> tuple[Mapping[str, Any], Tensor | None]:
+    """The values, and that of the likelihood's own latent site."""
+    own = [site.name for site in model.likelihood.latents()]
+    held = [values[name] for name in own if name in values]
+    if own and latent is None and not held:
+        raise NetworkError(
+            f"a bound needs a value of '{own[0]}', which the {type(model.likelihood).__name__} likelihood has to be "
+            f"inferred: give values=model.values_at(posterior), or '{own[0]}' among the values"
+        )
+    return values, latent if latent is not None or not held else held[0]
 
 
 def _parts(x: Tensor, y: Tensor | None, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -22,7 +22,9 @@ from pyro_compress.models.generative.bounds import elbo
 from pyro_compress.models.generative.codes import Codes
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.likelihoods import Likelihood
+from pyro_compress.models.likelihoods.fitted import own_values
 from pyro_compress.models.priors.base import Prior
+from pyro_compress.posterior.posterior import Posterior
 
 CODE = "z"
 # of the noise that validation sees: the same at every call
@@ -95,17 +97,25 @@ class VAE(BayesianNetwork):
         with self.rows(x, size):
             pyro.sample(CODE, self.codes.posterior(self.encode(self.free_values(), x)))
 
+    def values_at(self, posterior: Posterior) -> dict[str, torch.Tensor]:
+        return super().values_at(posterior) | own_values(self.likelihood, posterior)
+
     def encode(self, values: Mapping[str, Any], x: torch.Tensor) -> torch.Tensor:
         """What the encoder puts out, (examples, codes.outputs), with `values` in place of its parameters."""
-        with self._placed(values):
+        with self._placed(self._of_network(values)):
             output: torch.Tensor = self._encoder_untouched(self.network.encoder, x, mode=self.network.training)
         return output
 
     def decode(self, values: Mapping[str, Any], z: torch.Tensor) -> torch.Tensor:
         """The decoder's outputs given codes, (examples, *codes.shape), with `values` in place of its parameters."""
-        with self._placed(values):
+        with self._placed(self._of_network(values)):
             output: torch.Tensor = self._decoder_untouched(self.network.decoder, z, mode=self.network.training)
         return output
+
+    def _of_network(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Without what `values_at` has of the likelihood's own."""
+        own = {site.name for site in self.likelihood.latents()}
+        return {name: value for name, value in values.items() if name not in own} if own else values
 
     def target(self, x: torch.Tensor, y: torch.Tensor | None, output: torch.Tensor) -> torch.Tensor:
         """y, or x in its place: as it is, or as one row of numbers per example."""

@@ -1,8 +1,9 @@
 """Likelihoods: how a network's output becomes the distribution of one example's target."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import pyro
 import torch
@@ -95,6 +96,10 @@ class Likelihood(ABC):
     def latents(self) -> tuple[LatentSite, ...]:
         """Latent sites of the likelihood itself, such as an unknown noise scale."""
         return ()
+
+    def at(self, values: Mapping[str, torch.Tensor]) -> Self:
+        """The same with its own latent sites at these values, by name; those that are not named stay latent."""
+        return self
 
     def sample_latents(self) -> torch.Tensor | None:
         """The sample statements of `latents`; called outside the data plate, handed to `observe`."""

@@ -1,7 +1,8 @@
 """Real targets with normal noise."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import pyro
 import pyro.distributions as dist
@@ -39,6 +40,9 @@ class Gaussian(Likelihood):
         if self.noise is not None:
             return ()
         return (LatentSite("noise", "lognormal", torch.Size(()), torch.tensor(self.noise_log_mean), -4.0),)
+
+    def at(self, values: Mapping[str, torch.Tensor]) -> "Gaussian":
+        return self if self.noise is not None or "noise" not in values else replace(self, noise=float(values["noise"]))
 
     def sample_latents(self) -> torch.Tensor | None:
         if self.noise is not None:
