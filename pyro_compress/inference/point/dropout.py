@@ -2,13 +2,13 @@
 
     minimise over θ   −(N/n) Σ_i E_m log p(y_i | x_i, θ, m_i) − log p(θ),    m ~ Bernoulli(1 − p) / (1 − p)
 
-where the mask m_i multiplies the inputs of dense layers and convolutions, drawn for every example.  A mask on the
-inputs of a layer is one on its weights: column j of a dense weight, or all kernels of input channel j, times m_j.  So
+where the mask m_i multiplies the inputs of dense layers and convolutions, drawn for every example, and the same at all
+places of it.  A mask on the inputs of a layer is one on its weights: column j of a dense weight, or all kernels of input channel j, times m_j.  So
 dropout has a posterior over weights, with E w = θ and Var w = θ² p / (1 − p), columns rigidly together; `MCDropout`
 returns it.  All its weights have the same ratio |E w| / sd(w) = √((1 − p) / p): it can't tell which to prune.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -112,6 +112,11 @@ class MCDropout(Dropout):
         base = super().init(model, size, seed, held)
         assert isinstance(base.model, BayesianNetwork)
         _refuse_shared(base.model)
+        if not base.model.likelihood.factorises:
+            raise InferenceError(
+                f"MC dropout has a mask for every example, and {type(base.model.likelihood).__name__}'s likelihood is no "
+                "product over examples, so that a posterior over weights takes one for all: use SVI(...) or a sampler"
+            )
         return MCDropoutState(base.model, base.points, base.optimizer, base.size, base.steps_planned, seed)
 
     def draw(self, state: PointState) -> Posterior:
@@ -189,17 +194,29 @@ def dropped_inputs(network: nn.Module, rates: Mapping[str, float]) -> Iterator[N
         network: whose layers.
         rates: p by the name of a layer's weight.
     """
+    count = [0]
     with ExitStack() as stack:
+        stack.callback(network.register_forward_pre_hook(lambda _, inputs: count.__setitem__(0, len(inputs[0]))).remove)
         for name, module in _layers(network):
             rate = rates[f"{name}.weight" if name else "weight"]
             if rate > 0:
-                drop = _channels(rate) if isinstance(module, CONVOLUTIONS) else _units(rate)
+                drop = _channels(rate) if isinstance(module, CONVOLUTIONS) else _units(rate, count)
                 stack.callback(module.register_forward_pre_hook(drop).remove)
         yield
 
 
-def _units(rate: float) -> Any:
-    return lambda module, inputs: (F.dropout(inputs[0], rate), *inputs[1:])
+def _units(rate: float, count: Sequence[int]) -> Any:
+    """Masks of the features, which lie last, for as many examples as `count` holds by then."""
+
+    def drop(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        x = inputs[0]
+        if x.ndim < 3:
+            return F.dropout(x, rate), *inputs[1:]
+        examples = next((axis for axis in range(x.ndim - 1) if x.shape[axis] == count[0]), 0)
+        kept = [size if axis in (examples, x.ndim - 1) else 1 for axis, size in enumerate(x.shape)]
+        return x * F.dropout(x.new_ones(kept), rate), *inputs[1:]
+
+    return drop
 
 
 def _channels(rate: float) -> Any:

@@ -67,7 +67,8 @@ class SVI(VariationalMethod):
         compile: 'never', 'always', or 'auto': once the steps that are left pay for it.
         estimator: 'local' (local reparameterization), 'flipout' (one weight sample per batch, signs per example),
             'shared' (one weight sample per batch) or 'score' (score function: no gradient through samples).  None
-            is 'local' with the declared guide and 'shared' with the others, which allow for that and 'score' alone.
+            is 'local' with the declared guide and 'shared' with the others, which allow for that and 'score' alone, and
+            so do likelihoods that are no product over examples, of which noise per example is no draw of the weights.
         baseline: with 'score', whether running means over the steps before are subtracted.
         guide: 'declared' (what the priors declare, sites and weights independent), 'full-rank' or 'low-rank': one
             normal over all latent numbers, log-normal sites on a log scale.  A model that is no `BayesianNetwork`
@@ -150,7 +151,19 @@ class SVI(VariationalMethod):
     def _guide_name(self) -> str:
         return self.guide if isinstance(self.guide, str) else getattr(self.guide, "__name__", type(self.guide).__name__)
 
+    def _estimator(self, model: Model, guide: Guide) -> str:
+        """The one that was asked for, else what serves guide and likelihood."""
+        if self.estimator is not None:
+            return self.estimator
+        return "local" if isinstance(guide, DeclaredGuide) and not _couples_examples(model) else "shared"
+
     def build_guide(self, model: Model) -> Guide:
+        if self.estimator in ("local", "flipout") and isinstance(model, BayesianNetwork) and _couples_examples(model):
+            raise InferenceError(
+                f"estimator '{self.estimator}' has noise of its own for every example, and "
+                f"{type(model.likelihood).__name__}'s likelihood is no product over examples, so that it takes one "
+                "draw of the weights for all: leave the estimator out, or use 'shared'"
+            )
         if self.estimator == "score" and isinstance(model, BayesianNetwork) and model.has_local_sites:
             raise InferenceError(
                 f"estimator 'score' takes no codes of single examples, as a {type(model).__name__} has: leave it out"
@@ -213,7 +226,7 @@ class SVI(VariationalMethod):
 
     def _find_shared(self, state: VariationalState, batch: Batch) -> frozenset[str]:
         """The sites that the estimator cannot serve; a fit says once which weights are drawn once."""
-        estimator = self.estimator or "local"
+        estimator = self._estimator(state.model, state.guide)
         handler = HANDLERS[estimator]
         model, declared = state.model, isinstance(state.guide, DeclaredGuide)
         if handler is None or not declared or not isinstance(model, BayesianNetwork) or self.code_samples > 1:
@@ -226,7 +239,7 @@ class SVI(VariationalMethod):
     def terms(self, state: VariationalState, batch: Batch) -> ElboTerms:
         """One estimate of the ELBO's terms on a batch."""
         declared, users = isinstance(state.guide, DeclaredGuide), isinstance(state.guide, UserGuide)
-        estimator = self.estimator or ("local" if declared else "shared")
+        estimator = self._estimator(state.model, state.guide)
         if estimator == "score" or (users and state.guide.sites.scored):
             baseline = state.baseline if self.baseline else Baseline()
             scored = ScoreFunction(everywhere=estimator == "score")
@@ -242,3 +255,7 @@ class SVI(VariationalMethod):
             divergence = with_free_bits(divergence, self.free_bits)
         around = None if handler is None else handler(state.shared or ())
         return self.estimated(state, batch, around, divergence)
+
+
+def _couples_examples(model: Model) -> bool:
+    return isinstance(model, BayesianNetwork) and not model.likelihood.factorises

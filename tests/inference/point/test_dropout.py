@@ -130,3 +130,21 @@ def test_bad_settings_are_refused() -> None:
     model = BayesianNetwork(convolutional(), GroupHorseshoe(), Gaussian())
     with pytest.raises(InferenceError, match=r"prior of '0\.weight' declares it as a product of sites"):
         MCDropout().init(model, 10, 0)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_all_places_of_an_example_have_one_mask(first: bool) -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read = nn.Linear(6, 1, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.read(x).mean(1) if first else self.read(x.transpose(0, 1)).mean(0)
+
+    network, x = Tokens(), torch.ones(50, 40, 6)
+    with torch.no_grad(), dropped_inputs(network, {"read.weight": 0.5}):
+        found = torch.stack([network(x) for _ in range(40)]).double()
+    # the mean over places varies as the output of one place does: Σ w² p / (1 − p)
+    expected = float(network.read.weight.detach().square().sum().sqrt())
+    assert float(found.std()) == pytest.approx(expected, rel=0.1)

@@ -147,3 +147,36 @@ def test_what_does_not_fit_is_refused(outputs: int, target: torch.Tensor, text: 
 def test_it_gives_no_times() -> None:
     with pytest.raises(InferenceError, match="leaves the baseline hazard open, so it gives no times"):
         network()(X)
+
+
+def test_svi_draws_the_weights_once_for_all_examples() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = 3 + torch.randn(300, 2, generator=generator)
+    rate = torch.exp(0.5 * (x[:, 0] - 3) - 0.3 * (x[:, 1] - 3))
+    time = -torch.log(torch.rand(300, generator=generator)) / rate
+    y = torch.stack([time, (torch.rand(300, generator=generator) < 0.8).float()], 1)
+    torch.manual_seed(0)
+    model = pc.BayesianNetwork(nn.Linear(2, 1), pc.models.Normal(), "cox")
+    how = {"epochs": 1500, "batch_size": 300, "learning_rate": 0.02, "averaging": 0.3}
+    posterior = pc.fit(model, (x, y), pc.inference.SVI(**how), seed=0)
+    weight = torch.from_numpy(posterior.parameters["weight"].mean[0]).double()
+
+    def log_joint(w: torch.Tensor) -> torch.Tensor:
+        return Cox().log_prob((x.double() @ w)[:, None], y.double()).sum() - 0.5 * w @ w
+
+    steps = 0.01 * torch.eye(2).double()
+    curvature = [(2 * log_joint(weight) - log_joint(weight + h) - log_joint(weight - h)) / 1e-4 for h in steps]
+    sd = np.sqrt(posterior.parameters["weight"].variance[0])
+    # a mean field has the conditional variances
+    np.testing.assert_allclose(sd, torch.stack(curvature).rsqrt(), rtol=0.15)
+    # nothing is said of a constant that all hazards have in common: it keeps its prior
+    assert posterior.parameters["bias"].variance[0] == pytest.approx(1.0, rel=0.15)
+
+
+@pytest.mark.parametrize("estimator", ["local", "flipout"])
+def test_noise_per_example_is_refused(estimator: str) -> None:
+    x, model = torch.randn(40, 2, generator=GENERATOR), pc.BayesianNetwork(nn.Linear(2, 1), pc.models.Normal(), "cox")
+    with pytest.raises(InferenceError, match=f"estimator '{estimator}' has noise of its own for every example"):
+        pc.fit(model, (x, TARGET.float()), pc.inference.SVI(epochs=1, batch_size=40, estimator=estimator))
+    with pytest.raises(InferenceError, match="MC dropout has a mask for every example"):
+        pc.fit(model, (x, TARGET.float()), pc.inference.MCDropout(epochs=1, batch_size=40))
