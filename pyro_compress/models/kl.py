@@ -13,12 +13,15 @@ from pyro.distributions import InverseGamma
 from torch.distributions import Gamma, Independent, LogNormal, Normal, kl_divergence
 from torch.distributions.kl import register_kl
 
+from pyro_compress.errors import PriorError
 from pyro_compress.models.distributions import LogUniformDistribution
 
 # Constants of Molchanov et al. 2017, eq. 14.
 K1, K2, K3 = 0.63576, 1.87320, 1.48695
 # KL(N(0, σ²) ‖ 1/|w|): ½ ln(2πe) + (γ + ln 2)/2 with its sign, what the published form leaves out as 'constant'.
 LOG_UNIFORM_CONSTANT = -0.5 * math.log(2 * math.pi * math.e) - 0.5 * (0.5772156649015329 + math.log(2.0))
+# half-width of the core below which it counts for less than a thousandth of a nat, at a standard deviation of 0.001
+WIDEST_CORE = 1e-6
 
 
 def log_alpha(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
@@ -88,7 +91,8 @@ def kl_nats(q: Any, p: Any) -> torch.Tensor:
     """
     q_base, p_base = base_of(q), base_of(p)
     if isinstance(q_base, Normal) and isinstance(p_base, LogUniformDistribution):
-        return _NormalLogUniformTotal.apply(q_base.loc, q_base.scale) + _log_uniform_offset(q_base, p_base)
+        published = _NormalLogUniformTotal.apply(q_base.loc, q_base.scale)
+        return published + q_base.loc.numel() * log_uniform_constant(p_base)
     if isinstance(q_base, Normal) and isinstance(p_base, StandardNormal):
         return _StandardNormalTotal.apply(q_base.loc, q_base.scale)
     return kl_divergence(q_base, p_base).sum()
@@ -111,18 +115,30 @@ def base_of(distribution: Any) -> Any:
     return distribution
 
 
-def _log_uniform_offset(q: Normal, p: LogUniformDistribution) -> torch.Tensor | float:
-    """What turns the published KL into nats against the proper form; 0 for the improper one (undefined there)."""
+def log_uniform_constant(p: Any) -> Any:
+    """What turns the published KL of a weight into nats against the proper form; 0 for the improper one.
+
+    It is that of a density which goes on to zero: q's mass within the flat core, (ln low/|w|) nats of it, is left out.
+
+    Raises:
+        PriorError: the core is so wide that it counts.
+    """
     if not p.is_proper:
         return 0.0
-    return q.loc.numel() * (LOG_UNIFORM_CONSTANT + p.log_normaliser)
+    if p.low > WIDEST_CORE:
+        raise PriorError(
+            "the KL to a log-uniform prior is known in closed form where its flat core is narrow, low ≤ "
+            f"{WIDEST_CORE:g}; found low={p.low:g}: give a smaller one, or fit with BayesByBackprop(...) or NUTS(...), "
+            "which take its density at draws"
+        )
+    return LOG_UNIFORM_CONSTANT + p.log_normaliser
 
 
 @register_kl(Normal, LogUniformDistribution)
 def _kl_normal_log_uniform(q: Normal, p: LogUniformDistribution) -> torch.Tensor:
     published = -negative_kl_log_uniform(log_alpha(q.loc, 2 * torch.log(q.scale)))
     published = torch.where(q.loc == 0, 0.0, published)
-    return published + (LOG_UNIFORM_CONSTANT + p.log_normaliser if p.is_proper else 0.0)
+    return published + log_uniform_constant(p)
 
 
 @register_kl(LogNormal, Gamma)

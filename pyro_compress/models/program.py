@@ -31,7 +31,7 @@ from pyro_compress.models.failures import FAILURES, described
 from pyro_compress.models.hyperparameters import Hyperparameters
 from pyro_compress.models.priors.base import LatentSite
 from pyro_compress.models.rows import Rows, examples_of, frames_of, rows_of
-from pyro_compress.models.sites import is_deterministic, is_latent
+from pyro_compress.models.sites import is_deterministic, is_latent, log_prob, weighted
 from pyro_compress.models.trained import Trained
 from pyro_compress.models.unreached import WithPriors, unreached_places
 
@@ -202,6 +202,11 @@ class Program(nn.Module):
                 "arguments, or a dict of them by name"
             ) from error
 
+    def reweighted(self) -> list[str]:
+        """Latent sites whose prior counts otherwise than it draws, scaled or masked: it does not integrate to one."""
+        nodes = self.prototype().nodes
+        return [name for name in self.sites if _is_reweighted(nodes[name])]
+
     def prototype(self) -> Any:
         """One trace, drawn from the prior, that leaves torch's generator as it was."""
         return self._prototypes(1)[0]
@@ -229,6 +234,11 @@ class Program(nn.Module):
                 if len(found) == count:
                     break
         return found
+
+
+def _is_reweighted(node: Any) -> bool:
+    elements = log_prob(node)
+    return not torch.allclose(weighted(node, elements), elements)
 
 
 class ScaleData(Messenger):

@@ -109,8 +109,15 @@ class Teaching:
             where: the data, for the message.
 
         Raises:
-            DataError: of another shape, or means in the place of outputs or the other way round.
+            DataError: of another shape, or means in the place of outputs or the other way round; a likelihood that
+                infers its noise.
         """
+        if self.weight > 0 and self.temperature != math.inf and likelihood.latents():
+            raise DataError(
+                f"{where}: a teacher says what targets are in the mean and not how far they spread, from which "
+                f"{type(likelihood).__name__} would infer its {likelihood.latents()[0].name}: give it, as in "
+                "Gaussian(noise=0.1), or temperature=math.inf, which matches outputs"
+            )
         expected = output if self.takes_outputs else likelihood.mean(output)
         if teacher.shape[1:] != expected.shape[1:]:
             of = "the likelihood's mean, such as class probabilities"

@@ -88,6 +88,12 @@ def evidence(
             f"evidence: {program.name} trains {', '.join(program.free_values())}, which have no prior to integrate "
             "over: give them one with pyro.sample"
         )
+    reweighted = program.reweighted()
+    if reweighted:
+        raise InferenceError(
+            f"evidence: the prior of {', '.join(reweighted)} is scaled or masked in {program.name} and does not "
+            "integrate to one, so that ln p(y) has no value: leave poutine.scale and poutine.mask to what is observed"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         found = METHODS[method](_Question(program, feed, data, draws, seed))

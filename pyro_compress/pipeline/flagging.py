@@ -45,7 +45,7 @@ from pyro_compress.posterior.posterior import Flag, Posterior
 MOST_DRAWS, DRAWS_OF_NETWORKS, CURVATURES = 1000, 100, 4
 # draws × examples × latent numbers that a look after a fit may cost; `diagnose` takes more
 AFTER_A_FIT, WHEN_ASKED = 2**29, 2**35
-# of chains of a network: weights of exchangeable units need not agree, so these say nothing
+# of chains of a network with hidden units: weights of exchangeable ones need not agree, so these say nothing
 OF_WEIGHTS = ("r_hat", "ess")
 # said in `flags`, but a person who set it for a network knows
 NOT_WARNED_OF_NETWORKS = ("kl_weight", "temperature")
@@ -108,8 +108,9 @@ def _flags(posterior: Posterior, model: Any, data: Any, found: dict[str, Any], b
 def _chain_flags(posterior: Posterior, network: bool, found: dict[str, Any]) -> Iterator[Flag]:
     diagnosis = diagnostics.diagnose(posterior, to_arviz(posterior, weights=200))
     found |= {name: value for name, value in diagnosis.statistics.items() if isinstance(value, int | float)}
+    exchangeable = network and diagnostics.has_hidden_units(posterior)
     for flag in diagnosis.flags:
-        if not (network and flag.name in OF_WEIGHTS):
+        if not (exchangeable and flag.name in OF_WEIGHTS):
             yield flag
     if not network and diagnosis.draws * diagnosis.chains < 2 * diagnostics.LEAST_DRAWS:
         yield Flag("few_draws", f"there are {diagnosis.draws} draws: too few to see whether the chain has converged")

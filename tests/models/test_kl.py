@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.distributions import kl_divergence
 
+from pyro_compress.errors import PriorError
 from pyro_compress.models.distributions import LogUniformDistribution, ScaleMixtureNormal
 from pyro_compress.models.kl import (
     K1,
@@ -91,9 +92,16 @@ def test_improper_log_uniform_gives_the_published_number_without_constant() -> N
 
 def test_proper_form_adds_its_constant_once_per_weight() -> None:
     q = dist.Normal(torch.randn(3, 5), torch.rand(3, 5) + 0.1)
-    p = LogUniformDistribution(1e-4, 50.0, (3, 5))
-    constant = 15 * (LOG_UNIFORM_CONSTANT + math.log(2 * (1 + math.log(50.0 / 1e-4))))
+    p = LogUniformDistribution(1e-6, 50.0, (3, 5))
+    constant = 15 * (LOG_UNIFORM_CONSTANT + math.log(2 * (1 + math.log(50.0 / 1e-6))))
     torch.testing.assert_close(kl_nats(q, p) - kl_nats(q, LogUniformDistribution(low=0.0)), torch.tensor(constant))
+
+
+def test_a_core_that_counts_has_no_closed_form() -> None:
+    q = dist.Normal(torch.zeros(3), torch.full((3,), 0.02))
+    for divergence in (kl_nats, lambda q, p: kl_divergence(q, p).sum()):
+        with pytest.raises(PriorError, match=r"its flat core is narrow, low ≤ 1e-06; found low=0\.3"):
+            divergence(q, LogUniformDistribution(0.3, 2.0, (3,)))
 
 
 def normal_parameters(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:

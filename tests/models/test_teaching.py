@@ -264,3 +264,12 @@ def test_a_module_that_is_not_called_is_no_hint() -> None:
     model = BayesianNetwork(Idle(), {}, temperature=math.inf, hint="idle")
     with pytest.raises(NetworkError, match="'idle' names a module that the forward pass does not call"):
         fit(model, (X, LABELS, LOGITS), MAP(epochs=1))
+
+
+def test_a_noise_that_is_inferred_takes_no_teacher() -> None:
+    x = torch.randn(40, 1, generator=torch.Generator().manual_seed(0))
+    model = BayesianNetwork(nn.Linear(1, 1), Normal(), Gaussian(), teacher_weight=0.5)
+    with pytest.raises(DataError, match=r"not how far they spread, from which Gaussian would infer its noise: give it"):
+        fit(model, (x, 2 * x, 2 * x), MAP(epochs=1))
+    matched = BayesianNetwork(nn.Linear(1, 1), Normal(), Gaussian(), teacher_weight=0.5, temperature=math.inf)
+    fit(matched, (x, 2 * x, 2 * x), MAP(epochs=1))

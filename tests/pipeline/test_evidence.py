@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from scipy.integrate import quad
 from scipy.stats import binom, multivariate_normal
 from torch import Tensor, nn
@@ -159,3 +160,18 @@ def test_networks_without_a_joint_density_are_refused(case: str) -> None:
     build, match = NETWORKS[case]
     with pytest.raises(InferenceError, match=match):
         pc.evidence(build(), (torch.ones(3, 2), torch.ones(3, 2)))
+
+
+@pytest.mark.parametrize("around", [poutine.mask(mask=False), poutine.scale(scale=3.0)])
+def test_a_prior_that_does_not_integrate_to_one_has_no_evidence(around: Any) -> None:
+    def model(y: torch.Tensor) -> None:
+        with around:
+            m = pyro.sample("m", dist.Normal(0.0, 2.0))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(m, 1.0), obs=y)
+
+    y = torch.linspace(0, 2, 20)
+    with pytest.raises(InferenceError, match="the prior of m is scaled or masked in model and does not integrate"):
+        pc.evidence(model, (y,), method="elbo")
+    posterior = pc.fit(model, (y,), pc.inference.ImportanceSampling(draws=200), seed=0)
+    assert "log_evidence_nats" not in posterior.statistics

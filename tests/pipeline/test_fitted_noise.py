@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,8 @@ def test_bounds_of_a_vae_take_it() -> None:
     found = pc.models.log_likelihood(model, values, data.test_x, samples=500)
     torch.testing.assert_close(found.mean(), exact.mean(), atol=0.05, rtol=0)
     assert pc.models.elbo(model, values, data.test_x, samples=20).mean() < exact.mean() + 0.05
-    assert posterior.provenance["history"][-1]["validation_error"] == pytest.approx(-float(exact.mean()), abs=1.0)
+    history: Any = posterior.provenance["history"]
+    assert history[-1]["validation_error"] == pytest.approx(-float(exact.mean()), abs=1.0)
     assert posterior.statistics["codes_far_percent"] < 20
     without = {name: value for name, value in values.items() if name != "noise"}
     with pytest.raises(NetworkError, match="needs a value of 'noise'"):
@@ -83,7 +85,8 @@ def test_a_run_says_the_nats_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     arrays = {f"{part}_{kind}": getattr(line, f"{part}_{kind}").numpy() for part in ("train", "test") for kind in "xy"}
     np.savez(tmp_path / "line.npz", **arrays)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "lines.py").write_text("from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Linear(1, 1))\n")
+    source = "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Linear(1, 1))\n"
+    (tmp_path / "lines.py").write_text(source)
     options = ("--prior", "normal", "--likelihood", "gaussian", "--set", "method.learning_rate=0.03", "--epochs", "150")
     cli("run", "--network", "lines:net", "--data", "line.npz", *options, "--out", "run")
     results = json.loads((tmp_path / "run/results.json").read_text())
@@ -91,5 +94,5 @@ def test_a_run_says_the_nats_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     right = 0.5 * squares / sigma**2 + math.log(sigma) + 0.5 * math.log(2 * math.pi)
     assert results["nll_nats_per_example"] == pytest.approx(right, abs=0.15)
     # of the file alone nobody knows it
-    alone = json.loads(cli("evaluate", "run/network.pyrc", "--data", "line.npz", "--likelihood", "gaussian", "--json").out)
-    assert "nll_nats_per_example" not in alone
+    said = cli("evaluate", "run/network.pyrc", "--data", "line.npz", "--likelihood", "gaussian", "--json").out
+    assert "nll_nats_per_example" not in json.loads(said)

@@ -17,6 +17,7 @@ from pyro_compress.errors import PosteriorWarning
 from pyro_compress.inference.contract import Method
 from pyro_compress.inference.log_joint.curvature import largest_curvature, newton_step
 from pyro_compress.inference.log_joint.log_joint import LogJoint
+from pyro_compress.inference.mcmc.metropolis import Metropolis
 from pyro_compress.models.program import Program
 
 GENERATOR = torch.Generator().manual_seed(6)
@@ -164,3 +165,14 @@ def test_networks_are_judged_by_the_gradient_where_they_are_small() -> None:
     assert not names(long) & {"not_converged", "sd_not_converged", "trend"}
     weighted, warned = fitted(pc.inference.SVI(**LONG, kl_weight=0.5), model, data)
     assert "kl_weight" in names(weighted) and not warned
+
+
+def test_a_network_without_hidden_units_has_r_hats_to_believe() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(100, 10, generator=generator) @ torch.randn(10, 10, generator=generator)
+    y = x @ torch.randn(10, 1, generator=generator) + 0.5 * torch.randn(100, 1, generator=generator)
+    method = Metropolis(chains=4, warmup=200, draws=200)
+    for network, flagged in ((nn.Linear(10, 1), True), (nn.Sequential(nn.Linear(10, 2), nn.Linear(2, 1)), False)):
+        model = pc.BayesianNetwork(network, pc.models.Normal(), pc.models.Gaussian(noise=0.5))
+        posterior = pc.fit(model, (x, y), method, seed=0)
+        assert ("r_hat" in {flag.name for flag in posterior.flags}) == flagged

@@ -92,7 +92,7 @@ def diagnose(posterior: "Posterior", idata: Any, *, log_ratios: np.ndarray | Non
     if posterior.kind == "chains":
         notes += list(chain_notes(chains, draws))
         rows = _summary(labels, values, mcse=None, compared=_compared(values))
-        flags += list(convergence_flags(rows, chains, hidden_units=_has_hidden_units(posterior)))
+        flags += list(convergence_flags(rows, chains, hidden_units=has_hidden_units(posterior)))
         stuck = _stuck(values) & ~fixed(posterior, dataset) if draws >= LEAST_DRAWS else np.zeros(len(labels), bool)
         flags += list(stuck_flags([label for label, still in zip(labels, stuck, strict=True) if still]))
         flags += list(resolution_flags(rows, posterior))
@@ -109,7 +109,7 @@ def diagnose(posterior: "Posterior", idata: Any, *, log_ratios: np.ndarray | Non
     return Diagnosis(posterior.kind, chains, draws, tuple(rows), tuple(flags), tuple(notes), statistics)
 
 
-def _has_hidden_units(posterior: "Posterior") -> bool:
+def has_hidden_units(posterior: "Posterior") -> bool:
     """Whether a network's units lie between two layers of weights; sites of any other model are no layers."""
     return sum(site.mean.ndim > 1 and site.prior != "site" for site in posterior.parameters.values()) > 1
 

@@ -21,6 +21,7 @@ from pyro_compress.inference.independent.proposals import Guide, Proposals, Prop
 from pyro_compress.inference.loop.feed import Batch, Feed
 from pyro_compress.inference.results.draw_store import DrawStore
 from pyro_compress.inference.results.from_draws import point_posterior, posterior_from_draws
+from pyro_compress.models.program import Program
 from pyro_compress.posterior.draws import Draws
 from pyro_compress.posterior.posterior import Posterior
 
@@ -109,7 +110,7 @@ class ImportanceSampling(Method):
                 "(proposal=...), or use NUTS(...)"
             )
         draws = state.store.draws(state.log_weight[None])
-        statistics = self._statistics(draws)
+        statistics = self._statistics(state.model, draws)
         provenance = {"proposal": state.proposer.name}
         if statistics["effective_sample_percent"] < self.warn_below_percent:
             provenance["warning"] = self._warning(statistics)
@@ -124,7 +125,7 @@ class ImportanceSampling(Method):
         values = {name: torch.as_tensor(np.array(draws.site(name)[0, best])) for name in draws.shapes}
         return point_posterior(state.model, values)
 
-    def _statistics(self, draws: Draws) -> dict[str, float]:
+    def _statistics(self, model: Model, draws: Draws) -> dict[str, float]:
         assert draws.log_weight is not None
         effective, top = draws.effective_count(), float(draws.log_weight.max())
         found = {
@@ -132,7 +133,8 @@ class ImportanceSampling(Method):
             "effective_sample_percent": 100 * effective / draws.count,
             "largest_weight": float(draws.weights().max()),
         }
-        if self.temperature == 1.0:
+        # of a prior that is scaled or masked there is none
+        if self.temperature == 1.0 and not (isinstance(model, Program) and model.reweighted()):
             found["log_evidence_nats"] = top + math.log(float(np.exp(draws.log_weight - top).mean()))
         return found
 

@@ -3,9 +3,10 @@
     minimise over θ   −(N/n) Σ_i E_m log p(y_i | x_i, θ, m_i) − log p(θ),    m ~ Bernoulli(1 − p) / (1 − p)
 
 where the mask m_i multiplies the inputs of dense layers and convolutions, drawn for every example, and the same at all
-places of it.  A mask on the inputs of a layer is one on its weights: column j of a dense weight, or all kernels of input channel j, times m_j.  So
-dropout has a posterior over weights, with E w = θ and Var w = θ² p / (1 − p), columns rigidly together; `MCDropout`
-returns it.  All its weights have the same ratio |E w| / sd(w) = √((1 − p) / p): it can't tell which to prune.
+places of it.  A mask on the inputs of a layer is one on its weights: column j of a dense weight, or all kernels of
+input channel j, times m_j.  So dropout has a posterior over weights, with E w = θ and Var w = θ² p / (1 − p), columns
+rigidly together; `MCDropout` returns it.  All its weights have the same ratio |E w| / sd(w) = √((1 − p) / p): it can't
+tell which to prune.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -114,8 +115,9 @@ class MCDropout(Dropout):
         _refuse_shared(base.model)
         if not base.model.likelihood.factorises:
             raise InferenceError(
-                f"MC dropout has a mask for every example, and {type(base.model.likelihood).__name__}'s likelihood is no "
-                "product over examples, so that a posterior over weights takes one for all: use SVI(...) or a sampler"
+                f"MC dropout has a mask for every example, and {type(base.model.likelihood).__name__}'s likelihood is "
+                "no product over examples, so that a posterior over weights takes one for all: use SVI(...) or a "
+                "sampler"
             )
         return MCDropoutState(base.model, base.points, base.optimizer, base.size, base.steps_planned, seed)
 

@@ -36,7 +36,8 @@ def coded(
         values: of its parameters, by name.
         data: of any targets.
         draws: from q(z | x) that a training example is there with, one after the other, each with its target; N is
-            so many times what it was.  With 0 its mean stands for it, as for validation and test examples always.
+            so many times what it was, so that a posterior over weights takes it for as many examples and is too sure:
+            they are for point estimates.  With 0 its mean stands for it, as for validation and test examples always.
         threshold: see above.
         seed: of the draws; torch's generator stays as it is.
 

@@ -157,8 +157,8 @@ def test_svi_draws_the_weights_once_for_all_examples() -> None:
     y = torch.stack([time, (torch.rand(300, generator=generator) < 0.8).float()], 1)
     torch.manual_seed(0)
     model = pc.BayesianNetwork(nn.Linear(2, 1), pc.models.Normal(), "cox")
-    how = {"epochs": 1500, "batch_size": 300, "learning_rate": 0.02, "averaging": 0.3}
-    posterior = pc.fit(model, (x, y), pc.inference.SVI(**how), seed=0)
+    method = pc.inference.SVI(epochs=1500, batch_size=300, learning_rate=0.02, averaging=0.3)
+    posterior = pc.fit(model, (x, y), method, seed=0)
     weight = torch.from_numpy(posterior.parameters["weight"].mean[0]).double()
 
     def log_joint(w: torch.Tensor) -> torch.Tensor:
