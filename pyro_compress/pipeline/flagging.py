@@ -17,6 +17,7 @@ from pyro_compress.analysis.diagnosis.arviz_export import to_arviz
 from pyro_compress.analysis.diagnosis.diagnostics import Diagnosis
 from pyro_compress.analysis.diagnosis.distance import FAMILIES, distance
 from pyro_compress.analysis.diagnosis.fit_flags import (
+    batch_flags,
     distance_flags,
     point_flags,
     ratio_flags,
@@ -26,6 +27,7 @@ from pyro_compress.analysis.diagnosis.fit_flags import (
 )
 from pyro_compress.analysis.diagnosis.flags import importance_flags
 from pyro_compress.analysis.diagnosis.psis import guide_log_density
+from pyro_compress.data.generators import generator_for
 from pyro_compress.errors import InferenceError
 from pyro_compress.inference.contract import Model
 from pyro_compress.inference.log_joint.at_draws import AtDraws, at_draws, coordinates, values_of, with_buffers
@@ -43,12 +45,14 @@ from pyro_compress.posterior.draws import GUIDE_DENSITY
 from pyro_compress.posterior.posterior import Flag, Posterior
 
 MOST_DRAWS, DRAWS_OF_NETWORKS, CURVATURES = 1000, 100, 4
+# batches whose gradients are compared at each of these draws
+BATCHES, BATCH_SEED = 32, 20110628
 # draws × examples × latent numbers that a look after a fit may cost; `diagnose` takes more
 AFTER_A_FIT, WHEN_ASKED = 2**29, 2**35
 # of chains of a network with hidden units: weights of exchangeable ones need not agree, so these say nothing
 OF_WEIGHTS = ("r_hat", "ess")
 # said in `flags`, but a person who set it for a network knows
-NOT_WARNED_OF_NETWORKS = ("kl_weight", "temperature")
+NOT_WARNED_OF_NETWORKS = ("kl_weight", "temperature", "batch_noise")
 
 
 @in_network_type
@@ -138,6 +142,7 @@ def _by_log_joint(posterior: Posterior, model: Any, data: Any, found: dict[str, 
             yield from _point_flags(posterior, whole, feed, found)
     elif steps is not None:
         yield from _step_flags(posterior, whole, feed, steps, found)
+        yield from _batch_flags(posterior, whole, feed, found)
     elif posterior.kind == "guide" and guide is not None and guide.get("local"):
         found["not_judged"] = "latent sites of single rows are not summed out, so the guide's density is not known"
     elif posterior.kind == "guide" and not posterior.is_normal:
@@ -216,3 +221,23 @@ def _step_flags(posterior: Posterior, model: Model, feed: Feed, steps: Any, foun
         shares.append(largest_curvature(log_joint, u, feed.tensors, scale) / 4)
     share = float(np.mean(shares))
     yield from step_flags(share / (1 - share) if share < 1 else math.inf, found)
+
+
+def _batch_flags(posterior: Posterior, model: Model, feed: Feed, found: dict[str, Any]) -> Iterator[Flag]:
+    """From gradients of some batches at some draws: what their noise adds to the variances of the draws."""
+    how: Any = posterior.provenance.get("batch_noise")
+    if how is None or not feed.tensors or how["batch_size"] >= len(feed.tensors[0]):
+        return
+    log_joint, generator = LogJoint(model, feed.size), generator_for(BATCH_SEED)
+    values, variances = values_of(posterior, CURVATURES), []
+    for index in range(len(next(iter(values.values())))):
+        u = log_joint.unconstrained({name: torch.tensor(np.array(value[index])) for name, value in values.items()})
+        gradients = []
+        for _ in range(BATCHES):
+            rows = torch.randperm(len(feed.tensors[0]), generator=generator, device="cpu")[: how["batch_size"]]
+            leaf = u.detach().clone().requires_grad_()
+            value, _ = log_joint.terms(leaf, *(tensor[rows.to(tensor.device)] for tensor in feed.tensors))
+            gradients.append(torch.autograd.grad(value, leaf)[0])
+        variances.append(torch.stack(gradients).var(0))
+    share = torch.as_tensor(how["share"]) * torch.stack(variances).mean(0)
+    yield from batch_flags(float(share[log_joint.latents].mean()) - how["known"], found)

@@ -18,6 +18,8 @@ from pyro_compress.inference.contract import Method
 from pyro_compress.inference.log_joint.curvature import largest_curvature, newton_step
 from pyro_compress.inference.log_joint.log_joint import LogJoint
 from pyro_compress.inference.mcmc.metropolis import Metropolis
+from pyro_compress.inference.stochastic_gradient.sghmc import SGHMC
+from pyro_compress.inference.stochastic_gradient.sgld import SGLD
 from pyro_compress.models.program import Program
 
 GENERATOR = torch.Generator().manual_seed(6)
@@ -176,3 +178,30 @@ def test_a_network_without_hidden_units_has_r_hats_to_believe() -> None:
         model = pc.BayesianNetwork(network, pc.models.Normal(), pc.models.Gaussian(noise=0.5))
         posterior = pc.fit(model, (x, y), method, seed=0)
         assert ("r_hat" in {flag.name for flag in posterior.flags}) == flagged
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        SGLD(epochs=80, batch_size=20, a=0.16, gamma=0.0, chains=4),
+        SGHMC(epochs=80, batch_size=20, a=0.016, gamma=0.0, chains=4),
+        SGHMC(epochs=160, batch_size=20, a=0.0008, gamma=0.0, chains=4, noise_estimate=0.04),
+    ],
+    ids=["sgld", "sghmc", "estimated"],
+)
+def test_what_the_noise_of_batches_adds_is_said(method: Method) -> None:
+    y = torch.randn(2000, generator=torch.Generator().manual_seed(0)) + 1.5
+
+    def model(y: torch.Tensor) -> None:
+        m = pyro.sample("m", dist.Normal(0.0, 2.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(m, 1.0), obs=y)
+
+    posterior, _ = fitted(method, model, (y,))
+    found = float(posterior.statistics["batch_noise_inflation"])
+    # V = N² / n Var g_i, and the steps are a / N
+    share = method.a / 4 if isinstance(method, SGLD) else method.a / (2 * method.friction)  # type: ignore[attr-defined]
+    known = getattr(method, "noise_estimate", 0.0) / 0.1
+    assert found == pytest.approx(share * 2000 / 20 - known, rel=0.3, abs=0.2)
+    assert float(posterior.parameters["m"].variance) * 2000.25 == pytest.approx(1 + found, rel=0.35)
+    assert ("batch_noise" in {flag.name for flag in posterior.flags}) == (found > 0.1)

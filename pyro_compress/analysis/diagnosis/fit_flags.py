@@ -199,3 +199,15 @@ def step_flags(inflation: float, found: dict[str, float]) -> Iterator[Flag]:
             f"{100 * inflation:.0f} % too large in the draws; divide `a` by {2 * inflation / STEP_LIMIT:.2g} or so "
             f"{advice}",
         )
+
+
+def batch_flags(inflation: float, found: dict[str, float]) -> Iterator[Flag]:
+    """Of a sampler on batches: by which share the noise of their gradients makes the variances of draws too large."""
+    found["batch_noise_inflation"] = inflation
+    if inflation > STEP_LIMIT:
+        yield Flag(
+            "batch_noise",
+            "the noise of batches is not small beside what the sampler draws: by theory variances are "
+            f"{100 * inflation:.0f} % too large in the draws; divide `a` by {2 * inflation / STEP_LIMIT:.2g} or so and "
+            "give as many times the epochs, take larger batches, or use NUTS(...)",
+        )

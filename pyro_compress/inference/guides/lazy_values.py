@@ -13,7 +13,7 @@ need the noise of one value at two places is refused; `falling_back` finds such 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,8 @@ from pyro_compress.models.parameters import along_axis, scale_groups
 
 # under the square root of a variance that may be exactly zero (an input that is zero everywhere)
 FLOOR = 1e-8
+# where the unit of outputs is that of real targets, of which nobody knows how small they are
+FINE_FLOOR = 1e-16
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 # what can be asked of a value without drawing it
@@ -110,6 +112,8 @@ class _Source:
 class LazyNormal(Lazy):
     """x ~ N(loc, scale²), elementwise independent; made of the noise of one or more sites."""
 
+    floor: ClassVar[float] = FLOOR
+
     def __init__(
         self,
         loc: torch.Tensor,
@@ -179,7 +183,7 @@ class LazyNormal(Lazy):
             mean_bias, variance_bias = bias.loc, bias.scale.square()
         variance = layer(x.square(), self.scale.square(), variance_bias)
         mean = layer(x, self.loc, mean_bias)
-        return torch.addcmul(mean, torch.sqrt(variance + FLOOR), torch.randn_like(mean))
+        return torch.addcmul(mean, torch.sqrt(variance + self.floor), torch.randn_like(mean))
 
     def __add__(self, other: Any) -> Any:
         if isinstance(other, LazyNormal):
@@ -211,6 +215,12 @@ class LazyNormal(Lazy):
 
     def exp(self) -> "LazyLogNormal":
         return LazyLogNormal(self)
+
+
+class FineLazyNormal(LazyNormal):
+    """The same for outputs of any unit."""
+
+    floor = FINE_FLOOR
 
 
 class LazyLogNormal(Lazy):

@@ -16,7 +16,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch.distributions import Independent, LogNormal, Normal
 
-from pyro_compress.inference.guides.lazy_values import LazyGate, LazyLogNormal, LazyNormal
+from pyro_compress.inference.guides.lazy_values import FineLazyNormal, LazyGate, LazyLogNormal, LazyNormal
 
 
 class LocalReparameterization(Messenger):
@@ -24,13 +24,15 @@ class LocalReparameterization(Messenger):
 
     Args:
         shared: sites that are drawn once as usual.
+        fine: whether outputs may be small numbers, as those for real targets.
     """
 
     lazy_normal: ClassVar[type[LazyNormal]] = LazyNormal
 
-    def __init__(self, shared: Collection[str] = ()) -> None:
+    def __init__(self, shared: Collection[str] = (), *, fine: bool = False) -> None:
         super().__init__()
         self.shared = shared
+        self._made = FineLazyNormal if fine and self.lazy_normal is LazyNormal else self.lazy_normal
 
     def _pyro_sample(self, message: Any) -> None:
         # what other values are made of is no weight or scale itself
@@ -46,9 +48,9 @@ class LocalReparameterization(Messenger):
         if not message["fn"].event_shape:
             return
         if isinstance(base, LogNormal):
-            message["value"] = LazyLogNormal(self.lazy_normal(base.loc, base.scale))
+            message["value"] = LazyLogNormal(self._made(base.loc, base.scale))
         elif isinstance(base, Normal):
-            message["value"] = self.lazy_normal(base.loc, base.scale)
+            message["value"] = self._made(base.loc, base.scale)
         elif message["infer"].get("per_example"):
             message["value"] = LazyGate(base)
         else:

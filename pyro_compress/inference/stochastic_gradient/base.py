@@ -166,7 +166,10 @@ class StochasticGradientChains(MinibatchChains):
         step = self.langevin_step(state, mean)
         if step.numel() > MOST_STEPS:
             return posterior
-        return replace(posterior, provenance={**posterior.provenance, "langevin_step": step.tolist()})
+        share, known = self.batch_noise(state, mean)
+        noise = {"batch_size": self.batch_size, "share": share.tolist(), "known": known}
+        found = {"langevin_step": step.tolist(), "batch_noise": noise}
+        return replace(posterior, provenance={**posterior.provenance, **found})
 
     def for_model(self, model: Model, feed: Feed) -> Method:
         """`Started`, for a Pyro model where nothing was set and the method knows what its steps do."""
@@ -196,6 +199,13 @@ class StochasticGradientChains(MinibatchChains):
         Draws of a normal posterior of variance σ² then have the variance σ² / (1 − ε / (4 σ²)).
         """
         return torch.tensor(size)
+
+    def batch_noise(self, state: Any, size: float) -> tuple[Tensor, float]:
+        """(c, k), one number or (D,) and a number: gradients of variance V make a variance larger by the share c V − k.
+
+        Of Langevin steps the noise of batches adds ε² V / 4 to the ε that is drawn.
+        """
+        return self.langevin_step(state, size) / 4, 0.0
 
     def step(self, state: GradientChainState, batch: Batch) -> Info:
         if not state.steps_done:

@@ -57,6 +57,10 @@ class Friction(StochasticGradientChains):
         # σ² / (1 − η / (2 σ² (2 − α)))
         return torch.tensor(2 * size / (2 - self.friction))
 
+    def batch_noise(self, state: Any, size: float) -> tuple[Tensor, float]:
+        # 2 (α − β̂) η is drawn, η² V comes with the gradients, and 2 α η is right
+        return torch.tensor(size / (2 * self.friction)), self.noise_estimate / self.friction
+
     def move(self, state: "VelocityState", gradient: Tensor, size: float, samples: bool) -> None:
         size = size * self.temperature
         state.velocity.mul_(1 - self.friction).add_(gradient, alpha=size)

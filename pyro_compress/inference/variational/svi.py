@@ -253,7 +253,8 @@ class SVI(VariationalMethod):
             return importance_weighted_terms(state, batch, self.code_samples, divergence)
         if self.free_bits:
             divergence = with_free_bits(divergence, self.free_bits)
-        around = None if handler is None else handler(state.shared or ())
+        fine = isinstance(state.model, BayesianNetwork) and not state.model.likelihood.counts_errors
+        around = None if handler is None else handler(state.shared or (), fine=fine)
         return self.estimated(state, batch, around, divergence)
 
 

@@ -18,6 +18,7 @@ from torch.distributions import Normal as NormalDistribution
 from torch.distributions import kl_divergence
 
 from pyro_compress.errors import InferenceError
+from pyro_compress.inference.fit import fit
 from pyro_compress.inference.variational.base import VariationalMethod
 from pyro_compress.inference.variational.bayes_by_backprop import BayesByBackprop
 from pyro_compress.inference.variational.gradient_variance import gradient_variance
@@ -147,3 +148,16 @@ def test_gradient_variance_has_the_published_order(kind: str) -> None:
 def test_unknown_estimators_are_refused() -> None:
     with pytest.raises(InferenceError, match=r"unknown estimator 'reinforce'.*flipout"):
         SVI(estimator="reinforce")
+
+
+def test_the_unit_of_the_targets_does_not_matter_to_the_noise_of_outputs() -> None:
+    unit, generator = 1e-4, torch.Generator().manual_seed(0)
+    x = torch.randn(500, 1, generator=generator)
+    y = unit * (2 * x + 0.1 * torch.randn(500, 1, generator=generator))
+    network = nn.Linear(1, 1, bias=False)
+    network.weight.data.fill_(2 * unit)
+    prior = Normal(scale=2 * unit, initial_log_variance=2 * math.log(0.01 * unit))
+    model = BayesianNetwork(network, prior, Gaussian(noise_log_mean=math.log(0.1 * unit)))
+    method = SVI(epochs=200, batch_size=100, learning_rate=0.01, rates={"weight": unit}, kl_warmup=0.0)
+    posterior = fit(model, (x, y), method, seed=0)
+    assert math.exp(float(posterior.latents["noise"].loc)) == pytest.approx(0.1 * unit, rel=0.1)
