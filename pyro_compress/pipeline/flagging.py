@@ -41,6 +41,7 @@ from pyro_compress.models.generative.vae import VAE
 from pyro_compress.models.program import Program
 from pyro_compress.pipeline.code_diagnosis import flags_of_codes
 from pyro_compress.pipeline.output_diagnosis import flags_of_outputs
+from pyro_compress.pipeline.place_diagnosis import flags_of_places
 from pyro_compress.posterior.draws import GUIDE_DENSITY
 from pyro_compress.posterior.posterior import Flag, Posterior
 
@@ -132,6 +133,9 @@ def _by_log_joint(posterior: Posterior, model: Any, data: Any, found: dict[str, 
     whole = with_buffers(whole, posterior)
     if isinstance(whole, BayesianNetwork):
         yield from flags_of_outputs(posterior, whole, feed.tensors[0])
+        if _by_noise_of_outputs(posterior) and not feed.drawn_anew and len(feed.tensors) > 1:
+            x, y = feed.tensors[:2]
+            yield from flags_of_places(posterior, whole, x, y, found)
     if feed.drawn_anew:
         found["not_judged"] = "the fit saw other inputs in every batch, of which no single log joint is the aim"
         return
@@ -149,6 +153,10 @@ def _by_log_joint(posterior: Posterior, model: Any, data: Any, found: dict[str, 
         found["not_judged"] = "sites of the guide are gates or point estimates, not normal in unconstrained space"
     elif posterior.kind == "guide" and (guide is not None or posterior.latents):
         yield from _guide_flags(posterior, whole, feed, guide, found, budget)
+
+
+def _by_noise_of_outputs(posterior: Posterior) -> bool:
+    return posterior.kind == "guide" and posterior.provenance.get("estimator") == "local"
 
 
 def _guide_flags(

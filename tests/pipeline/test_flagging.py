@@ -205,3 +205,23 @@ def test_what_the_noise_of_batches_adds_is_said(method: Method) -> None:
     assert found == pytest.approx(share * 2000 / 20 - known, rel=0.3, abs=0.2)
     assert float(posterior.parameters["m"].variance) * 2000.25 == pytest.approx(1 + found, rel=0.35)
     assert ("batch_noise" in {flag.name for flag in posterior.flags}) == (found > 0.1)
+
+
+@pytest.mark.parametrize("estimator", ["local", "flipout"])
+def test_noise_that_pooling_averages_out_is_said(estimator: str) -> None:
+    generator, noise = torch.Generator().manual_seed(0), 0.5
+    x = torch.randn(100, 1, 1, 1, generator=generator) + 0.1 * torch.randn(100, 1, 8, 8, generator=generator)
+    mean = x.mean((2, 3))
+    y = 0.7 * mean + noise * torch.randn(100, 1, generator=generator)
+    network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = pc.BayesianNetwork(network, pc.models.Normal(initial_log_variance=-6.0), pc.models.Gaussian(noise=noise))
+    method = pc.inference.SVI(epochs=600, batch_size=100, learning_rate=0.02, kl_warmup=0.0, estimator=estimator)
+    posterior = pc.fit(model, (x, y), method, seed=0)
+    exact = (1 + float(mean.square().sum()) / noise**2) ** -0.5
+    right = float(posterior.parameters["0.weight"].variance.item()) ** 0.5 == pytest.approx(exact, rel=0.3)
+    assert right == (estimator == "flipout")
+    assert ("noise_per_place" in {flag.name for flag in posterior.flags}) != right
+    reads_all = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    model = pc.BayesianNetwork(reads_all, pc.models.Normal(), pc.models.Gaussian(noise=noise))
+    posterior = pc.fit(model, (x, y), method, seed=0)
+    assert "noise_per_place" not in {flag.name for flag in posterior.flags}

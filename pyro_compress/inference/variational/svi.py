@@ -7,7 +7,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyro_compress.errors import InferenceError, SharedDrawsWarning, unknown_name, warn
@@ -29,6 +29,7 @@ from pyro_compress.inference.variational.score_function import Baseline, ScoreFu
 from pyro_compress.inference.variational.state import VariationalState
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.generative.vae import VAE
+from pyro_compress.posterior.posterior import Posterior
 
 # effect handler around the guide by the estimator's name; the score function has an ELBO of its own
 HANDLERS: Mapping[str, type[LocalReparameterization] | None] = {
@@ -218,6 +219,10 @@ class SVI(VariationalMethod):
         # a score function's baseline moves
         scored = isinstance(state.guide, UserGuide) and state.guide.sites.scored
         return self.estimator != "score" and not scored and super().traceable(state)
+
+    def draw(self, state: VariationalState) -> Posterior:
+        found, estimator = super().draw(state), self._estimator(state.model, state.guide)
+        return replace(found, provenance={**found.provenance, "estimator": estimator})
 
     def step(self, state: VariationalState, batch: Batch) -> Info:
         if state.shared is None:
