@@ -102,7 +102,7 @@ def row(name: str, given: argparse.Namespace) -> str:
         values = torch.load(file, weights_only=True)
     else:
         posterior = pc.fit(model, data, method)
-        values = {name: torch.from_numpy(site.mean) for name, site in posterior.parameters.items()}
+        values = model.values_at(posterior)
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)
             torch.save(values, file)

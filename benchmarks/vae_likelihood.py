@@ -47,7 +47,7 @@ def main() -> None:
     start = time.process_time()
     posterior = pc.fit(model, data, method, checkpoint=given.checkpoint, resume=given.checkpoint is not None)
     seconds = time.process_time() - start
-    values = {name: torch.from_numpy(site.mean) for name, site in posterior.parameters.items()}
+    values = model.values_at(posterior)
     print(f"{len(data.train_x):,} examples to learn from; measured on {'validation' if given.validate else 'test'}")
     x = data.validation_x if given.validate else data.test_x
     bound = pc.models.elbo(model, values, x).mean()
