@@ -10,6 +10,7 @@ from torch import nn
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.errors import NetworkError
 from pyro_compress.models.probing import FEW, evaluating, examples
+from pyro_compress.models.tracing.moving import unwritten
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.layers import BatchNorm, ChannelAffine, Conv2d, FixedAffine, Layer, Named, PReLU
@@ -41,10 +42,12 @@ def checked(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
     architecture = trace(network, input_shape)
     x = examples(network, input_shape)[: FEW[-1]]
     for one in (network, _moved(network)):
-        with evaluating(one), torch.no_grad():
+        with unwritten(one), evaluating(one), torch.no_grad():
+            # before the run, which may write into the network
+            layers = to_torch(_with_numbers(one, architecture))
             # a network may change its input in place
             expected = one(x.clone()).cpu()
-            found = to_torch(_with_numbers(one, architecture))(x.cpu())
+            found = layers(x.cpu())
         difference, largest = (float(part.abs().max()) for part in (found - expected, expected))
         if difference > TOLERANCE * largest + ROUNDING:
             raise NetworkError(

@@ -4,26 +4,25 @@ The module is traced symbolically (`torch.fx`) and run on a few random examples,
 (`x.view(x.size(0), -1)`) are known numbers here.  What cannot be described exactly is refused by name.
 """
 
-import copy
 import re
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from pyro_compress.errors import NetworkError, UnstorableError
 from pyro_compress.models.checking import check_network, check_numbers
 from pyro_compress.models.parameters import other_names, place_in_memory, refuse_tied
 from pyro_compress.models.probing import FEW, are_rows, evaluating, examples, first_line
 from pyro_compress.models.tracing.describing import Description, is_size, known_type
+from pyro_compress.models.tracing.moving import refuse_moving, unwritten
 from pyro_compress.models.tracing.recorder import Recorder
 from pyro_compress.models.tracing.rules import RefusedError, Shape
 from pyro_compress.models.tracing.sequences import LayerSequence, needed_layers, with_affines_joined
 from pyro_compress.models.tracing.symbolic import recorded
 from pyro_compress.network.architecture import Architecture
-from pyro_compress.network.layers import FixedAffine, Layer, Named, describe
+from pyro_compress.network.layers import Layer, Named, describe
 from pyro_compress.network.parameter_names import parameter_shapes
 
 
@@ -51,21 +50,19 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
     check_numbers(network)
     if known_type(network) in (nn.TransformerEncoder, nn.TransformerEncoderLayer):
         return _alone(network, input_shape)
+    with unwritten(network):
+        return _traced(network, tuple(input_shape))
+
+
+def _traced(network: nn.Module, input_shape: Shape) -> Architecture:
     x = examples(network, input_shape)
-    with evaluating(network):
-        graph = _graph(network, x)
-        values = _run(network, graph, x)
-    try:
-        sequence = _sequence(network, graph, values, tuple(input_shape))
-    except ValueError as error:
-        raise UnstorableError(f"the network cannot be described: {error}") from error
+    graph, values, sequence = _followed(network, x)
     _name_tied(network, sequence)
     _check_all_used(network, sequence)
     aliases = tuple(sorted(sequence.aliases.items()))
-    layers = with_affines_joined(needed_layers(sequence.layers))
-    if any(isinstance(layer, FixedAffine) for layer in layers):
-        _refuse_moving(network, x)
-    architecture = Architecture(tuple(input_shape), layers, aliases=aliases)
+    layers = _layers(sequence)
+    refuse_moving(network, x, graph, layers, lambda other: _layers(_followed(other, x)[-1]))
+    architecture = Architecture(input_shape, layers, aliases=aliases)
     described = architecture.shapes()[-1]
     last = _result_of(graph)
     found = tuple(values[last].shape[1:])
@@ -78,15 +75,21 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
     return architecture
 
 
-def _refuse_moving(network: nn.Module, x: torch.Tensor) -> None:
-    """Numbers of buffers are taken as they are, so training must not move them."""
-    trained = copy.deepcopy(network).train()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        trained(x.clone())
-    norms = {name for name, module in network.named_modules() if isinstance(module, _NormBase)}
-    for (name, before), after in zip(network.named_buffers(), trained.buffers(), strict=True):
-        if name.rpartition(".")[0] not in norms and not torch.equal(before, after):
-            raise UnstorableError(f"the forward pass moves buffer {name} in training, and a file has it as a number")
+def _followed(network: nn.Module, x: torch.Tensor) -> tuple[fx.Graph, dict[fx.Node, Any], LayerSequence]:
+    """The graph of a forward pass, what each of its operations returns for `x`, and the layers that they stand for."""
+    # what is written while the graph is recorded may be no numbers
+    with evaluating(network), unwritten(network):
+        graph = _graph(network, x)
+    with evaluating(network):
+        values = _run(network, graph, x)
+    try:
+        return graph, values, _sequence(network, graph, values, tuple(x.shape[1:]))
+    except ValueError as error:
+        raise UnstorableError(f"the network cannot be described: {error}") from error
+
+
+def _layers(sequence: LayerSequence) -> tuple[Layer, ...]:
+    return with_affines_joined(needed_layers(sequence.layers))
 
 
 class _Alone(nn.Module):
