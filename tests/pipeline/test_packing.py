@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,72 @@ def test_numbers_of_other_precisions_become_the_modules() -> None:
     network, half = tagger(0), tagger(1).half()
     pc.pack(network).load_into(half)
     assert torch.equal(half.state_dict()["lstm.weight_ih_l0"], network.state_dict()["lstm.weight_ih_l0"].half())
+
+
+def test_numbers_that_the_module_cannot_hold_are_refused() -> None:
+    class Held(nn.Module):
+        def __init__(self, floats: torch.Tensor, count: torch.Tensor) -> None:
+            super().__init__()
+            self.register_buffer("floats", floats)
+            self.register_buffer("count", count)
+
+    given = pc.pack(Held(torch.tensor([1e30, -torch.inf]), torch.tensor(300)))
+    for module, sentence in (
+        (Held(torch.zeros(2), torch.zeros((), dtype=torch.int8)), r"count is torch\.int8 in the .* cannot hold 300 of"),
+        (
+            Held(torch.zeros(2).half(), torch.tensor(0)),
+            r"floats is torch\.float16 in .* cannot hold 1e\+30 of",
+        ),
+    ):
+        before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        with pytest.raises(ArtifactError, match=sentence):
+            given.load_into(module)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    found = given.load_into(Held(torch.zeros(2).double(), torch.zeros((), dtype=torch.int16)))
+    assert found.get_buffer("count") == 300 and found.get_buffer("floats").isinf().tolist() == [False, True]
+
+
+def test_a_tied_module_takes_no_file_of_two_weights() -> None:
+    untied, tied = (nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)) for _ in range(2))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(ArtifactError, match=r"0\.weight and 1\.weight are one tensor in the module and have different"):
+        pc.pack(untied).load_into(tied)
+    untied.get_submodule("1").load_state_dict({**untied[0].state_dict(), "bias": torch.zeros(3)})
+    pc.pack(untied).load_into(tied)
+    assert torch.equal(tied.get_parameter("0.weight"), untied.get_parameter("0.weight"))
+
+
+def test_tensors_that_a_mapping_makes_when_asked_are_not_taken_for_one() -> None:
+    class Lazy(Mapping[str, torch.Tensor]):
+        def __getitem__(self, name: str) -> torch.Tensor:
+            return torch.full((100,), float(name))
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(map(str, range(20)))
+
+        def __len__(self) -> int:
+            return 20
+
+    found = pc.unpack(pc.pack(Lazy()))
+    assert all(torch.equal(tensor, torch.full((100,), float(name))) for name, tensor in found.items())
+
+
+def test_a_lazy_negative_is_not_the_tensor_that_it_lies_on() -> None:
+    numbers = torch.tensor([1 + 2j, 3 - 4j])
+    found = pc.unpack(pc.pack({"a": numbers.imag, "b": numbers.conj().imag}))
+    assert found["a"].tolist() == [2, -4] and found["b"].tolist() == [-2, 4]
+
+
+def test_matrices_of_tiny_numbers_stay_as_they_are() -> None:
+    matrix = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    tiny = matrix * 1e-22
+    mixed = torch.cat([matrix, tiny[:1]])
+    found = pc.unpack(pc.pack({"tiny": tiny, "on a grid": 2.0**-70 * matrix.sign(), "mixed": mixed}, bits=8))
+    assert torch.equal(found["tiny"], tiny)
+    assert torch.equal(found["on a grid"], 2.0**-70 * matrix.sign())
+    # beside the others a row of them is nothing
+    assert not found["mixed"][6].any() and not torch.equal(found["mixed"], mixed)
+    torch.testing.assert_close(found["mixed"], mixed, rtol=0, atol=0.02)
 
 
 REFUSED = {

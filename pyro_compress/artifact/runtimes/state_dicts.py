@@ -20,18 +20,26 @@ def given_of(state: Mapping[str, Any]) -> dict[str, Given]:
         ArtifactError: an entry is no tensor, or of a kind or type that a file does not hold.
     """
     found: dict[str, Given] = {}
-    seen: dict[tuple[Any, ...], Given] = {}
+    seen: dict[tuple[Any, ...], tuple[Given, Tensor]] = {}
     for name, tensor in state.items():
         _check(name, tensor)
-        # where two tensors of no numbers lie is the same place
-        where = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else (name,)
+        where = _place(name, tensor)
         if where not in seen:
             held = tensor.detach().cpu()
             held = held.float() if held.dtype == torch.bfloat16 else held
-            # conjugates and negatives of tensors are lazy
-            seen[where] = Given(TYPES[tensor.dtype], held.resolve_neg().numpy().copy())
-        found[name] = seen[where]
+            # beside the tensor itself: where one lies that is gone, a mapping may make the next
+            seen[where] = Given(TYPES[tensor.dtype], held.resolve_neg().numpy().copy()), tensor
+        found[name], _ = seen[where]
     return found
+
+
+def _place(name: str, tensor: Tensor) -> tuple[Any, ...]:
+    """The same for two tensors that are the same numbers in memory."""
+    # where two tensors of no numbers lie is the same place
+    if not tensor.numel() or tensor.is_meta or tensor.layout != torch.strided:
+        return (name,)
+    # negatives of tensors, as in conjugates, are lazy
+    return (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.is_neg())
 
 
 def _check(name: str, tensor: Any) -> None:
@@ -57,7 +65,8 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy a state dict into a module; either all numbers are taken over or none.
 
     Raises:
-        ArtifactError: names, shapes or kinds of numbers differ; names the first difference.
+        ArtifactError: names, shapes or kinds of numbers differ, what is one tensor in the module is not in the file, or
+            a type in the module cannot hold a number; names the first difference.
     """
     own = module.state_dict()
     missing, unknown = [name for name in own if name not in state], [name for name in state if name not in own]
@@ -80,6 +89,31 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
                 f"the file is not of this module: {name} is {tensor.dtype} in the module, "
                 f"{state[name].dtype} in the file"
             )
+        _check_fits(name, state[name], tensor.dtype)
+    _check_tied(own, state)
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(state[name])
+
+
+def _check_fits(name: str, given: Tensor, dtype: torch.dtype) -> None:
+    """Floats may be rounded, but not to infinity, and whole numbers stay what they are."""
+    taken = given.to(dtype)
+    lost = given.isfinite() & ~taken.isfinite() if given.is_floating_point() else taken.to(given.dtype) != given
+    if bool(lost.any()):
+        raise ArtifactError(
+            f"{name} is {dtype} in the module, which cannot hold {given[lost][0].item():g} of the file: make it "
+            f"{given.dtype} in the module"
+        )
+
+
+def _check_tied(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """What is one tensor in the module is one in the file, or has the same numbers there."""
+    firsts: dict[tuple[Any, ...], str] = {}
+    for name, tensor in own.items():
+        first = firsts.setdefault(_place(name, tensor), name)
+        if not torch.equal(state[first].to(tensor.dtype), state[name].to(tensor.dtype)):
+            raise ArtifactError(
+                f"the file is not of this module: {first} and {name} are one tensor in the module and have different "
+                "numbers in the file; build the module as it was when the file was made"
+            )

@@ -13,6 +13,8 @@ from pyro_compress.network.stored import StoredTensor
 from pyro_compress.network.stored_weights import WHOLE, Given, StoredWeights, WeightTensor
 
 LEAST_BITS = 2
+# share of a tensor's largest number that float32 loses beside it
+NEGLIGIBLE = 2.0**-24
 
 
 def packed(
@@ -27,7 +29,7 @@ def packed(
         step Δ     q = rint(w / Δ)
 
     where they do not lie on a grid of at most so many bits, or of that step, already.  Other tensors, biases, norms and
-    their statistics, stay exact.
+    their statistics, stay exact, and so does a matrix so small that Δ_c would be below 2⁻⁶⁴, the least step of a file.
 
     Args:
         given: by name; names that hold the same object are tied, and stored once.
@@ -69,7 +71,11 @@ def _stored(name: str, tensor: Given, bits: int | None, grid: Uniform | None, *,
     if exact is not None and not (is_matrix and bits is not None and bits_for(_integers(exact)) > bits):
         return WeightTensor(tensor.dtype, exact)
     if is_matrix and bits is not None:
-        return WeightTensor(tensor.dtype, _rounded(name, numbers, row_steps(name, numbers, bits)))
+        quantizer = row_steps(name, numbers, bits)
+        if quantizer is not None:
+            return WeightTensor(tensor.dtype, _rounded(name, numbers, quantizer))
+        if exact is not None:
+            return WeightTensor(tensor.dtype, exact)
     return WeightTensor(tensor.dtype, numbers if halved is None else halved)
 
 
@@ -82,13 +88,19 @@ def _halved(tensor: Given) -> np.ndarray | None:
     return halved if np.array_equal(np.isfinite(halved), np.isfinite(tensor.numbers)) else None
 
 
-def row_steps(name: str, numbers: np.ndarray, bits: int) -> PerChannel:
-    """The steps at which the largest number of each row is the largest integer of so many bits; 1 for rows of zeros."""
+def row_steps(name: str, numbers: np.ndarray, bits: int) -> PerChannel | None:
+    """The steps at which the largest number of each row is the largest integer of so many bits; 1 for rows of zeros.
+
+    None where one is below the least that a file holds, and its row counts beside the largest.
+    """
     largest = np.abs(numbers.astype(np.float64)).reshape(len(numbers), -1).max(axis=1)
     steps = np.where(largest > 0, largest / ((1 << bits - 1) - 1), 1.0)
     if not steps.max() < 2.0**STEP_EXPONENTS.stop:
         raise ArtifactError(f"tensor {name} holds numbers up to {largest.max():g}: it cannot be rounded to a grid")
-    return PerChannel(tuple(np.maximum(steps, 2.0 ** STEP_EXPONENTS[0]).tolist()))
+    least = 2.0 ** STEP_EXPONENTS[0]
+    if largest[steps < least].max(initial=0) > NEGLIGIBLE * largest.max():
+        return None
+    return PerChannel(tuple(np.maximum(steps, least).tolist()))
 
 
 def _rounded(name: str, numbers: np.ndarray, quantizer: Uniform | PerChannel) -> StoredTensor:
