@@ -68,12 +68,18 @@ def slots_of(network: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
     """Where every parameter is registered, as modules and attributes: tied ones at several places, by one name."""
     found: dict[int, tuple[str, list[tuple[nn.Module, str]]]] = {}
     for name, module, local, tensor in _slots(network):
-        found.setdefault(id(tensor), (name, []))[1].append((module, local))
+        slots = found.setdefault(id(tensor), (name, []))[1]
+        # a module that has two names is one place
+        if (module, local) not in slots:
+            slots.append((module, local))
     return dict(found.values())
 
 
 def other_names(network: nn.Module) -> dict[str, str]:
-    """Further names of parameters that several modules have, by that the one that they are listed by."""
+    """Further names of parameters, by that the one that they are listed by.
+
+    Several modules have such a parameter, or one module that has several names itself.
+    """
     listed = {id(tensor): name for name, tensor in network.named_parameters()}
     return {name: listed[id(tensor)] for name, _, _, tensor in _slots(network) if listed[id(tensor)] != name}
 
@@ -89,7 +95,8 @@ def weights_beside(network: nn.Module) -> dict[str, str]:
 
 
 def _slots(network: nn.Module) -> Iterator[tuple[str, nn.Module, str, torch.Tensor]]:
-    for prefix, module in network.named_modules():
+    """Every name of every parameter, with the module that has it: both of a module that has two names itself."""
+    for prefix, module in network.named_modules(remove_duplicate=False):
         for local, tensor in module._parameters.items():
             if tensor is not None:
                 yield f"{prefix}.{local}" if prefix else local, module, local, tensor

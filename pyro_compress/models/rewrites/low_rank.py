@@ -36,8 +36,8 @@ class LowRank(Rewrite):
 
     Raises:
         NetworkError: two of `rank`, `energy` and `size`, or one out of range; a pattern that matches no dense layer or
-            convolution, or one that does not fit (grouped, padded otherwise than by zeros, of a class of its own); a
-            rank above full; a size that rank 1 everywhere does not reach.
+            convolution, or one that does not fit (grouped, padded otherwise than by zeros, of a class of its own, one
+            that torch's encoder layers read); a rank above full; a size that rank 1 everywhere does not reach.
     """
 
     rank: int | Mapping[str, int] | None = None
@@ -101,9 +101,9 @@ class LowRank(Rewrite):
             for each in matches("low rank", patterns or (), weighted, LAYER, NetworkError).values()
             for name in each
         }
-        found = {}
+        found, read = {}, _read_elsewhere(network)
         for name, module in weighted.items():
-            named, reason = name in asked, _why_not(module)
+            named, reason = name in asked, _why_not(module) or read.get(name, "")
             if named and reason:
                 raise NetworkError(f"low rank: layer {name} {reason}: leave it out of the layers that are taken")
             if named or (patterns is None and not reason):
@@ -139,6 +139,16 @@ def _why_not(module: nn.Linear | nn.Conv2d) -> str:
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
         return f"pads by '{module.padding_mode}', expected zeros"
     return ""
+
+
+def _read_elsewhere(network: nn.Module) -> dict[str, str]:
+    """By name, layers whose weight another module reads by itself, as the rest of a sentence."""
+    return {
+        f"{name}.{own}".removeprefix("."): "has a weight that torch's TransformerEncoderLayer reads by name"
+        for name, module in network.named_modules()
+        if isinstance(module, nn.TransformerEncoderLayer)
+        for own in ("linear1", "linear2")
+    }
 
 
 def _is_pointwise(module: nn.Linear | nn.Conv2d) -> bool:

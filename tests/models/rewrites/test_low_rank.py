@@ -163,6 +163,16 @@ def test_layers_that_do_not_fit_are_left_alone_or_refused_by_name() -> None:
         LowRank(layers=("conv*",))(network)
 
 
+def test_layers_that_an_encoder_reads_by_name_are_left_alone_or_refused_by_name() -> None:
+    network = nn.Sequential(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), nn.Linear(16, 16)).eval()
+    found, x = LowRank(rank=2)(network), torch.randn(2, 3, 16)
+    assert set(LowRank(rank=2).ranks(network)) == {"1"}
+    with torch.no_grad():
+        torch.testing.assert_close(found.get_submodule("0")(x), network[0](x))
+    with pytest.raises(NetworkError, match=r"layer 0.linear1 has a weight that torch's TransformerEncoderLayer reads"):
+        LowRank(rank=2, layers=("0.linear1",))(network)
+
+
 def test_ranks_above_full_are_refused_by_layer() -> None:
     with pytest.raises(
         NetworkError, match=r"rank 20 of layer fc3 is above 10, the full rank of its weight, a 10 × 50 matrix"
@@ -195,6 +205,9 @@ def test_networks_that_would_lose_something_are_refused() -> None:
     tied[1].weight = tied[0].weight
     with pytest.raises(NetworkError, match=r"0.weight and 1.weight are one parameter, and a rewrite"):
         LowRank(rank=1)(tied)
+    twice = nn.Linear(4, 4)
+    with pytest.raises(NetworkError, match=r"0.weight and 2.weight are one parameter, and a rewrite"):
+        LowRank(rank=1)(nn.Sequential(twice, nn.ReLU(), twice))
     hooked = nn.Sequential(nn.Linear(4, 4))
     hooked[0].register_forward_hook(lambda *_: None)
     with pytest.raises(NetworkError, match="has forward hooks"):
