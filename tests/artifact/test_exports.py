@@ -40,6 +40,13 @@ def test_outputs_in_onnxruntime_are_those_of_torch(name: str) -> None:
     assert_close(in_onnxruntime(to_onnx(network), x), in_torch(network, x))
 
 
+@pytest.mark.parametrize("name", ["norms", "recurrent", "attention", "positions"])
+def test_a_batch_of_no_examples_gives_no_outputs(name: str) -> None:
+    network = getattr(networks, name)()
+    outputs = in_onnxruntime(to_onnx(network), examples(network, 3)[:0])
+    assert outputs.shape == (0, *network.architecture.shapes()[-1])
+
+
 @pytest.mark.parametrize("name", ["lenet-300-100", "lenet-5"])
 def test_outputs_on_mnist_in_onnxruntime_are_those_of_torch(name: str, mnist_dir: Path) -> None:
     network = runnable(name)

@@ -272,9 +272,8 @@ class _Graph:
             both = self._node("Concat", given, others, last, axis=1, suffix="biases")
         else:
             both = self._node("Concat", given, self._constant("no_bias", zeros), axis=1, suffix="biases")
-        row = self._node(
-            "Reshape", value, self._constant("series", np.array([0, width, -1], np.int64)), suffix="series_of"
-        )
+        series = self._constant("series", np.array([0, width, prod(before[1:])], np.int64))
+        row = self._node("Reshape", value, series, suffix="series_of")
         steps = self._node("Transpose", row, perm=(2, 0, 1), suffix="steps")
         into = turned(weight, (1, rows, width), "input_weight")
         states = turned(self._tensor(f"{layer.name}.weight"), (1, rows, hidden), "state_weight")
@@ -289,7 +288,9 @@ class _Graph:
 
     def _standardized(self, layer: further.Standardize, value: str, shape: tuple[int, ...]) -> str:
         places = prod(shape[1:]) if layer.by_place else 1
-        groups = self._constant("groups", np.array([0, layer.groups, -1, places], np.int64))
+        # all sizes said: none can be found out from a batch of no examples
+        entries = prod(shape) // (layer.groups * places)
+        groups = self._constant("groups", np.array([0, layer.groups, entries, places], np.int64))
         axis = self._constant("axis", np.array([2], np.int64))
         value = self._node("Reshape", value, groups, suffix="grouped")
         for number in range(further.CENTRINGS * layer.centred):
