@@ -139,6 +139,30 @@ class Starred(nn.Linear):
         return super().forward(inputs[0])
 
 
+class HalfLinear(nn.Linear):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) / 2
+
+
+class HalfNorm(nn.LayerNorm):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) / 2
+
+
+class TwiceAttention(nn.MultiheadAttention):
+    def forward(self, *given: Any, **named: Any) -> Any:
+        found, weights = super().forward(*given, **named)
+        return 2 * found, weights
+
+
+def _encoder(**parts: nn.Module) -> nn.Module:
+    """An encoder's layer, of which some modules are others."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    for name, part in parts.items():
+        setattr(layer, name, part)
+    return Shaped(lambda m, x: m[0](x), layer)
+
+
 @pytest.mark.filterwarnings("ignore:input's size at dim=0 does not match num_features")
 @pytest.mark.parametrize(
     ("network", "shape", "said"),
@@ -150,6 +174,18 @@ class Starred(nn.Linear):
         ),
         (nn.Sequential(nn.Linear(4, 5), nn.InstanceNorm1d(5)), (4,), "channels of one example without batch"),
         (Starred(4, 2), (4,), r"forward takes \*inputs: name the one tensor"),
+        (
+            Shaped(lambda m, x: m[0](x[:, [0, 2], [0, 1]]), nn.Linear(2, 2)),
+            (3, 4),
+            "whose lists go together",
+        ),
+        (_encoder(linear1=HalfLinear(8, 16)), (5, 8), "holds a HalfLinear as layers.0.linear1, supported is Linear"),
+        (
+            _encoder(self_attn=TwiceAttention(8, 2, batch_first=True)),
+            (5, 8),
+            "holds a TwiceAttention as layers.0.self_",
+        ),
+        (_encoder(norm2=HalfNorm(8)), (5, 8), "holds a HalfNorm as layers.0.norm2, supported is LayerNorm"),
         (Shaped(lambda m, x: m[0](x).mean(1, True, bad=3), nn.Linear(4, 2)), (4,), "unexpected keyword argument"),
     ],
 )

@@ -22,6 +22,7 @@ class Written(nn.Module):
     """Heads of q, k and v, and a way to attend."""
 
     seen: Tensor
+    bias: nn.Parameter
 
     def __init__(self, attend: Attend) -> None:
         super().__init__()
@@ -46,12 +47,17 @@ def scores(q: Tensor, k: Tensor) -> Tensor:
     return q @ k.transpose(-2, -1) / math.sqrt(WIDTH // HEADS)
 
 
+def _filled_by_name(m: Written, x: Tensor) -> Tensor:
+    return x.masked_fill(mask=~m.seen, value=-math.inf)
+
+
 WAYS: dict[str, tuple[bool, Attend]] = {
     "function": (False, lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v)),
     "causal function": (True, lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)),
     "function with a mask": (True, lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=m.seen)),
     "written out": (False, lambda m, q, k, v: scores(q, k).softmax(-1) @ v),
     "filled": (True, lambda m, q, k, v: F.softmax(scores(q, k).masked_fill(~m.seen, -math.inf), dim=-1) @ v),
+    "filled by name": (True, lambda m, q, k, v: _filled_by_name(m, scores(q, k)).softmax(-1) @ v),
     "where seen": (True, lambda m, q, k, v: torch.where(m.seen, scores(q, k), -math.inf).softmax(-1) @ v),
     "where unseen": (True, lambda m, q, k, v: torch.where(~m.seen, -math.inf, scores(q, k)).softmax(-1) @ v),
 }
@@ -72,6 +78,10 @@ def test_attention_is_one_layer_that_computes_the_same(name: str) -> None:
         )
 
 
+def _as_mask(x: Tensor) -> Tensor:
+    return torch.cat([x, x], -1)[..., :PLACES]
+
+
 REFUSED: dict[str, Attend] = {
     "hides what came before": lambda m, q, k, v: torch.where(m.seen, -math.inf, scores(q, k)).softmax(-1) @ v,
     "hides what came before, filled": lambda m, q, k, v: scores(q, k).masked_fill(m.seen, -math.inf).softmax(-1) @ v,
@@ -79,6 +89,9 @@ REFUSED: dict[str, Attend] = {
     "no softmax": lambda m, q, k, v: scores(q, k) @ v,
     "softmax over queries": lambda m, q, k, v: scores(q, k).softmax(-2) @ v,
     "mask with small numbers": lambda m, q, k, v: scores(q, k).masked_fill(~m.seen, -1.0).softmax(-1) @ v,
+    "mask made of the input": lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=q @ k.mT),
+    "mask of results": lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=_as_mask(q)),
+    "filled by name, with small numbers": lambda m, q, k, v: scores(q, k).masked_fill(mask=m.seen, value=-1.0) @ v,
     "scaled behind the mask": lambda m, q, k, v: (2 * scores(q, k).masked_fill(~m.seen, -1e9)).softmax(-1) @ v,
 }
 
@@ -87,3 +100,10 @@ REFUSED: dict[str, Attend] = {
 def test_what_is_no_attention_of_the_format_is_refused(name: str) -> None:
     with pytest.raises(UnstorableError, match=r"supported|attention|softmax|scores"):
         trace(Written(REFUSED[name]).eval(), (PLACES, WIDTH))
+
+
+def test_a_mask_that_is_learned_is_refused_though_it_starts_at_zero() -> None:
+    network = Written(lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=m.bias))
+    network.bias = nn.Parameter(torch.zeros(PLACES, PLACES))
+    with pytest.raises(UnstorableError, match="has a mask that is learned or made of the network's input"):
+        trace(network.eval(), (PLACES, WIDTH))

@@ -94,6 +94,13 @@ def masks_places_behind(mask: Tensor, shape: tuple[int, ...]) -> bool:
     return False
 
 
+def fixed(mask: Any) -> Tensor:
+    """The numbers of a mask, which are neither a parameter's nor made of the input."""
+    if not isinstance(mask, Constant) or mask.name is not None:
+        raise RefusedError("has a mask that is learned or made of the network's input, supported are fixed numbers")
+    return mask.value
+
+
 def additive(mask: Tensor, hides: bool) -> Tensor:
     """A mask of truth values, which are `hides` where a score is hidden, as numbers that are added."""
     if mask.dtype != torch.bool:
@@ -194,12 +201,13 @@ def on_scores(sequence: LayerSequence, kind: Any, arguments: Any, named: Any, mo
     if isinstance(module, nn.Softmax):
         return scores.softmax(module.dim if module.dim is not None else 0)
     if kind in MASKINGS:
-        mask, value = others[:2]
+        others += [as_number(named[name]) for name in ("mask", "value", "other") if name in named]
+        mask, value = others if len(others) == 2 else (None, None)
         if not isinstance(mask, Constant) or not isinstance(value, int | float) or value > MASKED:
             raise RefusedError("masks scores by other results, or with other numbers than -inf")
         # `where` takes its second result where the condition holds, and its third elsewhere
         hides = kind is not torch.where or arguments[1] is not scores
-        return scores.masked(additive(mask.value.bool(), hides))
+        return scores.masked(additive(fixed(mask).bool(), hides))
     operation = COMBINATIONS.get(kind)
     if operation is multiply and isinstance(others[0], int | float):
         return scores.scaled(others[0])
@@ -227,7 +235,7 @@ def _scaled_dot_product(
     if attn_mask is not None:
         shape = (*query.shape[:-1], key.shape[-2])
         # true where a score counts
-        causal = causal or masks_places_behind(additive(attn_mask.value, False), shape)
+        causal = causal or masks_places_behind(additive(fixed(attn_mask), False), shape)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     return attention(sequence, query, key, value, scale, causal=causal)
 

@@ -47,6 +47,8 @@ def cut(sequence: LayerSequence, result: Result, index: Any) -> Result:
         RefusedError: an index is anything else, or takes examples from one another.
     """
     items: list[Any] = list(index) if isinstance(index, tuple) else [index]
+    if sum(isinstance(item, list) for item in items) > 1:
+        raise RefusedError(f"takes [{index}] of a result, whose lists go together: supported is one of them")
     if not any(item is Ellipsis for item in items):
         items.append(Ellipsis)
     at = next(place for place, item in enumerate(items) if item is Ellipsis)

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from pyro_compress.models.checking import CALLED
 from pyro_compress.models.tracing.attention import PRODUCTS, Scores, on_scores
 from pyro_compress.models.tracing.axes import (
     PERMUTATIONS,
@@ -41,7 +40,7 @@ from pyro_compress.models.tracing.operations import (
 from pyro_compress.models.tracing.positions import as_returned, combined, joined, settled, taken
 from pyro_compress.models.tracing.recurrent import MODULES as RECURRENT
 from pyro_compress.models.tracing.recurrent import Several, on_several
-from pyro_compress.models.tracing.rules import Layers, RefusedError, Shape
+from pyro_compress.models.tracing.rules import Layers, RefusedError, Shape, computes_like
 from pyro_compress.models.tracing.sequences import (
     COMBINATIONS,
     CONCATENATIONS,
@@ -76,8 +75,6 @@ _LIKE: frozenset[Any] = frozenset(
 )
 # names of arguments as numpy has them, which torch takes for its own
 _TORCHS_OWN = {"axis": "dim", "keepdims": "keepdim"}
-# methods that a known module's forward pass is made of
-_COMPUTING = (*CALLED, "_conv_forward", "__getattr__", "__getattribute__")
 _OF_IMAGES = (
     *(Conv2d, ConvTranspose2d, BatchNorm, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, AdaptiveMaxPool2d),
     *(Upsample, Resize, Pad),
@@ -91,19 +88,9 @@ def known_type(module: nn.Module) -> Any:
         *(nn.Flatten, nn.Unflatten, nn.Softmax, nn.Softmax2d, nn.LogSoftmax),
     )
     return next(
-        (
-            kind
-            for kind in kinds
-            if isinstance(kind, type) and isinstance(module, kind) and _computes_like(module, kind)
-        ),
+        (kind for kind in kinds if isinstance(kind, type) and isinstance(module, kind) and computes_like(module, kind)),
         None,
     )
-
-
-def _computes_like(module: nn.Module, kind: Any) -> bool:
-    """Whether neither its class nor the instance computes anything else, and torch's own class is as torch wrote it."""
-    same = all(getattr(type(module), name, None) is getattr(kind, name, None) for name in _COMPUTING)
-    return same and "_conv_forward" not in module.__dict__ and kind.forward.__module__.startswith("torch.nn.")
 
 
 class Description:

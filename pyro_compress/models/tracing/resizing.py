@@ -135,7 +135,11 @@ def _interpolate(
     else:
         counts = (size,) * dims if isinstance(size, int) else tuple(size)
     factors = [count / extent for count, extent in zip(counts, extents, strict=True)]
-    if not linear and all(factor == int(factor) for factor in factors):
+    # of a factor that is not whole torch takes other places, though their count may be a multiple
+    told = [
+        factor if one is None or recompute_scale_factor else one for one, factor in zip(given, factors, strict=True)
+    ]
+    if not linear and told == factors and all(factor == int(factor) for factor in factors):
         return [Upsample(as_pair(tuple(map(int, factors)), dims))]
     kind = mode if not linear else "aligned" if align_corners else "bilinear"
     for extent, count, factor in zip(extents, counts, given, strict=True):

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from pyro_compress.models.tracing.activations import MODULES as ACTIVATION_MODULES
-from pyro_compress.models.tracing.attention import additive, masks_places_behind
+from pyro_compress.models.tracing.attention import additive, fixed, masks_places_behind
 from pyro_compress.models.tracing.last_axis import dense, norm
 from pyro_compress.models.tracing.layouts import Layout
 from pyro_compress.models.tracing.positions import at_channels, combined, layout_of, over_last_axis, result_of, swapped
-from pyro_compress.models.tracing.rules import RefusedError
+from pyro_compress.models.tracing.rules import RefusedError, computes_like
 from pyro_compress.models.tracing.sequences import LayerSequence, Result, add
 from pyro_compress.network.layers import Activation
 from pyro_compress.network.sequence_layers import Attention, Embedding
@@ -40,6 +40,8 @@ def self_attention(sequence: LayerSequence, result: Result, module: Any, name: s
 
 def encoder_layer(sequence: LayerSequence, result: Result, module: Any, name: str, *, causal: bool = False) -> Result:
     """`nn.TransformerEncoderLayer`, its norms in front of both blocks or behind."""
+    for own, kinds in _PARTS.items():
+        _check_part(getattr(module, own), f"{name}.{own}", kinds)
 
     def attend(x: Result) -> Result:
         return self_attention(sequence, x, module.self_attn, f"{name}.self_attn", causal=causal)
@@ -61,12 +63,27 @@ def encoder_layer(sequence: LayerSequence, result: Result, module: Any, name: st
 def encoder(sequence: LayerSequence, result: Result, module: Any, name: str, *, causal: bool = False) -> Result:
     """`nn.TransformerEncoder`: layers one after the other, and perhaps a norm."""
     for number, layer in enumerate(module.layers):
-        if type(layer) is not nn.TransformerEncoderLayer:
-            raise RefusedError(f"holds a {type(layer).__name__}, supported is nn.TransformerEncoderLayer")
         result = encoder_layer(sequence, result, layer, f"{name}.layers.{number}".removeprefix("."), causal=causal)
     if module.norm is not None:
+        _check_part(module.norm, f"{name}.norm".removeprefix("."), _NORMS)
         result = norm(sequence, result, module.norm, f"{name}.norm".removeprefix("."))
     return result
+
+
+_NORMS = (nn.LayerNorm, nn.RMSNorm)
+_PARTS: dict[str, tuple[type[nn.Module], ...]] = {
+    "self_attn": (nn.MultiheadAttention,),
+    **dict.fromkeys(("linear1", "linear2"), (nn.Linear,)),
+    **dict.fromkeys(("norm1", "norm2"), _NORMS),
+    **dict.fromkeys(("dropout", "dropout1", "dropout2"), (nn.Dropout, nn.Identity)),
+}
+
+
+def _check_part(module: nn.Module, name: str, kinds: tuple[type[nn.Module], ...]) -> None:
+    if not any(isinstance(module, kind) and computes_like(module, kind) for kind in kinds):
+        raise RefusedError(
+            f"holds a {type(module).__name__} as {name}, supported is {kinds[0].__name__} with torch's forward pass"
+        )
 
 
 def _activation(function: Any) -> list[Any]:
@@ -134,7 +151,11 @@ def _called_encoder(
     is_causal: bool | None = None,
 ) -> Result:
     _refuse_padding(src_key_padding_mask)
-    return encoder(sequence, src, module, name, causal=_masked(src, module.layers[0].self_attn, mask))
+    for layer in module.layers:
+        if type(layer) is not nn.TransformerEncoderLayer:
+            raise RefusedError(f"holds a {type(layer).__name__}, supported is nn.TransformerEncoderLayer")
+    causal = any(_masked(src, layer.self_attn, mask) for layer in module.layers)
+    return encoder(sequence, src, module, name, causal=causal)
 
 
 def _refuse_padding(mask: Any) -> None:
@@ -146,8 +167,8 @@ def _masked(result: Result, module: Any, mask: Any) -> bool:
     """Whether a mask of torch's modules, which hides where it is true, is causal."""
     if mask is None:
         return False
-    places = result.shape[1 if module.batch_first else 0]
-    return masks_places_behind(additive(mask.value, True), (1, places, places))
+    places = result.shape[1 if getattr(module, "batch_first", False) else 0]
+    return masks_places_behind(additive(fixed(mask), True), (1, places, places))
 
 
 # modules that make several layers of a result, called as the network calls them
