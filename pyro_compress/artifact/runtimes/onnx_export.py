@@ -272,7 +272,8 @@ class _Graph:
             both = self._node("Concat", given, others, last, axis=1, suffix="biases")
         else:
             both = self._node("Concat", given, self._constant("no_bias", zeros), axis=1, suffix="biases")
-        series = self._constant("series", np.array([0, width, prod(before[1:])], np.int64))
+        # a size that is found out refuses a batch of no examples, on which onnxruntime's recurrent operators crash
+        series = self._constant("series", np.array([0, width, -1], np.int64))
         row = self._node("Reshape", value, series, suffix="series_of")
         steps = self._node("Transpose", row, perm=(2, 0, 1), suffix="steps")
         into = turned(weight, (1, rows, width), "input_weight")
