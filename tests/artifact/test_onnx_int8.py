@@ -123,6 +123,29 @@ def test_scales_are_single_numbers_as_average_pooling_wants_them() -> None:
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
 
+def test_biases_behind_what_is_always_zero_stay_as_they_are() -> None:
+    layers = (Linear("first", 3, 4, bias=True), Activation("relu"), Linear("last", 4, 2, bias=True))
+    bias = np.array([0.3, -0.4], np.float32)
+    tensors = {
+        "first.weight": integers(4, 3),
+        "first.bias": StoredTensor(floats=np.full(4, -100.0, np.float32)),
+        "last.weight": integers(2, 4),
+        "last.bias": StoredTensor(floats=bias),
+    }
+    x = GENERATOR.normal(size=(20, 3)).astype(np.float32)
+    model = to_onnx_int8(StoredNetwork(Architecture((3,), layers), tensors), x)
+    np.testing.assert_array_equal(outputs(model, x), np.tile(bias, (20, 1)))
+
+
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(1), nn.AvgPool2d(4)])
+def test_means_that_are_zero_but_for_rounding_can_be_run(pool: nn.Module) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(2, 4, 1), nn.InstanceNorm2d(4), pool, nn.Flatten(), nn.Linear(4, 3)).eval()
+    network, x = as_it_is(module, (2, 4, 4)), np.random.default_rng(0).normal(size=(64, 2, 4, 4)).astype(np.float32)
+    expected, found = forward(network)(x), outputs(to_onnx_int8(network, x), x)
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("name", ["lenet-5/log-uniform", "lenet-300-100/log-uniform"])
 def test_error_on_mnist_is_that_of_float32(name: str, mnist_dir: Path, tmp_path: Path) -> None:
     found, network = data.load("mnist", mnist_dir), pc.load(name).network

@@ -33,13 +33,16 @@ from pyro_compress.network.stored import StoredNetwork, each_used_once
 
 LEVELS = 255
 BATCH = 128
+# How much finer than its input's the scale of a mean may be; onnxruntime computes none that is 256 times as fine.
+FINER = 128
 # Operators that runtimes have for integers: with weights, those that cut off what is quantised anyway, those that move
-# numbers and keep their range, and others.
+# numbers and keep their range, means, and others.
 _WITH_WEIGHTS = {"Conv", "Gemm"}
 _CLIPPING = {"Relu", "Clip"}
 _MOVING = {"MaxPool", "Flatten", "Reshape", "Gather"}
-_OTHERS = {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid"}
-_INTEGER = _WITH_WEIGHTS | _CLIPPING | _MOVING | _OTHERS
+_OTHERS = {"Add", "Mul", "Concat", "LeakyRelu", "Sigmoid"}
+_POOLING = {"AveragePool", "GlobalAveragePool"}
+_INTEGER = _WITH_WEIGHTS | _CLIPPING | _MOVING | _POOLING | _OTHERS
 
 Ranges = dict[str, tuple[float, float]]
 
@@ -218,9 +221,12 @@ class _Graph:
             if not np.isfinite(ranges[name]).all():
                 raise ArtifactError(f"value '{name}' is not finite on the examples: ranges cannot be taken")
             moved = maker.input[0] if maker is not None and maker.op_type in _MOVING else ""
-            grids[name] = grids.get(moved) or _grid(*ranges[name])
+            pooled = maker.input[0] if maker is not None and maker.op_type in _POOLING else ""
+            least_scale = float(grids[pooled][0]) / FINER if pooled in grids else 0.0
+            grids[name] = grids.get(moved) or _grid(*ranges[name], least_scale)
         for node in list(self._graph.node):
-            if node.op_type in _WITH_WEIGHTS and node.input[0] in grids:
+            # of an input that is always zero the step says nothing, and biases stay floats
+            if node.op_type in _WITH_WEIGHTS and node.input[0] in grids and not _is_zero(*ranges[node.input[0]]):
                 self._prepare_weights(node, grids[node.input[0]][0])
             elif node.op_type in ("Add", "Mul"):
                 for number, name in enumerate(node.input):
@@ -301,9 +307,14 @@ class _Graph:
                 self._graph.initializer.remove(each)
 
 
-def _grid(least: float, most: float) -> tuple[np.float32, np.uint8]:
-    """Scale and zero point of 8 bits that reach from `least` ≤ 0 to `most` ≥ 0."""
-    scale = np.float32((most - least) / LEVELS)
-    if scale < np.finfo(np.float32).tiny:
+def _grid(least: float, most: float, least_scale: float = 0.0) -> tuple[np.float32, np.uint8]:
+    """Scale and zero point of 8 bits that reach from `least` ≤ 0 to `most` ≥ 0, or further at the least scale."""
+    if _is_zero(least, most) and not least_scale:
         return np.float32(1), np.uint8(0)
+    scale = np.float32(max((most - least) / LEVELS, least_scale))
     return scale, np.uint8(np.clip(np.rint(-least / scale), 0, LEVELS))
+
+
+def _is_zero(least: float, most: float) -> bool:
+    """Whether 8 bits over a range have no scale that float32 holds."""
+    return (most - least) / LEVELS < float(np.finfo(np.float32).tiny)
