@@ -33,7 +33,7 @@ class Reads(nn.Module):
     def __init__(self, module: nn.RNNBase, take: str) -> None:
         super().__init__()
         self.states, self.take = module, take
-        self.out = nn.Linear(HIDDEN * (1 + module.bidirectional), 3)
+        self.out = nn.Linear(HIDDEN * (1 + (module.bidirectional and take != "one direction")), 3)
 
     def forward(self, x: Tensor) -> Tensor:
         first = self.states.batch_first
@@ -46,6 +46,8 @@ class Reads(nn.Module):
             taken = outputs[:, -1] if first else outputs[-1]
         elif self.take == "mean":
             taken = outputs.mean(1 if first else 0)
+        elif self.take == "one direction":
+            taken = last[-1]
         elif self.states.bidirectional:
             taken = torch.cat([last[-2], last[-1, :, :]], dim=1)
         else:
@@ -64,6 +66,7 @@ KINDS: dict[str, Any] = {
 FORMS: dict[str, tuple[dict[str, Any], str]] = {
     "last output": ({"batch_first": True}, "last"),
     "both directions": ({"num_layers": 2, "bidirectional": True, "dropout": 0.3}, "states"),
+    "one direction": ({"bidirectional": True, "batch_first": True}, "one direction"),
     "all places": ({"num_layers": 2, "bidirectional": True, "batch_first": True, "dropout": 0.3}, "outputs"),
     "without bias": ({"batch_first": True, "bias": False}, "states"),
     "places first": ({}, "mean"),

@@ -179,6 +179,11 @@ def _encoder(**parts: nn.Module) -> nn.Module:
             (3, 4),
             "whose lists go together",
         ),
+        (
+            Shaped(lambda m, x: m[0](x)[1][0], nn.GRU(4, 3, 2, batch_first=True)),
+            (5, 4),
+            "0.bias_hh_l1 counts for nothing",
+        ),
         (_encoder(linear1=HalfLinear(8, 16)), (5, 8), "holds a HalfLinear as layers.0.linear1, supported is Linear"),
         (
             _encoder(self_attn=TwiceAttention(8, 2, batch_first=True)),

@@ -100,11 +100,14 @@ class Description:
         network: that was traced.
         values: what each operation of it returned for a few examples.
         input_shape: of one example.
+        keeps_directions: see `LayerSequence`.
     """
 
-    def __init__(self, network: nn.Module, values: dict[fx.Node, Any], input_shape: Shape) -> None:
+    def __init__(
+        self, network: nn.Module, values: dict[fx.Node, Any], input_shape: Shape, *, keeps_directions: bool = False
+    ) -> None:
         own = (*network.named_modules(), *network.named_parameters())
-        self.sequence = LayerSequence(input_shape, {name for name, _ in own})
+        self.sequence = LayerSequence(input_shape, {name for name, _ in own}, keeps_directions=keeps_directions)
         self._network, self._values = network, values
         self._results: dict[fx.Node, Result | Scores | Several] = {}
         self._made_of: dict[fx.Node, list[str]] = {}

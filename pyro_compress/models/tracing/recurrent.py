@@ -30,16 +30,22 @@ class States:
     Attributes:
         results: of each layer and direction its states at all places, (batch, places, hidden).
         places: which of these is the last step.
+        together: for each, the states of all directions of that layer side by side, and the first that is its own.
     """
 
     results: tuple[Result, ...]
     places: tuple[int, ...]
+    together: tuple[tuple[Result, int], ...]
 
     def one(self, sequence: LayerSequence, number: int) -> Result:
         """That of one layer and direction, (batch, hidden)."""
         if not -len(self.results) <= number < len(self.results):
             raise RefusedError(f"takes state {number} of {len(self.results)}")
-        return cut(sequence, self.results[number], (slice(None), self.places[number]))
+        if not sequence.keeps_directions:
+            return cut(sequence, self.results[number], (slice(None), self.places[number]))
+        whole, first = self.together[number]
+        own = slice(first, first + self.results[number].shape[2])
+        return cut(sequence, whole, (slice(None), self.places[number], own))
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def recurrence(sequence: LayerSequence, module: Any, name: str, x: Result, hx: A
         raise RefusedError(BATCH_AXIS)
     number, layout = at_channels(sequence, x, layout.axes[2], [[], layout.axes[1]])
     places, features = x.shape[1], module.input_size
-    results: list[Result] = []
+    results, together = list[Result](), list[tuple[Result, int]]()
     for layer in range(module.num_layers):
         found = []
         for suffix in ("", "_reverse")[: 1 + module.bidirectional]:
@@ -90,9 +96,10 @@ def recurrence(sequence: LayerSequence, module: Any, name: str, x: Result, hx: A
             results.append(result_of(sequence, found[-1], _of_width(layout, module.hidden_size)))
         number = found[0] if len(found) == 1 else sequence.combined(Concatenate, *found)
         features = sequence.shapes[number][0]
-    outputs = result_of(sequence, number, _of_width(layout, features))
+        outputs = result_of(sequence, number, _of_width(layout, features))
+        together += [(outputs, place * module.hidden_size) for place in range(len(found))]
     last = (places - 1, 0)[: 1 + module.bidirectional] * module.num_layers
-    states = States(tuple(results), last)
+    states = States(tuple(results), last, tuple(together))
     return Recurrence(swapped(sequence, outputs) if turned else outputs, states, module.mode == "LSTM")
 
 

@@ -46,10 +46,12 @@ class LayerSequence:
 
     Args:
         names: of the network's modules and parameters, which no other layer may have.
+        keeps_directions: whether the last state of one direction is taken from those of both, so that the other one,
+            which a module has as well, has its layers too.
     """
 
-    def __init__(self, input_shape: Shape, names: Collection[str] = ()) -> None:
-        self._names = {*names}
+    def __init__(self, input_shape: Shape, names: Collection[str] = (), *, keeps_directions: bool = False) -> None:
+        self._names, self.keeps_directions = {*names}, keeps_directions
         self.layers: Layers = []
         self.shapes: list[Shape] = [input_shape]
         self.aliases: dict[str, str] = {}

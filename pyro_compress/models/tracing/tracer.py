@@ -5,6 +5,7 @@ The module is traced symbolically (`torch.fx`) and run on a few random examples,
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -61,6 +62,12 @@ def _traced(network: nn.Module, input_shape: Shape) -> Architecture:
     _check_all_used(network, sequence)
     aliases = tuple(sorted(sequence.aliases.items()))
     layers = _layers(sequence)
+    left = _parameters(sequence.layers) - _parameters(layers)
+    if left:
+        name = min(sequence.aliases.get(name, name) for name in left)
+        raise UnstorableError(
+            f"what the forward pass makes with parameter {name} counts for nothing in its result: leave that out of it"
+        )
     refuse_moving(network, x, graph, layers, lambda other: _layers(_followed(other, x)[-1]))
     architecture = Architecture(input_shape, layers, aliases=aliases)
     described = architecture.shapes()[-1]
@@ -83,9 +90,16 @@ def _followed(network: nn.Module, x: torch.Tensor) -> tuple[fx.Graph, dict[fx.No
     with evaluating(network):
         values = _run(network, graph, x)
     try:
-        return graph, values, _sequence(network, graph, values, tuple(x.shape[1:]))
+        sequence = _sequence(network, graph, values, tuple(x.shape[1:]))
+        if _parameters(sequence.layers) != _parameters(_layers(sequence)):
+            sequence = _sequence(network, graph, values, tuple(x.shape[1:]), keeps_directions=True)
+        return graph, values, sequence
     except ValueError as error:
         raise UnstorableError(f"the network cannot be described: {error}") from error
+
+
+def _parameters(layers: Sequence[Layer]) -> set[str]:
+    return {name for layer in layers for name in parameter_shapes(layer)}
 
 
 def _layers(sequence: LayerSequence) -> tuple[Layer, ...]:
@@ -205,9 +219,16 @@ def _label(network: nn.Module, node: fx.Node) -> str:
     return f"function '{function}' in the forward pass of " + (f"'{owner[-1]}'" if owner else type(network).__name__)
 
 
-def _sequence(network: nn.Module, graph: fx.Graph, values: dict[fx.Node, Any], input_shape: Shape) -> LayerSequence:
+def _sequence(
+    network: nn.Module,
+    graph: fx.Graph,
+    values: dict[fx.Node, Any],
+    input_shape: Shape,
+    *,
+    keeps_directions: bool = False,
+) -> LayerSequence:
     """Put what the result depends on in a row, in order of execution."""
-    description = Description(network, values, input_shape)
+    description = Description(network, values, input_shape, keeps_directions=keeps_directions)
     last: Any = None
     for node in _needed(graph, values):
         if node.op == "output":
