@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from pyro_compress import data
 from pyro_compress.artifact.runtimes import numpy_runtime
@@ -18,7 +19,7 @@ from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network.architecture import Architecture
-from pyro_compress.network.layers import Activation, AdaptiveAvgPool2d
+from pyro_compress.network.layers import Activation, AdaptiveAvgPool2d, Linear
 from pyro_compress.network.sequence_layers import Embedding
 from tests.analysis.decisions import masked_networks
 from tests.artifact import networks
@@ -111,6 +112,31 @@ def test_the_input_and_the_network_stay_as_they_are() -> None:
 def test_inputs_of_another_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ArtifactError, match=r"takes an array of shape \(batch, 1, 8, 8\), but .* was given"):
         forward(networks.dense())(np.zeros(shape))
+
+
+@pytest.mark.parametrize("name", ["conv", "residual", "combined"])
+def test_torch_takes_no_other_size(name: str) -> None:
+    network = getattr(networks, name)()
+    shape, module = network.architecture.input_shape, to_torch(network)
+    for other in ((2, *shape[:-1], 2 * shape[-1]), shape, ()):
+        with pytest.raises(
+            ArtifactError, match=rf"takes an array of shape \(batch, {', '.join(map(str, shape))}\), but"
+        ):
+            module(torch.zeros(other))
+    assert module(torch.zeros(2, *shape)).shape == (2, *network.architecture.shapes()[-1])
+    # a part may stand anywhere
+    assert len(nn.Sequential(*module)) == len(module)
+
+
+def test_torch_takes_other_shapes_where_they_are_the_same_examples() -> None:
+    network = networks.dense()
+    x = torch.from_numpy(examples(network, 3))
+    torch.testing.assert_close(to_torch(network)(x.flatten(1)), to_torch(network)(x))
+    with pytest.raises(ArtifactError, match=r"takes an array of shape \(batch, 1, 8, 8\), but \(3, 63\) was given"):
+        to_torch(network)(torch.zeros(3, 63))
+    layers = normal(Architecture((3,), (Linear("a", 3, 4, True), Activation("relu"), Linear("b", 4, 2, True))))
+    x = torch.randn(5, 7, 3)
+    torch.testing.assert_close(to_torch(layers)(x)[:, 1], to_torch(layers)(x[:, 1]))
 
 
 def test_loading(tmp_path: Path) -> None:

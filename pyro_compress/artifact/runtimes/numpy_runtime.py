@@ -22,6 +22,7 @@ from numpy.lib.stride_tricks import as_strided
 from pyro_compress import shipped
 from pyro_compress.artifact.format.decode import decode
 from pyro_compress.artifact.runtimes import numpy_sequences as sequences
+from pyro_compress.artifact.runtimes.inputs import check_shape
 from pyro_compress.errors import ArtifactError
 from pyro_compress.network import further_layers as further
 from pyro_compress.network import layers as kinds
@@ -76,9 +77,7 @@ def forward(network: StoredNetwork) -> Step:
 
     def run(x: Array) -> Array:
         x = np.asarray(x, np.float32)
-        if x.ndim == 0 or x.shape[1:] != shapes[0]:
-            expected = ", ".join(map(str, ("batch", *shapes[0])))
-            raise ArtifactError(f"the network takes an array of shape ({expected}), but {x.shape} was given")
+        check_shape(x.shape, shapes[0])
         parts = [through(x[start : start + piece]) for start in range(0, max(1, len(x)), piece)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 

@@ -3,10 +3,12 @@
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pyro_compress.artifact.runtimes.inputs import check_shape
 from pyro_compress.network import further_layers as further
 from pyro_compress.network import layers as kinds
 from pyro_compress.network.architecture import walk
@@ -191,14 +193,47 @@ class Pad(nn.Module):
         return f"{self.sides}, {self.mode}"
 
 
-class Residual(nn.Sequential):
-    """Modules in order, of which those of `architecture.Referring` take the result of an earlier one too."""
+class Layers(nn.Sequential):
+    """Modules in order, which take examples of one shape; a part of them takes what it is given.
+
+    Attributes:
+        input_shape: of one example, None where any will do.
+        by_last_axis: whether all of them treat the last axis alone, whatever stands in front of it.
+    """
+
+    def __init__(self, *modules: Any) -> None:
+        super().__init__(*modules)
+        self.input_shape: Any = None
+        self.by_last_axis = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            self._check(input)
+        for module in self:
+            input = module(input)
+        return input
+
+    @torch.jit.unused
+    def _check(self, x: Tensor) -> None:
+        # who records the forward pass gives something else than a tensor
+        if self.input_shape is None or not isinstance(x, Tensor) or torch.jit.is_tracing():  # type: ignore[attr-defined]
+            return
+        shape = tuple(x.shape)
+        # what is flattened first may be flat already
+        is_flat = isinstance(next(iter(self), None), nn.Flatten) and math.prod(shape[1:]) == math.prod(self.input_shape)
+        if not (shape and is_flat) and not (self.by_last_axis and shape[-1:] == self.input_shape):
+            check_shape(shape, self.input_shape)
+
+
+class Residual(Layers):
+    """The same, of which those of `architecture.Referring` take the result of an earlier one too."""
 
     def __init__(self, modules: Sequence[nn.Module], layers: Sequence[kinds.Layer]) -> None:
         super().__init__(*modules)
         self._layers = tuple(layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
         modules = iter(self)
 
         def after(_: kinds.Layer, value: Tensor, earlier: Tensor | None) -> Tensor:

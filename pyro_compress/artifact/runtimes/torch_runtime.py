@@ -8,6 +8,7 @@ from pyro_compress.artifact.runtimes.torch_modules import (
     ChannelAffine,
     Concatenate,
     Function,
+    Layers,
     Multiply,
     Pad,
     PReLU,
@@ -51,7 +52,7 @@ def to_torch(network: StoredNetwork, *, sparse: bool = False) -> nn.Sequential:
             few weights at all, and it is slower).  Such a layer is a `SparseLinear`, which cannot be trained.
 
     Raises:
-        ArtifactError: a layer that has no module.
+        ArtifactError: a layer that has no module.  The network raises one where it is given examples of another shape.
     """
     layers = network.architecture.layers
     modules = [_module(layer) for layer in layers]
@@ -78,7 +79,10 @@ def to_torch(network: StoredNetwork, *, sparse: bool = False) -> nn.Sequential:
     if sparse:
         modules = [_sparse(module) for module in modules]
     refers = any(isinstance(layer, kinds.Referring) for layer in layers)
-    return (Residual(modules, layers) if refers else nn.Sequential(*modules)).eval()
+    found = Residual(modules, layers) if refers else Layers(*modules)
+    found.input_shape = network.architecture.input_shape
+    found.by_last_axis = all(isinstance(layer, kinds.Linear | kinds.Activation) for layer in layers)
+    return found.eval()
 
 
 def _sparse(module: nn.Module) -> nn.Module:
