@@ -281,14 +281,16 @@ def take_over(network: nn.Module, given: Mapping[str, torch.Tensor], what: str, 
     Raises:
         NetworkError: a name, shape, type or value does not fit.
     """
-    expected = network.state_dict()
+    listed = network.state_dict()
+    # a fit keeps buffers that no state dict lists too
+    expected = dict(network.named_buffers()) | listed
     # of a parameter of several modules a file may have any of its names, and some tools write one alone
     alike: dict[int, list[str]] = {}
     for name, tensor in network.state_dict(keep_vars=True).items():
         alike.setdefault(id(tensor), []).append(name)
     known = {name for names in alike.values() if any(one in given for one in names) for name in names}
     # Counters of batches are no weights, and files from other tools often lack them.
-    missing = [name for name in expected if name not in known and not name.endswith("num_batches_tracked")]
+    missing = [name for name in listed if name not in known and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in given if name not in expected]
     if missing or unexpected:
         parts = [

@@ -14,7 +14,8 @@ class Unlayered:
     """A module as a file of weights sees it.
 
     Attributes:
-        state: its state dict, in order: names and types of all tensors, and numbers of those that no decision holds.
+        state: its state dict, in order, and buffers that this does not list: names and types of all tensors, and
+            numbers of those that no decision holds.
         output_shape: of one example.
         reason: why there is no architecture, in words that follow "because".
     """

@@ -38,7 +38,7 @@ from pyro_compress.pipeline.kinds import RUNNABLE, WEIGHTS, description_of, kind
 from pyro_compress.pipeline.kinds import decoded as decoded_by
 from pyro_compress.pipeline.position_scores import position_scores
 from pyro_compress.pipeline.settings import RunSettings
-from pyro_compress.pipeline.starting import build_network, fitted_network
+from pyro_compress.pipeline.starting import build_network, fitted_network, rebuilt_network
 from pyro_compress.pipeline.steps import RunDirectory, prepare
 from pyro_compress.pipeline.validation import nothing_pruned, place
 from pyro_compress.posterior.error_unit import ErrorUnit, unit_of
@@ -81,9 +81,11 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     given = predict(original, x, y, likelihood) if settings.weights is not None and not settings.reconstructs else None
     place(road.network, nothing_pruned(road.posterior))
     before = predict(road.network, x, y, likelihood).errors
-    measured = measure(run.file, x, y, likelihood, float32_bytes(original), road.network)
     artifact = load_artifact(run.file)
-    decoded = decoded_by(artifact, road.network)
+    # the network of the posterior holds more than what the bytes say
+    module = rebuilt_network(run, settings, data) if artifact.kind == WEIGHTS else road.network
+    measured = measure(run.file, x, y, likelihood, float32_bytes(original), module)
+    decoded = decoded_by(artifact, module)
     predicted = predict(decoded, x, y, likelihood)
     after = predicted.errors
     scores = None

@@ -1,11 +1,14 @@
 """Which kind of file a network ends in, and what that file says of it: layers in order, or tensors alone."""
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 from torch import nn
 
 from pyro_compress.analysis.decisions.decision import Decision
 from pyro_compress.analysis.decisions.kept_deviations import stored_network
-from pyro_compress.artifact.runtimes.state_dicts import given_of
+from pyro_compress.artifact.runtimes.state_dicts import given_of, whole_state
 from pyro_compress.artifact.writing.artifact import Artifact
 from pyro_compress.artifact.writing.decided_weights import stored_weights
 from pyro_compress.data.untouched import Untouched
@@ -61,7 +64,22 @@ def _unlayered(network: nn.Module, input_shape: tuple[int, ...], reason: str) ->
             f"{type(network).__name__} returns a {type(output).__name__}, expected one tensor: give a module that "
             "returns what of it is to be fitted"
         )
-    return Unlayered(given_of(network.state_dict()), tuple(output.shape[1:]), reason)
+    return Unlayered(given_of(whole_state(network)), tuple(output.shape[1:]), reason)
+
+
+def without_rebuilt(found: Unlayered, decision: Decision, rebuilt: nn.Module) -> Unlayered:
+    """The same without buffers that `rebuilt`, the module made again from other random numbers, has by itself.
+
+    Only what its state dict does not list is left out: a table of sines, but neither a projection that was drawn nor
+    statistics that training has moved.
+    """
+    listed, there = rebuilt.state_dict(), given_of(whole_state(rebuilt))
+
+    def comes_back(name: str) -> bool:
+        numbers = decision.buffers.get(name, found.state[name].numbers)
+        return name not in listed and name in there and np.array_equal(there[name].numbers, numbers)
+
+    return replace(found, state={name: held for name, held in found.state.items() if not comes_back(name)})
 
 
 def announced(found: Architecture | Unlayered) -> str | None:

@@ -20,9 +20,9 @@ from pyro_compress.inference.results.predictive import PosteriorPredictive, post
 from pyro_compress.models.likelihoods import Likelihood
 from pyro_compress.models.likelihoods.fitted import fitted
 from pyro_compress.network.stored import StoredNetwork
-from pyro_compress.pipeline.kinds import decoded
+from pyro_compress.pipeline.kinds import RUNNABLE, decoded
 from pyro_compress.pipeline.settings import RunSettings
-from pyro_compress.pipeline.starting import fitted_network
+from pyro_compress.pipeline.starting import fitted_network, rebuilt_network
 from pyro_compress.pipeline.steps import RunDirectory
 from pyro_compress.pipeline.validation import nothing_pruned, place
 from pyro_compress.posterior.posterior import Posterior
@@ -97,7 +97,8 @@ def predictors_of(run: RunDirectory, settings: RunSettings, data: DataSet, draws
     }
     if run.file.exists():
         artifact = load_artifact(run.file)
-        networks = {"decoded file": decoded(artifact, networks["posterior mean"]), **networks}
+        module = networks["posterior mean"] if artifact.kind == RUNNABLE else rebuilt_network(run, settings, data)
+        networks = {"decoded file": decoded(artifact, module), **networks}
         if isinstance(artifact.held, StoredNetwork) and artifact.held.deviations:
             averaged[FILE_SAMPLES] = partial(_sampled_predictive, artifact, likelihood, draws, seed)
     return Predictors(networks, averaged, likelihood)

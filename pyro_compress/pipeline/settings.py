@@ -147,7 +147,7 @@ class RunSettings:
     def reconstructs(self) -> bool:
         """Whether the network is an autoencoder, whose targets are its inputs."""
         with torch.random.fork_rng(devices=[]):
-            return isinstance(self._fresh_network(), EncoderDecoder)
+            return isinstance(self.build_fresh(), EncoderDecoder)
 
     @property
     def error_unit(self) -> ErrorUnit:
@@ -238,12 +238,13 @@ class RunSettings:
 
     def build_network(self) -> nn.Module:
         """The network with its initial parameters: drawn under the global seed, or read from `weights`."""
-        network = self._fresh_network()
+        network = self.build_fresh()
         if self.weights is not None:
             give_weights(network, Path(self.weights))
         return network
 
-    def _fresh_network(self) -> nn.Module:
+    def build_fresh(self) -> nn.Module:
+        """The same without `weights`."""
         return networks.named_or_own(self.network)
 
     def as_plain(self) -> dict[str, Any]:

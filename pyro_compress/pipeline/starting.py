@@ -51,6 +51,18 @@ def build_network(settings: RunSettings, data: DataSet) -> nn.Module:
     return network
 
 
+def rebuilt_network(run: RunDirectory, settings: RunSettings, data: DataSet) -> nn.Module:
+    """The network as its factory makes it for whoever has the file: from other random numbers than the run's.
+
+    What rewrites have made is read from the run, as no factory makes it.
+    """
+    if settings.rewrites:
+        return fitted_network(run, settings, data)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(settings.seed + 1)
+        return settings.build_fresh()
+
+
 def rewritten(settings: RunSettings, network: nn.Module, data: DataSet) -> nn.Module:
     """What the run's rewrites make of a network, one after the other; the network itself where there are none."""
     for rewrite in settings.build_rewrites():

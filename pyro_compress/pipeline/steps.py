@@ -22,14 +22,23 @@ from pyro_compress.inference.loop.processes import Ranks, threads_here
 from pyro_compress.inference.loop.watching import Watcher
 from pyro_compress.models import zoo
 from pyro_compress.models.bayesian import BayesianNetwork
-from pyro_compress.pipeline.compressing import at_target, compress
+from pyro_compress.network.unlayered import Unlayered
+from pyro_compress.pipeline.compressing import at_target
 from pyro_compress.pipeline.decoders import architecture_of, road_of
 from pyro_compress.pipeline.flagging import flags_to_say, with_flags
-from pyro_compress.pipeline.kinds import announced, description_of, kind_of
+from pyro_compress.pipeline.kinds import announced, description_of, kind_of, stored, without_rebuilt
 from pyro_compress.pipeline.run_directory import RunDirectory as RunDirectory
 from pyro_compress.pipeline.search import decide, teacher_of, without_draws
 from pyro_compress.pipeline.settings import RunSettings, settings_from_entry
-from pyro_compress.pipeline.starting import build_network, fitted_network, rewritten, starts_of, timed, train_first
+from pyro_compress.pipeline.starting import (
+    build_network,
+    fitted_network,
+    rebuilt_network,
+    rewritten,
+    starts_of,
+    timed,
+    train_first,
+)
 from pyro_compress.pipeline.teachers import Teacher, taught, teacher_named, teacher_of_run
 from pyro_compress.posterior.posterior import Posterior
 
@@ -277,10 +286,13 @@ def compress_step(
     with run.timed("compress"):
         decision, network = Decision.load(run.decision), fitted_network(run, settings, data)
         road = road_of(network, Posterior.load(run.posterior), data, settings.build_likelihood())
-        stored = at_target(
+        architecture = architecture_of(network, data.input_shape, kind_of(decision))
+        if isinstance(architecture, Unlayered):
+            architecture = without_rebuilt(architecture, decision, rebuilt_network(run, settings, data))
+        decided = at_target(
             road.network,
             decision,
-            architecture_of(network, data.input_shape, kind_of(decision)),
+            architecture,
             road.data,
             target_bytes=target_bytes,
             target_error=target_error,
@@ -288,10 +300,10 @@ def compress_step(
             keep_deviations=keep_deviations,
             say=say,
         )
-        artifact = compress(network, stored, data.input_shape, keep_deviations=keep_deviations)
+        artifact = Artifact.of(stored(architecture, decided, keep_deviations=keep_deviations))
     for made_before in (run.results, run.file, run.refined):
         made_before.unlink(missing_ok=True)
     if target_bytes is not None or target_error is not None:
-        stored.save(run.refined)
+        decided.save(run.refined)
     artifact.save(run.file)
     return artifact

@@ -14,6 +14,7 @@ from torch import nn
 
 import pyro_compress as pc
 from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
+from pyro_compress.artifact.runtimes.state_dicts import load_into
 from pyro_compress.errors import ArtifactError, DecisionError, UnstorableError
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.quantizers import Uniform
@@ -262,3 +263,68 @@ def test_what_has_several_names_in_a_module_is_what_was_decided_under_all_of_the
         np.testing.assert_array_equal(state[f"{other}.weight"].numpy(), sites[f"{name}.weight"].value)
     for kind in ("running_mean", "running_var"):
         np.testing.assert_array_equal(state[f"again.{kind}"].numpy(), buffers[f"norm.{kind}"])
+
+
+BESIDE = """
+import torch
+from torch import nn
+
+from pyro_compress.data import as_data
+
+
+class Projected(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(8, 2)
+        self.register_buffer("drawn", torch.randn(6, 8) / 2, persistent=False)
+        self.register_buffer("order", torch.randperm(6), persistent=False)
+        self.register_buffer("centre", torch.zeros(6), persistent=False)
+        self.register_buffer("table", torch.arange(500.0).sin(), persistent=False)
+
+    def forward(self, x):
+        if self.training:
+            with torch.no_grad():
+                self.centre.lerp_(x.mean(0), 0.1)
+        return self.out(((x - self.centre)[:, self.order] @ self.drawn).cumsum(1)) + self.table[0]
+
+
+def net():
+    return Projected()
+
+
+def _part(count, seed):
+    x = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed)) + 2
+    return x, (x[:, 0] + x[:, 1] > x[:, 2] + 2).long()
+
+
+def data():
+    return as_data(_part(400, 0), validation=_part(100, 1), test=_part(200, 2), name="planes", classes=2)
+"""
+
+
+def test_buffers_that_no_state_dict_lists_are_in_the_file_unless_they_come_back(seqs: Path) -> None:
+    (seqs / "beside.py").write_text(BESIDE)
+    options = [option.replace("seqs:", "beside:") for option in OPTIONS]
+    pretrained = ("--pretrain-epochs", "1")
+    called = cli("run", "--network", "beside:net", *options, *pretrained, "--out", "beside")
+    assert called.code == 0, called.err
+    import beside  # type: ignore[import-not-found]
+
+    results, artifact = json.loads((seqs / "beside" / "results.json").read_text()), pc.load(seqs / "beside")
+    # a table of sines is the same however often it is made, and costs nothing
+    assert set(artifact.numbers()) == {"out.weight", "out.bias", "drawn", "order", "centre"}
+    np.testing.assert_allclose(artifact.numbers()["centre"], 2, atol=0.3)
+    found = []
+    for seed in (7, 8):
+        torch.manual_seed(seed)
+        network, data = artifact.load_into(beside.net()).eval(), beside.data()
+        with torch.no_grad():
+            found.append(100 * float((network(data.test_x).argmax(1) != data.test_y).double().mean()))
+    assert found == [pytest.approx(results["error_after_percent"])] * 2
+    assert found[0] < 20
+    # nobody can say what a module that is given would be, made again
+    decision = Decision.load(seqs / "beside" / "decision.safetensors")
+    assert "table" in pc.compress(beside.net(), decision, (6,)).numbers()
+    older = {name: value for name, value in artifact.state_dict().items() if name in beside.net().state_dict()}
+    load_into(beside.net(), older)
+    sys.modules.pop("beside", None)

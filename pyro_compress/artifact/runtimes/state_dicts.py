@@ -61,21 +61,34 @@ def to_tensors(numbers: Mapping[str, np.ndarray], dtypes: Mapping[str, str]) -> 
     return {name: torch.from_numpy(np.array(held)).to(getattr(torch, dtypes[name])) for name, held in numbers.items()}
 
 
+def whole_state(module: nn.Module) -> dict[str, Any]:
+    """A module's state dict, and behind it the buffers that torch leaves out of it (`persistent=False`).
+
+    These may be random, or move while the module is trained, and then a module built again has others.
+    """
+    listed_in_it = module.state_dict()
+    others = {name: b for name, b in module.named_buffers(remove_duplicate=False) if name not in listed_in_it}
+    return {**listed_in_it, **others}
+
+
 def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy a state dict into a module; either all numbers are taken over or none.
+
+    Buffers that are not in the module's own state dict are taken over where the file has them.
 
     Raises:
         ArtifactError: names, shapes or kinds of numbers differ, what is one tensor in the module is not in the file, or
             a type in the module cannot hold a number; names the first difference.
     """
-    own = module.state_dict()
-    missing, unknown = [name for name in own if name not in state], [name for name in state if name not in own]
+    own, needed = whole_state(module), module.state_dict()
+    missing, unknown = [name for name in needed if name not in state], [name for name in state if name not in own]
     if missing or unknown:
         said = [f"the file lacks {listed(missing)}"] if missing else []
         said += [f"the module lacks {listed(unknown)}"] if unknown else []
         raise ArtifactError(
             f"the file is not of this module: {' and '.join(said)}; build the module as it was when the file was made"
         )
+    own = {name: tensor for name, tensor in own.items() if name in state}
     for name, tensor in own.items():
         if not isinstance(tensor, Tensor):
             raise ArtifactError(f"entry '{name}' of the module's state is no tensor, and a file holds nothing else")

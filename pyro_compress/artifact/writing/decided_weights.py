@@ -12,7 +12,7 @@ from pyro_compress.network.unlayered import Unlayered
 
 
 def stored_weights(module: Unlayered, decision: Decision) -> StoredWeights:
-    """Every tensor of the module's state dict: parameters as the decision stores them, buffers as they are in it.
+    """Every tensor of the module's state: parameters as the decision stores them, buffers as they are in it.
 
     Nothing is removed, as nobody knows what the forward pass does with what is zero.  Numbers without a quantizer, and
     buffers that the decision does not hold, such as counters, come back exactly.  What is one tensor of the module
