@@ -6,6 +6,7 @@ weights alone.
 """
 
 import copy
+import math
 from collections.abc import Mapping
 
 import torch
@@ -17,9 +18,17 @@ from pyro_compress.errors import DataError, NetworkError, UnstorableError, Unsto
 from pyro_compress.inference.loop.feed import Feed
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.checking import check_network, check_numbers
-from pyro_compress.models.likelihoods import Categorical
+from pyro_compress.models.likelihoods import Bernoulli, Categorical, ContinuousBernoulli
+from pyro_compress.models.module_calls import calls_noted
 from pyro_compress.models.probing import BATCH, FEW, are_rows, first_line
 from pyro_compress.models.tracing.tracer import trace
+
+# of parameters, until the outputs are taken for probabilities
+_DRAWS = 16
+_CHECKPOINTING = (
+    "the network computes a part of itself again in the backward pass (torch.utils.checkpoint), where it holds other "
+    "values than those that are fitted: switch checkpointing off"
+)
 
 
 def check_fit(model: BayesianNetwork, feed: Feed) -> None:
@@ -46,6 +55,8 @@ def check_fit(model: BayesianNetwork, feed: Feed) -> None:
             said = f"the network is fitted, and a file will hold its weights alone, to be put into the module: {error}"
             warn(said, UnstorableWarning)
         output, taught = _training_output(copy.deepcopy(model), _few(x, BATCH))
+        for training in (True, False):
+            _refuse_probabilities(copy.deepcopy(model), _few(x, BATCH), training)
     _check_outputs(model, output, taught, feed)
 
 
@@ -159,22 +170,80 @@ def _training_output(model: BayesianNetwork, x: Tensor) -> tuple[Tensor, Tensor]
 
 def _check_used(values: Mapping[str, Tensor], output: Tensor) -> None:
     found: tuple[Tensor | None, ...] = (None,) * len(values)
+    again: list[torch.nn.Module] = []
     if output.requires_grad:
-        found = torch.autograd.grad(output.sum(), list(values.values()), allow_unused=True)
+        try:
+            with calls_noted(lambda module, given: again.append(module), before=True):
+                found = torch.autograd.grad(output.sum(), list(values.values()), allow_unused=True)
+        except RuntimeError as error:
+            # torch's advice is to checkpoint in another way
+            if "checkpoint" in str(error):
+                raise NetworkError(_CHECKPOINTING) from error
+            raise NetworkError(f"the network has no gradient: {first_line(error)}") from error
+    if again:
+        raise NetworkError(_CHECKPOINTING)
     for name, gradient in zip(values, found, strict=True):
         if gradient is None:
             raise NetworkError(f"parameter {name} is not used by the forward pass: remove its module from the network")
+
+
+def _refuse_probabilities(model: BayesianNetwork, x: Tensor, training: bool) -> None:
+    """Where the likelihood makes probabilities of the network's outputs, in either mode; `model` is a copy."""
+    network, likelihood = model.network.train(training), model.likelihood
+    mode = "training" if training else "evaluation"
+
+    def output(values: Mapping[str, Tensor]) -> Tensor:
+        try:
+            with torch.no_grad():
+                return _one_tensor(network, model.outputs(values, x.clone())[0])
+        except NetworkError:
+            raise
+        except Exception as error:
+            raise NetworkError(
+                f"the network does not accept {len(x)} examples of shape {tuple(x.shape[1:])} in {mode} mode: "
+                f"{first_line(error)}"
+            ) from error
+
+    own = {name: value.detach() for name, value in network.named_parameters()}
+    if isinstance(likelihood, Categorical) and _sums_to_one(output(own), likelihood):
+        raise NetworkError(
+            f"{type(network).__name__} returns probabilities in {mode} mode: let the network return the logits, the "
+            "likelihood applies the softmax"
+        )
+    if not isinstance(likelihood, Bernoulli | ContinuousBernoulli) or not _in_unit_interval(output(own)):
+        return
+    # logits of a few examples may lie there by chance, and under parameters of any size they do not
+    found = [output(_drawn_like(own)) for _ in range(_DRAWS)]
+    if all(map(_in_unit_interval, found)) and any(bool((each != each.flatten()[0]).any()) for each in found):
+        raise NetworkError(
+            f"{type(network).__name__} returns numbers from 0 to 1 alone in {mode} mode, as a sigmoid does: let the "
+            f"network return the logits, the likelihood {type(likelihood).__name__} applies the sigmoid"
+        )
+
+
+def _sums_to_one(output: Tensor, likelihood: Categorical) -> bool:
+    if output.ndim < 2:
+        return False
+    total = output.sum(likelihood.axis_of(output))
+    return bool((output >= 0).all()) and torch.allclose(total, torch.ones_like(total), atol=1e-5)
+
+
+def _in_unit_interval(output: Tensor) -> bool:
+    return bool(((output >= 0) & (output <= 1)).all())
+
+
+def _drawn_like(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Random numbers in place of parameters, such that every layer makes its inputs larger."""
+    return {
+        name: torch.randn_like(value) * (3 / math.sqrt(value[0].numel()) if value.ndim > 1 else 3)
+        for name, value in values.items()
+    }
 
 
 def _check_outputs(model: BayesianNetwork, output: Tensor, taught: Tensor, feed: Feed) -> None:
     name = type(model.network).__name__
     if isinstance(model.likelihood, Categorical):
         check_classes(feed, tuple(output.shape[1:]), f"network {name}", model.likelihood)
-        total = output.sum(model.likelihood.axis_of(output))
-        if bool((output >= 0).all()) and torch.allclose(total, torch.ones_like(total), atol=1e-5):
-            raise NetworkError(
-                f"{name} returns probabilities: let the network return the logits, the likelihood applies the softmax"
-            )
     model.likelihood.check(output, _few(feed.tensors[1], len(output)))
     teachers = feed.tensors[2:]
     if feed.ask is not None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pyro_compress import fit
 from pyro_compress.data.dataset import DataSet
@@ -14,7 +15,7 @@ from pyro_compress.inference import MAP, SVI
 from pyro_compress.inference.loop.feed import Feed
 from pyro_compress.inference.loop.suitability import check_fit
 from pyro_compress.models.bayesian import BayesianNetwork
-from pyro_compress.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from pyro_compress.models.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Gaussian, Likelihood
 from pyro_compress.models.priors.normal import Normal
 
 UNSTORABLE = "the network is fitted, and a file will hold its weights alone, to be put into the module: "
@@ -55,6 +56,20 @@ class Two(nn.Module):
         return self.layer(x) * mask
 
 
+class Recomputing(nn.Module):
+    """Keeps nothing of its middle for the backward pass."""
+
+    def __init__(self, **how: bool) -> None:
+        super().__init__()
+        self.first, self.middle, self.last, self.how = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = checkpoint(self.middle, x, **self.how) if self.training else self.middle(x)
+        found: Tensor = self.last(x.tanh())
+        return found
+
+
 @pytest.mark.parametrize("kind", [lambda n: n, lambda n: n.append(nn.Hardshrink()), lambda n: n.append(nn.RReLU())])
 def test_networks_are_fitted_whether_a_file_can_hold_them_or_not(kind: Any) -> None:
     network = kind(plain())
@@ -85,8 +100,14 @@ def test_networks_are_fitted_whether_a_file_can_hold_them_or_not(kind: Any) -> N
         (Net(lambda m, x: m.layer(x).softmax(0)), "or mixes examples: what becomes of one example may not depend on"),
         (
             Net(lambda m, x: m.layer(x.exp()).softmax(-1)),
-            "Net returns probabilities: let the network return",
+            "Net returns probabilities in training mode: let the network return",
         ),
+        (
+            Net(lambda m, x: m.layer(x) if m.training else m.layer(x).softmax(-1)),
+            "Net returns probabilities in evaluation mode: let the network return",
+        ),
+        (Recomputing(use_reentrant=False), r"computes a part of itself again .* \(torch.utils.checkpoint\), .* switch"),
+        (Recomputing(use_reentrant=True), r"computes a part of itself again .* \(torch.utils.checkpoint\), .* switch"),
         (Net(lambda m, x: (m.layer(x), x)), "Net returns a tuple, expected one tensor with a row per example"),
         (Net(lambda m, x: m.layer(x).sum()), "Net returns a number, expected one tensor with a row per example"),
         (
@@ -175,3 +196,38 @@ def test_looking_takes_nothing_from_the_generators() -> None:
     before = torch.get_rng_state()
     check(network)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), ContinuousBernoulli()], ids=["bernoulli", "continuous"])
+def test_a_sigmoid_that_the_likelihood_applies_again_is_refused(likelihood: Likelihood) -> None:
+    x, y = examples()
+    data = x, (y[:, None] > torch.arange(3)).float()
+
+    def in_one_mode(training: bool) -> Net:
+        return Net(lambda m, x: m.layer(x).sigmoid() if m.training == training else m.layer(x))
+
+    for network, mode in (
+        (plain().append(nn.Sigmoid()), "training"),
+        (plain().append(nn.Hardtanh(0, 1)), "training"),
+        (in_one_mode(True), "training"),
+        (in_one_mode(False), "evaluation"),
+    ):
+        with pytest.raises(NetworkError, match=f"returns numbers from 0 to 1 alone in {mode} mode.*return the logits"):
+            check(network, data, likelihood)
+    check(plain().append(nn.Sigmoid()), data, Gaussian())
+
+
+def test_logits_that_lie_between_0_and_1_to_begin_with_are_fine() -> None:
+    x, y = examples()
+    networks = [plain(), plain().append(nn.ReLU()), plain().append(nn.Softplus()), plain().append(nn.Tanh())]
+    networks.append(nn.Sequential(nn.Linear(4, 5), nn.Sigmoid(), nn.Linear(5, 3, bias=False)))
+    for network in networks:
+        last = [module for module in network if isinstance(module, nn.Linear)][-1]
+        with torch.no_grad():
+            last.weight.abs_().mul_(0.01)
+            if last.bias is not None:
+                last.bias.fill_(0.5)
+        check(network, (x, (y[:, None] > torch.arange(3)).float()), Bernoulli())
+    with torch.no_grad():
+        last.weight.zero_()
+    check(network, (x, (y[:, None] > torch.arange(3)).float()), Bernoulli())
