@@ -18,6 +18,7 @@ from pyro_compress.data.augmentation import Augmentation
 from pyro_compress.data.binarisation import Binarisation
 from pyro_compress.data.labels import IGNORED, UNLABELLED, labels_kept
 from pyro_compress.data.on_disk import pieces
+from pyro_compress.data.sources import WHOLE_NUMBERS
 from pyro_compress.errors import DataError
 
 Part = Literal["train", "validation", "test"]
@@ -265,25 +266,33 @@ def _check_part(
     ):
         if values.dtype != dtype:
             raise DataError(f"{where}: {what} are {values.dtype}, expected {dtype}")
-        seen = 0
-        for rows in pieces(values):
-            finite = torch.isfinite(rows)
-            if not finite.all():
-                row, *rest = torch.nonzero(~finite)[0].tolist()
-                raise DataError(
-                    f"{where}: {what} hold {rows[(row, *rest)].item()} at index {(seen + row, *rest)}; remove or "
-                    "replace it"
-                )
-            seen += len(rows)
+        refuse_non_finite(values, f"{where}: {what}")
     if x.dtype == torch.int64 and x.numel() and int(x.min()) < 0:
         raise DataError(f"{where}: inputs of the type int64 are tokens, counted from 0, found {int(x.min())}")
     if classes is None:
         return
     if y.ndim != 1 and y.shape[1:].numel() == 1:
-        raise DataError(f"{where}: class labels of shape {tuple(y.shape)}, expected one number per example ({len(y)},)")
+        raise DataError(
+            f"{where}: class labels of shape {tuple(y.shape)}, expected one number per example ({len(y)},); "
+            f"{WHOLE_NUMBERS}"
+        )
     wrong = (y < least) | (y >= len(classes))
     if y.ndim > 1:
         wrong &= y != IGNORED
     outside = y[wrong]
     if len(outside):
-        raise DataError(f"{where}: label {int(outside[0])} is outside 0..{len(classes) - 1} ({len(classes)} classes)")
+        said = f"{where}: label {int(outside[0])} is outside 0..{len(classes) - 1} ({len(classes)} classes)"
+        raise DataError(f"{said}; {WHOLE_NUMBERS}" if int(outside[0]) < 0 else said)
+
+
+def refuse_non_finite(values: Tensor, what: str) -> None:
+    """Raise DataError that says the first place in `values`, which are `what`, that holds NaN or is infinite."""
+    seen = 0
+    for rows in pieces(values):
+        finite = torch.isfinite(rows)
+        if not finite.all():
+            row, *rest = torch.nonzero(~finite)[0].tolist()
+            raise DataError(
+                f"{what} hold {rows[(row, *rest)].item()} at index {(seen + row, *rest)}; remove or replace it"
+            )
+        seen += len(rows)

@@ -6,7 +6,7 @@ from numbers import Real
 import torch
 
 from pyro_compress.config.keyword_options import whole_number
-from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.dataset import DataSet, refuse_non_finite
 from pyro_compress.data.on_disk import rows_of
 from pyro_compress.data.sources import Examples, class_names, count_among, pair_of, read_examples
 from pyro_compress.data.splits import SPLIT_SEED, count_held_out, split_without_copies
@@ -19,9 +19,9 @@ def as_data(
     validation: Examples | int | float | None = None,
     test: Examples | None = None,
     N: int | None = None,
-    name: str = "user data",
+    name: str | None = None,
     classes: tuple[str, ...] | list[str] | int | None = None,
-    split_seed: int = SPLIT_SEED,
+    split_seed: int | None = None,
     partly_labelled: bool = False,
     on_disk: str | os.PathLike[str] | None = None,
 ) -> DataSet:
@@ -43,11 +43,14 @@ def as_data(
     twice while `validation` of them are held out.
     """
     if isinstance(train, DataSet):
-        if any(given is not None for given in (validation, test, N, classes, on_disk)):
+        if any(given is not None for given in (validation, test, N, name, classes, split_seed, on_disk)):
             raise DataError(
-                f"{train.name}: a DataSet holds its own parts: give validation, test, N, classes and on_disk to it"
+                f"{train.name}: a DataSet holds its own parts: give validation, test, N, name, classes, split_seed and "
+                "on_disk to it"
             )
         return train
+    name = "user data" if name is None else name
+    split_seed = SPLIT_SEED if split_seed is None else split_seed
     N = None if N is None else whole_number(N, f"{name}: N", DataError, least=1)
     x, y, *rest = read_examples(train, f"{name}: train", most=3, on_disk=on_disk)
     teacher = rest[0].to(torch.float32) if rest else None
@@ -58,6 +61,9 @@ def as_data(
             raise DataError(
                 f"{name}: examples to hold out must have labels, of which these lack some: give validation=(x, y)"
             )
+        # here an index is still that of the user's own array
+        refuse_non_finite(x, f"{name}: train: inputs")
+        refuse_non_finite(y, f"{name}: train: targets")
         left, part = split_without_copies(x, y, count_held_out(validation, len(y), name), split_seed)
         (x, y), held_out = (rows_of(x, left, on_disk), y[left]), (rows_of(x, part, on_disk), y[part])
         teacher = None if teacher is None else rows_of(teacher, left, on_disk)

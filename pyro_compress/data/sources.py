@@ -26,6 +26,7 @@ Examples: TypeAlias = Union[tuple[Any, ...], "Dataset[Any]", "DataLoader[Any]"]
 
 # more are ids of something, and each would have a name
 MOST_CLASSES = 1_000_000
+WHOLE_NUMBERS = "whole numbers are class labels: give counts, or what else is no label, as y.float()"
 _WORDS = {2: "(x, y)", 3: "(x, y) or (x, y, teacher)"}
 
 
@@ -49,7 +50,8 @@ def read_examples(source: Any, where: str, most: int = 2, on_disk: Folder = None
     if isinstance(source, Dataset | DataLoader):
         source = _drain(source, where, most, on_disk)
     elif isinstance(source, tuple | list):
-        source = tuple(map(_as_tensor, source) if on_disk is None else _written(source, where, on_disk))
+        given = tuple(_as_array(part, where) for part in source)
+        source = tuple(map(_as_tensor, given) if on_disk is None else _written(given, where, on_disk))
     if not (
         isinstance(source, tuple | list) and 2 <= len(source) <= most and all(isinstance(t, Tensor) for t in source)
     ):
@@ -71,12 +73,20 @@ def read_examples(source: Any, where: str, most: int = 2, on_disk: Folder = None
                 "don't hold the same number of examples along their first axis"
             )
         _refuse_complex(where, x, y)
+        _refuse_sparse(where, x, y)
     return as_inputs(x), *(as_targets(y) for y in targets)
 
 
 def _refuse_complex(where: str, *values: Tensor) -> None:
     if any(part.is_complex() for part in values):
         raise DataError(f"{where}: complex values; inputs and targets are real")
+
+
+def _refuse_sparse(where: str, *values: Tensor) -> None:
+    for part in values:
+        if part.layout != torch.strided:
+            kind = str(part.layout).removeprefix("torch.")
+            raise DataError(f"{where}: a tensor is {kind}, expected dense ones: give its to_dense()")
 
 
 def as_inputs(x: Tensor) -> Tensor:
@@ -183,16 +193,32 @@ def _keys(x: Tensor, y: Tensor) -> list[int]:
     return [hash((a.tobytes(), b.tobytes())) for a, b in zip(*columns, strict=True)]
 
 
-def _as_tensor(value: Any) -> Any:
-    """Arrays of numbers as tensors: a copy, since an array may be read-only, or of another byte order.
+def _as_array(value: Any, where: str) -> Any:
+    """Tables and series of pandas and its like, which say what they hold as an array, as that; all else as it is.
 
-    So are tables and series of pandas and its like, which say what they hold as an array.
+    Raises:
+        DataError: an entry of an array is masked, or a tensor is sparse.
     """
+    if isinstance(value, Tensor):
+        _refuse_sparse(where, value)
     if callable(getattr(value, "to_numpy", None)):
-        value = np.asarray(value.to_numpy())
+        return np.asarray(value.to_numpy())
+    masked = int(np.ma.count_masked(value)) if isinstance(value, np.ma.MaskedArray) else 0
+    if masked:
+        raise DataError(
+            f"{where}: an array masks {masked:,} of its {value.size:,} numbers, expected numbers everywhere: fill "
+            "them, as array.filled(0) does, or leave their examples out"
+        )
+    return value
+
+
+def _as_tensor(value: Any) -> Any:
+    """Arrays of numbers as tensors: a copy, since an array may be read-only, or of another byte order."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
         return value
-    return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
+    # torch has no wider one
+    wide = value.dtype.kind == "f" and value.dtype.itemsize > 8
+    return torch.from_numpy(np.asarray(value).astype(np.float64 if wide else value.dtype.newbyteorder("=")))
 
 
 def _words(value: Any) -> str:
@@ -236,6 +262,7 @@ def class_names(classes: tuple[str, ...] | list[str] | int | None, *targets: Ten
         classes = 1 + max((int(y.max()) for y in targets if len(y)), default=0)
         if classes > MOST_CLASSES:
             raise DataError(
-                f"the largest label is {classes - 1:,}, and labels count classes: number them anew, from 0 on"
+                f"the largest label is {classes - 1:,}, and labels count classes: number them anew, from 0 on; "
+                f"{WHOLE_NUMBERS}"
             )
     return tuple(str(i) for i in range(classes)) if isinstance(classes, int) else tuple(classes)

@@ -22,7 +22,7 @@ from pyro_compress.data.sources import Examples
 from pyro_compress.errors import ArtifactError, DataError, RunError
 from pyro_compress.files import write_atomically
 from pyro_compress.inference.loop.devices import device_named
-from pyro_compress.inference.loop.suitability import check_classes
+from pyro_compress.inference.loop.suitability import check_classes, check_targets
 from pyro_compress.models import zoo
 from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood, PiecewiseExponential
@@ -198,7 +198,9 @@ def evaluate(
     x, y = (tensor.to(device_named(device)) for tensor in loaded.part(part))
     runs = runs.to(x.device).eval()
     with torch.no_grad():
-        chosen.check_support(runs(x[:1]), y, f"{loaded.name}: {part}")
+        output = runs(x[:1])
+        check_targets(chosen, output, y[:1], loaded.name)
+        chosen.check_support(output, y, f"{loaded.name}: {part}")
     found = predict(runs, x, y, chosen)
     return {
         **_error_after(chosen.error_unit, found.errors),

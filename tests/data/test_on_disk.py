@@ -114,7 +114,7 @@ def test_a_disk_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         as_data(DataLoader([(torch.zeros(3), 0), (torch.zeros(4), 1)], batch_size=1), on_disk=tmp_path)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="user data: train: complex values; inputs and targets are real"):
         as_data((torch.zeros(4, 2, dtype=torch.complex64), torch.zeros(4).long()), on_disk=tmp_path)
-    with pytest.raises(DataError, match="a DataSet holds its own parts: give validation, test, N, classes and on_disk"):
+    with pytest.raises(DataError, match="a DataSet holds its own parts: give validation, test, N, name, classes,"):
         as_data(as_data(toy()), on_disk=tmp_path)
 
 

@@ -133,7 +133,15 @@ def wrong_stack() -> DataSet:
             r"train: the examples of DataLoader can't .*\[1, 28, 28\] at entry 0 and \[1, 27, 28\] at entry 1",
         ),
         (lambda: as_data((torch.zeros(4, 3), torch.zeros(5))), r"inputs of shape \(4, 3\) and targets of shape \(5,\)"),
-        (lambda: as_data((torch.zeros(4, 3), torch.zeros(4, 1).long())), r"class labels of shape \(4, 1\), expected"),
+        (
+            lambda: as_data((torch.zeros(4, 3), torch.zeros(4, 1).long())),
+            r"class labels of shape \(4, 1\), expected .*; whole numbers are class labels: .* as y\.float\(\)",
+        ),
+        (lambda: as_data((torch.zeros(4, 3), torch.arange(4) - 2)), r"label -2 is outside .* as y\.float\(\)"),
+        (lambda: as_data((torch.zeros(4, 3), 10**7 * torch.arange(4))), r"label is 30,000,000, .* as y\.float\(\)"),
+        (lambda: as_data((torch.eye(4).to_sparse(), torch.zeros(4))), "train: a tensor is sparse_coo, .* to_dense"),
+        (lambda: as_data((np.ma.masked_equal(np.eye(3), 1), np.ones(3))), "train: an array masks 3 of its 9 numbers"),
+        (lambda: as_data((np.eye(3), np.ma.masked_equal(np.arange(3), 1))), "train: an array masks 1 of its 3 numbers"),
         (lambda: as_data(toy(), classes=3), r"label 3 is outside 0\.\.2 \(3 classes\)"),
         (lambda: as_data(toy(), classes=["a", "b"]), r"is outside 0\.\.1 \(2 classes\)"),
         (lambda: as_data((torch.zeros(0, 3), torch.zeros(0).long())), "there are no training examples"),
@@ -152,6 +160,39 @@ def wrong_stack() -> DataSet:
 def test_wrong_data_is_refused_with_what_was_found(make: Callable[[], DataSet], sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         make()
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_an_index_is_that_of_the_users_array_also_where_some_are_held_out(tmp_path: Path, on_disk: bool) -> None:
+    x, y = torch.randn(200, 3), torch.randn(200)
+    x[150, 2], folder = float("nan"), tmp_path if on_disk else None
+    with pytest.raises(DataError, match=r"user data: train: inputs hold nan at index \(150, 2\)"):
+        as_data((x, y), validation=0.5, on_disk=folder)
+    y[120] = float("inf")
+    with pytest.raises(DataError, match=r"user data: train: targets hold inf at index \(120,\)"):
+        as_data((torch.zeros(200, 3), y), validation=0.5, on_disk=folder)
+
+
+def test_arrays_of_any_type_of_numbers(tmp_path: Path) -> None:
+    x = np.arange(6.0).reshape(3, 2)
+    nothing_masked = np.ma.array(x, mask=np.zeros_like(x, bool))
+    for given in (x.astype(np.longdouble), x.astype(np.float16), x.astype(">f8"), nothing_masked):
+        for folder in (None, tmp_path):
+            found = read_examples((given, np.ones(3, np.longdouble)), "train", on_disk=folder)
+            torch.testing.assert_close(found[0], torch.from_numpy(x).float())
+            assert found[1].tolist() == [1, 1, 1]
+    with pytest.raises(DataError, match="train: an array masks 1 of its 6 numbers"):
+        read_examples((np.ma.masked_equal(x, 1), np.ones(3)), "train", on_disk=tmp_path)
+    with pytest.raises(DataError, match="train: a tensor is sparse_csr"):
+        read_examples((torch.eye(3).to_sparse_csr(), torch.ones(3)), "train", on_disk=tmp_path)
+
+
+def test_a_data_set_has_its_name_and_its_split_already() -> None:
+    data = as_data(toy())
+    assert as_data(data) is data
+    for given in ({"name": "mine"}, {"split_seed": 3}):
+        with pytest.raises(DataError, match=r"a DataSet holds its own parts: give .* name, classes, split_seed and"):
+            as_data(data, **untyped(given))
 
 
 @pytest.fixture

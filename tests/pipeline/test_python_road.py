@@ -172,3 +172,11 @@ def test_the_search_ends_with_the_smallest_file_that_validation_accepts(norm: bo
         dearer = complete(refine(architecture, whole, price * 2**0.5))
         reference = judge.errors(nothing_pruned(posterior))
         assert judge.rise(dearer, reference)[0] > max(rises[0], 0.2)
+
+
+def test_whole_numbers_are_no_targets_of_several_binary_ones() -> None:
+    x, y, network = torch.randn(8, 3), torch.arange(16).reshape(8, 2) % 2, torch.nn.Linear(3, 2)
+    file = pc.pack(network)
+    with pytest.raises(DataError, match=r"zeros and ones too: give y\.float\(\)"):
+        pc.evaluate(file, (x, y), likelihood="bernoulli", network=network)
+    assert "error_after_percent" in pc.evaluate(file, (x, y.float()), likelihood="bernoulli", network=network)

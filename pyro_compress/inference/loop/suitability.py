@@ -14,11 +14,12 @@ from torch import Tensor
 
 from pyro_compress.data.asking import asked
 from pyro_compress.data.dataset import DataSet
+from pyro_compress.data.sources import WHOLE_NUMBERS
 from pyro_compress.errors import DataError, NetworkError, UnstorableError, UnstorableWarning, warn
 from pyro_compress.inference.loop.feed import Feed
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.checking import check_network, check_numbers
-from pyro_compress.models.likelihoods import Bernoulli, Categorical, ContinuousBernoulli
+from pyro_compress.models.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Likelihood
 from pyro_compress.models.module_calls import calls_noted
 from pyro_compress.models.probing import BATCH, FEW, are_rows, first_line
 from pyro_compress.models.tracing.tracer import trace
@@ -93,6 +94,24 @@ def check_classes(data: DataSet | Feed, output_shape: tuple[int, ...], what: str
         each = "" if targets.ndim == 1 else f", and labels of shape {tuple(targets.shape[1:])} per example"
         raise DataError(
             f"{what} returns outputs of shape {output_shape}, {data.name} has {len(data.classes)} classes{each}"
+        )
+
+
+def check_targets(likelihood: Likelihood, output: Tensor, target: Tensor, name: str) -> None:
+    """Refuse targets that do not go with outputs of these examples.
+
+    Raises:
+        DataError: says the shapes, or that the targets are whole numbers, where these are taken for class labels.
+    """
+    whole = not target.is_floating_point() and not isinstance(likelihood, Categorical)
+    try:
+        likelihood.check(output, target)
+    except DataError as error:
+        raise DataError(f"{error}; {WHOLE_NUMBERS}" if whole else str(error)) from error
+    if whole and isinstance(likelihood, Bernoulli | ContinuousBernoulli):
+        raise DataError(
+            f"{name}: targets are whole numbers, which are class labels, and the likelihood "
+            f"{type(likelihood).__name__} takes real ones, zeros and ones too: give y.float()"
         )
 
 
@@ -244,7 +263,7 @@ def _check_outputs(model: BayesianNetwork, output: Tensor, taught: Tensor, feed:
     name = type(model.network).__name__
     if isinstance(model.likelihood, Categorical):
         check_classes(feed, tuple(output.shape[1:]), f"network {name}", model.likelihood)
-    model.likelihood.check(output, _few(feed.tensors[1], len(output)))
+    check_targets(model.likelihood, output, _few(feed.tensors[1], len(output)), feed.name)
     teachers = feed.tensors[2:]
     if feed.ask is not None:
         teachers = (asked(feed.ask, _few(feed.tensors[0], len(output))),)

@@ -15,7 +15,7 @@ from pyro_compress.inference import MAP, SVI
 from pyro_compress.inference.loop.feed import Feed
 from pyro_compress.inference.loop.suitability import check_fit
 from pyro_compress.models.bayesian import BayesianNetwork
-from pyro_compress.models.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Gaussian, Likelihood
+from pyro_compress.models.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Gaussian, Likelihood, Poisson
 from pyro_compress.models.priors.normal import Normal
 
 UNSTORABLE = "the network is fitted, and a file will hold its weights alone, to be put into the module: "
@@ -59,13 +59,14 @@ class Two(nn.Module):
 class Recomputing(nn.Module):
     """Keeps nothing of its middle for the backward pass."""
 
-    def __init__(self, **how: bool) -> None:
+    def __init__(self, use_reentrant: bool) -> None:
         super().__init__()
-        self.first, self.middle, self.last, self.how = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3), how
+        self.first, self.middle, self.last = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+        self.use_reentrant = use_reentrant
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
-        x = checkpoint(self.middle, x, **self.how) if self.training else self.middle(x)
+        x = checkpoint(self.middle, x, use_reentrant=self.use_reentrant) if self.training else self.middle(x)
         found: Tensor = self.last(x.tanh())
         return found
 
@@ -164,6 +165,23 @@ def test_targets_without_classes_or_of_another_shape_are_refused() -> None:
             DataError, match=r"outputs of shape \(11, 3\) go with targets of shape \(11, 3\), found \(11,\)"
         ):
             check(plain(), (x, y.float()), likelihood)
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool])
+def test_whole_numbers_are_class_labels_and_nothing_else(kind: torch.dtype) -> None:
+    x, y = examples()
+    several, one = (y[:, None] > torch.arange(3)).to(kind), nn.Sequential(nn.Linear(4, 1))
+    for likelihood in (Bernoulli(), ContinuousBernoulli()):
+        with pytest.raises(DataError, match=r"targets are whole numbers, .* zeros and ones too: give y\.float\(\)"):
+            check(plain(), (x, several), likelihood)
+    with pytest.raises(
+        DataError, match=r"go with targets of shape \(11, 1\), found \(11,\).*give counts, .* y\.float\(\)"
+    ):
+        check(one, (x, y.to(kind)), Poisson())
+    with pytest.raises(DataError, match=r"change the network's last layer$"):
+        check(one, (x, y.float()), Poisson())
+    check(plain(), (x, several), Poisson())
+    check(plain(), (x, several.float()), Bernoulli())
 
 
 def test_few_examples_and_statistics_of_batches_are_no_trouble() -> None:
