@@ -289,9 +289,9 @@ def refuse_non_finite(values: Tensor, what: str) -> None:
     """Raise DataError that says the first place in `values`, which are `what`, that holds NaN or is infinite."""
     seen = 0
     for rows in pieces(values):
-        finite = torch.isfinite(rows)
-        if not finite.all():
-            row, *rest = torch.nonzero(~finite)[0].tolist()
+        # the extremes say it without a copy of rows that may be large
+        if rows.numel() and not all(torch.isfinite(extreme) for extreme in torch.aminmax(rows)):
+            row, *rest = torch.nonzero(~torch.isfinite(rows))[0].tolist()
             raise DataError(
                 f"{what} hold {rows[(row, *rest)].item()} at index {(seen + row, *rest)}; remove or replace it"
             )
