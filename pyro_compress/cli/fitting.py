@@ -160,8 +160,8 @@ def report(run: "RunDirectory", settings: "RunSettings", data: "DataSet", as_jso
     from pyro_compress.pipeline.run_directory import results_in
 
     results = results_in(run.results) if run.results.exists() and not again else None
-    if results is None or not run.file.exists() or run.file.stat().st_size != results["file_bytes"]:
-        # a file that was changed since, or is damaged, is measured as it is
+    if results is None or not run.file.exists() or len(run.artifact()) != results["file_bytes"]:
+        # a file that was changed since is measured as it is
         results = evaluation.evaluate_run(run, settings, data)
     if as_json:
         print(json.dumps(results, indent=2))

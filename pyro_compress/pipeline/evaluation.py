@@ -81,10 +81,10 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     given = predict(original, x, y, likelihood) if settings.weights is not None and not settings.reconstructs else None
     place(road.network, nothing_pruned(road.posterior))
     before = predict(road.network, x, y, likelihood).errors
-    artifact = load_artifact(run.file)
+    artifact = run.artifact()
     # the network of the posterior holds more than what the bytes say
     module = rebuilt_network(run, settings, data) if artifact.kind == WEIGHTS else road.network
-    measured = measure(run.file, x, y, likelihood, float32_bytes(original), module)
+    measured = measure(artifact, x, y, likelihood, float32_bytes(original), module)
     decoded = decoded_by(artifact, module)
     predicted = predict(decoded, x, y, likelihood)
     after = predicted.errors

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from pyro_compress.artifact.writing.artifact import Artifact
-from pyro_compress.artifact.writing.artifact import load as load_artifact
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.generators import generator_for
 from pyro_compress.data.splits import EXAMPLES_PER_PASS
@@ -96,7 +95,7 @@ def predictors_of(run: RunDirectory, settings: RunSettings, data: DataSet, draws
         PREDICTIVE: partial(posterior_predictive, model, posterior, draws=draws, seed=seed)
     }
     if run.file.exists():
-        artifact = load_artifact(run.file)
+        artifact = run.artifact()
         module = networks["posterior mean"] if artifact.kind == RUNNABLE else rebuilt_network(run, settings, data)
         networks = {"decoded file": decoded(artifact, module), **networks}
         if isinstance(artifact.held, StoredNetwork) and artifact.held.deviations:

@@ -8,13 +8,14 @@ results.json  diagnosis.json  uncertainty.json  timings.json  figures/
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyro_compress.errors import RunError, warn
+from pyro_compress.artifact.writing.artifact import Artifact, load
+from pyro_compress.errors import ArtifactError, RunError, warn
 from pyro_compress.files import write_atomically
 
 # steps that end in a posterior, by their names in timings.json; the others decide by it
@@ -97,14 +98,52 @@ class RunDirectory:
     def timings(self) -> Path:
         return self.path / "timings.json"
 
-    @contextmanager
-    def timed(self, step: str) -> Iterator[None]:
-        """Notes the wall and the processor time of what is done within, also of what is interrupted."""
-        wall, processor = time.perf_counter(), _processor_seconds()
+    def artifact(self) -> Artifact:
+        """The run's file, read and checked.
+
+        Raises:
+            RunError: it is damaged, and can be written again.
+            ArtifactError: there is none, or it cannot be read.
+        """
         try:
-            yield
-        finally:
-            self.note_seconds(step, time.perf_counter() - wall, _processor_seconds() - processor)
+            return load(self.file)
+        except ArtifactError as error:
+            if not self.file.exists() or not self.decision.exists():
+                raise
+            # behind a semicolon stands what helps with files that were fetched from somewhere
+            reason = str(error).removeprefix(f"{self.file}: ").partition(";")[0]
+            raise RunError(
+                f"{self.file} is damaged ({reason}): write it again with `pyro-compress compress {self.path}`"
+            ) from error
+
+    @contextmanager
+    def timed(self, step: str, *, again: bool = False) -> Iterator[Callable[[], None]]:
+        """Notes the wall and the processor time of what is done within, also of what is interrupted.
+
+        Args:
+            step: by whose name.
+            again: the step was finished before: once it is done anew, its time takes the place of the former.
+
+        Yields:
+            What notes the time so far, for whoever may be killed.
+        """
+        before = _seconds_so_far()
+
+        def note() -> None:
+            nonlocal before
+            present = _seconds_so_far()
+            self.note_seconds(step, *(after - start for after, start in zip(present, before, strict=True)))
+            before = present
+
+        try:
+            yield note
+        except BaseException:
+            if not again:
+                note()
+            raise
+        if again:
+            self.forget_seconds(step)
+        note()
 
     def note_seconds(self, step: str, wall: float, processor: float) -> None:
         """Add to the times of a step; resumed steps add up."""
@@ -112,6 +151,12 @@ class RunDirectory:
         for clock, seconds in (("wall", wall), ("processor", processor)):
             found[clock][step] = found[clock].get(step, 0.0) + seconds
         self.write_seconds(found)
+
+    def forget_seconds(self, step: str) -> None:
+        """Drop the times of a step whose outcome is gone."""
+        self.write_seconds(
+            {clock: {n: s for n, s in held.items() if n != step} for clock, held in self.seconds().items()}
+        )
 
     def write_seconds(self, found: Mapping[str, Mapping[str, float]]) -> None:
         """Instead of what was noted so far."""
@@ -148,7 +193,7 @@ def results_in(path: Path) -> dict[str, Any]:
     return found
 
 
-def _processor_seconds() -> float:
-    """Of this process, its threads, and processes that it started and that have ended."""
+def _seconds_so_far() -> tuple[float, float]:
+    """By clock: wall, and processor of this process, its threads, and processes that it started and that have ended."""
     spent = os.times()
-    return spent.user + spent.system + spent.children_user + spent.children_system
+    return time.perf_counter(), spent.user + spent.system + spent.children_user + spent.children_system

@@ -5,7 +5,7 @@ Each of these is on disk or follows from the settings and what is on disk, so ev
 
 import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -115,9 +115,9 @@ def train_first(
     load_weights(network, path)
 
 
-def timed(run: RunDirectory, step: str) -> AbstractContextManager[None]:
-    """Notes the time of a step; of several ranks the first alone does."""
-    return run.timed(step) if Ranks.here().first else nullcontext()
+def timed(run: RunDirectory, step: str, *, again: bool = False) -> AbstractContextManager[Callable[[], None]]:
+    """`RunDirectory.timed`; of several ranks the first alone notes anything."""
+    return run.timed(step, again=again) if Ranks.here().first else nullcontext(lambda: None)
 
 
 def starts_of(run: RunDirectory, settings: RunSettings, data: DataSet, network: nn.Module) -> dict[str, nn.Module]:

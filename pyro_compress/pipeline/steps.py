@@ -133,8 +133,10 @@ def fit_step(
         train_first(run, run.rewritten, network, settings, data, settings.retrain_epochs, retrain_callbacks)
     if settings.pretrain_epochs or settings.rewrites:
         model = settings.build_model(network)
-    how: dict[str, Any] = {"checkpoint": run.checkpoint, "resume": resume, "callbacks": callbacks, "watcher": watcher}
-    with timed(run, "fit"), warnings.catch_warnings():
+    how: dict[str, Any] = {"checkpoint": run.checkpoint, "resume": resume, "watcher": watcher}
+    with timed(run, "fit") as note, warnings.catch_warnings():
+        # whoever is killed keeps the epochs of the checkpoint, and their time
+        how["callbacks"] = [lambda record, state: note(), *callbacks]
         # said already
         warnings.simplefilter("ignore", UnstorableWarning)
         posterior = fit(model, data, method, seed=settings.seed, device=settings.device, **how)
@@ -228,7 +230,7 @@ def analyse_step(
     """
     settings = settings.deciding_by(decision_options or {})
     prepare(settings)
-    with timed(run, "analyse"):
+    with timed(run, "analyse", again=run.decision.exists()):
         posterior, how = Posterior.load(run.posterior), settings.build_decision()
         how = how.in_nats() if settings.reconstructs else how
         model = settings.build_model(fitted_network(run, settings, data))
@@ -251,6 +253,7 @@ def analyse_step(
         # in this order: stopped anywhere, the run has a decision by its own settings, or none
         for made_before in (run.results, run.file, run.refined, run.decision, run.moments):
             made_before.unlink(missing_ok=True)
+        run.forget_seconds("compress")
         if decision_options:
             RunSettings.load(run.settings).deciding_by(decision_options).save(run.settings)
         if posterior.draws is not None:
@@ -283,7 +286,7 @@ def compress_step(
         DecisionError: the target is out of reach (says what can be reached), or both are given.
     """
     prepare(settings)
-    with run.timed("compress"):
+    with run.timed("compress", again=run.file.exists()):
         decision, network = Decision.load(run.decision), fitted_network(run, settings, data)
         road = road_of(network, Posterior.load(run.posterior), data, settings.build_likelihood())
         architecture = architecture_of(network, data.input_shape, kind_of(decision))

@@ -138,4 +138,18 @@ def test_a_file_that_was_cut_off_is_not_passed_over(cli: Cli, digits_run: Path, 
     shutil.copytree(digits_run, run)
     (run / "network.pyrc").write_bytes((run / "network.pyrc").read_bytes()[:20])
     found = cli("run", "--resume", run)
-    assert found.code == 1 and "network.pyrc" in found.err.splitlines()[-1]
+    assert found.code == 1 and "network.pyrc is damaged" in found.err.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_file_of_as_many_bytes_is_not_passed_over(cli: Cli, digits_run: Path, tmp_path: Path) -> None:
+    """Nobody fetched it from anywhere: it is written again."""
+    run = tmp_path / "run"
+    shutil.copytree(digits_run, run)
+    whole = (run / "network.pyrc").read_bytes()
+    (run / "network.pyrc").write_bytes(whole[:99] + bytes([whole[99] ^ 1]) + whole[100:])
+    for words in (("run", "--resume", run), ("evaluate", run), ("uncertainty", run)):
+        said = sentence(cli(*words))
+        assert "network.pyrc is damaged (the file is damaged: its checksum is" in said
+        assert f"write it again with `pyro-compress compress {run}`" in said and "fetch" not in said
+    assert cli("compress", run).code == 0 and (run / "network.pyrc").read_bytes() == whole
