@@ -273,8 +273,8 @@ class _Training:
         loss.backward()
         for name, site in self.sites.items():
             gradient, value = self.parameters[name].grad, self.hidden[name]
-            assert gradient is not None
-            gradient = site.straight(value, gradient)
+            # a batch need not pass through every layer
+            gradient = site.straight(value, torch.zeros_like(value) if gradient is None else gradient)
             if self.penalty > 0:
                 site.add_rate(value, gradient, self.penalty, self.prices.get(name))
             value.grad = gradient.mul_(site.kept)

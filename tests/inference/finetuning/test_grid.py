@@ -331,3 +331,35 @@ def test_prices_are_asked_for_before_every_epoch_and_shorten_the_code() -> None:
     assert not np.array_equal(seen[1]["0.weight"], seen[2]["0.weight"])
     left = (sites["0.weight"].quantised(values["0.weight"]) != 0).sum(1)
     assert left[0] <= 1 and left[1:].min() >= 3, left
+
+
+def test_a_layer_that_a_batch_passes_by_has_no_gradient_of_it() -> None:
+    class Dropping(nn.Module):
+        """Leaves its middle out of some batches (LayerDrop, Fan et al. 2020)."""
+
+        def __init__(self, least: float) -> None:
+            super().__init__()
+            self.first, self.middle, self.last, self.least = nn.Linear(6, 5), nn.Linear(5, 5), nn.Linear(5, 3), least
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            if not self.training or float(torch.rand(())) > self.least:
+                x = x + self.middle(x).relu()
+            found: torch.Tensor = self.last(x)
+            return found
+
+    _, _, data = problem()
+    moved = {}
+    for least in (0.5, 1.0):
+        torch.manual_seed(1)
+        network = Dropping(least)
+        sites = {
+            name: GridSite(value.detach().clone(), torch.ones_like(value, dtype=torch.bool), Uniform(STEP))
+            for name, value in network.named_parameters()
+        }
+        found = fine_tune(
+            copy.deepcopy(network), sites, data, Categorical(), epochs=2, rate_weight=0, learning_rate=0.02
+        )
+        moved[least] = {name: not torch.equal(value, sites[name].value) for name, value in found.items()}
+    assert all(moved[0.5].values())
+    assert moved[1.0] == {name: not name.startswith("middle") for name in moved[1.0]}
