@@ -13,9 +13,14 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
     """A file to write into, which takes the name `target` at the end; where anything fails, the old one stays.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written; names the folder where that is missing.
     """
-    handle, name = tempfile.mkstemp(prefix=target.name + ".", suffix=".partial", dir=target.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=target.name + ".", suffix=".partial", dir=target.parent)
+    except OSError as error:
+        # nobody has heard of the partial file
+        where = target if target.parent.is_dir() else target.parent
+        raise OSError(error.errno, error.strerror, str(where)) from error
     partial = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -49,3 +49,14 @@ def test_file_and_folder_reach_the_disk_in_order(tmp_path: Path, monkeypatch: py
     write_atomically(tmp_path / "net.pyrc", b"new")
     assert calls == ["file", "rename", "folder"]
     assert (tmp_path / "net.pyrc").read_bytes() == b"new"
+
+
+def test_what_cannot_be_written_is_named_and_no_partial_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    for missing in (tmp_path / "none", tmp_path / "file"):
+        with pytest.raises(OSError, match="directory") as failure:
+            write_atomically(missing / "net.pyrc", b"new")
+        assert failure.value.filename == str(missing)
+    with pytest.raises(OSError, match="too long") as failure:
+        write_atomically(tmp_path / ("a" * 300), b"new")
+    assert failure.value.filename == str(tmp_path / ("a" * 300))

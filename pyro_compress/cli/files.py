@@ -70,7 +70,7 @@ def annotate(
     file: FileArgument,
     entries: Annotated[
         list[str],
-        typer.Argument(metavar="NAME=VALUE ...", help="What the file is to say; VALUE may be JSON, and none removes."),
+        typer.Argument(metavar="NAME=VALUE ...", help="What the file is to say; VALUE may be JSON, and NAME= removes."),
     ],
 ) -> None:
     """Let a compressed file say something of itself: class names, normalisation, licence, source."""

@@ -105,7 +105,7 @@ SetOption = Annotated[
         "--set",
         metavar="SECTION.NAME=VALUE",
         help="Any other setting of prior, method, likelihood, augmentation, pretraining or decision: prior.tau=1e-4, "
-        "method.learning_rate=5e-4, decision.fine_tune_epochs=4. May be given again.",
+        "decision.c=0.25. May be given again.",
     ),
 ]
 DecisionSetOption = Annotated[

@@ -3,6 +3,7 @@
 Nothing here knows of priors or compression; any module that `models.tracing.tracer` accepts does as well.
 """
 
+import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -343,6 +344,12 @@ def _read_state(path: Path) -> Mapping[str, torch.Tensor]:
         raise NetworkError(f"there is no file of weights at {path}")
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's advice is to run what the file holds
+        raise NetworkError(
+            f"weights {path} cannot be read without running code that the file holds, or are damaged: expected a "
+            ".safetensors file or torch.save(network.state_dict(), path), and not the network itself"
+        ) from error
     except Exception as error:
         raise NetworkError(
             f"weights {path} cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}; "

@@ -49,9 +49,11 @@ def card_of(run: RunDirectory) -> dict[str, Any]:
     unit = unit_of(results)
     errors = {unit.key(name) for name in ("error_before", "error_after", "error_standard_error")}
     settings = RunSettings.load(run.settings)
+    said = run.artifact().metadata
     return {
         "name": settings.entry or f"{settings.network}/{settings.prior}",
         "sha256": hashlib.sha256(content).hexdigest(),
+        **({"licence": said["licence"]} if "licence" in said else {}),
         **{key: value for key, value in results.items() if key in errors or key in KEPT},
         "settings": settings.as_plain(),
         "changed": changed(settings),
@@ -124,10 +126,18 @@ def markdown(card: Mapping[str, Any]) -> str:
         f"`pc.data.load('{known}')` gives them; others are not noticed. The file holds a point of the posterior "
         "and not the posterior: for what it does not know see docs/uncertainty.md.",
         "",
-        "Licence: Apache-2.0, as the package. SHA-256 of the file:",
+        f"{_licence(card)}SHA-256 of the file:",
         f"`{card['sha256']}`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _licence(card: Mapping[str, Any]) -> str:
+    """What the file says of it, or the package's own of what comes with that; other networks are of who trained them."""
+    if "licence" in card:
+        return f"Licence: {card['licence']}. "
+    comes_along = card["name"] in shipped.names() and shipped.card(card["name"])["sha256"] == card["sha256"]
+    return "Licence: Apache-2.0, as the package. " if comes_along else ""
 
 
 def _listed(title: str, facts: Iterable[tuple[str, str]]) -> list[str]:

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import math
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -132,9 +133,11 @@ def _read_pickled(path: Path) -> dict[str, Given]:
         state = torch.load(path, "cpu", weights_only=True)
     except Exception as error:
         said = str(error).strip().partition("\n")[0] or type(error).__name__
+        # torch's advice on what it does not unpickle is to run it
+        said = "" if isinstance(error, pickle.UnpicklingError) else f" ({said})"
         raise RunError(
             f"{path} cannot be read without running code that it holds, or is damaged: write module.state_dict() with "
-            f"safetensors or torch.save, and not the module itself ({said})"
+            f"safetensors or torch.save, and not the module itself{said}"
         ) from error
     if not isinstance(state, Mapping):
         raise RunError(f"{path} holds a {type(state).__name__}, expected a state dict: save module.state_dict() alone")

@@ -151,6 +151,8 @@ def parse_options(options: Iterable[str]) -> dict[str, Any]:
             raise RunError(f"--set takes section.name=value, for example decision.fine_tune_epochs=4; found '{option}'")
         if section not in SECTIONS:
             raise RunError(unknown_name("section of --set", section, SECTIONS))
+        if name in found[SECTIONS[section]]:
+            raise RunError(f"--set {key} is given twice: give one of them")
         found[SECTIONS[section]][name] = _literal(text)
     return found
 

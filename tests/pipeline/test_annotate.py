@@ -26,3 +26,7 @@ def test_annotate(tmp_path: Path, cli: Cli) -> None:
     assert path.read_bytes() == noted
     assert cli("annotate", path, "classes=", "licence=", "epochs=").code == 0
     assert path.read_bytes() == before
+
+
+def test_help_says_how_to_remove(cli: Cli) -> None:
+    assert "NAME= removes" in " ".join(cli("annotate", "--help").out.replace("│", " ").split())

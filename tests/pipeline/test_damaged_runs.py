@@ -97,6 +97,7 @@ def test_examples_that_there_cannot_be(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (("--epochs", "1", "--set", "method.epochs=7"), "--epochs and --set method.epochs say the same"),
+        (("--set", "method.epochs=1", "--set", "method.epochs=2"), "--set method.epochs is given twice: give one of"),
         (("--kind", "weights", "--set", "decision.kind=runnable"), "--kind and --set decision.kind say the same"),
         (("--seed", "99999999999999999999999"), "seed must be at most 9,223,372,036,854,775,807, found 99,999,"),
         (("--threads", "99999"), "threads must be at most 4,096, found 99,999"),

@@ -256,3 +256,11 @@ def test_registered_networks_know_their_usual_data(cli: Cli, user: Path) -> None
     assert found.code == 0, found.err
     settings = RunSettings.load(Path("runs/digits-mlp-normal-seed0/settings.json"))
     assert settings.data == "digits"
+
+
+@pytest.mark.parametrize("command", ["run", "fit", "sweep", "analyse"])
+def test_an_example_of_a_setting_is_not_cut_off(cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, _, help_of_set = cli(command, "--help").out.partition("--set ")
+    said = help_of_set.partition(" --")[0]
+    assert "given again" in " ".join(said.replace("│", " ").split()) and "…" not in said

@@ -296,7 +296,11 @@ def test_state_dicts_in_files(tmp_path: Path) -> None:
     for name, error, sentence in (
         ("missing.pt", RunError, "No such file"),
         ("missing.safetensors", RunError, "No such file"),
-        ("whole.pt", RunError, r"cannot be read without running code that it holds.*write module\.state_dict\(\)"),
+        (
+            "whole.pt",
+            RunError,
+            r"cannot be read without running code that it holds.*write module\.state_dict\(\).*itself$",
+        ),
         ("list.pt", RunError, r"holds a list, expected a state dict"),
         ("nested.pt", ArtifactError, "entry 'state_dict' is a"),
         ("noise.safetensors", ArtifactError, "not a safetensors file"),

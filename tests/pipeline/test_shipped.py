@@ -123,6 +123,22 @@ def test_a_finished_run_is_shipped_with_its_card(
     assert '`method_options`: `{"epochs": 3' in page
 
 
+def test_a_licence_is_that_of_the_file_and_the_packages_own_is_of_what_comes_with_it(
+    cli: Cli, digits_run: Path, tmp_path: Path
+) -> None:
+    assert "Licence: Apache-2.0, as the package. SHA-256 of the file:" in cli("card", LENET).out
+    page = cli("card", digits_run).out
+    assert "Licence" not in page and "\nSHA-256 of the file:" in page
+    run = tmp_path / "run"
+    shutil.copytree(digits_run, run)
+    assert cli("annotate", run, "licence=MIT").code == 0
+    results = json.loads((run / "results.json").read_text())
+    results["file_bytes"] = (run / "network.pyrc").stat().st_size
+    (run / "results.json").write_text(json.dumps(results))
+    assert "\nLicence: MIT. SHA-256 of the file:" in cli("card", run).out
+    assert json.loads(cli("card", run, "--json").out)["licence"] == "MIT"
+
+
 def test_a_run_that_is_not_what_its_results_say_has_no_card(digits_run: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     shutil.copytree(digits_run, run.path)
