@@ -133,7 +133,7 @@ def markdown(card: Mapping[str, Any]) -> str:
 
 
 def _licence(card: Mapping[str, Any]) -> str:
-    """What the file says of it, or the package's own of what comes with that; other networks are of who trained them."""
+    """What the file says of it, or the package's own of what comes with that; nothing else is its own."""
     if "licence" in card:
         return f"Licence: {card['licence']}. "
     comes_along = card["name"] in shipped.names() and shipped.card(card["name"])["sha256"] == card["sha256"]
