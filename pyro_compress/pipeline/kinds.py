@@ -64,22 +64,31 @@ def _unlayered(network: nn.Module, input_shape: tuple[int, ...], reason: str) ->
             f"{type(network).__name__} returns a {type(output).__name__}, expected one tensor: give a module that "
             "returns what of it is to be fitted"
         )
-    return Unlayered(given_of(whole_state(network)), tuple(output.shape[1:]), reason)
+    listed = network.state_dict()
+    # whole numbers beside it are masks and places, nearly always the same in a module built again, and cost many bytes
+    state = {name: held for name, held in whole_state(network).items() if name in listed or held.is_floating_point()}
+    return Unlayered(given_of(state), tuple(output.shape[1:]), reason)
 
 
-def without_rebuilt(found: Unlayered, decision: Decision, rebuilt: nn.Module) -> Unlayered:
-    """The same without buffers that `rebuilt`, the module made again from other random numbers, has by itself.
+def with_what_is_lost(found: Unlayered, decision: Decision, network: nn.Module, rebuilt: nn.Module) -> Unlayered:
+    """The same with those buffers beside the state dict that `rebuilt`, the module made again, has not by itself.
 
-    Only what its state dict does not list is left out: a table of sines, but neither a projection that was drawn nor
-    statistics that training has moved.
+    A table of sines or a mask comes back; a projection or a permutation that was drawn does not, nor what training has
+    moved.
+
+    Args:
+        found: of `network`.
+        decision: holds real buffers as they are after training.
+        network: with the run's own random numbers.
+        rebuilt: from others.
     """
-    listed, there = rebuilt.state_dict(), given_of(whole_state(rebuilt))
+    listed, state, there = rebuilt.state_dict(), given_of(whole_state(network)), given_of(whole_state(rebuilt))
 
     def comes_back(name: str) -> bool:
-        numbers = decision.buffers.get(name, found.state[name].numbers)
+        numbers = decision.buffers.get(name, state[name].numbers)
         return name not in listed and name in there and np.array_equal(there[name].numbers, numbers)
 
-    return replace(found, state={name: held for name, held in found.state.items() if not comes_back(name)})
+    return replace(found, state={name: held for name, held in state.items() if not comes_back(name)})
 
 
 def announced(found: Architecture | Unlayered) -> str | None:

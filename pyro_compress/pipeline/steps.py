@@ -26,7 +26,7 @@ from pyro_compress.network.unlayered import Unlayered
 from pyro_compress.pipeline.compressing import at_target
 from pyro_compress.pipeline.decoders import architecture_of, road_of
 from pyro_compress.pipeline.flagging import flags_to_say, with_flags
-from pyro_compress.pipeline.kinds import announced, description_of, kind_of, stored, without_rebuilt
+from pyro_compress.pipeline.kinds import announced, description_of, kind_of, stored, with_what_is_lost
 from pyro_compress.pipeline.run_directory import RunDirectory as RunDirectory
 from pyro_compress.pipeline.search import decide, teacher_of, without_draws
 from pyro_compress.pipeline.settings import RunSettings, settings_from_entry
@@ -291,7 +291,7 @@ def compress_step(
         road = road_of(network, Posterior.load(run.posterior), data, settings.build_likelihood())
         architecture = architecture_of(network, data.input_shape, kind_of(decision))
         if isinstance(architecture, Unlayered):
-            architecture = without_rebuilt(architecture, decision, rebuilt_network(run, settings, data))
+            architecture = with_what_is_lost(architecture, decision, network, rebuilt_network(run, settings, data))
         decided = at_target(
             road.network,
             decision,

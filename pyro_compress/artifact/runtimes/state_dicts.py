@@ -64,10 +64,15 @@ def to_tensors(numbers: Mapping[str, np.ndarray], dtypes: Mapping[str, str]) -> 
 def whole_state(module: nn.Module) -> dict[str, Any]:
     """A module's state dict, and behind it the buffers that torch leaves out of it (`persistent=False`).
 
-    These may be random, or move while the module is trained, and then a module built again has others.
+    These may be random, or move while the module is trained, and then a module built again has others.  What is of
+    a type that no file holds, such as uint16, is not among them.
     """
     listed_in_it = module.state_dict()
-    others = {name: b for name, b in module.named_buffers(remove_duplicate=False) if name not in listed_in_it}
+    others = {
+        name: buffer
+        for name, buffer in module.named_buffers(remove_duplicate=False)
+        if name not in listed_in_it and buffer.dtype in TYPES and buffer.layout == torch.strided
+    }
     return {**listed_in_it, **others}
 
 
