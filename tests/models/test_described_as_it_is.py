@@ -114,6 +114,49 @@ def test_what_was_taken_for_something_else_is_described_as_it_is(network: nn.Mod
     torch.testing.assert_close(decoded(x), network.eval()(x), atol=1e-5, rtol=1e-5)
 
 
+def _cast(m: Any, x: torch.Tensor) -> Any:
+    x = m[0](x.clone()).to(torch.float32)
+    return torch.clone(x.relu().type(torch.float32)).to("cpu").to(x.dtype)
+
+
+def _clamped(m: Any, x: torch.Tensor) -> Any:
+    return torch.clamp_max(m[0](x).clamp_min(-0.1), max=0.3)
+
+
+def _by_name(m: Any, x: torch.Tensor) -> Any:
+    x = torch.nn.functional.max_pool2d(input=m[0](input=x), kernel_size=2)
+    return m[1](input=torch.flatten(input=torch.relu(input=x), start_dim=1))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "kinds"),
+    [
+        (Shaped(_cast, nn.Linear(4, 3)), (4,), ["Linear", "Activation"]),
+        (Shaped(_clamped, nn.Linear(4, 3)), (4,), ["Linear", "Activation", "Activation"]),
+        (
+            Shaped(_by_name, nn.Conv2d(1, 2, 3), nn.Linear(8, 3)),
+            (1, 6, 6),
+            ["Conv2d", "MaxPool2d", "Activation", "Flatten", "Linear"],
+        ),
+        (nn.Linear(4, 3), (4,), ["Linear"]),
+        (nn.Linear(4, 3), (5, 4), ["Rearrange", "Conv2d", "Rearrange"]),
+        (nn.Conv2d(2, 3, 3, bias=False), (2, 5, 6), ["Conv2d"]),
+        (nn.Conv1d(2, 3, 3), (2, 5), ["View", "Conv2d", "View"]),
+    ],
+)
+def test_the_same_said_otherwise_is_described(network: nn.Module, shape: tuple[int, ...], kinds: list[str]) -> None:
+    torch.manual_seed(0)
+    assert [type(layer).__name__ for layer in as_layers.checked(network, shape).layers] == kinds
+    x = torch.randn(5, *shape)
+    torch.testing.assert_close(to_torch(as_it_is(network, shape))(x), network.eval()(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_type_that_is_not_float32_is_refused() -> None:
+    network = Shaped(lambda m, x: m[0](x).to(torch.float16).to(torch.float32), nn.Linear(4, 3))
+    with pytest.raises(UnstorableError, match="function 'to' in the forward pass of Shaped is not supported"):
+        trace(network, (4,))
+
+
 class Named1(nn.Module):
     """A layer that has the name which numbers of a buffer once had."""
 

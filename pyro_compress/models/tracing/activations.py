@@ -64,6 +64,14 @@ def _clamp(before: Shape, min: float | None = None, max: float | None = None) ->
     return [Activation(kind, float(bound)) for kind, bound in bounds if bound is not None]
 
 
+def _clamp_min(before: Shape, min: float) -> Layers:
+    return _clamp(before, min)
+
+
+def _clamp_max(before: Shape, max: float) -> Layers:
+    return _clamp(before, None, max)
+
+
 def _gelu(before: Shape, approximate: str = "none") -> Layers:
     return [Activation("gelu" if approximate == "none" else "gelu_tanh")]
 
@@ -110,6 +118,8 @@ FUNCTIONS: dict[Any, Callable[..., Layers]] = {
     **dict.fromkeys((F.tanh, torch.tanh, torch.tanh_, "tanh", "tanh_"), _simple("tanh")),
     **dict.fromkeys((F.sigmoid, torch.sigmoid, torch.sigmoid_, "sigmoid", "sigmoid_"), _simple("sigmoid")),
     **dict.fromkeys((torch.clamp, torch.clip, "clamp", "clamp_", "clip"), _clamp),
+    **dict.fromkeys((torch.clamp_min, "clamp_min", "clamp_min_"), _clamp_min),
+    **dict.fromkeys((torch.clamp_max, "clamp_max", "clamp_max_"), _clamp_max),
     **dict.fromkeys((operator.neg, torch.neg, "neg"), _negative),
     F.silu: _simple("silu"),
     F.relu6: _simple("relu6"),

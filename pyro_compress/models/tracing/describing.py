@@ -31,6 +31,7 @@ from pyro_compress.models.tracing.constants import (
 from pyro_compress.models.tracing.last_axis import BY_LAST_AXIS, function_norm
 from pyro_compress.models.tracing.operations import (
     BY_NAME,
+    CASTS,
     ELEMENTWISE,
     FUNCTIONS,
     MODULES,
@@ -141,6 +142,9 @@ class Description:
             kind = known_type(self._network.get_submodule(str(node.target)))
         given: Any = fx.map_arg((node.args, dict(node.kwargs)), self._resolved)
         arguments, named = given[0], {_TORCHS_OWN.get(name, name): value for name, value in given[1].items()}
+        if not arguments and "input" in named:
+            # as torch's modules and functions call their first argument
+            arguments = (named.pop("input"),)
         operands = [self._resolved(source) for source in node.all_input_nodes]
         if any(isinstance(one, Scores) for one in operands) or kind in PRODUCTS:
             return on_scores(self.sequence, kind, arguments, named, self._module(node))
@@ -321,12 +325,15 @@ class Description:
 
     def _on_one(self, node: fx.Node, kind: Any, result: Result, rest: Any, named: Any) -> Result:
         """An operation that takes one result."""
-        source, value, target = node.args[0] if node.args else None, self._values[node], node.target
+        source = node.args[0] if node.args else node.kwargs.get("input")
+        value, target = self._values[node], node.target
         if not isinstance(source, fx.Node) or not isinstance(value, torch.Tensor):
             raise RefusedError(f"must take one tensor as its first argument and return one: supported are {SUPPORTED}")
         after = tuple(value.shape)
         if kind in ("long", "int") and not result.number:
             # tokens are whole numbers of whatever type
+            return result
+        if kind in CASTS and value.dtype == self._values[source].dtype == torch.float32:
             return result
         if kind in RESHAPES:
             return reshaped(self.sequence, result, after)

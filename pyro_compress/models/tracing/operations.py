@@ -71,6 +71,7 @@ def _identity(before: Shape, memory_format: Any = None) -> Layers:
 
 _DROPOUT_MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _DROPOUT_FUNCTIONS = (F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout)
+_IDENTITIES = ("contiguous", "float", "clone", torch.clone)
 MODULES: dict[type[nn.Module], Rule] = {
     nn.Linear: _linear,
     **convolutions.MODULES,
@@ -84,16 +85,18 @@ FUNCTIONS: dict[Any, Callable[..., Layers]] = {
     **activations.FUNCTIONS,
     **resizing.FUNCTIONS,
     **dict.fromkeys(_DROPOUT_FUNCTIONS, _dropout),
-    **dict.fromkeys(("contiguous", "float"), _identity),
+    **dict.fromkeys(_IDENTITIES, _identity),
 }
 # What treats every number alike.
 ELEMENTWISE: frozenset[Any] = frozenset(
     (
         *(kind for kind in activations.MODULES if kind is not nn.PReLU),
         *activations.FUNCTIONS,
-        *(nn.Identity, *_DROPOUT_MODULES, *_DROPOUT_FUNCTIONS, "contiguous", "float"),
+        *(nn.Identity, *_DROPOUT_MODULES, *_DROPOUT_FUNCTIONS, *_IDENTITIES),
     )
 )
+# Of another type or device, which is none of an architecture's business where the type is float32 as before.
+CASTS: frozenset[Any] = frozenset(("to", "type"))
 # Functions that other packages hide from tracing, by their full names.
 BY_NAME: dict[str, Callable[..., Layers]] = {"torchvision.ops.stochastic_depth.stochastic_depth": _stochastic_depth}
 

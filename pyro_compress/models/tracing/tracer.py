@@ -49,7 +49,7 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
     """
     check_network(network)
     check_numbers(network)
-    if known_type(network) in (nn.TransformerEncoder, nn.TransformerEncoderLayer):
+    if known_type(network) in _WHOLE:
         return _alone(network, input_shape)
     with unwritten(network):
         return _traced(network, tuple(input_shape))
@@ -106,6 +106,10 @@ def _layers(sequence: LayerSequence) -> tuple[Layer, ...]:
     return with_affines_joined(needed_layers(sequence.layers))
 
 
+# modules that are described as a whole where they are the network itself
+_WHOLE = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
 class _Alone(nn.Module):
     """Calls a network that has no forward pass which could be followed."""
 
@@ -121,8 +125,10 @@ def _alone(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
     """The layers of a network that is described as a whole."""
     found, prefix = trace(_Alone(network), input_shape), "network."
     layers = [_renamed(layer, prefix) for layer in found.layers]
-    aliases = tuple((name.removeprefix(prefix), other.removeprefix(prefix)) for name, other in found.aliases)
-    return replace(found, layers=tuple(layers), aliases=aliases)
+    aliases = [(name.removeprefix(prefix), other.removeprefix(prefix)) for name, other in found.aliases]
+    # a layer has a name, though its module has none
+    aliases += [(name, name.removeprefix(prefix)) for name in sorted(_parameters(layers)) if name.startswith(prefix)]
+    return replace(found, layers=tuple(layers), aliases=tuple(aliases))
 
 
 def _renamed(layer: Any, prefix: str) -> Layer:
