@@ -86,9 +86,9 @@ def test_a_run_says_the_nats_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     np.savez(tmp_path / "line.npz", **arrays)
     monkeypatch.chdir(tmp_path)
     source = "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Linear(1, 1))\n"
-    (tmp_path / "lines.py").write_text(source)
+    (tmp_path / "noisy_line.py").write_text(source)
     options = ("--prior", "normal", "--likelihood", "gaussian", "--set", "method.learning_rate=0.03", "--epochs", "150")
-    cli("run", "--network", "lines:net", "--data", "line.npz", *options, "--out", "run")
+    cli("run", "--network", "noisy_line:net", "--data", "line.npz", *options, "--out", "run")
     results = json.loads((tmp_path / "run/results.json").read_text())
     squares, sigma = results["error_after_percent"] / 100, SIGMA
     right = 0.5 * squares / sigma**2 + math.log(sigma) + 0.5 * math.log(2 * math.pi)
