@@ -221,14 +221,17 @@ def _point_flags(posterior: Posterior, model: Model, feed: Feed, found: dict[str
 
 def _step_flags(posterior: Posterior, model: Model, feed: Feed, steps: Any, found: dict[str, Any]) -> Iterator[Flag]:
     log_joint = LogJoint(model, feed.size)
-    values = values_of(posterior, CURVATURES)
     scale = torch.as_tensor(steps, dtype=torch.float32).expand(log_joint.width)
-    shares = []
-    for index in range(len(next(iter(values.values())))):
-        u = log_joint.unconstrained({name: torch.tensor(np.array(value[index])) for name, value in values.items()})
-        shares.append(largest_curvature(log_joint, u, feed.tensors, scale) / 4)
-    share = float(np.mean(shares))
+    few = _few_draws(posterior, log_joint)
+    share = float(np.mean([largest_curvature(log_joint, u, feed.tensors, scale) / 4 for u in few]))
     yield from step_flags(share / (1 - share) if share < 1 else math.inf, found)
+
+
+def _few_draws(posterior: Posterior, log_joint: LogJoint) -> Iterator[torch.Tensor]:
+    """Some of the draws as vectors of the log joint, (D,) each."""
+    values = values_of(posterior, CURVATURES)
+    for index in range(len(next(iter(values.values())))):
+        yield log_joint.unconstrained({name: torch.tensor(np.array(value[index])) for name, value in values.items()})
 
 
 def _batch_flags(posterior: Posterior, model: Model, feed: Feed, found: dict[str, Any]) -> Iterator[Flag]:
@@ -236,10 +239,8 @@ def _batch_flags(posterior: Posterior, model: Model, feed: Feed, found: dict[str
     how: Any = posterior.provenance.get("batch_noise")
     if how is None or not feed.tensors or how["batch_size"] >= len(feed.tensors[0]):
         return
-    log_joint, generator = LogJoint(model, feed.size), generator_for(BATCH_SEED)
-    values, variances = values_of(posterior, CURVATURES), []
-    for index in range(len(next(iter(values.values())))):
-        u = log_joint.unconstrained({name: torch.tensor(np.array(value[index])) for name, value in values.items()})
+    log_joint, generator, variances = LogJoint(model, feed.size), generator_for(BATCH_SEED), []
+    for u in _few_draws(posterior, log_joint):
         gradients = []
         for _ in range(BATCHES):
             rows = torch.randperm(len(feed.tensors[0]), generator=generator, device="cpu")[: how["batch_size"]]
