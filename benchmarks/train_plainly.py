@@ -9,6 +9,7 @@ that a run with the same split trains on: its validation examples are not among 
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ import pyro_compress as pc
 from pyro_compress.data.augmentation import Augmentation
 from pyro_compress.data.splits import batch_sizes, batches
 from pyro_compress.models.networks import build
+from pyro_compress.models.precision import called, networks_in
 
 
 def main() -> None:
@@ -62,9 +64,9 @@ def main() -> None:
             optimizer.param_groups[0]["lr"] = options.rate * min(done / 0.2, (1 - done) / 0.8)
             x = change.draw(images, options.seed, epoch, number)
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16):
-                outputs = network(x.contiguous(memory_format=torch.channels_last))
-            F.cross_entropy(outputs.float(), y).backward()
+            with networks_in("bfloat16"):
+                outputs = called(partial(network, x.contiguous(memory_format=torch.channels_last)), x.device)
+            F.cross_entropy(outputs, y).backward()
             optimizer.step()
             wrong += int((outputs.argmax(1) != y).sum())
         torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}, kept)

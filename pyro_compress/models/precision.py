@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_compress.models.layouts import AnyLayout
+from pyro_compress.models.small_maps import SmallMaps
 
 SINGLE, BFLOAT16 = PRECISIONS = ("single", "bfloat16")
 
@@ -33,6 +34,6 @@ def called(network: Callable[[], Tensor], device: torch.device) -> Tensor:
     if _present.get() == SINGLE:
         with AnyLayout():
             return network()
-    with AnyLayout(), torch.autocast(device.type, torch.bfloat16):
+    with AnyLayout(), SmallMaps(), torch.autocast(device.type, torch.bfloat16):
         output = network()
     return output.float() if isinstance(output, Tensor) and output.dtype == torch.bfloat16 else output

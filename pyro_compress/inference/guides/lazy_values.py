@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 from pyro_compress.errors import InferenceError
 from pyro_compress.models.parameters import along_axis, scale_groups
+from pyro_compress.models.small_maps import convolved
 
 # under the square root of a variance that may be exactly zero (an input that is zero everywhere)
 FLOOR = 1e-8
@@ -366,7 +367,7 @@ def _convolution(
         return function(x, _plain(weight), _plain(bias), *args, **kwargs)
 
     def layer(values: torch.Tensor, filters: torch.Tensor, offset: Any) -> torch.Tensor:
-        return function(values, _laid_out(filters, inner.loc), offset, *args, **kwargs)
+        return convolved(function, values, _laid_out(filters, inner.loc), offset, *args, **kwargs)
 
     if not scaled:
         return inner.outputs(layer, x, bias)
