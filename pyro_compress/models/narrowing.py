@@ -206,7 +206,9 @@ def _is_served(layer: Layer) -> bool:
 
 def _is_along_entries(layer: Layer) -> TypeGuard[Weighted | BatchNorm | PReLU]:
     """Whether the layer's module has numbers for every entry."""
-    return isinstance(layer, Weighted | BatchNorm) or (isinstance(layer, PReLU) and layer.slopes > 1)
+    if isinstance(layer, BatchNorm):
+        return not layer.one
+    return isinstance(layer, Weighted) or (isinstance(layer, PReLU) and layer.slopes > 1)
 
 
 def _axes(layer: Layer, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -17,6 +17,7 @@ from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.further_layers import Concatenate, Multiply, Softmax, Standardize
 from pyro_compress.network.layers import (
     Add,
+    BatchNorm,
     ConvTranspose2d,
     Flatten,
     Layer,
@@ -182,6 +183,6 @@ def _joined(first: list[int], couples: set[int]) -> list[int]:
 
 def _sides(layer: Layer) -> tuple[int, ...]:
     """On which sides, before (0) and behind (1), a layer has the same entries wherever it is used."""
-    if isinstance(layer, PReLU) and layer.slopes == 1:
+    if (isinstance(layer, PReLU) and layer.slopes == 1) or (isinstance(layer, BatchNorm) and layer.one):
         return ()
     return (1,) if isinstance(layer, Embedding) else (0, 1)

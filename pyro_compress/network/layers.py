@@ -89,7 +89,8 @@ class BatchNorm:
     """Batch normalisation over axis 1; tensors NAME.weight, .bias, .running_mean, .running_var.
 
     Where it has no running statistics it stands behind a `Standardize`, whose weight and bias it holds: their mean is 0
-    and their variance 1.  Appears in traced networks only: structured removal turns it into a `ChannelAffine`.
+    and their variance 1.  With `one` NAME.weight is a single number for all channels, as a factor of a branch.
+    Appears in traced networks only: structured removal turns it into a `ChannelAffine`.
     """
 
     name: str
@@ -98,6 +99,7 @@ class BatchNorm:
     affine: bool
     bias: bool = True
     running: bool = True
+    one: bool = False
 
 
 @dataclass(frozen=True)

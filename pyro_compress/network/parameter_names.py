@@ -21,7 +21,9 @@ def parameter_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
     elif isinstance(layer, PReLU):
         found[f"{layer.name}.weight"] = (layer.slopes,)
     elif isinstance(layer, BatchNorm) and layer.affine:
-        found = {f"{layer.name}.{kind}": (layer.channels,) for kind in ("weight", "bias")[: 1 + layer.bias]}
+        found[f"{layer.name}.weight"] = (1 if layer.one else layer.channels,)
+        if layer.bias:
+            found[f"{layer.name}.bias"] = (layer.channels,)
     elif isinstance(layer, Table):
         found = dict([table_of(layer)])
     elif isinstance(layer, Recurrent):

@@ -114,7 +114,8 @@ def entries_left(architecture: Architecture, units: Units, stay: np.ndarray) -> 
         read, made = stay[of], stay[behind]
         if isinstance(layer, BatchNorm):
             # one with a shift would keep a channel that nothing reaches
-            found |= dict.fromkeys((f"{layer.name}.weight", f"{layer.name}.bias"), made)
+            of_units = ("bias",) if layer.one else ("weight", "bias")
+            found |= {f"{layer.name}.{kind}": made for kind in of_units}
         elif isinstance(layer, Weighted) and (groups_of(layer) == 1 or is_depthwise(layer)):
             links = made[:, None] if is_depthwise(layer) else made[:, None] & read
             found |= {f"{layer.name}.weight": as_stored(layer, links), f"{layer.name}.bias": made}

@@ -141,7 +141,7 @@ def _grid_site(
     """Where what is left of a tensor starts, what of it is kept, and its noise."""
 
     def taken(values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(left.take(name, values)).to(device)
+        return torch.from_numpy(np.asarray(left.take(name, values))).to(device)
 
     spread = (noise * np.sqrt(site.variance)).astype(np.float32)
     quantizer = site.quantizer

@@ -55,6 +55,7 @@ DESCRIPTIONS = {
     "price": "a regression that returns a number without an axis",
     "experts": "a mixture of experts, whose results are stacked",
     "shared layers": "ALBERT: one layer of a transformer in all places; an LSTM twice",
+    "rezero": "residual branches with a learned factor each",
 }
 
 

@@ -477,6 +477,25 @@ class Price(nn.Module):
 
 
 # factories, and the shape of one example
+class ReZero(nn.Module):
+    """Residual branches with one learned factor each, over channels, over the last axis and over a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.branch = nn.Conv2d(2, 5, 3), nn.Conv2d(5, 5, 3, padding=1)
+        self.last, self.wide, self.head = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+        self.factor, self.share = nn.Parameter(torch.tensor(0.5)), nn.Parameter(torch.full((1,), 0.7))
+        self.temperature = nn.Parameter(torch.ones(1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        x = x + self.factor * torch.relu(self.branch(x))
+        y = x.permute(0, 2, 3, 1)
+        y = y + torch.tanh(self.last(y)) * self.share
+        y = y.mean((1, 2))
+        return self.head(y - self.factor * self.wide(y)) * self.temperature
+
+
 SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mobile": (mobile, (3, 9, 8)),
     "unet": (UNet, (2, 8, 12)),
@@ -507,4 +526,5 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "price": (Price, (6,)),
     "experts": (Experts, (6,)),
     "shared layers": (SharedLayers, (5,)),
+    "rezero": (ReZero, (2, 6, 5)),
 }

@@ -83,7 +83,8 @@ class SiteDecision:
 
     def kept(self) -> np.ndarray:
         """Boolean, S: which weights are not pruned."""
-        return self.bits > 0
+        # of a single number too, of which a comparison would be no array
+        return np.asarray(self.bits > 0)
 
     def integers(self) -> np.ndarray:
         """int32, S: the quantizer's index of the value, zero where pruned, clipped to what `bits` can hold.
@@ -173,7 +174,8 @@ class Decision:
             steps[name] = described(site.quantizer)
         for name, buffer in self.buffers.items():
             tensors[f"buffer/{name}"] = buffer.astype(np.float32)
-        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        # not `ascontiguousarray`, which gives a single number an axis
+        tensors = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
         # one entry: safetensors writes several in any order, and equal decisions are to be equal files
         metadata = {"decision": json.dumps({"steps": steps, "made_by": dict(self.made_by)}, default=str)}
         write_atomically(path, save(tensors, metadata=metadata))

@@ -118,7 +118,8 @@ def with_norms_on_grids(
                 name = architecture.parameter(f"{layer.name}.{kind}")
                 site = decision.sites[name]
                 bits = np.where(site.kept(), FLOAT_BITS, 0).astype(np.uint8)
-                value = np.where(site.kept(), value.reshape(site.value.shape), 0).astype(np.float32)
+                # of a single number for all channels they are all the same
+                value = np.where(site.kept(), value[: site.value.size].reshape(site.value.shape), 0).astype(np.float32)
                 # a grid of γ or β themselves would round them away from those of s and t
                 sites[name] = site.moved_to(value, bits=bits, quantizer=None)
         elif (grid.scale > 0).all():

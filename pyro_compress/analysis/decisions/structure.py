@@ -142,7 +142,7 @@ def in_layers(architecture: Architecture, decision: Decision) -> Decision:
 
 
 def _in_layer(site: SiteDecision, shape: tuple[int, ...]) -> SiteDecision:
-    quantizer, channels = site.quantizer, len(site.value)
+    quantizer, channels = site.quantizer, len(np.atleast_1d(site.value))
     if quantizer is not None:
         # the rows of a layer's tensor are those of axis 0, or lie in its one entry
         quantizer = quantizer.rows(np.arange(shape[0]) * channels // max(channels, shape[0]))

@@ -183,8 +183,9 @@ class _Walk:
         elif isinstance(layer, BatchNorm):
             self.slots.append(Slot(f"{layer.name}.running_var", 0, self.block))
             self.term(f"{layer.name}.running_mean")
-            if layer.affine:
+            if layer.affine and not layer.one:
                 self.factor(f"{layer.name}.weight")
+            if layer.affine:
                 self.term(f"{layer.name}.bias")
         elif isinstance(layer, ChannelAffine):
             self.factor(f"{layer.name}.scale")

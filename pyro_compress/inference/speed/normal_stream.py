@@ -27,6 +27,7 @@ CELLS = 65536
 MANY = 4096
 # from here on there are two streams
 SHARED = 32768
+FLOAT_BYTES = 4
 
 
 class Noise:
@@ -64,13 +65,16 @@ class Noise:
     def fill_like(self, out: Tensor) -> Tensor:
         """`fill` for any dense tensor: numbers go where they come in memory.
 
-        Other types than float32 take numpy's numbers; other devices than the CPU their own generator's.
+        Narrower types take those of float32, rounded, and float64 numpy's numbers; other devices than the CPU take their
+        own generator's.
         """
         if out.device.type != "cpu":
             return out.normal_()
         flat = out.as_strided((out.numel(),), (1,))
         if out.dtype == torch.float32:
             self.fill(flat)
+        elif out.element_size() < FLOAT_BYTES:
+            flat.copy_(self.fill(torch.empty(out.numel(), dtype=torch.float32)))
         else:
             flat.copy_(torch.from_numpy(self._first.generator.standard_normal(out.numel())))
         return out

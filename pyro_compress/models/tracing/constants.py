@@ -68,20 +68,21 @@ def add_constant(sequence: LayerSequence, result: Result, constant: Constant) ->
 
 
 def scale_by_constant(sequence: LayerSequence, result: Result, constant: Constant) -> Result:
-    """A factor for every channel."""
+    """A factor for every channel, or one for all."""
     if constant.name is None:
         return _affine(sequence, result, constant.value, "multiplies with", lambda own: (own, [0.0] * len(own)))
     name, indices = _needed(constant, "multiplies with")
+    one = indices.numel() == 1
     for channels in _channels(sequence, result):
         own = _by_channel(sequence, result, indices, channels)
-        if own is not None and bool((own == own[:, :1]).all()) and _increases(own[:, 0]):
+        if own is not None and (one or (bool((own == own[:, :1]).all()) and _increases(own[:, 0]))):
             number, layout = at_channels(sequence, result, channels)
-            layer = BatchNorm(_layer_name(name), len(own), 0.0, True, bias=False, running=False)
+            layer = BatchNorm(_layer_name(name), len(own), 0.0, True, bias=False, running=False, one=one)
             sequence.aliases[f"{layer.name}.weight"] = name
             return result_of(sequence, sequence.behind(number, layer), layout)
     raise RefusedError(
         f"multiplies {result.shape} with {name}, of shape {tuple(constant.value.shape)}: supported is a factor for "
-        "each channel or feature"
+        "each channel or feature, or one for all"
     )
 
 

@@ -166,7 +166,8 @@ def test_save_and_load_give_the_same_decision_and_the_same_bytes(tmp_path: Path)
     made = Decision(
         {"a.weight": site([1.5, -2.25], [0, 7], 2.0**-7), "a.bias": site([0.125])}
         | {"b": replace(site([1.0, 2.0], 5), quantizer=PerChannel((0.3, 1e-3)))}
-        | {"c": replace(site([1.0, 2.0], 5), quantizer=Codebook((-0.1, 1.3)))},
+        | {"c": replace(site([1.0, 2.0], 5), quantizer=Codebook((-0.1, 1.3)))}
+        | {"factor": SiteDecision(np.array(0.5, np.float32), np.array(0.1, np.float32), np.array(32, np.uint8))},
         {"norm.running_mean": np.array([1.0, 2.0], np.float32)},
         {"snr": 0.7, "bit_rule": "fixed_point", "c": 4.0},
     )
@@ -179,6 +180,7 @@ def test_save_and_load_give_the_same_decision_and_the_same_bytes(tmp_path: Path)
     for name, held in made.sites.items():
         for field in ("value", "variance", "bits"):
             assert np.array_equal(getattr(found.sites[name], field), getattr(held, field))
+        assert isinstance(found.sites[name].kept(), np.ndarray) and found.sites[name].kept().shape == held.value.shape
         assert found.sites[name].quantizer == held.quantizer
     again = tmp_path / "again.safetensors"
     found.save(again)

@@ -119,3 +119,10 @@ def test_a_program_draws_from_the_stream() -> None:
         torch.empty(3).normal_(1.0, 2.0)
     assert not torch.equal(before, torch.get_rng_state())
     torch.set_rng_state(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("count", [100, 10_000, 100_000])
+def test_narrower_types_take_the_numbers_of_float32_rounded(dtype: torch.dtype, count: int) -> None:
+    found = Noise(3).fill_like(torch.empty(count, dtype=dtype))
+    assert found.dtype == dtype and torch.equal(found, Noise(3).fill(torch.empty(count)).to(dtype))
