@@ -47,6 +47,7 @@ def test_outputs_and_gradients_are_those_of_a_convolution(
     layer = nn.Conv2d(128, 160, 3, padding=1)
     x = torch.randn(5, 128, height, width).contiguous(memory_format=torch.channels_last).requires_grad_()
     along = torch.randn(5, 160, height, width)
+    assert layer.bias is not None
     inputs = [x, layer.weight, layer.bias]
     exact = layer(x)
     expected = torch.autograd.grad(exact, inputs, along)

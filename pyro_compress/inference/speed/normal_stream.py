@@ -65,8 +65,8 @@ class Noise:
     def fill_like(self, out: Tensor) -> Tensor:
         """`fill` for any dense tensor: numbers go where they come in memory.
 
-        Narrower types take those of float32, rounded, and float64 numpy's numbers; other devices than the CPU take their
-        own generator's.
+        Narrower types take those of float32, rounded, and float64 takes numpy's; other devices than the CPU their own
+        generator's.
         """
         if out.device.type != "cpu":
             return out.normal_()
