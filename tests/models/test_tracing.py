@@ -444,6 +444,7 @@ def test_refused_modules(module: nn.Module, shape: tuple[int, ...], sentence: st
             "function 'log_softmax' in the forward pass of Forward works on the batch axis",
         ),
         (lambda m, x: x * m.conv2.weight[0, 0, 0, 0], "multiplies (11, 4, 8, 8) with conv2.weight, of shape ()"),
+        (lambda m, x: x * m.conv2.bias[1:2], "multiplies (11, 4, 8, 8) with conv2.bias, of shape (1,)"),
         (lambda m, x: x.mean(0), "works on the batch axis"),
         (lambda m, x: x.mean(), "is supported over axes behind the channels only"),
         (lambda m, x: x.view(-1, 8, 8), "the result of Forward works on the batch axis"),

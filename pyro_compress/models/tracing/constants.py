@@ -29,11 +29,13 @@ class Constant:
         name: of the parameter, None where it is none.
         value: numbers.
         indices: for each of them, the number in the parameter.
+        size: how many numbers the parameter has.
     """
 
     name: str | None
     value: Tensor
     indices: Tensor | None = None
+    size: int = 0
 
 
 def constant_of(network: nn.Module, value: Tensor) -> Constant:
@@ -45,7 +47,8 @@ def constant_of(network: nn.Module, value: Tensor) -> Constant:
         last = first + sum((n - 1) * step for n, step in zip(value.shape, value.stride(), strict=True))
         if first >= 0 and last < parameter.numel() and value.numel():
             numbers = torch.arange(parameter.numel())
-            return Constant(name, value, numbers.as_strided(value.shape, value.stride(), first))
+            indices = numbers.as_strided(value.shape, value.stride(), first)
+            return Constant(name, value, indices, parameter.numel())
     return Constant(None, value)
 
 
@@ -72,7 +75,8 @@ def scale_by_constant(sequence: LayerSequence, result: Result, constant: Constan
     if constant.name is None:
         return _affine(sequence, result, constant.value, "multiplies with", lambda own: (own, [0.0] * len(own)))
     name, indices = _needed(constant, "multiplies with")
-    one = indices.numel() == 1
+    # not a single one of many numbers
+    one = constant.size == 1
     for channels in _channels(sequence, result):
         own = _by_channel(sequence, result, indices, channels)
         if own is not None and (one or (bool((own == own[:, :1]).all()) and _increases(own[:, 0]))):
