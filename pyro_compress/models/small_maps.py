@@ -32,9 +32,12 @@ class SmallMaps(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is F.conv2d and all(isinstance(value, Tensor | None) for value in args[:3]):
-            return convolved(func, *args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        # a lazy value serves itself, however it is handed over
+        tensors = (*args[:3], *(kwargs.get(name) for name in ("input", "weight", "bias")))
+        if func is F.conv2d and all(isinstance(value, Tensor | None) for value in tensors):
+            return convolved(func, *args, **kwargs)
+        return func(*args, **kwargs)
 
 
 def convolved(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:

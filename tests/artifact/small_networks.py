@@ -476,7 +476,6 @@ class Price(nn.Module):
         return self.fc2(x if scale is None else scale * x).squeeze(-1)
 
 
-# factories, and the shape of one example
 class ReZero(nn.Module):
     """Residual branches with one learned factor each, over channels, over the last axis and over a vector."""
 
@@ -496,6 +495,7 @@ class ReZero(nn.Module):
         return self.head(y - self.factor * self.wide(y)) * self.temperature
 
 
+# factories, and the shape of one example
 SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mobile": (mobile, (3, 9, 8)),
     "unet": (UNet, (2, 8, 12)),

@@ -98,6 +98,9 @@ def test_mean_and_variance_of_lazy_filters(products: list[tuple[int, ...]]) -> N
     deviation = F.conv2d(x.square(), scale.square(), padding=1)[0].sqrt()
 
     assert products == [(4000, 128, 2, 2)] * 2
+    again: Any = LazyNormal(mean, scale)
+    named = in_bfloat16(lambda: F.conv2d(x.expand(2, -1, -1, -1), weight=again, padding=1))
+    assert not again.is_drawn and not torch.equal(named[0], named[1])
     standard_error = deviation / 4000**0.5
     rounding = ROUNDING * float(expected.abs().max())
     assert ((draws.mean(0) - expected).abs() < 5 * standard_error + rounding).all()
