@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from pyro_compress.models import zoo
@@ -32,6 +33,14 @@ class Fit:
         return "-".join(
             re.sub(r"[^\w.=]+", "-", word).strip("-").removeprefix("set-") for word in words if word != "--set"
         )
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the data before anything is decided."""
+        entry = zoo.entry(self.entry)
+        asked = {"--epochs": entry.method_options.get("epochs", 0), "--pretrain-epochs": entry.pretrain_epochs}
+        asked |= {word: value for word, value in pairwise(self.arguments) if word in asked}
+        return sum(map(int, asked.values()))
 
     def with_arguments(self, *words: str) -> "Fit":
         """The same with further changes."""

@@ -137,10 +137,13 @@ def _link(source: str, target: str) -> None:
 def work_of(
     tables: Sequence[Table], seeds: Sequence[int], folder: Path, threads: int, data_dir: Path | None = None
 ) -> list[FitWork]:
-    """What is to be run for tables, all of one seed first."""
+    """What is to be run for tables, all of one seed first; of one seed what has most epochs begins.
+
+    A long fit that began last would leave the other processes with nothing to do.
+    """
     where = () if data_dir is None else ("--data-dir", str(data_dir.resolve()))
     return [
         FitWork(fit, seed, folder.resolve(), threads, tuple(variants.items()), where)
         for seed in seeds
-        for fit, variants in fits_of(tables).items()
+        for fit, variants in sorted(fits_of(tables).items(), key=lambda item: -item[0].epochs)
     ]

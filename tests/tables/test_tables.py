@@ -141,6 +141,13 @@ def test_fits_are_shared_by_cells_and_have_the_directories_of_sweeps(tmp_path: P
     assert len({one.directory for one in work}) == len(work)
 
 
+def test_the_longest_fit_of_a_seed_begins(tmp_path: Path) -> None:
+    work = work_of(tables_named("vnq-mnist").tables(), [0, 1], tmp_path, threads=1)
+    # five of the plain network before them, where none are asked for
+    assert [one.fit.epochs for one in work] == 2 * [200, 65, 65, 60, 25]
+    assert [one.seed for one in work] == 5 * [0] + 5 * [1]
+
+
 def test_a_decision_of_its_own_starts_from_the_posterior_that_is_there(tmp_path: Path) -> None:
     fitted = RunDirectory(tmp_path / "fit")
     fitted.path.mkdir()
