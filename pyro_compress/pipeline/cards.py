@@ -14,6 +14,7 @@ from pyro_compress.files import write_atomically
 from pyro_compress.models import zoo
 from pyro_compress.pipeline.run_directory import RunDirectory, results_in
 from pyro_compress.posterior.error_unit import unit_of
+from pyro_compress.report.table import WARNINGS
 
 # loads torch, which printing the card of a shipped network does not need
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ LIBRARIES = ("pyro-compress", "torch", "pyro-ppl")
 KEPT = (
     *("file_bytes", "file_rate", "original_bytes", "weights_left_percent", "architecture_left", "bits_per_layer"),
     *("nll_nats_per_example", "calibration_error", "brier_score", "two_part_code_bits", "mcnemar_p_value"),
-    *("worse_than_start", "kl_weight", "seed", "threads", "processor_seconds_per_step", "error_unit", "survival"),
+    *(*WARNINGS, "kl_weight", "seed", "threads", "processor_seconds_per_step", "error_unit", "survival"),
     *("generative", "data_description", "decision", "published", "teacher"),
 )
 
@@ -186,8 +187,9 @@ def _chosen(card: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
                 f"{validation['newly_right']} newly right against the {decision['reference']}"
             ),
         )
-    if card.get("worse_than_start"):
-        yield "warning", card["worse_than_start"]
+    for key in WARNINGS:
+        if card.get(key):
+            yield "warning", card[key]
     yield "test examples", "the run looks at them once, after its last choice"
 
 

@@ -55,6 +55,7 @@ from pyro_compress.report.measure import (
 )
 from pyro_compress.report.run_figures import figures_of_run
 from pyro_compress.report.survival import survival_scores
+from pyro_compress.report.table import WARNINGS
 
 
 def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dict[str, Any]:
@@ -105,8 +106,7 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     else:
         results["generative"] = {"binarisation": settings.binarisation, "codes": str(network.codes), **scores.as_dict()}
     results |= _survival(decoded, x, y, likelihood) | position_scores(decoded, x, y, likelihood, predicted)
-    if "worse_than_start" in decision.made_by:
-        results["worse_than_start"] = decision.made_by["worse_than_start"]
+    results |= {key: decision.made_by[key] for key in WARNINGS if key in decision.made_by}
     if settings.teacher is not None:
         results["teacher"] = {
             "name": settings.teacher, "weight": settings.teacher_weight, "temperature": settings.temperature

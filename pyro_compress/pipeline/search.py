@@ -217,7 +217,7 @@ def _reference(
     say(f"{fitted}, nothing pruned: {judge.text(errors)} validation error")
     known = {fitted: errors} | {name: judge.errors_of(start) for name, start in starts.items()}
     best = min(known, key=lambda name: float(known[name].sum()))
-    noted: dict[str, object] = {
+    noted: dict[str, object] = _no_better_than_one_answer(posterior, judge, errors, say) | {
         "reference": best,
         judge.unit.key("reference_error"): judge.unit.scale * float(known[best].mean()),
     }
@@ -232,6 +232,20 @@ def _reference(
             )
             say(f"{WARNING}{noted['worse_than_start']}: fit longer, or with a smaller KL weight or rate")
     return known[best], noted
+
+
+def _no_better_than_one_answer(posterior: Posterior, judge: Judge, errors: np.ndarray, say: Say) -> dict[str, object]:
+    """What to note, and say, where the posterior mean does not tell inputs apart: nothing would cost it anything."""
+    alone = judge.errors_of_one_answer(nothing_pruned(posterior))
+    # a thousandth of the answers, or of the targets' variance
+    if not alone.any() or judge.rise_of(errors, alone)[0] <= -0.1:
+        return {}
+    sentence = (
+        f"on validation the {stored_of(posterior)} does no better than the same answer to every input "
+        f"({judge.text(errors)} against {judge.text(alone)})"
+    )
+    say(f"{WARNING}{sentence}: fit longer, to more examples, or with a smaller KL weight")
+    return {"no_better_than_one_answer": sentence}
 
 
 def without_draws(

@@ -23,7 +23,7 @@ from pyro_compress.pipeline.acceptance import CONFIDENCE, changed, rise_of, uppe
 from pyro_compress.pipeline.kinds import AUTOMATIC, description_of
 from pyro_compress.posterior.error_unit import ErrorUnit
 from pyro_compress.posterior.posterior import Posterior
-from pyro_compress.report.measure import predict
+from pyro_compress.report.measure import mean_answer, predict
 
 
 def network_and_likelihood(given: nn.Module, likelihood: Likelihood | str | None) -> tuple[nn.Module, Likelihood]:
@@ -85,6 +85,14 @@ class Judge:
         x, y = self.data.part("validation")
         with AnyLayout():
             return Ranks.here().rows(len(x), lambda rows: predict(network, x[rows], y[rows], self.likelihood).errors)
+
+    def errors_of_one_answer(self, decision: Decision) -> np.ndarray:
+        """The same of the mean of all that a decision answers, if every example were answered with it, (examples,)."""
+        place(self._quick, decision)
+        x, y = self.data.part("validation")
+        with AnyLayout():
+            mean = mean_answer(self._quick, x, self.likelihood)
+        return self.likelihood.error(self.likelihood.link(mean).expand(len(y), *mean.shape), y).cpu().double().numpy()
 
     def error_in_unit(self, decision: Decision) -> float:
         """The mean of `errors` in its unit, by one division: no rounding decides if it is one asked for."""

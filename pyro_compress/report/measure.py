@@ -136,6 +136,18 @@ def predict(
     return Predictions(errors, nll, means[0] if means else None, y.cpu().numpy() if means else None)
 
 
+def mean_answer(
+    network: nn.Module, x: torch.Tensor, likelihood: MeasuredLikelihood, chunk: int = EXAMPLES_PER_PASS
+) -> torch.Tensor:
+    """Mean over examples of E[y | output], (...), by passes as in `predict`; class shares for class labels."""
+    training, untouched = network.training, Untouched()
+    network.to(x.device).eval()
+    with torch.no_grad():
+        parts = [likelihood.mean(untouched(network, piece)).double().sum(0) for piece in x.split(chunk)]
+    network.train(training)
+    return (torch.stack(parts).sum(0) / len(x)).to(x.dtype if x.is_floating_point() else torch.get_default_dtype())
+
+
 def measure(
     compressed: Artifact | str | Path,
     x: torch.Tensor,

@@ -14,6 +14,8 @@ from rich.text import Text
 from pyro_compress.posterior.error_unit import ErrorUnit, unit_of
 
 MISSING = "–"
+# keys of sentences that speak against a run
+WARNINGS = ("worse_than_start", "no_better_than_one_answer")
 
 
 def results_table(results: Mapping[str, Any]) -> Group:
@@ -40,8 +42,9 @@ def _run_table(results: Mapping[str, Any]) -> Table:
     if unit.key("error_given") in results:
         table.add_row("error of the weights given", _error(results, unit, "error_given"))
     table.add_row(f"{unit.noun} before compression", _error(results, unit, "error_before"))
-    if results.get("worse_than_start"):
-        table.add_row("warning", Text(str(results["worse_than_start"]), style="bold red"))
+    for key in WARNINGS:
+        if results.get(key):
+            table.add_row("warning", Text(str(results[key]), style="bold red"))
     after = _error(results, unit, "error_after")
     table.add_row(f"{unit.noun} of the decoded file", after + _plus_minus(results, unit))
     scores = (

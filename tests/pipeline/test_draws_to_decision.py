@@ -16,7 +16,7 @@ from pyro_compress.analysis.modes.symmetries import hidden_spaces
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.examples import as_data
 from pyro_compress.errors import DecisionError
-from pyro_compress.models.likelihoods import Categorical
+from pyro_compress.models.likelihoods import Categorical, Gaussian
 from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.pipeline.decision_settings import DecisionSettings
 from pyro_compress.pipeline.search import decide, without_draws
@@ -179,13 +179,41 @@ def test_a_collapsed_fit_is_held_against_what_it_started_from_and_said() -> None
     assert len(warned) == 1 and "points worse on validation than the network given that it started from" in warned[0]
     assert str(decision.made_by["worse_than_start"]) in warned[0] and decision.made_by["reference"] == "network given"
     assert decision.made_by["snr"] == 0.0  # nothing is as good as the start, so no single weight is pruned
+    assert "the same answer to every input" in str(decision.made_by["no_better_than_one_answer"])
+    assert any(str(decision.made_by["no_better_than_one_answer"]) in line for line in lines)
     evidence = decision.made_by["validation"]
     assert isinstance(evidence, dict) and evidence["examples"] == 150
     assert evidence["newly_wrong"] - evidence["newly_right"] == round(1.5 * evidence["rise_points"]) > 60
     assert evidence["upper_points_90"] > evidence["rise_points"] and not evidence["within_tolerance"]
     assert lines[-1].startswith("nothing was within the tolerance of 0.2 points: the best is +")
-    with pytest.warns(UserWarning, match="the fit ended .* points worse on validation than the network given"):
+    with (
+        pytest.warns(UserWarning, match="the fit ended .* points worse on validation than the network given"),
+        pytest.warns(UserWarning, match="no better than the same answer to every input"),
+    ):
         decide(shifted(network, 0.0), network, data, settings)
+
+
+def test_one_answer_to_every_input_is_noticed_of_any_likelihood() -> None:
+    """Errors of the best single answer are the targets' own variance, and a fit of next to none of it is said."""
+    torch.manual_seed(0)
+    x = torch.randn(400, 3)
+    y = 2 * x[:, :1] + 5
+    data = as_data((x, y), validation=100)
+    network = nn.Linear(3, 1)
+    judge = Judge(network, data, Gaussian())
+    spread = float(data.validation_y.var(correction=0))
+    for weight, said in ((0.0, True), (1e-4, True), (0.1, False), (2.0, False)):
+        with torch.no_grad():
+            network.weight.copy_(torch.tensor([[weight, 0.0, 0.0]]))
+            network.bias.fill_(float((data.validation_y - weight * data.validation_x[:, :1]).mean()))
+        posterior = shifted(network, 1.0)
+        alone = judge.errors_of_one_answer(nothing_pruned(posterior))
+        assert alone.mean() == pytest.approx(spread, rel=1e-5) and len(alone) == 100
+        lines = list[str]()
+        settings = DecisionSettings(fine_tune_epochs=0, refine=False)
+        decision = decide(posterior, network, data, settings, likelihood=Gaussian(), starts={}, say=lines.append)
+        assert ("no_better_than_one_answer" in decision.made_by) is said
+        assert any("the same answer to every input" in line for line in lines) is said
 
 
 def test_a_fit_as_good_as_its_start_is_the_reference() -> None:
@@ -193,6 +221,7 @@ def test_a_fit_as_good_as_its_start_is_the_reference() -> None:
     lines, settings = list[str](), DecisionSettings(fine_tune_epochs=0)
     decision = decide(shifted(network, 1.0), network, data, settings, say=lines.append)
     assert decision.made_by["reference"] == "posterior mean" and "worse_than_start" not in decision.made_by
+    assert "no_better_than_one_answer" not in decision.made_by
     assert not any(line.startswith("warning") for line in lines)
     untrained = copy.deepcopy(network)
     with torch.no_grad():

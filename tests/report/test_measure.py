@@ -22,6 +22,7 @@ from pyro_compress.report.measure import (
     expected_calibration_error,
     float32_bytes,
     mcnemar_p_value,
+    mean_answer,
     measure,
     paired_p_value,
     predict,
@@ -42,6 +43,17 @@ X = torch.tensor([[1.0, 0.0], [0.0, 4.0], [-3.0, -1.0], [2.0, 2.0]])
 Y = torch.tensor([0, 1, 1, 1])
 # logits (1, 0), (0, 2), (0, 0), (2, 1); a tie goes to class 0
 P_RIGHT = np.array([1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-2)), 0.5, 1 / (1 + math.e)])
+
+
+def test_the_mean_answer_is_that_of_all_passes_together() -> None:
+    network = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.5]]))
+    # logits (1, 0), (0, 2), (−3, −1/2), (2, 1)
+    first = [1 / (1 + math.exp(-d)) for d in (1.0, -2.0, -2.5, 1.0)]
+    for chunk in (1, 3, 100):
+        found = mean_answer(network, X, Categorical(), chunk)
+        torch.testing.assert_close(found, torch.tensor([np.mean(first), 1 - np.mean(first)], dtype=torch.float32))
 
 
 def test_a_file_is_measured_by_its_length_and_its_decoded_network(artifact: Artifact, tmp_path: Path) -> None:

@@ -126,3 +126,7 @@ def test_a_fit_that_ended_worse_than_its_start_is_in_the_table() -> None:
     found = " ".join(" ".join(lines({**RESULTS, "worse_than_start": said, "published": []})).split())
     assert f"warning {said}" in found or "warning the fit ended 3.00 ± 0.40" in found
     assert not any("warning" in line for line in lines(RESULTS))
+    both = lines(
+        {**RESULTS, "worse_than_start": said, "no_better_than_one_answer": "the posterior mean does no better"}
+    )
+    assert sum("warning" in line for line in both) == 2
