@@ -1,8 +1,10 @@
 """The commands that fit: `run` and `fit`."""
 
+import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
     from pyro_compress.pipeline.steps import RunDirectory
 
 
-def run(
+def _options_of_a_fit(
     entry: EntryArgument = None,
     network: NetworkOption = None,
     weights: WeightsOption = None,
@@ -76,81 +78,63 @@ def run(
     options: SetOption = None,
     out_dir: OutOption = None,
     resume: ResumeOption = None,
-    as_json: JsonOption = False,
 ) -> None:
+    """What `run` and `fit` take, in the order of their help."""
+
+
+def _takes_options_of_a_fit(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that is given the options of a fit by name, in one mapping, and its own ones behind it."""
+    own = list(inspect.signature(command).parameters.values())[1:]
+
+    @wraps(command)
+    def taking(**given: Any) -> None:
+        command(given, **{option.name: given.pop(option.name) for option in own})
+
+    # what typer reads the command line by
+    every = [*inspect.signature(_options_of_a_fit).parameters.values(), *own]
+    taking.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+    taking.__annotations__ = {option.name: option.annotation for option in every}
+    return taking
+
+
+@_takes_options_of_a_fit
+def run(given: dict[str, Any], as_json: JsonOption = False) -> None:
     """Fit, analyse, compress and evaluate: the whole road with one command."""
     from pyro_compress.inference.loop import processes
     from pyro_compress.pipeline import steps
 
     with processes.joined() as here:
-        settings, directory = _settings(
-            here, entry, resume, out_dir, network=network, weights=weights, kind=kind, prior=prior, inference=inference,
-            likelihood=likelihood, data=data, examples=examples, binarisation=binarisation, epochs=epochs,
-            pretrain_epochs=pretrain_epochs, rewrite=rewrite or None, retrain_epochs=retrain_epochs, teacher=teacher,
-            teacher_weight=teacher_weight, temperature=temperature, kl_weight=kl_weight, chains=chains, draws=draws,
-            seed=seed, threads=threads, device=device, options=options,
-        )  # fmt: skip
+        data_dir, resumed = given.pop("data_dir"), given["resume"] is not None
+        settings, directory = _settings(here, given)
         run_directory = steps.RunDirectory(directory)
         with _resumable(run_directory, "run"):
             loaded = _load(here, settings, data_dir)
             # what the steps behind the fit need, before it costs its time
             loaded.part("validation")
-            _fit(here, run_directory, settings, loaded, resume=resume is not None, quiet=as_json)
-            if resume is None or not here.from_first(run_directory.decision.exists):
+            _fit(here, run_directory, settings, loaded, resume=resumed, quiet=as_json)
+            if not resumed or not here.from_first(run_directory.decision.exists):
                 steps.analyse_step(run_directory, settings, loaded, say=say(as_json))
             # short, and nothing in it to share: the other ranks wait
             if here.first:
                 # a file that is there may have been written to a target, or with deviations: it stays
-                if resume is None or not run_directory.file.exists():
+                if not resumed or not run_directory.file.exists():
                     steps.compress_step(run_directory, settings, loaded)
-                report(run_directory, settings, loaded, as_json, again=resume is None)
+                report(run_directory, settings, loaded, as_json, again=not resumed)
 
 
-def fit(
-    entry: EntryArgument = None,
-    network: NetworkOption = None,
-    weights: WeightsOption = None,
-    kind: KindOption = None,
-    prior: PriorOption = None,
-    inference: MethodOption = None,
-    likelihood: LikelihoodOption = None,
-    data: DataOption = None,
-    data_dir: DataDirOption = None,
-    examples: ExamplesOption = None,
-    binarisation: BinarisationOption = None,
-    epochs: EpochsOption = None,
-    pretrain_epochs: PretrainOption = None,
-    rewrite: RewriteOption = None,
-    retrain_epochs: RetrainOption = None,
-    teacher: TeacherOption = None,
-    teacher_weight: TeacherWeightOption = None,
-    temperature: TemperatureOption = None,
-    kl_weight: KlWeightOption = None,
-    chains: ChainsOption = None,
-    draws: DrawsOption = None,
-    seed: SeedOption = None,
-    threads: ThreadsOption = None,
-    device: DeviceOption = None,
-    options: SetOption = None,
-    out_dir: OutOption = None,
-    resume: ResumeOption = None,
-) -> None:
+@_takes_options_of_a_fit
+def fit(given: dict[str, Any]) -> None:
     """Fit the posterior and write it to a run directory."""
     from pyro_compress.inference.loop import processes
     from pyro_compress.pipeline import steps
 
     with processes.joined() as here:
-        settings, directory = _settings(
-            here, entry, resume, out_dir, network=network, weights=weights, kind=kind, prior=prior, inference=inference,
-            likelihood=likelihood, data=data, examples=examples, binarisation=binarisation, epochs=epochs,
-            pretrain_epochs=pretrain_epochs, rewrite=rewrite or None, retrain_epochs=retrain_epochs, teacher=teacher,
-            teacher_weight=teacher_weight, temperature=temperature, kl_weight=kl_weight, chains=chains, draws=draws,
-            seed=seed, threads=threads, device=device, options=options,
-        )  # fmt: skip
+        data_dir, resumed = given.pop("data_dir"), given["resume"] is not None
+        settings, directory = _settings(here, given)
         run_directory = steps.RunDirectory(directory)
         with _resumable(run_directory, "fit"):
             loaded = _load(here, settings, data_dir)
-            _fit(here, run_directory, settings, loaded, resume=resume is not None, quiet=False)
+            _fit(here, run_directory, settings, loaded, resume=resumed, quiet=False)
         show(f"posterior in {directory}; next: pyro-compress analyse {directory}")
 
 
@@ -172,13 +156,11 @@ def report(run: "RunDirectory", settings: "RunSettings", data: "DataSet", as_jso
         show(f"everything is in {run.path}")
 
 
-def _settings(
-    here: "Ranks", entry: str | None, resume: Path | None, out_dir: Path | None, **given: Any
-) -> "tuple[RunSettings, Path]":
+def _settings(here: "Ranks", given: Mapping[str, Any]) -> "tuple[RunSettings, Path]":
     """The run's settings and directory from the options of `run` and `fit`, the same on every rank."""
     from pyro_compress.pipeline.run_options import choose_settings
 
-    return here.from_first(lambda: choose_settings(entry, resume, out_dir, **given))
+    return here.from_first(lambda: choose_settings(**given))
 
 
 def _load(here: "Ranks", settings: "RunSettings", data_dir: Path | None) -> "DataSet":

@@ -51,13 +51,13 @@ def choose_settings(
         resume: run directory to go on with.
         out_dir: run directory to make.
         options: what --set was given.
-        given: the other options by their names; None where one was not given.
+        given: the other options by their names; None, or an empty list, where one was not given.
 
     Raises:
         RunError: options that contradict each other or leave something open, a directory that is taken, or an
             unknown name.
     """
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value not in (None, [])}
     if resume is not None:
         others = {"ENTRY": entry, "--out": out_dir, "--set": options or None}
         changed = [name for name, value in others.items() if value is not None]
