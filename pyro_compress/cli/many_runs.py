@@ -118,7 +118,10 @@ def table(
     before = Earlier.read(earlier or [])
     if before.outdated:
         show(f"left out, since their settings are others now: {', '.join(before.outdated)}")
-    todo = [] if ready else work.work_of(tables, numbers, out_dir, threads, data_dir)
+    every = work.work_of(tables, numbers, out_dir, threads, data_dir)
+    for fit in every:
+        fit.refuse_other_settings()
+    todo = [] if ready else every
     todo = [one for one in todo if not before.holds(one.fit, dict(one.variants).values(), one.seed)]
     failed = running.run_all(todo, processes=processes, through=through, say=say(False)) if todo else {}
     found = [(one, collecting.collect(one, numbers, out_dir, before)) for one in tables]

@@ -153,7 +153,7 @@ def parse_options(options: Iterable[str]) -> dict[str, Any]:
             raise RunError(unknown_name("section of --set", section, SECTIONS))
         if name in found[SECTIONS[section]]:
             raise RunError(f"--set {key} is given twice: give one of them")
-        found[SECTIONS[section]][name] = _literal(text)
+        found[SECTIONS[section]][name] = literal(text)
     return found
 
 
@@ -183,7 +183,7 @@ def parse_rewrite(word: str) -> dict[str, Any]:
     try:
         call = ast.parse(f"dict({text})", mode="eval").body
         assert isinstance(call, ast.Call) and not call.args
-        options = {str(keyword.arg): _literal(ast.unparse(keyword.value)) for keyword in call.keywords}
+        options = {str(keyword.arg): literal(ast.unparse(keyword.value)) for keyword in call.keywords}
     except (SyntaxError, AssertionError):
         options = {}
     if not name or (colon and not options) or "None" in options or "name" in options:
@@ -195,7 +195,8 @@ def _say_twice(option: str, setting: str) -> NoReturn:
     raise RunError(f"--{option.replace('_', '-')} and --set {setting} say the same: give one of them")
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """A word of the command line as the Python literal that it is, lists for tuples, else as it stands."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError):

@@ -6,7 +6,7 @@ given again, it goes on.
 
 import statistics
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,18 +111,33 @@ def refuse_other_settings(tasks: Iterable[Task], options: Iterable[str], given: 
         RunError: names the run, the first setting that differs, and both values.
     """
     for task in tasks:
-        started = Path(task.directory) / "settings.json"
-        if not started.exists():
-            continue
-        own = {"seed": task.seed, "threads": task.threads}
-        wanted = settings_for(task.entry, options, **given, **own).as_plain()
-        found = RunSettings.load(started).as_plain()
-        other = next((name for name in wanted if wanted[name] != found[name]), None)
-        if other is not None:
-            raise RunError(
-                f"{task.directory} was started with {other}={found[other]}, and this sweep has {wanted[other]}: give "
-                "another --out, or the options that it was started with"
+        directory = Path(task.directory)
+        if (directory / "settings.json").exists():
+            wanted = settings_for(task.entry, options, **given, seed=task.seed, threads=task.threads)
+            refuse_started_otherwise(
+                directory, wanted, "this sweep", "give another --out, or the options that it was started with"
             )
+
+
+def refuse_started_otherwise(
+    directory: Path, wanted: RunSettings, what: str, hint: str, but: Collection[str] = ()
+) -> None:
+    """Say so where a run directory holds a run of other settings than those wanted.
+
+    Args:
+        directory: of a run that was started.
+        wanted: its settings.
+        what: wants them, for the message.
+        hint: what to do.
+        but: settings that may be others.
+
+    Raises:
+        RunError: names the run, the first setting that differs, and both values.
+    """
+    there, here = RunSettings.load(directory / "settings.json").as_plain(), wanted.as_plain()
+    other = next((name for name in here if here[name] != there[name] and name not in but), None)
+    if other is not None:
+        raise RunError(f"{directory} was started with {other}={there[other]}, and {what} has {here[other]}: {hint}")
 
 
 def collect(folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -7,6 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 from pyro_compress.models import zoo
+from pyro_compress.pipeline.run_options import literal, settings_for
+from pyro_compress.pipeline.settings import RunSettings
 
 # by variant: settings of the decision that take the place of the entry's own; None leaves those and is a plain run
 Variants = Mapping[str, Mapping[str, Any] | None]
@@ -20,7 +22,7 @@ class Fit:
 
     Attributes:
         entry: of the zoo.
-        arguments: further words of `pyro-compress fit`, such as ('--data', 'fashion-mnist').
+        arguments: further words of `pyro-compress fit`, options and values in turn: ('--data', 'fashion-mnist').
     """
 
     entry: str
@@ -33,6 +35,12 @@ class Fit:
         return "-".join(
             re.sub(r"[^\w.=]+", "-", word).strip("-").removeprefix("set-") for word in words if word != "--set"
         )
+
+    def settings(self, seed: int) -> RunSettings:
+        """What its run is asked for."""
+        words = list(zip(self.arguments[::2], self.arguments[1::2], strict=True))
+        given = {word.removeprefix("--").replace("-", "_"): literal(value) for word, value in words if word != "--set"}
+        return settings_for(self.entry, [value for word, value in words if word == "--set"], seed=seed, **given)
 
     @property
     def epochs(self) -> int:

@@ -8,13 +8,14 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pyro_compress.files import write_atomically
 from pyro_compress.pipeline.run_directory import FITTING, RunDirectory
 from pyro_compress.pipeline.running import Work
+from pyro_compress.pipeline.sweeping import refuse_started_otherwise
 from pyro_compress.tables.spec import Fit, Table, fits_of
 
 # what a decision is made from, beside the settings
@@ -40,6 +41,25 @@ class FitWork(Work):
     threads: int
     variants: tuple[tuple[str, Any], ...]
     data_arguments: tuple[str, ...] = ()
+
+    def refuse_other_settings(self) -> None:
+        """Say so where the directory of the fit, or of a decision, holds a run that was started with other settings.
+
+        Raises:
+            RunError: names it, the setting, and both values.
+        """
+        wanted = self.fit.settings(self.seed)
+        for name, options in self.variants:
+            where = self.of_variant(name)
+            if RunDirectory(where).settings.exists():
+                decided = replace(wanted, decision_options={**wanted.decision_options, **(options or {})})
+                refuse_started_otherwise(
+                    where,
+                    decided,
+                    f"the table's row of {self.fit.entry}",
+                    "give another --out, or remove that folder",
+                    but=("threads", "device"),
+                )
 
     @property
     def directory(self) -> Path:

@@ -19,7 +19,7 @@ from pyro_compress.tables import collecting, rendering
 from pyro_compress.tables.definitions import bayes_by_backprop, networks
 from pyro_compress.tables.figures import FIGURES, save_figures
 from pyro_compress.tables.registry import TABLES, tables_named
-from pyro_compress.tables.spec import Column, Fit, Row, Table
+from pyro_compress.tables.spec import Column, Fit, Row, Table, fits_of
 from pyro_compress.tables.work import FitWork, directory_of, prepare, variant_directory, work_of
 from tests.pipeline.conftest import started_here, torch_as_it_was
 
@@ -146,6 +146,33 @@ def test_the_longest_fit_of_a_seed_begins(tmp_path: Path) -> None:
     # five of the plain network before them, where none are asked for
     assert [one.fit.epochs for one in work] == 2 * [200, 65, 65, 60, 25]
     assert [one.seed for one in work] == 5 * [0] + 5 * [1]
+
+
+def test_a_folder_with_runs_of_other_settings_is_refused(tmp_path: Path) -> None:
+    """Its cells would be shown under a command that did not make them."""
+    fit = Fit("lenet-300-100/log-uniform", ("--kl-weight", "0.5", "--data", "fashion-mnist"))
+    work = FitWork(fit, 3, tmp_path, 1, (("", None), ("half", {"remove_percent": 50.0})))
+    work.refuse_other_settings()  # nothing is there
+    asked = fit.settings(3)
+    assert (asked.seed, asked.data, asked.method_options["kl_weight"]) == (3, "fashion-mnist", 0.5)
+    assert asked.method_options["epochs"] == fit.epochs - asked.pretrain_epochs
+    run = RunDirectory(work.directory)
+    run.path.mkdir(parents=True)
+    dataclasses.replace(asked, threads=2).save(run.settings)
+    prepare(work.of_variant("half"), run, {"remove_percent": 50.0})
+    work.refuse_other_settings()
+    prepare(work.of_variant("other"), run, {"remove_percent": 40.0})
+    with pytest.raises(RunError, match=r"other was started with decision_options=\{.*40.0.*the table's row of"):
+        dataclasses.replace(work, variants=(("other", {"remove_percent": 50.0}),)).refuse_other_settings()
+    dataclasses.replace(asked, data="mnist").save(run.settings)
+    with pytest.raises(RunError, match=r"seed3 was started with data=mnist, and the table's row .* fashion-mnist"):
+        work.refuse_other_settings()
+
+
+def test_every_fit_of_every_table_says_what_it_is_asked_for() -> None:
+    for name, named in TABLES.items():
+        for fit in fits_of([one for table in named.tables() for one in (table, table.quick())]):
+            assert fit.settings(1).seed == 1, name
 
 
 def test_a_decision_of_its_own_starts_from_the_posterior_that_is_there(tmp_path: Path) -> None:
