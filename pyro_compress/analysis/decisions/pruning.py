@@ -95,7 +95,9 @@ def _lowest(
             else "remove_percent takes weights of dense layers and convolutions, and here is none that may go"
         )
     rank = signal_to_noise if by == SNR else magnitude
-    ranks = {name: np.where(site.kept_by_method(), rank(site), 0.0) for name, site in ranked.items()}
+    # quantiles between two infinite ratios would be NaN, and nothing is below that
+    highest = np.finfo(np.float64).max
+    ranks = {name: np.where(site.kept_by_method(), rank(site).clip(max=highest), 0.0) for name, site in ranked.items()}
     together = np.concatenate([each.ravel() for each in ranks.values()])
     cut = float(np.quantile(together, remove_percent / 100.0))
     cuts = {name: cut if over == NETWORK else np.quantile(each, remove_percent / 100.0) for name, each in ranks.items()}

@@ -121,6 +121,15 @@ def test_snr_and_groups_combine() -> None:
     assert prune(posterior, snr=1.0).sites["w"].kept().tolist() == [[True, False], [False, False]]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("percent", "gone"), [(0, 0), (30, 2), (50, 2), (90, 2)])
+def test_weights_without_a_variance_among_others_go_last(percent: float, gone: int) -> None:
+    site = parameter([[1.0, 2.0, 3.0, 4.0, 5.0]], [[1.0, 1.0, 0.0, 0.0, 0.0]])
+    for over in ("network", "layer"):
+        kept = prune(Posterior({"w": site}), remove_percent=percent, over=over).sites["w"].kept()
+        assert kept.tolist() == [[False] * gone + [True] * (5 - gone)]
+
+
 @pytest.mark.parametrize("percent", [0.0, 25.0, 90.0, 99.5])
 def test_remove_percent_is_exact_over_all_layers_together(percent: float) -> None:
     generator = np.random.default_rng(0)
