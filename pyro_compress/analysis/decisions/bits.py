@@ -7,25 +7,46 @@ import numpy as np
 
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.errors import DecisionError, unknown_name
-from pyro_compress.network.quantizers import PerChannel, Quantizer, Uniform, bits_on
+from pyro_compress.network.quantizers import STEP_EXPONENTS, PerChannel, Quantizer, Uniform, bits_on
 from pyro_compress.posterior.posterior import ParameterPosterior, Posterior
 
 GRIDS = ("power_of_two", "uniform", "per_channel")
 FINEST_STEP, COARSEST_STEP = 2.0**-20, 2.0**4
+# octaves of the largest weight below which the finest step lies at least, and at most: files hold integers of 24 bits
+FEWEST_OCTAVES, MOST_OCTAVES = 15, 23
 BIAS_BITS = 8
 # of a point estimate, as a share of its mean square
 POINT_VARIANCE = 2.0**-10
 
 
-def fixed_point_step(variance: float, c: float, *, power_of_two: bool = True) -> float:
-    """The coarsest Δ with Δ²/12 ≤ c · variance, of all numbers or of the powers of two.
+def fixed_point_step(
+    variance: float,
+    c: float,
+    *,
+    power_of_two: bool = True,
+    bounds: tuple[float, float] = (FINEST_STEP, COARSEST_STEP),
+) -> float:
+    """The coarsest Δ with Δ²/12 ≤ c · variance, of all numbers or of the powers of two, within `bounds`.
 
     Δ²/12 is the variance of rounding to a grid of step Δ; c says what share of the posterior's own it may be.
     """
+    finest, coarsest = bounds
     if variance <= 0:
-        return FINEST_STEP
+        return finest
     octaves = 0.5 * math.log2(12.0 * c * variance)
-    return min(max(2.0 ** (math.floor(octaves) if power_of_two else octaves), FINEST_STEP), COARSEST_STEP)
+    return min(max(2.0 ** (math.floor(octaves) if power_of_two else octaves), finest), coarsest)
+
+
+def step_bounds(largest: float) -> tuple[float, float]:
+    """The finest and the coarsest step of weights up to `largest`.
+
+    These are 2⁻²⁰ and 2⁴, but that the finest leaves the largest weight 15 to 23 bits beside its sign: no layer is
+    rounded to zero because its weights are small, and none has integers that are too large for a file.
+    """
+    exponent = math.frexp(largest)[1]
+    few, most = (2.0 ** max(exponent - octaves, STEP_EXPONENTS[0]) for octaves in (FEWEST_OCTAVES, MOST_OCTAVES))
+    finest = max(min(FINEST_STEP, few), most) if largest else FINEST_STEP
+    return finest, max(COARSEST_STEP, finest)
 
 
 def bit_widths(
@@ -34,9 +55,10 @@ def bit_widths(
     """Fixed-point bit widths per layer (the rule `fixed_point`).
 
     Each layer's step obeys Δ²/12 ≤ c · v with v the mean posterior variance of the weights that are KEPT: dead
-    weights have the prior's variance and would rule a mean over the whole layer.  A point-estimated bias takes
-    the step of its layer's weight: their rounding errors enter the same sum.  One of a module of several matrices
-    (recurrent ones, packed attention) has 8 bits on a step of its own: it may enter at every position again.
+    weights have the prior's variance and would rule a mean over the whole layer; `step_bounds` bound it.  A
+    point-estimated bias takes the step of its layer's weight: their rounding errors enter the same sum.  One of a
+    module of several matrices (recurrent ones, packed attention), which may enter at every position again, and one that
+    would take more than 24 bits has 8 bits on a step of its own.  Parameters of a single number stay float32.
     A weight tensor that is a point estimate has no variance; there v is 2⁻¹⁰ times the mean square of the weights that
     are kept, so that c = 1/16 gives steps of at most 0.03 root mean squares and c = 1,024 of 3.5.  What a method says
     may be stored (`ParameterPosterior.quantizer`) stands, and frozen weights stay float32.
@@ -51,7 +73,7 @@ def bit_widths(
             last two cost 4 bytes per step in the file.
 
     Raises:
-        DecisionError: c is not positive, or there is no such grid.
+        DecisionError: c is not positive, there is no such grid, or a kept weight has no finite value or variance.
     """
     if c <= 0:
         raise DecisionError(f"c must be positive, found {c}")
@@ -61,18 +83,27 @@ def bit_widths(
     for name, site in posterior.parameters.items():
         if site.quantizer is None and not site.is_frozen and site.mean.ndim > 1:
             kept = within.sites[name].kept() if within is not None else site.kept()
+            _refuse_non_finite(name, site, kept)
             grids[name] = _grid(site, kept, c, grid)
     sites = {}
     for name, site in posterior.parameters.items():
-        quantizer = site.quantizer or grids.get(name, grids.get(name.rpartition(".")[0] + ".weight"))
-        if quantizer is None and not site.is_frozen and weight_beside(name) in grids:
-            quantizer = bias_grid(site.to_store)
-        if isinstance(quantizer, PerChannel) and len(quantizer.steps) != len(site.mean):
-            # a transposed convolution's steps are those of its inputs
-            quantizer = None
+        quantizer = site.quantizer or grids.get(name)
+        # a single number multiplies sums, and enters none
+        if quantizer is None and site.mean.ndim and not site.is_frozen:
+            quantizer = _of_bias(name, site, grids)
         sites[name] = on_grid(site, quantizer, within.sites[name].kept() if within is not None else None)
     made_by = {"bit_rule": "fixed_point", "c": c} | ({"grid": grid} if grid != GRIDS[0] else {})
     return Decision(sites, dict(posterior.buffers), made_by)
+
+
+def _refuse_non_finite(name: str, site: ParameterPosterior, kept: np.ndarray) -> None:
+    for what, numbers in (("value", site.to_store), ("variance", site.variance)):
+        wrong = kept & ~np.isfinite(numbers)
+        if wrong.any():
+            raise DecisionError(
+                f"{name}: {wrong.sum():,} of {kept.sum():,} weights that are kept have a {what} that is not finite, "
+                f"first {numbers[wrong][0]}: no step follows from that; prune them, or fit again at a lower rate"
+            )
 
 
 def weight_beside(bias: str) -> str:
@@ -83,28 +114,39 @@ def weight_beside(bias: str) -> str:
 
 def _grid(site: ParameterPosterior, kept: np.ndarray, c: float, grid: str) -> Quantizer:
     """The grid of one layer; a channel of which nothing is kept has the step of the layer."""
-    variance = POINT_VARIANCE * np.square(site.to_store.astype(np.float64)) if site.is_point else site.variance
-    layer = fixed_point_step(_variance(variance, kept), c, power_of_two=grid == "power_of_two")
+    values, power_of_two = site.to_store, grid == "power_of_two"
+    variance = POINT_VARIANCE * np.square(values.astype(np.float64)) if site.is_point else site.variance
+    layer = _step(values, variance, kept, c, power_of_two)
     if grid != "per_channel":
         return Uniform(layer)
-    channels = zip(variance, kept, strict=True)
-    return PerChannel(
-        tuple(
-            fixed_point_step(_variance(each, held), c, power_of_two=False) if held.any() else layer
-            for each, held in channels
-        )
-    )
+    channels = zip(values, variance, kept, strict=True)
+    return PerChannel(tuple(_step(*each, c, power_of_two) if each[2].any() else layer for each in channels))
 
 
-def _variance(variance: np.ndarray, kept: np.ndarray) -> float:
-    return float(variance[kept].mean()) if kept.any() else 0.0
+def _step(values: np.ndarray, variance: np.ndarray, kept: np.ndarray, c: float, power_of_two: bool) -> float:
+    if not kept.any():
+        return FINEST_STEP
+    bounds = step_bounds(float(np.abs(values[kept]).max()))
+    return fixed_point_step(float(variance[kept].mean()), c, power_of_two=power_of_two, bounds=bounds)
+
+
+def _of_bias(name: str, site: ParameterPosterior, grids: Mapping[str, Quantizer]) -> Quantizer | None:
+    """Of what has no grid of its own: that of the weight of its module, if there is one."""
+    weight = grids.get(name.rpartition(".")[0] + ".weight")
+    if weight is None:
+        return bias_grid(site.to_store) if weight_beside(name) in grids else None
+    if isinstance(weight, PerChannel) and len(weight.steps) != len(site.mean):
+        # a transposed convolution's steps are those of its inputs
+        return None
+    too_fine = np.abs(weight.index(site.to_store)).max(initial=0) > 2.0**MOST_OCTAVES
+    return bias_grid(site.to_store) if too_fine else weight
 
 
 def on_grid(site: ParameterPosterior, quantizer: Quantizer | None, kept: np.ndarray | None = None) -> SiteDecision:
     """One site on a grid, with as many bits as its largest kept value needs; without one, float32."""
     bits = FLOAT_BITS
     if quantizer is not None:
-        held = site.to_store if kept is None else site.to_store * kept
+        held = site.to_store if kept is None else np.where(kept, site.to_store, 0)
         bits = bits_on(quantizer, quantizer.index(held))
     each = np.full(site.mean.shape, bits, np.uint8)
     if site.off is not None:

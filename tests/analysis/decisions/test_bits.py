@@ -17,6 +17,7 @@ from pyro_compress.analysis.decisions.bits import (
     on_grid,
     published_bits,
     significand_bits,
+    step_bounds,
 )
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision, SiteDecision
 from pyro_compress.analysis.decisions.pruning import prune
@@ -47,6 +48,54 @@ def test_step_stays_within_its_bounds() -> None:
     assert fixed_point_step(1e9, 1.0) == COARSEST_STEP
     assert fixed_point_step(1e-30, 1.0) == FINEST_STEP
     assert fixed_point_step(0.0, 1.0) == FINEST_STEP
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-7, 1e-3, 1.0, 1e3, 1e6, 1e9])
+@pytest.mark.parametrize("grid", ["power_of_two", "uniform", "per_channel"])
+def test_the_size_of_a_layers_weights_does_not_matter(scale: float, grid: str) -> None:
+    values = scale * np.random.default_rng(0).normal(size=(3, 40))
+    for share in (1e-4, 1e-20, 0.0):
+        site = parameter(values, share * scale**2)
+        found = bit_widths(Posterior({"w": site}), grid=grid).sites["w"]
+        error = np.square((found.stored() - site.mean) / scale).mean()
+        assert error <= max(1.1 * share / 16, 2.0**-28)
+        assert np.abs(found.integers()).max() <= 2**23
+
+
+def test_bounds_of_steps_leave_15_to_23_bits() -> None:
+    assert step_bounds(1.0) == step_bounds(7.9) == step_bounds(2.0**-5) == step_bounds(0.0) == (2.0**-20, 2.0**4)
+    assert step_bounds(2.0**-10) == (2.0**-24, 2.0**4)  # 2⁻¹⁰ is 2¹⁴ steps
+    assert step_bounds(2.0**9) == (2.0**-13, 2.0**4) and step_bounds(2.0**40) == (2.0**18, 2.0**18)
+
+
+def test_a_bias_that_the_weights_step_is_too_fine_for_has_8_bits_of_its_own() -> None:
+    sites = {"fc.weight": parameter([[1e-7, -1e-7]], 1e-18), "fc.bias": parameter([0.5], 0.0, "point")}
+    found = bit_widths(Posterior(sites)).sites
+    assert found["fc.weight"].quantizer == Uniform(2.0**-31) and found["fc.bias"].quantizer == Uniform(2.0**-7)
+
+
+@pytest.mark.parametrize("grid", ["power_of_two", "uniform", "per_channel"])
+def test_a_single_number_and_a_frozen_bias_beside_a_weight_stay(grid: str) -> None:
+    sites = {
+        "fc.weight": parameter([[4.0, 4.0]], 1.0),
+        "fc.gain": ParameterPosterior.point(np.array(0.1, np.float32)),
+        "fc.bias": ParameterPosterior.point(np.array([0.1], np.float32), frozen=True),
+    }
+    found = bit_widths(Posterior(sites), c=1.0, grid=grid).sites
+    for name in ("fc.gain", "fc.bias"):
+        assert found[name].quantizer is None and np.array_equal(found[name].stored(), sites[name].mean)
+
+
+@pytest.mark.parametrize(
+    ("mean", "variance", "message"),
+    [(1.0, np.inf, "variance that is not finite, first inf"), (np.nan, 1.0, "value that is not finite, first nan")],
+)
+def test_steps_of_what_is_not_finite_are_refused(mean: float, variance: float, message: str) -> None:
+    site = parameter([[mean, 1.0]], [[variance, 1.0]])
+    with pytest.raises(DecisionError, match=f"w: 1 of 2 weights that are kept have a {message}"):
+        bit_widths(Posterior({"w": site}))
+    gone = Decision({"w": SiteDecision.of(site, np.array([[0, FLOAT_BITS]], np.uint8))})
+    assert bit_widths(Posterior({"w": site}), c=1.0, within=gone).sites["w"].quantizer == Uniform(2.0)
 
 
 @pytest.mark.parametrize(
