@@ -1,7 +1,8 @@
 """The last step: decode the file, run it on the test set, write results.json and the figures."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from pyro_compress.models.generative.encoder_decoder import EncoderDecoder
 from pyro_compress.models.likelihoods import LIKELIHOODS, Categorical, Likelihood, PiecewiseExponential
 from pyro_compress.models.likelihoods.fitted import fitted
 from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import weight_shape
 from pyro_compress.network.quantizers import described
 from pyro_compress.network.stored import StoredNetwork, architecture_left, format_architecture, tied_weights
 from pyro_compress.network.unlayered import Unlayered
@@ -77,7 +79,6 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
     likelihood, unit = road.likelihood, settings.error_unit
     architecture = description_of(road.network, road.data.input_shape, kind_of(decision))
     matrices = {name: parameter.numel() for name, parameter in original.named_parameters() if parameter.ndim > 1}
-    weights = sum(matrices.values())
     x, y = road.data.part("test")
     given = predict(original, x, y, likelihood) if settings.weights is not None and not settings.reconstructs else None
     place(road.network, nothing_pruned(road.posterior))
@@ -96,9 +97,9 @@ def evaluate_run(run: RunDirectory, settings: RunSettings, data: DataSet) -> dic
         before, after = -scores.before.elbo, -scores.after.elbo
     results = {
         "error_unit": unit.name,
-        **_headline(unit, before, after, measured, matrices, artifact),
+        **_headline(unit, before, after, measured, matrices, artifact, _matrices_of(architecture, decision)),
         **_context(run, settings, posterior, data),
-        **_detail(measured, road.posterior, decision, architecture, weights, settings),
+        **_detail(measured, road.posterior, decision, architecture, original, road.data.input_shape, settings),
     }
     if scores is None:
         nats = _training_label_nats(decoded, data, likelihood)
@@ -243,12 +244,17 @@ def _headline(
     measured: Measurement,
     matrices: Mapping[str, int],
     artifact: Artifact,
+    others: Collection[str],
 ) -> dict[str, Any]:
-    """What others rely on at the top level of results.json, except where it comes from."""
+    """What others rely on at the top level of results.json, except where it comes from.
+
+    `matrices` are sizes of the original network's parameters of several axes, and `others` what a layer calls those
+    that are no weights of it.
+    """
     if isinstance(artifact.held, StoredNetwork):
         again = tied_weights(artifact.held)
         own = {name: held for name, held in artifact.held.tensors.items() if name not in again}
-        tensors = [held.dense() for name, held in own.items() if name.endswith(".weight")]
+        tensors = [held.dense() for name, held in own.items() if name.endswith(".weight") or name in others]
         sizes = format_architecture(architecture_left(artifact.held))
     else:
         tensors, sizes = [held for name, held in artifact.numbers().items() if name in matrices], None
@@ -262,6 +268,26 @@ def _headline(
         "architecture_left": sizes,
         "kind": artifact.kind,
     }
+
+
+def _matrices_of(architecture: Architecture | Unlayered, decision: Decision) -> set[str]:
+    """Tensors of layers that are parameters of several axes, such as positions."""
+    if not isinstance(architecture, Architecture):
+        return set()
+    return {
+        tensor
+        for tensor, parameter in architecture.aliases
+        if parameter in decision.sites and decision.sites[parameter].value.ndim > 1
+    }
+
+
+def _weights_counted(network: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """What the published rates count of a network: weights of dense layers and convolutions, each once."""
+    found = description_of(network, input_shape)
+    if not isinstance(found, Architecture):
+        return sum(parameter.numel() for parameter in network.parameters() if parameter.ndim > 1)
+    own = {found.parameter(f"{layer.name}.weight"): layer for layer in found.weighted()}
+    return sum(math.prod(weight_shape(layer)) for layer in own.values())
 
 
 def _training_label_nats(network: nn.Module, data: DataSet, likelihood: Likelihood) -> float:
@@ -303,13 +329,15 @@ def _detail(
     posterior: Posterior,
     decision: Decision,
     architecture: Architecture | Unlayered,
-    weights: int,
+    original: nn.Module,
+    input_shape: tuple[int, ...],
     settings: RunSettings,
 ) -> dict[str, Any]:
     bits = {name: int(site.bits.max(initial=0)) for name, site in decision.sites.items() if site.value.ndim > 1}
     rates = None
     if isinstance(architecture, Architecture):
-        rates = asdict(published_rates(architecture, decision, weights))
+        counted = _weights_counted(original, input_shape) if settings.rewrites else None
+        rates = asdict(published_rates(architecture, decision, counted))
     shrinkage = {
         name: [round(float(q), 6) for q in np.quantile(site.groups.shrinkage(), (0.0, 0.5, 1.0))]
         for name, site in posterior.parameters.items()

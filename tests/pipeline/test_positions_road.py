@@ -91,3 +91,47 @@ def test_uncertainty_of_positions_sums_over_an_example(run: Path) -> None:
     rows = json.loads((run / "uncertainty.json").read_text())["predictors"]
     assert {row["calibration_error"] for row in rows.values()} == {None}
     assert rows["posterior predictive"]["mutual_information_nats"] > 0
+
+
+TABLES = """
+import torch
+from torch import nn
+
+from pyro_compress.data import as_data
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.places, self.out = nn.Embedding(11, 8), nn.Parameter(torch.randn(6, 8)), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.out((self.embed(x) + self.places).mean(1))
+
+
+def net():
+    return Net()
+
+
+def data():
+    x = torch.randint(11, (90, 6), generator=torch.Generator().manual_seed(0))
+    y = x[:, 0] % 4
+    return as_data((x[:50], y[:50]), validation=(x[50:70], y[50:70]), test=(x[70:], y[70:]), classes=4)
+"""
+
+
+def test_rates_of_a_network_that_is_all_left_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embeddings and positions are weights that are left, and none that the published rates count."""
+    (tmp_path / "tokens_in_places.py").write_text(TABLES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("pyro_compress.pipeline.evaluation.save_all", draw_nothing)
+    called = cli(
+        *("run", "--network", "tokens_in_places:net", "--data", "tokens_in_places:data", "--prior", "normal"),
+        *("--inference", "map", "--epochs", 1, "--set", "decision.quantizer=float32", "--threads", 1),
+        *("--out", tmp_path / "run"),
+    )
+    assert called.code == 0, called.err
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert found["kind"] == "runnable" and found["weights_left_percent"] == 100
+    assert found["rates"]["pruning"] == 1 and found["original_bytes"] == 4 * (88 + 48 + 36)
+    sys.modules.pop("tokens_in_places", None)
