@@ -33,7 +33,8 @@ class DataSet:
     int64 of shape (examples,) and index them, or of shape (examples, *positions) with a label per position, -100
     where a position does not count; with `classes=None` targets are float32 of shape (examples,) or
     (examples, *outputs).  `size` is N where it is more than the examples held (a sample of a
-    larger set); validation and test may be empty.  `train_teacher` holds float32 outputs of a teacher on the training
+    larger set), and `repeats` how often each of them is there, as by several draws of its code, of which N counts one;
+    validation and test may be empty.  `train_teacher` holds float32 outputs of a teacher on the training
     inputs, in the form that the model takes (`models.teaching`); where inputs are drawn anew in every batch it is `ask`
     that gives them, of the inputs as they were drawn.  With a `binarisation` inputs and targets are drawn
     from probabilities, see `binarised`.  With `partly_labelled` a training label may be missing, -1.  With an
@@ -55,13 +56,14 @@ class DataSet:
     partly_labelled: bool = False
     augmentation: Augmentation | None = None
     ask: Ask | None = None
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         if len(self.train_x) == 0:
             raise DataError(f"{self.name}: there are no training examples")
-        if self.size is not None and self.size < len(self.train_x):
+        if self.size is not None and self.size < self._given:
             raise DataError(
-                f"{self.name}: N = {self.size} is less than the {len(self.train_x)} training examples given; "
+                f"{self.name}: N = {self.size} is less than the {self._given} training examples given; "
                 "N counts the whole training set, not a batch"
             )
         for part, x, y in self._parts():
@@ -94,7 +96,11 @@ class DataSet:
     @property
     def N(self) -> int:
         """The number of training examples that the likelihood is scaled to."""
-        return len(self.train_x) if self.size is None else self.size
+        return self._given if self.size is None else self.size
+
+    @property
+    def _given(self) -> int:
+        return -(-len(self.train_x) // self.repeats)
 
     @property
     def drawn_anew(self) -> bool:

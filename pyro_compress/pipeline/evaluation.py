@@ -291,8 +291,11 @@ def _weights_counted(network: nn.Module, input_shape: tuple[int, ...]) -> int:
 
 
 def _training_label_nats(network: nn.Module, data: DataSet, likelihood: Likelihood) -> float:
-    """−Σ ln p(y | x) over the training part: what the network was fitted to is what a two-part code sends."""
-    return float(predict(network, *data.part("train"), likelihood).nll_nats.sum())
+    """−Σ ln p(y | x) over the training part: what the network was fitted to is what a two-part code sends.
+
+    Of an example that is there several times it is the mean.
+    """
+    return float(predict(network, *data.part("train"), likelihood).nll_nats.sum()) / data.repeats
 
 
 def _seconds(run: RunDirectory, settings: RunSettings) -> dict[str, dict[str, float]]:

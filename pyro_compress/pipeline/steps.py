@@ -77,7 +77,7 @@ def with_examples(data: DataSet, count: int) -> DataSet:
     if count == held:
         return data
     _, chosen = stratified_split(data.train_y, count, SPLIT_SEED)
-    return replace(data, train_x=data.train_x[chosen], train_y=data.train_y[chosen], size=None)
+    return replace(data, train_x=data.train_x[chosen], train_y=data.train_y[chosen], size=None, repeats=1)
 
 
 def fit_step(

@@ -35,9 +35,9 @@ def coded(
         model: its encoder gives the codes; is put into evaluation mode.
         values: of its parameters, by name.
         data: of any targets.
-        draws: from q(z | x) that a training example is there with, one after the other, each with its target; N is
-            so many times what it was, so that a posterior over weights takes it for as many examples and is too sure:
-            they are for point estimates.  With 0 its mean stands for it, as for validation and test examples always.
+        draws: from q(z | x) that a training example is there with, one after the other, each with its target.  N
+            counts it once, whatever their number, so that likelihood and code length of an example are means over its
+            draws.  With 0 its mean stands for it, as for validation and test examples always.
         threshold: see above.
         seed: of the draws; torch's generator stays as it is.
 
@@ -65,7 +65,8 @@ def coded(
         if draws:
             made["train_x"] = _drawn(model, values, data.train_x, draws, seed)[:, kept]
     if draws:
-        made |= {"train_y": data.train_y.repeat(draws, *[1] * (data.train_y.ndim - 1)), "size": data.N * draws}
+        repeats = data.repeats * draws
+        made |= {"train_y": data.train_y.repeat(draws, *[1] * (data.train_y.ndim - 1)), "repeats": repeats}
         teacher = data.train_teacher
         made["train_teacher"] = None if teacher is None else teacher.repeat(draws, *[1] * (teacher.ndim - 1))
     return replace(data, **made, name=f"{data.name}, by codes", binarisation=None)
