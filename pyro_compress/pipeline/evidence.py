@@ -66,8 +66,9 @@ def evidence(
         PosteriorWarning: the same as `warning` of what is returned.
 
     Raises:
-        InferenceError: another method; what has no prior that integrates to one; a model whose log joint cannot be had
-            at many points; no draw has any weight; for Laplace's, no mode at which H is positive definite.
+        InferenceError: another method; data of which N are not given once each; what has no prior that integrates to
+            one; a model whose log joint cannot be had at many points; no draw has any weight; for Laplace's, no mode at
+            which H is positive definite.
     """
     if method not in METHODS:
         raise InferenceError(f"evidence: method must be one of {', '.join(METHODS)}; found {method!r}")
@@ -78,6 +79,11 @@ def evidence(
         raise InferenceError(
             f"evidence: {feed.name}: examples that are others in every batch, or a teacher's answers to them, are no "
             "observations: give the data without augmentation, dynamic binarisation and teacher"
+        )
+    if feed.in_batches and feed.size != feed.held:
+        raise InferenceError(
+            f"evidence: {feed.name}: N is {feed.size:,} and {feed.held:,} examples are given, and ln p(y) is that of "
+            "what is there: give every example of the data once, without N"
         )
     if isinstance(model, BayesianNetwork):
         _refuse_network(model, feed)

@@ -1,6 +1,7 @@
 """Estimates of log p(y) against closed forms and quadrature."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,15 @@ NETWORKS = {
         "a prior is improper",
     ),
 }
+
+
+def test_data_that_are_not_given_once_each_have_no_evidence() -> None:
+    (x, y), _ = examples(2)
+    model = pc.BayesianNetwork(nn.Linear(2, 1, bias=False), Normal(), Gaussian(noise=NOISE))
+    part = pc.data.as_data((x.float(), y[:, None].float()), classes=None)
+    for changed, count in ((replace(part, size=120), 120), (replace(part, repeats=3), 4)):
+        with pytest.raises(InferenceError, match=f"N is {count} and 12 examples are given, and ln p"):
+            pc.evidence(model, changed)
 
 
 @pytest.mark.parametrize("case", NETWORKS)
