@@ -14,7 +14,13 @@ from rich.table import Table
 
 from pyro_compress.artifact.writing.artifact import load
 from pyro_compress.network.layers import describe
-from pyro_compress.network.stored import StoredNetwork, StoredTensor, architecture_left, format_architecture
+from pyro_compress.network.stored import (
+    StoredNetwork,
+    StoredTensor,
+    architecture_left,
+    format_architecture,
+    tied_weights,
+)
 from pyro_compress.network.stored_weights import StoredWeights, WeightTensor
 from pyro_compress.pipeline.packing import stored_as_text
 from pyro_compress.pipeline.run_directory import RunDirectory
@@ -108,12 +114,16 @@ def _described_tensors(found: Mapping[str, Any]) -> list[str]:
 
 
 def other_bytes(network: StoredNetwork | StoredWeights) -> dict[str, int | None]:
-    """Bytes of the file's tensors, zeros included, in formats without models or headers.
+    """Bytes of the file's tensors, zeros included and each that several layers share once, without models or headers.
 
     zstd: one frame at level 19 of all tensors, integers as int8 (int16 or int32 if they are larger), else float32; None
     without the package `zstandard`.
     """
-    tensors = [t for _, t in network.single()] if isinstance(network, StoredWeights) else [*network.tensors.values()]
+    if isinstance(network, StoredWeights):
+        tensors: list[Any] = [tensor for _, tensor in network.single()]
+    else:
+        again = tied_weights(network)
+        tensors = [tensor for name, tensor in network.tensors.items() if name not in again]
     numbers = sum(math.prod(tensor.shape) for tensor in tensors)
     found: dict[str, int | None] = {"float32": 4 * numbers, "float16": 2 * numbers, "int8 and zstd -19": None}
     if importlib.util.find_spec("zstandard") is not None:

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pyro_compress.network.architecture import Architecture
+from pyro_compress.network.layers import Linear
+from pyro_compress.network.stored import StoredNetwork, StoredTensor
 from pyro_compress.pipeline import inspection
 from pyro_compress.posterior.posterior import Posterior
 from tests.artifact import networks
@@ -20,6 +23,13 @@ def test_other_formats_are_counted_number_by_number(monkeypatch: pytest.MonkeyPa
     assert (found["float32"], found["float16"]) == (4 * numbers, 2 * numbers)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert inspection.other_bytes(network)["int8 and zstd -19"] is None
+
+
+def test_weights_that_two_layers_share_are_counted_once() -> None:
+    weight = StoredTensor(None, None, np.arange(1, 10, dtype=np.float32).reshape(3, 3))
+    layers = (Linear("a", 3, 3, bias=False), Linear("b", 3, 3, bias=False))
+    network = StoredNetwork(Architecture((3,), layers), {"a.weight": weight, "b.weight": weight})
+    assert inspection.other_bytes(network)["float32"] == 4 * 9
 
 
 def test_the_description_length_is_that_of_the_run(digits_run: Path, tmp_path: Path, cli: Cli) -> None:
