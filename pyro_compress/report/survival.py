@@ -30,15 +30,15 @@ def survival_scores(
 
     Returns:
         concordance: of Harrell (1982), the share of comparable pairs whose order the risk foresees, equal risks
-            counted half; `concordance_interval_95` is its percentile bootstrap over examples.
+            counted half; `concordance_interval_95` is its percentile bootstrap over examples, of draws with a pair.
         integrated_brier_score: mean over the times from the 5 % to the 95 % quantile of the events', by the trapezoidal
             rule at 100 times, of Σ_i w_i (1{t_i > t} − S(t | x_i))² / n with the weights of Graf et al. (1999): one
             over the probability of not being censored yet, by Kaplan and Meier over these examples.
         calibration_error: at `calibration_time`, the median time of the events, mean over five groups of about equal
-            size by predicted survival of |mean predicted survival − Kaplan–Meier's|.
+            size by predicted survival of |mean predicted survival − Kaplan–Meier's|, 1 of a group without events.
 
     Raises:
-        DataError: torchsurv is not installed, or there are fewer than two events.
+        DataError: torchsurv is not installed, there are fewer than two events, or nearly all are at one time.
     """
     found = _torchsurv()
     time, event = target[:, 0].double().cpu(), target[:, 1].cpu() > 0
@@ -47,10 +47,17 @@ def survival_scores(
             f"scores of survival need at least two events, found {int(event.sum())} in {len(time)} examples"
         )
     index, risk, generator = found.ConcordanceIndex(), risk.double().cpu(), torch.Generator().manual_seed(seed)
+    first, median, last = torch.quantile(time[event], torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64))
+    if first == last:
+        raise DataError(
+            f"scores of survival need events at different times, and of {int(event.sum())} the middle 90 % are all at "
+            f"{float(first):g}: give more test examples, or times in a finer unit"
+        )
     drawn = [torch.randint(len(time), (len(time),), generator=generator) for _ in range(resamples)]
+    # without a pair to compare there is no concordance
+    drawn = [rows for rows in drawn if bool((time[rows][event[rows]] < time[rows].max()).any())]
     resampled = torch.stack([index(risk[rows], event[rows], time[rows], instate=False) for rows in drawn])
     interval = torch.quantile(resampled.double(), torch.tensor([0.025, 0.975], dtype=torch.float64))
-    first, median, last = torch.quantile(time[event], torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64))
     grid = torch.linspace(float(first), float(last), GRID_POINTS, dtype=torch.float64)
     brier = found.BrierScore()
     weights = found.get_ipcw(event, time), found.get_ipcw(event, time, grid)
@@ -65,7 +72,7 @@ def survival_scores(
 
 
 def calibration_error(predicted: Tensor, event: Tensor, time: Tensor, at: float, groups: int = GROUPS) -> float:
-    """Mean over groups by `predicted` of |mean predicted − Kaplan–Meier's survival at the time|.
+    """Mean over groups by `predicted` of |mean predicted − Kaplan–Meier's survival at the time|, that of no event 1.
 
     Args:
         predicted: S(at | x), (examples,).
@@ -76,11 +83,13 @@ def calibration_error(predicted: Tensor, event: Tensor, time: Tensor, at: float,
     """
     curve_of = _torchsurv().KaplanMeierEstimator
     found = []
-    for group in predicted.argsort().tensor_split(groups):
-        curve = curve_of()
-        curve(event[group], time[group])
-        observed = curve.predict(torch.tensor([at], dtype=time.dtype))
-        found.append(abs(float(predicted[group].mean()) - float(observed)))
+    for group in predicted.argsort().tensor_split(min(groups, len(predicted))):
+        observed = 1.0
+        if bool(event[group].any()):
+            curve = curve_of()
+            curve(event[group], time[group])
+            observed = float(curve.predict(torch.tensor([at], dtype=time.dtype)))
+        found.append(abs(float(predicted[group].mean()) - observed))
     return sum(found) / len(found)
 
 

@@ -1,5 +1,6 @@
 """Scores of survival: closed forms without censoring, a published concordance, and curves that are right or wrong."""
 
+import math
 import sys
 from collections.abc import Callable
 
@@ -64,6 +65,27 @@ def test_calibration_is_the_distance_to_the_groups_shares() -> None:
     # a quarter and three quarters are alive at 2
     found = calibration_error(predicted, event, time, 2.0, groups=2)
     assert found == pytest.approx((0.05 + 0.15) / 2, abs=1e-6)
+
+
+def test_few_events_leave_groups_and_resamples_without_one() -> None:
+    rate = torch.linspace(-2, 2, 60, dtype=torch.float64)
+    time = torch.arange(60, 0, -1, dtype=torch.float64)
+    target = torch.stack([time, (time < 3).double()], 1)
+    found = survival_scores(rate, curves(rate - 5), target)
+    assert found["concordance"] == 1.0 and found["concordance_interval_95"] == [1.0, 1.0]
+    # by Kaplan and Meier the group of the two events has 11/12 left at 1.5, all others have 1
+    assert found["calibration_time"] == 1.5
+    predicted = curves(rate - 5)(torch.tensor([1.5], dtype=torch.float64))[:, 0].reshape(5, 12).mean(1)
+    left = torch.tensor([1.0, 1.0, 1.0, 1.0, 11 / 12], dtype=torch.float64)
+    assert found["calibration_error"] == pytest.approx(float((predicted - left).abs().mean()), rel=1e-5)
+    three = survival_scores(rate[-3:], curves(rate[-3:]), target[-3:])
+    assert all(math.isfinite(value) for name, value in three.items() if name != "concordance_interval_95")
+
+
+def test_events_at_one_time_have_no_scores() -> None:
+    rate, target = torch.zeros(9), torch.ones(9, 2)
+    with pytest.raises(DataError, match="events at different times, and of 9 the middle 90 % are all at 1: give"):
+        survival_scores(rate, curves(rate), target)
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
