@@ -142,12 +142,15 @@ class _Links:
     def drop_outputs(self, numbers: np.ndarray) -> None:
         numbers = numbers[self.outputs[numbers]]
         self.outputs[numbers] = False
-        self.by_input = self.by_input - self.nats[numbers].sum(axis=0)
+        lost = self.nats[numbers].sum(axis=0)
+        # of weights without a variance, which cost ∞, a difference would be NaN
+        self.by_input = self.by_input - lost if np.isfinite(lost).all() else self.nats[self.outputs].sum(axis=0)
 
     def drop_inputs(self, numbers: np.ndarray) -> None:
         numbers = numbers[self.inputs[numbers]]
         self.inputs[numbers] = False
-        self.by_output = self.by_output - self.nats[:, numbers].sum(axis=1)
+        lost = self.nats[:, numbers].sum(axis=1)
+        self.by_output = self.by_output - lost if np.isfinite(lost).all() else self.nats[:, self.inputs].sum(axis=1)
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,20 @@ def test_the_unit_goes_whose_reads_or_readers_cost_least() -> None:
     assert one_less.made_by == {"multiply_adds": 0.7}
 
 
+def test_a_unit_that_has_lost_its_certain_weights_costs_what_is_left() -> None:
+    network = nn.Sequential(OrderedDict(a=nn.Linear(2, 3), b=nn.Linear(3, 3), c=nn.Linear(3, 2)))
+    certain = math.inf  # the first unit of a makes nothing else that counts, and goes first
+    found = with_nats(
+        network,
+        a=[[0.1, 0.1], [50, 50], [50, 50]],
+        b=[[certain, 100, 100], [1, 1, 1], [1, 1, 2]],
+        c=[[100, 1, 1], [100, 1, 1]],
+    )
+    left = prune_units(found, trace(network, (2,)), multiply_adds=12 / 21).sites
+    assert left["a.bias"].kept().tolist() == [False, True, True]
+    assert left["b.bias"].kept().tolist() == [True, False, True]
+
+
 def test_what_is_saved_counts_as_well_as_what_is_lost() -> None:
     # filters cost 6 nats and save 4 × 9 products, units of the dense layer cost 2 and save 6 of the first 28 or so
     network = nn.Sequential(
