@@ -40,7 +40,7 @@ class Measured:
 
     @property
     def worst(self) -> Any:
-        """The worst seed's where there are several and one is worse than another, else None."""
+        """The worst seed's where there are several, else None."""
         if not self.better or len(self.values) < 2:
             return None
         return (max if self.better == "low" else min)(self.values.values())

@@ -64,7 +64,8 @@ class RateDistribution(TorchDistribution):
 
 def rounded_moments(mean: torch.Tensor, variance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance of round(φ), φ ~ N(mean, variance): a sum, or mean and variance + 1/12 where σ is above 1."""
-    scale, nearest = variance.sqrt(), mean.round()
+    # a variance of 0 at the middle between two integers is no 0 / 0
+    scale, nearest = variance.sqrt().clamp(min=torch.finfo(variance.dtype).tiny), mean.round()
     offset = mean - nearest
     first, second = torch.zeros_like(mean), torch.zeros_like(mean)
     for whole in range(1, 8):

@@ -63,6 +63,10 @@ def test_moments_of_rounded_normals_are_those_of_draws() -> None:
     torch.testing.assert_close(draws.var(0)[:, 1:], variance[:, 1:], rtol=0.03, atol=1e-3)
     # next to no spread: the integer itself, but where it lies between two
     torch.testing.assert_close(found[[0, 1, 3, 4], 0], mean[[0, 1, 3, 4], 0].round())
+    # none at all, at the middle between two: either, as often
+    middle, spread = rounded_moments(torch.tensor([0.5, -1.5]), torch.zeros(2))
+    torch.testing.assert_close(middle, torch.tensor([0.5, -1.5]))
+    torch.testing.assert_close(spread, torch.tensor([0.25, 0.25]))
 
 
 X = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
