@@ -58,7 +58,8 @@ def bit_widths(
     weights have the prior's variance and would rule a mean over the whole layer; `step_bounds` bound it.  A
     point-estimated bias takes the step of its layer's weight: their rounding errors enter the same sum.  One of a
     module of several matrices (recurrent ones, packed attention), which may enter at every position again, and one that
-    would take more than 24 bits has 8 bits on a step of its own.  Parameters of a single number stay float32.
+    would take more than 24 bits has 8 bits on a step of its own, and so have a module's other vectors, such as a gain.
+    Parameters of a single number stay float32.
     A weight tensor that is a point estimate has no variance; there v is 2⁻¹⁰ times the mean square of the weights that
     are kept, so that c = 1/16 gives steps of at most 0.03 root mean squares and c = 1,024 of 3.5.  What a method says
     may be stored (`ParameterPosterior.quantizer`) stands, and frozen weights stay float32.
@@ -132,7 +133,11 @@ def _step(values: np.ndarray, variance: np.ndarray, kept: np.ndarray, c: float, 
 
 def _of_bias(name: str, site: ParameterPosterior, grids: Mapping[str, Quantizer]) -> Quantizer | None:
     """Of what has no grid of its own: that of the weight of its module, if there is one."""
-    weight = grids.get(name.rpartition(".")[0] + ".weight")
+    module, _, kind = name.rpartition(".")
+    weight = grids.get(f"{module}.weight")
+    if weight is not None and not kind.startswith("bias"):
+        # a gain, which multiplies sums, may be far smaller than a step of the weight
+        return bias_grid(site.to_store)
     if weight is None:
         return bias_grid(site.to_store) if weight_beside(name) in grids else None
     if isinstance(weight, PerChannel) and len(weight.steps) != len(site.mean):

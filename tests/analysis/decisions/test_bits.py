@@ -98,6 +98,20 @@ def test_steps_of_what_is_not_finite_are_refused(mean: float, variance: float, m
     assert bit_widths(Posterior({"w": site}), c=1.0, within=gone).sites["w"].quantizer == Uniform(2.0)
 
 
+def test_a_gain_beside_a_weight_has_8_bits_of_its_own() -> None:
+    gain = np.array([0.2, -0.01, 0.0, 0.13], np.float32)
+    sites = {
+        "fc.weight": ParameterPosterior(np.full((4, 6), 3.0, np.float32), np.full((4, 6), 1.0, np.float32), "Normal"),
+        "fc.gain": ParameterPosterior.point(gain),
+        "fc.bias": ParameterPosterior.point(gain),
+    }
+    decision = bit_widths(Posterior(sites), c=1.0)
+    # 2⁻⁹ is the smallest power of two with which 0.2 takes 8 bits
+    assert decision.sites["fc.gain"].quantizer == Uniform(2.0**-9)
+    np.testing.assert_allclose(decision.sites["fc.gain"].stored(), gain, atol=2.0**-10)
+    assert decision.sites["fc.bias"].quantizer == decision.sites["fc.weight"].quantizer == Uniform(2.0)
+
+
 @pytest.mark.parametrize(
     ("largest", "bits"), [(0, 2), (1, 2), (2, 3), (3, 3), (4, 4), (7, 4), (8, 5), (127, 8), (128, 9), (2**23, 25)]
 )
