@@ -48,6 +48,11 @@ def as_data(
                 f"{train.name}: a DataSet holds its own parts: give validation, test, N, name, classes, split_seed and "
                 "on_disk to it"
             )
+        if partly_labelled and not train.partly_labelled:
+            raise DataError(
+                f"{train.name}: a DataSet says itself whether labels are missing, and in this one all are known: give "
+                "partly_labelled=True where it is made, or take labels away by with_labels(...)"
+            )
         return train
     name = "user data" if name is None else name
     split_seed = SPLIT_SEED if split_seed is None else split_seed

@@ -1,5 +1,6 @@
 """The user's own examples: tensors, a torch Dataset or a DataLoader, read once, into memory or onto a disk."""
 
+import copy
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -8,6 +9,8 @@ from typing import Any, TypeAlias, Union
 import numpy as np
 import torch
 from torch import Tensor
+from torch.masked import MaskedTensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -109,12 +112,14 @@ def _drain(source: Any, where: str, most: int, on_disk: Folder) -> tuple[Tensor,
             loader = (
                 _each_once(source, where) if isinstance(source, DataLoader) else DataLoader(source, batch_size=1024)
             )
-            for batch in loader:
+            for masked, batch in _with_masks(loader):
+                _refuse_masked(where, *masked)
                 several = isinstance(batch, tuple | list) and 2 <= len(batch) <= most
                 if not (several and all(torch.is_tensor(t) for t in batch)):
                     raise DataError(
                         f"{where}: examples must be pairs {_WORDS[most]} of tensors or numbers, found {_kind(batch)}"
                     )
+                batch = [unmasked(part, where) for part in batch]
                 if on_disk is None:
                     parts.append(tuple(batch))
                     continue
@@ -131,6 +136,26 @@ def _drain(source: Any, where: str, most: int, on_disk: Folder) -> tuple[Tensor,
             raise DataError(
                 f"{where}: the examples of {type(source).__name__} can't be read into one tensor: {reason}"
             ) from failure
+
+
+class _WithMasks:
+    """Joins examples as `collate` does, and counts before what they mask, of which it would take the numbers."""
+
+    def __init__(self, collate: Any) -> None:
+        self.collate = collate
+
+    def __call__(self, examples: Any) -> tuple[tuple[int, int], Any]:
+        found = (_masked(leaf) for leaf in tree_leaves(examples))
+        first = next((each for each in found if each[0]), (0, 0))
+        return first, None if first[0] else self.collate(examples)
+
+
+def _with_masks(loader: "DataLoader[Any]") -> "DataLoader[Any]":
+    """One that gives every batch behind how many numbers one of its examples masks, and of how many."""
+    # the user's own stays as it is
+    again = copy.copy(loader)
+    again.collate_fn = _WithMasks(loader.collate_fn)
+    return again
 
 
 def _each_once(loader: "DataLoader[Any]", where: str) -> "DataLoader[Any]":
@@ -193,23 +218,52 @@ def _keys(x: Tensor, y: Tensor) -> list[int]:
     return [hash((a.tobytes(), b.tobytes())) for a, b in zip(*columns, strict=True)]
 
 
+def as_numbers(value: Any, where: str) -> Any:
+    """An array, or what says what it holds as one, as a tensor; all else as it is.
+
+    Raises:
+        DataError: an entry is masked, or a tensor is sparse.
+    """
+    return _as_tensor(_as_array(value, where))
+
+
+def unmasked(value: Any, where: str) -> Any:
+    """The numbers of a masked array or tensor none of which is masked; all else as it is.
+
+    Raises:
+        DataError: one is.
+    """
+    _refuse_masked(where, *_masked(value))
+    return value.get_data() if isinstance(value, MaskedTensor) else value
+
+
+def _masked(value: Any) -> tuple[int, int]:
+    """How many numbers are masked, and of how many."""
+    if isinstance(value, np.ma.MaskedArray):
+        return int(np.ma.count_masked(value)), value.size
+    if isinstance(value, MaskedTensor):
+        return int((~value.get_mask()).sum()), value.numel()
+    return 0, 0
+
+
+def _refuse_masked(where: str, masked: int, count: int) -> None:
+    if masked:
+        raise DataError(
+            f"{where}: an array masks {masked:,} of its {count:,} numbers, expected numbers everywhere: fill "
+            "them, as array.filled(0) and tensor.to_tensor(0) do, or leave their examples out"
+        )
+
+
 def _as_array(value: Any, where: str) -> Any:
     """Tables and series of pandas and its like, which say what they hold as an array, as that; all else as it is.
 
     Raises:
         DataError: an entry of an array is masked, or a tensor is sparse.
     """
+    value = unmasked(value, where)
     if isinstance(value, Tensor):
         _refuse_sparse(where, value)
-    if callable(getattr(value, "to_numpy", None)):
-        return np.asarray(value.to_numpy())
-    masked = int(np.ma.count_masked(value)) if isinstance(value, np.ma.MaskedArray) else 0
-    if masked:
-        raise DataError(
-            f"{where}: an array masks {masked:,} of its {value.size:,} numbers, expected numbers everywhere: fill "
-            "them, as array.filled(0) does, or leave their examples out"
-        )
-    return value
+    return np.asarray(value.to_numpy()) if callable(getattr(value, "to_numpy", None)) else value
 
 
 def _as_tensor(value: Any) -> Any:

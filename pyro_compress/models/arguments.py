@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader, Dataset
 
+from pyro_compress.data.sources import unmasked
 from pyro_compress.errors import DataError
 
 
@@ -41,7 +42,8 @@ class Arguments:
             data: a tuple of arguments, a dict of them by name, a single one, or None for none at all.
 
         Raises:
-            DataError: a Dataset or a DataLoader, which no Pyro model takes.
+            DataError: a Dataset or a DataLoader, which no Pyro model takes, or an array that masks numbers, which
+                would be observed.
         """
         positional: tuple[Any, ...] = ()
         keywords: dict[str, Any] = {}
@@ -69,6 +71,7 @@ class Arguments:
 
 
 def _as_tensor(leaf: Any) -> Any:
+    leaf = unmasked(leaf, "the model's data")
     if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "fiub":
         return leaf
     kind = torch.get_default_dtype() if leaf.dtype.kind == "f" else None

@@ -56,6 +56,10 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(DataError, match=r"train: label -1 is outside 0\.\.2"):
         as_data((x, y))
     assert as_data((x, y), partly_labelled=True).partly_labelled
+    some = data.with_labels(12)
+    assert as_data(some, partly_labelled=True) is some
+    with pytest.raises(DataError, match="user data: a DataSet says itself whether labels are missing"):
+        as_data(data, partly_labelled=True)
     with pytest.raises(DataError, match=r"give validation=\(x, y\)"):
         as_data((x, y), partly_labelled=True, validation=0.1)
     with pytest.raises(DataError, match=r"validation: label -1 is outside"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.masked import masked_tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from pyro_compress.data.dataset import DataSet
@@ -185,6 +186,51 @@ def test_arrays_of_any_type_of_numbers(tmp_path: Path) -> None:
         read_examples((np.ma.masked_equal(x, 1), np.ones(3)), "train", on_disk=tmp_path)
     with pytest.raises(DataError, match="train: a tensor is sparse_coo"):
         read_examples((torch.eye(3).to_sparse(), torch.ones(3)), "train", on_disk=tmp_path)
+
+
+class AsTheyAre(Dataset[Any]):
+    def __init__(self, x: Any, y: Any) -> None:
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.x[index], self.y[index]
+
+
+def masked_pairs(every: int) -> list[tuple[str, Any]]:
+    """Inputs or targets of 12 examples that mask every so-many-th number, none for 0, by what holds them."""
+    x, y = np.arange(36.0).reshape(12, 3), np.arange(12.0)
+    out = np.arange(36).reshape(12, 3) % every == 1 if every else np.zeros((12, 3), bool)
+    array, column = np.ma.masked_array(x, mask=out), np.ma.masked_array(y, mask=out.any(1))
+    tensor = masked_tensor(torch.from_numpy(x), torch.from_numpy(~out))
+    return [
+        ("arrays", AsTheyAre(array, y)),
+        ("targets", AsTheyAre(x, column)),
+        ("tensors", AsTheyAre(tensor, y)),
+        ("a TensorDataset", TensorDataset(tensor, torch.from_numpy(y))),
+        ("a tuple", (tensor, y)),
+        ("a DataLoader", DataLoader(AsTheyAre(array, y), batch_size=5)),
+        ("a DataLoader that shuffles", DataLoader(AsTheyAre(array, y), batch_size=5, shuffle=True)),
+        ("a DataLoader with workers", DataLoader(AsTheyAre(array, y), batch_size=5, num_workers=1)),
+        ("single examples", DataLoader(AsTheyAre((array if every else x)[None], y[None]), batch_size=None)),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors")
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_masks_are_seen_wherever_they_are(on_disk: bool, tmp_path: Path) -> None:
+    folder = tmp_path if on_disk else None
+    for name, source in masked_pairs(12):
+        with pytest.raises(
+            DataError, match=r"train: an array masks \d+ of its \d+ numbers, expected numbers everywhere"
+        ):
+            read_examples(source, "train", on_disk=folder)
+            pytest.fail(name)
+    for name, source in masked_pairs(0):
+        x, y = read_examples(source, "train", on_disk=folder)
+        assert x.flatten().tolist() == list(range(36)) and sorted(y.tolist()) == list(range(12)), name
 
 
 def test_a_data_set_has_its_name_and_its_split_already() -> None:

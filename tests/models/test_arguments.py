@@ -95,6 +95,7 @@ def test_tensors_within_containers_are_data_and_keep_their_type() -> None:
         ((X, Y), "the model regression cannot be called with the data that it was given: missing a required argument"),
         ({"x": X, "y": Y, "widht": 3}, "missing a required argument: 'width'"),
         ({"x": X, "y": Y, "width": 3, "depth": 1}, "unexpected keyword argument 'depth'"),
+        ((X, np.ma.masked_array(Y.numpy(), mask=np.arange(40) < 2), 3), "data: an array masks 2 of its 40 numbers"),
         (TensorDataset(X, Y), "a tuple of tensors and of what else it takes; found a TensorDataset"),
     ],
 )

@@ -12,6 +12,7 @@ from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.examples import as_data
 from pyro_compress.data.generators import generator_for
 from pyro_compress.data.labels import UNLABELLED
+from pyro_compress.data.sources import as_numbers
 from pyro_compress.data.splits import batch_sizes
 from pyro_compress.data.strata import LabelledShare
 from pyro_compress.errors import DataError, InferenceError
@@ -76,7 +77,7 @@ class Feed:
             data = _reconstructed(data)
         if isinstance(model, BayesianNetwork):
             takes_some = isinstance(model, SemiSupervisedVAE)
-            data = as_data(data, partly_labelled=takes_some)
+            data = data if isinstance(data, DataSet) else as_data(data, partly_labelled=takes_some)
             if data.partly_labelled and not takes_some:
                 raise DataError(
                     f"{data.name}: labels are missing, which a SemiSupervisedVAE takes and a {type(model).__name__} "
@@ -196,7 +197,7 @@ def _reconstructed(data: Any) -> Any:
         DataError: a DataSet whose targets are class labels.
     """
     if isinstance(data, torch.Tensor | np.ndarray):
-        x = torch.as_tensor(data)
+        x = as_numbers(data, "user data: train")
         return as_data((x, x.flatten(1)))
     if isinstance(data, DataSet) and data.classes is not None:
         raise DataError(

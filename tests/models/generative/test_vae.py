@@ -15,7 +15,7 @@ from torch import nn
 
 from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.examples import as_data
-from pyro_compress.errors import InferenceError, NetworkError, PriorError
+from pyro_compress.errors import DataError, InferenceError, NetworkError, PriorError
 from pyro_compress.inference.fit import EpochRecord, fit
 from pyro_compress.inference.mcmc.nuts import NUTS
 from pyro_compress.inference.point.map import MAP
@@ -272,6 +272,8 @@ def test_what_does_not_go_together_is_refused() -> None:
         NetworkError, match=r"encoder.*bias and decoder.*bias are one parameter, and priors and files are"
     ):
         VAE(shared, Normal())
+    with pytest.raises(DataError, match="user data: train: an array masks 1 of its 12 numbers"):
+        fit(VAE(network(), Normal()), np.ma.masked_equal(np.arange(12.0).reshape(3, 4), 4), SVI(epochs=1))
     for method in (MAP(epochs=1), NUTS(draws=1, warmup=1)):
         with pytest.raises(InferenceError, match="a VAE has a latent code per example"):
             fit(VAE(network(), Normal()), data, method)
