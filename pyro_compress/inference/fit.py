@@ -5,6 +5,7 @@ stopped and resumed gives the same numbers as one that was not, on as many ranks
 """
 
 import copy
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
@@ -19,7 +20,13 @@ from pyro_compress.data.dataset import DataSet
 from pyro_compress.data.sources import Examples
 from pyro_compress.errors import InferenceError, PosteriorWarning, warn
 from pyro_compress.inference.abilities import refuse_drawn_anew, refuse_model, refuse_parameters, refuse_unscaled
-from pyro_compress.inference.checkpoints import fingerprint_of, read_checkpoint, save_checkpoint, settings_text
+from pyro_compress.inference.checkpoints import (
+    draws_beside,
+    fingerprint_of,
+    read_checkpoint,
+    save_checkpoint,
+    settings_text,
+)
 from pyro_compress.inference.contract import Info, Method, MinibatchMethod, Model, State
 from pyro_compress.inference.finetuning.batch_norm import refuse_batches_of_one
 from pyro_compress.inference.gradient.gradient_method import ADVICE, GradientState, as_array
@@ -55,7 +62,7 @@ def fit(
     *,
     seed: int = 0,
     device: str = "cpu",
-    checkpoint: Path | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     callbacks: Iterable[Callback] = (),
     watcher: Watcher | None = None,
@@ -98,7 +105,8 @@ def fit(
     if isinstance(model, BayesianNetwork):
         refuse_drawn_anew(method, data, type(method).__name__)
     feed, model = _ready(model, data, method, ranks, place)
-    fingerprint = fingerprint_of(model, feed, method, seed)
+    saved_in = None if checkpoint is None else Path(checkpoint)
+    fingerprint = {} if saved_in is None else fingerprint_of(model, feed, method, seed)
     with on_device(place):
         # where a method was left to choose, another runs in its place under its name
         asked, method = method, method.for_model(model, feed)
@@ -109,11 +117,14 @@ def fit(
             # a guide has said by now which latent sites come with the rows
             model.refuse_share(feed.tensors, feed.size)
         state.join(ranks)
-        if checkpoint is not None:
-            state.keep_in(checkpoint.with_suffix(".draws"))
+        if saved_in is not None:
+            state.keep_in(draws_beside(saved_in))
         if watcher is not None and ranks.first:
             state.watched_by(watcher)
-        history = _begin(state, ranks, seed, place, checkpoint if resume else None, fingerprint)
+        history = _begin(state, ranks, seed, place, saved_in if resume else None, fingerprint)
+        if saved_in is not None and ranks.first and not history:
+            # an older one would be resumed with draws that this run has replaced
+            saved_in.unlink(missing_ok=True)
         for round in range(len(history), method.rounds):
             if method.finished(state):
                 break
@@ -122,10 +133,10 @@ def fit(
             history.append(record)
             if round + 1 < method.rounds:
                 method.between_rounds(state)
-            if checkpoint is not None:
+            if saved_in is not None:
                 own = ranks.of_all({"random": random_state(place), "state": state.capture_of_rank()})
                 if ranks.first:
-                    save_checkpoint(checkpoint, state, own, fingerprint, history)
+                    save_checkpoint(saved_in, state, own, fingerprint, history)
             for callback in callbacks if ranks.first else ():
                 callback(record, state)
                 # validation left it as it predicts, which is no change of the model

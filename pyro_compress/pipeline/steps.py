@@ -16,6 +16,7 @@ from pyro_compress.data.named import load
 from pyro_compress.data.splits import SPLIT_SEED, stratified_split
 from pyro_compress.errors import DataError, UnstorableWarning
 from pyro_compress.inference.abilities import refuse_model, refuse_unscaled
+from pyro_compress.inference.checkpoints import draws_beside
 from pyro_compress.inference.fit import Callback, fit
 from pyro_compress.inference.loop.devices import device_named
 from pyro_compress.inference.loop.processes import Ranks, threads_here
@@ -203,7 +204,7 @@ def _finish_fit(run: RunDirectory, posterior: Posterior, model: BayesianNetwork,
     posterior.save(run.posterior)
     run.checkpoint.unlink(missing_ok=True)
     # the draws now lie beside the posterior
-    shutil.rmtree(run.checkpoint.with_suffix(".draws"), ignore_errors=True)
+    shutil.rmtree(draws_beside(run.checkpoint), ignore_errors=True)
     for flag in flags_to_say(posterior, model):
         say(f"FLAG {flag.name}: {flag.sentence}")
 

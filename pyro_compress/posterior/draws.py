@@ -140,7 +140,9 @@ class Draws:
         """Write draws.npy (unless the draws lie there already) and draws.json, each through a temporary file."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "draws.npy"
-        if Path(getattr(self.flat, "filename", None) or "") != path:
+        there = Path(getattr(self.flat, "filename", None) or "") == path
+        # a part of what lies there is mapped from the same file
+        if not there or np.load(path, mmap_mode="r").shape != self.flat.shape:
             with replacing(path) as file:
                 np.save(file, self.flat)
         per_draw = dict(self.statistics) | ({} if self.log_weight is None else {"log_weight": self.log_weight})

@@ -6,6 +6,7 @@ statistic that says which groups are off) and where it came from, and nothing of
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -252,8 +253,9 @@ class Posterior:
 
         return to_arviz(self, **options)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write as one safetensors file (no code, no pickle), through a temporary file; draws lie beside it."""
+        path = Path(path)
         if self.draws is not None:
             self.draws.save(_draws_folder(path))
         tensors: dict[str, np.ndarray] = {}
@@ -298,12 +300,13 @@ class Posterior:
         write_atomically(path, save({k: np.asarray(v, order="C") for k, v in tensors.items()}, metadata=metadata))
 
     @staticmethod
-    def load(path: Path) -> "Posterior":
+    def load(path: str | os.PathLike[str]) -> "Posterior":
         """Read what `save` wrote.
 
         Raises:
             InferenceError: the file is missing or is not a posterior.
         """
+        path = Path(path)
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
@@ -329,8 +332,8 @@ class Posterior:
 
 
 def _draws_folder(path: Path) -> Path:
-    """'posterior.safetensors' has its draws in 'posterior.draws/'."""
-    return path.with_suffix(".draws")
+    """'fit.safetensors' has its draws in 'fit.draws/'; 'fit.v1', which is not 'fit.v2', in 'fit.v1.draws/'."""
+    return path.with_suffix(".draws") if path.suffix == ".safetensors" else path.with_name(f"{path.name}.draws")
 
 
 def _parameter(name: str, entry: dict, tensors: Mapping[str, np.ndarray]) -> ParameterPosterior:

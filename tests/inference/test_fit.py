@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from pyro_compress.errors import InferenceError
 from pyro_compress.inference.chains.chains import MinibatchChains
 from pyro_compress.inference.contract import Method, State
 from pyro_compress.inference.fit import EpochRecord, fit
+from pyro_compress.inference.mcmc.nuts import NUTS
 from pyro_compress.inference.point.dropout import Dropout, MCDropout
 from pyro_compress.inference.point.dynamic_network_surgery import DynamicNetworkSurgery
 from pyro_compress.inference.point.group_lasso import GroupLasso
@@ -261,10 +263,11 @@ def test_nan_in_the_last_step_does_not_reach_the_posterior(method: Any, tmp_path
         ({"method": MAP(epochs=2, batch_size=48)}, r"its method is SVI\(.*this run's is MAP\("),
         ({"seed": 8}, "its seed is 7, this run's is 8; resume with the settings that it was started with"),
         ({"prior": LogUniform()}, r"its prior is GroupHorseshoe\(.*this run's is LogUniform\("),
+        ({"numbers": 1e-4}, r"its numbers is [0-9a-f]{8}, this run's is [0-9a-f]{8}"),
         ({"data": 40}, "its data is user data, 48 of N = 48, this run's is user data, 40 of N = 40"),
         ({"network": nn.Sequential(nn.Flatten(), nn.Linear(20, 3))}, r"its network is 0\.weight \(4, 1, 3, 3\)"),
     ],
-    ids=["settings", "method", "seed", "prior", "data", "network"],
+    ids=["settings", "method", "seed", "prior", "numbers", "data", "network"],
 )
 def test_checkpoint_of_another_run_is_refused(change: dict[str, Any], text: str, tmp_path: Path) -> None:
     model, data = problem()
@@ -274,11 +277,72 @@ def test_checkpoint_of_another_run_is_refused(change: dict[str, Any], text: str,
         model = BayesianNetwork(change["network"], GroupHorseshoe())
     if "prior" in change:
         model = problem(change["prior"])[0]
+    if "numbers" in change:
+        x = data.train_x.clone()
+        x[-1, 0, 0, -1] += change["numbers"]
+        data = as_data((x, data.train_y))
     if "data" in change:
         data = as_data((data.train_x[:40], data.train_y[:40]))
     with pytest.raises(InferenceError, match=text) as caught:
         fit(model, data, change.get("method", method), seed=change.get("seed", 7), checkpoint=path, resume=True)
     assert "checkpoint.pt belongs to another run" in str(caught.value)
+
+
+def test_a_checkpoint_from_before_numbers_were_noted_is_gone_on_from(tmp_path: Path) -> None:
+    model, data = problem()
+    method, path = SVI(epochs=2, batch_size=48), str(tmp_path / "checkpoint.pt")
+    expected = fit(model, data, method, checkpoint=path)
+    saved = torch.load(path, weights_only=True)
+    del saved["fingerprint"]["numbers"]
+    torch.save(saved, path)
+    found = fit(model, data, method, checkpoint=path, resume=True)
+    np.testing.assert_array_equal(found.parameters["0.weight"].mean, expected.parameters["0.weight"].mean)
+
+
+def constant(y: torch.Tensor, scale: float) -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, scale))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+def test_constants_of_a_program_are_of_its_run(tmp_path: Path) -> None:
+    y, path = torch.randn(10, generator=torch.Generator().manual_seed(0)), tmp_path / "checkpoint.pt"
+    fit(constant, (y, 1.0), NUTS(chains=1, warmup=20, draws=20), checkpoint=path)
+    with pytest.raises(InferenceError, match=r"its constants is 1\.0, this run's is 2\.0"):
+        fit(constant, (y, 2.0), NUTS(chains=1, warmup=20, draws=20), checkpoint=path, resume=True)
+
+
+def test_a_posterior_keeps_its_draws_when_its_checkpoint_is_written_anew(tmp_path: Path) -> None:
+    y, path = torch.randn(10, generator=torch.Generator().manual_seed(0)), tmp_path / "fit.pt"
+    method = NUTS(chains=1, warmup=20, draws=20)
+    first = fit(constant, (y, 1.0), method, checkpoint=path)
+    assert first.draws is not None and isinstance(first.draws.flat, np.memmap)
+    before = np.array(first.draws.flat)
+    first.save(tmp_path / "fit.safetensors")
+    second = fit(constant, (y + 5.0, 9.0), method, checkpoint=path)
+    assert second.draws is not None and second.draws.flat.min() > before.max()
+    np.testing.assert_array_equal(first.draws.flat, before)
+    loaded = Posterior.load(tmp_path / "fit.safetensors").draws
+    assert loaded is not None
+    np.testing.assert_array_equal(loaded.flat, before)
+
+
+def test_a_run_that_starts_afresh_leaves_no_older_checkpoint(tmp_path: Path) -> None:
+    """Its draws take the place of the older one's, which would be resumed with them."""
+
+    def broken(*arguments: Any) -> None:
+        raise RuntimeError
+
+    y, path = torch.randn(10, generator=torch.Generator().manual_seed(0)), tmp_path / "fit.pt"
+    method = NUTS(chains=1, warmup=20, draws=20)
+    fit(constant, (y, 1.0), method, checkpoint=path)
+    with pytest.raises(InferenceError, match="observes 10 of 10 values of site 'y' outside"):
+        fit(constant, (math.nan * y, 1.0), method, checkpoint=path)
+    assert path.exists()
+    with pytest.raises(RuntimeError), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyro_compress.inference.fit.save_checkpoint", broken)
+        fit(constant, (y, 1.0), method, checkpoint=path)
+    assert not path.exists()
 
 
 def test_checkpoint_that_is_not_one_is_refused(tmp_path: Path) -> None:

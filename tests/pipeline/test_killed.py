@@ -44,7 +44,7 @@ def test_a_killed_run_goes_on_bit_for_bit(cli: Cli, user: Path, method: str) -> 
     killed = subprocess.run(arguments, env=environment, cwd=user, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert (user / "killed" / "checkpoint.pt").exists() and not (user / "killed" / "posterior.safetensors").exists()
-    on_disk = np.load(user / "killed" / "checkpoint.draws" / "draws.npy", mmap_mode="r")
+    on_disk = np.load(user / "killed" / "checkpoint.pt.draws" / "draws.npy", mmap_mode="r")
     assert on_disk.shape == (2, 60, 83) and on_disk[:, 46].any() and not on_disk[:, 47].any()
     resumed = cli("fit", "--resume", "killed")
     assert resumed.code == 0, resumed.err

@@ -118,7 +118,7 @@ def test_samplers_are_run_diagnosed_and_asked_for_their_uncertainty(cli: Cli, us
     assert found.code == 0, found.err
     posterior = Posterior.load(user / "run" / "posterior.safetensors")
     assert posterior.draws is not None and posterior.draws.flat.shape[:2] == (2, 30)
-    assert not (user / "run" / "checkpoint.draws").exists()
+    assert not (user / "run" / "checkpoint.pt.draws").exists()
     diagnosed = cli("diagnose", "run", "--data-dir", user, "--json")
     assert diagnosed.code == 0 and json.loads(diagnosed.out)
     if command == "run":

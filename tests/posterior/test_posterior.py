@@ -18,6 +18,7 @@ from pyro_compress.models.priors.log_uniform import LogUniform
 from pyro_compress.models.priors.normal_jeffreys import GroupNormalJeffreys
 from pyro_compress.network.quantizers import Codebook
 from pyro_compress.posterior.criterion import Criterion
+from pyro_compress.posterior.draws import Draws
 from pyro_compress.posterior.posterior import Groups, Latent, ParameterPosterior, Posterior
 
 
@@ -76,6 +77,26 @@ def test_posterior_survives_the_disk(tmp_path: Path) -> None:
     # a scale of shape () stays one: its draws are (count,), not (count, 1)
     assert loaded.sample_latents(7, seed=0)["0.weight.s_a"].shape == (7,)
     assert set(loaded.buffers) == {"1.running_mean", "1.running_var"}
+
+
+def test_each_posterior_has_draws_of_its_own_beside_it(tmp_path: Path) -> None:
+    for value in (1.0, 2.0):
+        draws = Draws(np.full((2, 3, 1), value, np.float32), {"x": (1,)})
+        Posterior({}, kind="chains", draws=draws).save(str(tmp_path / f"fit.v{value}"))
+    for value in (1.0, 2.0):
+        held = Posterior.load(str(tmp_path / f"fit.v{value}")).draws
+        assert held is not None and (held.flat == value).all()
+
+
+def test_a_part_of_draws_takes_the_place_of_the_whole(tmp_path: Path) -> None:
+    path = tmp_path / "posterior.safetensors"
+    draws = Draws(np.arange(6, dtype=np.float32).reshape(2, 3, 1), {"x": (1,)})
+    Posterior({}, kind="chains", draws=draws).save(path)
+    held = Posterior.load(path)
+    assert held.draws is not None
+    replace(held, draws=held.draws.select(1)).save(path)
+    again = Posterior.load(path).draws
+    assert again is not None and again.flat.ravel().tolist() == [3, 4, 5]
 
 
 def test_posterior_that_is_not_one_is_refused(tmp_path: Path) -> None:

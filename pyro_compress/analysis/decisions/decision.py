@@ -7,6 +7,7 @@ so that a weight would be stored as neither says, are refused.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -160,7 +161,7 @@ class Decision:
         """The same decision with some sites replaced and further settings noted."""
         return replace(self, sites={**self.sites, **sites}, made_by={**self.made_by, **made_by})
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write as safetensors (no code, no pickle), through a temporary file."""
         tensors: dict[str, np.ndarray] = {}
         steps: dict[str, Described] = {}
@@ -178,10 +179,10 @@ class Decision:
         tensors = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
         # one entry: safetensors writes several in any order, and equal decisions are to be equal files
         metadata = {"decision": json.dumps({"steps": steps, "made_by": dict(self.made_by)}, default=str)}
-        write_atomically(path, save(tensors, metadata=metadata))
+        write_atomically(Path(path), save(tensors, metadata=metadata))
 
     @staticmethod
-    def load(path: Path) -> "Decision":
+    def load(path: str | os.PathLike[str]) -> "Decision":
         """Read what `save` wrote; a missing or foreign file raises DecisionError."""
         try:
             tensors = load_file(path)

@@ -63,7 +63,8 @@ class DrawStore:
             raise InferenceError("draws have been stored already: say where they go before the first one")
         self._folder = folder
 
-    def _open(self) -> None:
+    def _open(self, again: bool = False) -> None:
+        """Make room; where a run goes on, `again`, in the file that holds its draws."""
         if self._opened:
             return
         self._opened = True
@@ -73,10 +74,13 @@ class DrawStore:
         folder = self._folder or Path(tempfile.mkdtemp(prefix="pyro-compress-draws-"))
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "draws.npy"
-        held = np.load(path, mmap_mode="r") if path.exists() else None
-        if held is not None and (held.shape, held.dtype) == (self._wanted, self.dtype):
+        if again:
             self.flat = np.lib.format.open_memmap(path, mode="r+")
+            if (self.flat.shape, self.flat.dtype) != (self._wanted, self.dtype):
+                raise InferenceError(f"{path} holds draws of another run: start this one afresh")
         else:
+            # not into an old one, which a posterior may still read
+            path.unlink(missing_ok=True)
             self.flat = np.lib.format.open_memmap(path, mode="w+", dtype=self.dtype, shape=self._wanted)
         if self._folder is None:
             # goes with the array, which a posterior may hold longer than this object
@@ -112,13 +116,13 @@ class DrawStore:
         """Take over what `capture` gave; draws after it are forgotten.
 
         Raises:
-            InferenceError: the file that holds the draws is gone.
+            InferenceError: the file that holds the draws is gone, or holds those of another run.
         """
         filled = captured["filled"]
         if self.on_disk and filled and self._folder is not None and not (self._folder / "draws.npy").exists():
             raise InferenceError(f"{self._folder} held this run's draws and is gone: start the run afresh")
         if filled:
-            self._open()
+            self._open(again=self.on_disk)
         self.filled = filled
         for name, values in captured["statistics"].items():
             self.statistics[name][:, :filled] = values.numpy()

@@ -67,6 +67,10 @@ def test_draws_that_are_gone_are_missed(tmp_path: Path) -> None:
     second.keep_in(tmp_path / "elsewhere")
     with pytest.raises(InferenceError, match="held this run's draws and is gone"):
         second.restore(captured)
+    other = DrawStore(2, 6, SHAPES, ("lp",), limit_bytes=2**20)
+    other.keep_in(tmp_path / "draws")
+    with pytest.raises(InferenceError, match=r"draws\.npy holds draws of another run: start this one afresh"):
+        other.restore(captured)
     with pytest.raises(InferenceError, match="say where they go before the first one"):
         first.keep_in(tmp_path)
 
