@@ -154,6 +154,14 @@ class _Comparison:
 
     def _refuse_observed(self, part: Any, plates: frozenset[str], chosen: Tensor, random: bool) -> None:
         inside = [n for n, s in _sites(part) if n not in self.latents and frames_of(s, plates)]
+        for name in inside:
+            scales = [trace.nodes[name]["scale"] for trace in (part, self.whole)]
+            if all(isinstance(scale, int | float) for scale in scales) and scales[0] != scales[1]:
+                raise InferenceError(
+                    f"the model scales observed site '{name}' by itself where it gets fewer rows, as a plate with "
+                    "subsample_size does, and a fit would do so again (write `pyro.plate('data', len(x))`, or let the "
+                    "model take N as its argument `size`)"
+                )
         for name, site in _sites(part):
             if name in self.latents or name in inside:
                 continue

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -39,6 +40,25 @@ def is_latent(node: Any) -> bool:
 def is_deterministic(node: Any) -> bool:
     """Whether a node is a value that follows from others, noted with `pyro.deterministic`: it has no density."""
     return bool(node["infer"].get("_deterministic"))
+
+
+def refuse_outside(node: Any, model: str) -> None:
+    """Say so where what a site observes is outside of its distribution's support, such as NaN for what is missing.
+
+    Raises:
+        InferenceError: names the site and the first such value.
+    """
+    value, support = node["value"], getattr(node["fn"], "support", None)
+    if not node["is_observed"] or support is None:
+        return
+    outside = ~torch.as_tensor(support.check(value))
+    if bool(outside.any()):
+        first = value[outside.expand(value.shape[: outside.ndim])].flatten()[0].item()
+        raise InferenceError(
+            f"the model {model} observes {int(outside.sum()):,} of {outside.numel():,} values of site '{node['name']}' "
+            f"outside of the support of its distribution, {support}, such as {first}: leave them out; values that are "
+            "missing take any other number and obs_mask or poutine.mask, since a mask does not hide NaN"
+        )
 
 
 def refuse_other_sites(trace: Any, latents: Collection[str]) -> None:

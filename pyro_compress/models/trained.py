@@ -22,7 +22,7 @@ from torch.distributions import constraints, transform_to
 from pyro_compress.errors import InferenceError
 from pyro_compress.models.module_calls import calls_noted
 from pyro_compress.models.names import attribute_name
-from pyro_compress.models.sites import log_prob
+from pyro_compress.models.sites import log_prob, refuse_outside
 
 # where a module holds a tensor: in which dict of its own, and by which name
 Place = tuple[dict[str, Any], str]
@@ -59,7 +59,7 @@ class Trained(nn.Module):
         with seen, torch.enable_grad():
             trace = poutine.trace(run).get_trace()
             modules, tensors = seen.modules(), seen.tensors()
-            used = _used(trace, tensors)
+            used = _used(trace, tensors, name)
         for label, tensor in tensors.items():
             if label in seen.constraints:
                 self._add(label, transform_to(seen.constraints[label]).inv(tensor))
@@ -253,12 +253,20 @@ class _Declarations(_Own):
         return found
 
 
-def _used(trace: Any, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of those that a site's value or density depends on."""
+def _used(trace: Any, tensors: Mapping[str, Tensor], name: str) -> list[str]:
+    """Names of those that a site's value or density depends on; `name` is the program's.
+
+    Raises:
+        InferenceError: an observation that its distribution cannot have.
+    """
     total = torch.zeros(())
     for site in trace.nodes.values():
         if site["type"] == "sample" and not site_is_subsample(site):
-            total = total + log_prob(site).sum()
+            try:
+                total = total + log_prob(site).sum()
+            except ValueError:
+                refuse_outside(site, name)
+                raise
             total = total + site["value"].sum() if site["value"].is_floating_point() else total
     if not tensors or not total.requires_grad:
         return []

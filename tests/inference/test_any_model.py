@@ -1,6 +1,7 @@
 """Variational and point methods on Pyro models that are no networks."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pyro
@@ -20,6 +21,7 @@ from pyro_compress.inference.variational.svi import SVI
 from pyro_compress.models.bayesian import BayesianNetwork
 from pyro_compress.models.priors.base import LatentSite, Moments
 from pyro_compress.models.priors.normal import Normal
+from tests.conformance.programs import booleans
 
 GENERATOR = torch.Generator().manual_seed(6)
 X = torch.randn(30, 2, generator=GENERATOR) @ torch.tensor([[1.0, 0.8], [0.0, 0.6]])
@@ -109,6 +111,35 @@ def test_the_mode_of_any_model_is_that_of_its_own_density() -> None:
 
     mode = fit(gamma, None, MAP(epochs=600, learning_rate=0.05), seed=1).parameters["rate"].mean
     assert float(mode) == pytest.approx((3 - 1) / 2, abs=1e-3)
+
+
+def observing(y: torch.Tensor) -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y)), pyro.poutine.mask(mask=booleans(~torch.isnan(y))):
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+def shares(y: torch.Tensor) -> None:
+    share = pyro.sample("share", dist.Dirichlet(torch.ones(3)))
+    with pyro.plate("data", len(y)):
+        pyro.sample("kind", dist.Categorical(share), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("model", "y", "sentence"),
+    [
+        (
+            observing,
+            torch.tensor([0.1, math.nan, math.nan]),
+            r"2 of 3 values of site 'y' outside .* Real\(\), .*as nan:",
+        ),
+        (shares, torch.tensor([0, 1, 3, 2]), r"1 of 4 values of site 'kind' outside .* such as 3: leave them out"),
+    ],
+)
+def test_what_cannot_be_observed_is_said(model: Any, y: torch.Tensor, sentence: str) -> None:
+    for method in (SVI(), MAP(epochs=1)):
+        with pytest.raises(InferenceError, match=f"the model {model.__name__} observes {sentence}"):
+            fit(model, y, method)
 
 
 def test_dropout_needs_layers() -> None:

@@ -50,6 +50,12 @@ def with_columns(x: torch.Tensor) -> None:
         pyro.sample("x", dist.Normal(means, 1.0), obs=x)
 
 
+def scaled_by_its_plate(y: torch.Tensor) -> None:
+    mean = mean_of()
+    with pyro.plate("rows", 24, subsample_size=len(y)):
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
 def as_many_groups_as_rows(y: torch.Tensor) -> None:
     with pyro.plate("groups", 24):
         means = pyro.sample("means", dist.Normal(0.0, 1.0))
@@ -180,6 +186,7 @@ def fixed_rows(y: torch.Tensor) -> None:
         (shorter_plate, "observed site 'y' is in no plate of the batch's 24 examples"),
         (trend, "row depends on which rows are given with it"),
         (standardised, "row depends on which rows are given with it"),
+        (scaled_by_its_plate, r"scales observed site 'y' by itself .* as a plate with subsample_size does"),
         (chained, "observed site 'y_0' is in no plate"),
         (process, "observed site 'y' is in no plate"),
         (schools, "latent site 'effect' is drawn per example"),
