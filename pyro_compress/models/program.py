@@ -222,6 +222,12 @@ class Program(nn.Module):
             for attempt in range(TRIES):
                 try:
                     found.append(run())
+                except NotImplementedError as error:
+                    reason = str(error).strip().partition("\n")[0]
+                    raise InferenceError(
+                        f"the model {self.name} draws from a distribution that has no draws ({reason}): a flat prior "
+                        "is a proper one on the same support, under `poutine.mask(mask=False)`, which counts nothing"
+                    ) from error
                 except FAILURES as error:
                     if attempt < TRIES - 1:
                         continue

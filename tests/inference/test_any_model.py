@@ -142,6 +142,19 @@ def test_what_cannot_be_observed_is_said(model: Any, y: torch.Tensor, sentence: 
             fit(model, y, method)
 
 
+def improper(y: torch.Tensor) -> None:
+    mean = pyro.sample("mean", dist.ImproperUniform(torch.distributions.constraints.real, (), ()))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+def test_a_prior_that_has_no_draws_is_said() -> None:
+    with pytest.raises(
+        InferenceError, match=r"has no draws \(ImproperUniform does not .*: a flat prior is a proper one"
+    ):
+        fit(improper, torch.ones(3), SVI())
+
+
 def test_dropout_needs_layers() -> None:
     with pytest.raises(InferenceError, match="regression is a Pyro model without layers"):
         fit(regression, (X, Y), Dropout(epochs=1))

@@ -17,7 +17,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide import AutoGuide, AutoLaplaceApproximation
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
@@ -284,15 +284,28 @@ def _parameters_of(function: Callable[..., Any]) -> Any:
         return {}
 
 
+def _refuse_laplace(family: type[AutoGuide]) -> None:
+    """Its normal is made after training, by a call of the user's; while it trains it is the mode alone."""
+    if issubclass(family, AutoLaplaceApproximation):
+        raise InferenceError(
+            f"{family.__name__} trains the mode alone, and makes a normal of it when its laplace_approximation(...) is "
+            "called: take MAP(...) for the mode, SVI() or AutoMultivariateNormal for a normal, and "
+            "pyro_compress.evidence(..., method='laplace') for the evidence"
+        )
+
+
 def _own_copy(guide: Any, program: Program) -> Any:
     """Of a guide, which stays as it is; an autoguide of a class is made."""
     if isinstance(guide, type):
         if not issubclass(guide, AutoGuide):
             raise InferenceError(f"the class {guide.__name__} is no AutoGuide: give an instance of it as the guide")
+        _refuse_laplace(guide)
         function = program.function
         size = {"size": examples_of(program.arguments)} if program.takes_size else {}
         return guide(functools.partial(function, **size) if size else function)
     parts = [part for part in guide.modules() if isinstance(part, AutoGuide)] if isinstance(guide, nn.Module) else []
+    for part in parts:
+        _refuse_laplace(type(part))
     # an autoguide forgets its model, and of which other it is a part, where it is copied
     remembered = [(part._model, part.master) for part in parts]
     try:

@@ -11,7 +11,13 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
-from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoLowRankMultivariateNormal, AutoNormal
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoGuideList,
+    AutoLaplaceApproximation,
+    AutoLowRankMultivariateNormal,
+    AutoNormal,
+)
 from pyro.nn import PyroModule, PyroParam
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -351,6 +357,8 @@ def of_no_data() -> None:
         (summed, "asks for a sum over site 'k'"),
         (observing, "observes site 'f'"),
         (of_no_data, "cannot be run on what the model regression is run on"),
+        (AutoLaplaceApproximation, "AutoLaplaceApproximation trains the mode alone, and makes a normal of it when"),
+        (AutoLaplaceApproximation(regression), "AutoLaplaceApproximation trains the mode alone"),
         (nn.Linear, "the class Linear is no AutoGuide"),
         ("declare", "unknown guide 'declare'"),
     ],
