@@ -43,7 +43,7 @@ def is_deterministic(node: Any) -> bool:
 
 
 def refuse_outside(node: Any, model: str) -> None:
-    """Say so where what a site observes is outside of its distribution's support, such as NaN for what is missing.
+    """Say so where what a site observes is no tensor, or outside of its distribution's support, as NaN is.
 
     Raises:
         InferenceError: names the site and the first such value.
@@ -51,6 +51,11 @@ def refuse_outside(node: Any, model: str) -> None:
     value, support = node["value"], getattr(node["fn"], "support", None)
     if not node["is_observed"] or support is None:
         return
+    if not isinstance(value, Tensor):
+        raise InferenceError(
+            f"the model {model} observes a {type(value).__name__} at site '{node['name']}', expected a tensor: give "
+            "tensors or arrays, such as series.to_numpy()"
+        )
     outside = ~torch.as_tensor(support.check(value))
     if bool(outside.any()):
         first = value[outside.expand(value.shape[: outside.ndim])].flatten()[0].item()

@@ -27,7 +27,14 @@ from pyro_compress.report.measure import mean_answer, predict
 
 
 def network_and_likelihood(given: nn.Module, likelihood: Likelihood | str | None) -> tuple[nn.Module, Likelihood]:
-    """The plain network; and the likelihood that is given or named, else a Bayesian network's own, else categorical."""
+    """The plain network; and the likelihood that is given or named, else a Bayesian network's own, else categorical.
+
+    Raises:
+        DecisionError: what is given is no module, such as a Pyro model that is a function.
+    """
+    if not isinstance(given, nn.Module):
+        name = getattr(given, "__name__", type(given).__name__)
+        raise DecisionError(f"a network is needed here, a torch module or a BayesianNetwork, found {name}")
     own = given.likelihood if isinstance(given, BayesianNetwork) else Categorical()
     network = given.network if isinstance(given, BayesianNetwork) else given
     named = LIKELIHOODS.build(likelihood) if isinstance(likelihood, str) else likelihood

@@ -1,5 +1,7 @@
 """Labels that are known of some training examples alone."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -66,5 +68,8 @@ def test_what_cannot_be_is_refused() -> None:
         as_data((x, data.train_y), partly_labelled=True, validation=(x + 1, y))
     with pytest.raises(DataError, match="only class labels can be missing"):
         as_data((x, x), partly_labelled=True)
+    function: Any = len
+    with pytest.raises(DecisionError, match="a network is needed here, a torch module or a BayesianNetwork, found len"):
+        decide(Posterior({}, {}, {}), function, data)
     with pytest.raises(DecisionError, match=r"give data\.labelled\(\)"):
         decide(Posterior({}, {}, {}), digits_softmax(), data.with_labels(3))

@@ -133,13 +133,14 @@ def shares(y: torch.Tensor) -> None:
             torch.tensor([0.1, math.nan, math.nan]),
             r"2 of 3 values of site 'y' outside .* Real\(\), .*as nan:",
         ),
+        (shares, [0, 1], r"a list at site 'kind', expected a tensor: give tensors or arrays"),
         (shares, torch.tensor([0, 1, 3, 2]), r"1 of 4 values of site 'kind' outside .* such as 3: leave them out"),
     ],
 )
-def test_what_cannot_be_observed_is_said(model: Any, y: torch.Tensor, sentence: str) -> None:
+def test_what_cannot_be_observed_is_said(model: Any, y: Any, sentence: str) -> None:
     for method in (SVI(), MAP(epochs=1)):
         with pytest.raises(InferenceError, match=f"the model {model.__name__} observes {sentence}"):
-            fit(model, y, method)
+            fit(model, (y,), method)
 
 
 def improper(y: torch.Tensor) -> None:

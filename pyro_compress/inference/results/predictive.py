@@ -306,6 +306,12 @@ def _values(model: BayesianNetwork, values: Mapping[str, np.ndarray]) -> Values:
 
 def _ready(model: BayesianNetwork, posterior: Posterior) -> BayesianNetwork:
     """A copy with the posterior's buffers, in evaluation mode."""
+    if not isinstance(model, BayesianNetwork):
+        name = getattr(model, "__name__", type(model).__name__)
+        raise InferenceError(
+            f"means of the posterior predictive are of a BayesianNetwork, found {name}: for draws of what any other "
+            "Pyro model observes take pyro_compress.inference.results.predictive.predictive_draws"
+        )
     model = model.at(posterior.hyperparameters)
     model.network.eval()
     for name, buffer in model.network.named_buffers():

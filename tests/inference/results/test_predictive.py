@@ -248,6 +248,9 @@ def test_draws_of_any_pyro_model() -> None:
 
 def test_what_cannot_be_predicted_is_refused() -> None:
     x = torch.zeros(2, 1)
+    function: Any = lambda x: pyro.sample("a", dist.Normal(0.0, 1.0))  # noqa: E731
+    with pytest.raises(InferenceError, match=r"are of a BayesianNetwork, found <lambda>: .*predictive_draws"):
+        posterior_predictive(function, line_posterior(), x)
     with pytest.raises(InferenceError, match="at least 1 draw, found draws=0"):
         posterior_predictive(line_model(), line_posterior(), x, draws=0)
     other = BayesianNetwork(nn.Linear(1, 1), Normal(), Gaussian(noise=1.0))
