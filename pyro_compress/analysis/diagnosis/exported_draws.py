@@ -126,6 +126,8 @@ def _not_by_default(posterior: "Posterior", shapes: dict[str, tuple[int, ...]]) 
     """Why, by site: point estimates do not vary, and of w = z·w̃ the weight itself says more than w̃."""
     found = {n: "point estimates" for n in shapes if n in posterior.parameters and posterior.parameters[n].is_point}
     for name, shape in shapes.items():
+        if name in posterior.parameters:  # a parameter itself, whatever its name begins with
+            continue
         weight = next((p for p in posterior.parameters if name != p and p in shapes and _belongs(name, p)), None)
         if weight is not None and shape == shapes[weight]:
             found[name] = "factors of weights that are exported"

@@ -162,6 +162,15 @@ def test_the_weight_goes_and_not_its_factor_nor_what_does_not_vary() -> None:
     assert set(asked.data_vars) == {"fc.bias", "weights", "layer_norm"}
 
 
+def test_a_site_whose_name_begins_with_that_of_another_goes_too() -> None:
+    """Such as 'a' and 'a.b' of a Pyro model: neither is a factor of the other."""
+    shapes = {"a": (3,), "a.b": (3,)}
+    sites = {name: ParameterPosterior(np.zeros(3, np.float32), np.ones(3, np.float32), "site") for name in shapes}
+    draws = Draws(np.arange(24, dtype=np.float32).reshape(1, 4, 6), shapes)
+    found = to_arviz(Posterior(sites, kind="chains", draws=draws)).posterior
+    assert found["a.b"].values[0, 0].tolist() == [3, 4, 5] and found.attrs["left_out"] == "nothing"
+
+
 def test_the_sample_of_chains_is_that_of_their_sites() -> None:
     posterior, exported = chains(), group(to_arviz(chains(), weights=7), "posterior")
     assert posterior.draws is not None
