@@ -139,6 +139,9 @@ def narrowed(network: nn.Module, architecture: Architecture, kept: Sequence[np.n
                 return earlier
             case Flatten():
                 return np.repeat(present, behind.size // present.size)
+            case Add() | Multiply():
+                assert earlier is not None
+                return present if present.size == behind.size else earlier
         if not _is_along_entries(layer):
             return present
         module = network.get_submodule(layer.name)

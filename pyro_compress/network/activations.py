@@ -1,7 +1,7 @@
 """Elementwise functions of networks, in numpy: (x, slope) → y, in the type of x; `artifact/FORMAT.md`, part 4."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def _gelu_tanh(x: np.ndarray, _: float) -> np.ndarray:
     return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
 
 
-FUNCTIONS: Mapping[str, Function] = {
+FUNCTIONS: dict[str, Function] = {
     "relu": lambda x, _: np.maximum(x, 0),
     "leaky_relu": lambda x, slope: np.where(x > 0, x, slope * x),
     "elu": lambda x, slope: np.where(x > 0, x, slope * np.expm1(np.minimum(x, 0))),
@@ -32,3 +32,20 @@ FUNCTIONS: Mapping[str, Function] = {
     "at_least": lambda x, slope: np.maximum(x, slope),
     "at_most": lambda x, slope: np.minimum(x, slope),
 }
+
+
+# What a forward pass makes of a parameter before it adds or multiplies with it.
+OF_PARAMETERS: Mapping[str, Function] = FUNCTIONS | {
+    "exp": lambda x, _: np.exp(x),
+    "reciprocal": lambda x, _: 1 / x,
+    "square": lambda x, _: x * x,
+}
+
+
+def applied(function: Iterable[tuple[str, float]], x: np.ndarray) -> np.ndarray:
+    """float64: steps one after the other; infinite or NaN where they are not defined."""
+    x = np.asarray(x, np.float64)
+    with np.errstate(all="ignore"):
+        for kind, slope in function:
+            x = OF_PARAMETERS[kind](x, slope)
+    return x

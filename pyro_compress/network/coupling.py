@@ -2,7 +2,8 @@
 
 Channels of an output that is added to another, or multiplied with it, can only go together with that one's, so the
 outputs along a residual connection are coupled, and an entry goes where it is live in none of them.  They are the
-coupled channels of a dependency graph (Fang et al. 2023, DepGraph, CVPR).  Behind a concatenation or selection an entry
+coupled channels of a dependency graph (Fang et al. 2023, DepGraph, CVPR).  One entry that goes with all of the other
+output, as a gate of one channel, is coupled with none and stays.  Behind a concatenation or selection an entry
 may go while the one in front of it stays for another reader.  A layer that is used again reads and makes the same
 entries at all its places, so what is before it is coupled, and so is what is behind it; what is constant at one of them
 may vary at another, and is read as it is.  So it is with layers that share a weight, by the weight's axes.
@@ -153,13 +154,15 @@ def _complete_heads(layer: Attention, before: np.ndarray, after: np.ndarray) -> 
 def _coupled(architecture: Architecture, shared: Sharing) -> list[int]:
     """Per output the first of those that it is coupled with: sums, products, and layers that work entry by entry."""
     first = list(range(len(architecture.layers) + 1))
-    flat = [len(shape) == 1 for shape in architecture.shapes()]
+    shapes = architecture.shapes()
+    flat = [len(shape) == 1 for shape in shapes]
     for position, layer in enumerate(architecture.layers):
         couples = {position, position + 1}
         if isinstance(layer, Recall):
             couples = {layer.source, position + 1}
         elif isinstance(layer, Add | Multiply):
-            couples.add(layer.source)
+            of_one = layer.source, position, position + 1
+            couples = {number for number in of_one if shapes[number][:1] == shapes[position + 1][:1]}
         elif isinstance(layer, Weighted):
             couples = couples if is_depthwise(layer) else set()
         elif isinstance(layer, Flatten):

@@ -32,7 +32,7 @@ class Concatenate:
 
 @dataclass(frozen=True)
 class Multiply:
-    """Multiply output number `source` with the output before this layer: of one shape, or one is (channels, 1, 1)."""
+    """Multiply output number `source` with the output before this layer: each axis is equal, or 1 in one of them."""
 
     source: int
 
@@ -103,15 +103,13 @@ _IMAGE = "(channels, height, width)"
 
 
 def fit_together(first: Shape, second: Shape) -> bool:
-    """Whether two outputs can be added or multiplied: shapes are equal, or one is an image of one pixel."""
-    if first == second:
-        return True
-    return len(first) == len(second) == 3 and first[0] == second[0] and (1, 1) in (first[1:], second[1:])
+    """Whether two outputs can be added or multiplied: each axis is equal, or 1 in one of them."""
+    return len(first) == len(second) and all(a == b or 1 in (a, b) for a, b in zip(first, second, strict=True))
 
 
 def together(first: Shape, second: Shape) -> Shape:
     """The shape of a sum or product of two outputs that fit together."""
-    return second if first[1:] == (1, 1) else first
+    return tuple(b if a == 1 else a for a, b in zip(first, second, strict=True))
 
 
 def shape_after(layer: FurtherLayer, shape: Shape, earlier: Shape | None, expect: Expect) -> Shape:
@@ -124,7 +122,7 @@ def shape_after(layer: FurtherLayer, shape: Shape, earlier: Shape | None, expect
             expect(same, f"a shape that differs from {earlier} along its first axis only")
             return (earlier[0] + shape[0], *shape[1:])
         case Multiply() if earlier is not None:
-            expect(fit_together(shape, earlier), f"the shape {earlier}, or one pixel for one of them")
+            expect(fit_together(shape, earlier), f"the shape {earlier}, or axes of 1 for one of them")
             return together(shape, earlier)
         case View(size=size):
             expect(len(shape) > 1 and prod(shape[1:]) == prod(size), f"{prod(size)} numbers for each entry of axis 1")

@@ -89,7 +89,9 @@ class BatchNorm:
     """Batch normalisation over axis 1; tensors NAME.weight, .bias, .running_mean, .running_var.
 
     Where it has no running statistics it stands behind a `Standardize`, whose weight and bias it holds: their mean is 0
-    and their variance 1.  With `one` NAME.weight is a single number for all channels, as a factor of a branch.
+    and their variance 1.  Without `gain` it has no weight.  With `one` NAME.weight, or the bias where there is none, is
+    a single number for all channels, as a factor of a branch; such a layer has either.  What counts is a `function` of
+    that, steps of `activations.OF_PARAMETERS` with their slopes, one after the other.
     Appears in traced networks only: structured removal turns it into a `ChannelAffine`.
     """
 
@@ -100,6 +102,8 @@ class BatchNorm:
     bias: bool = True
     running: bool = True
     one: bool = False
+    gain: bool = True
+    function: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,7 @@ class Select:
 
 @dataclass(frozen=True)
 class Add:
-    """Add output number `source` to the output before this layer: of one shape, or one is (channels, 1, 1)."""
+    """Add output number `source` to the output before this layer: each axis is equal, or 1 in one of them."""
 
     source: int
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.constants import stays_zero
-from pyro_compress.network.further_layers import Concatenate, Softmax, Standardize
+from pyro_compress.network.further_layers import Concatenate, Multiply, Softmax, Standardize
 from pyro_compress.network.layers import (
+    Add,
     Flatten,
     Layer,
     Recall,
@@ -48,10 +49,17 @@ def live_of(architecture: Architecture, constants: list[np.ndarray], numbers: Nu
             live[layer.source] |= after[:first]
             after = after[first:]
         elif isinstance(layer, Referring):
-            live[layer.source] |= after
-        if not isinstance(layer, Recall):
+            live[layer.source] |= _shared(after, live[layer.source].size)
+        if isinstance(layer, Add | Multiply):
+            live[position] |= _shared(after, live[position].size)
+        elif not isinstance(layer, Recall):
             live[position] |= _live_before(layer, constants[position], after, numbers)
     return live
+
+
+def _shared(after: np.ndarray, size: int) -> np.ndarray:
+    """What a sum or product needs of one of its sides: one entry that goes with all is needed where any is."""
+    return after if after.size == size else np.full(size, after.any())
 
 
 def _live_before(layer: Layer, constant: np.ndarray, after: np.ndarray, numbers: Numbers) -> np.ndarray:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from pyro_compress.network.activations import applied
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.layers import (
     BatchNorm,
@@ -93,10 +94,11 @@ class Numbers:
         mean, deviation = self.statistics(layer)
         scale = 1 / deviation
         shift = np.zeros(layer.channels)
-        if layer.affine:
-            scale = scale * self._stored[f"{layer.name}.weight"]
+        if layer.affine and layer.gain:
+            scale = scale * applied(layer.function, self._stored[f"{layer.name}.weight"])
         if layer.affine and layer.bias:
-            shift = self._stored[f"{layer.name}.bias"].astype(np.float64)
+            own = () if layer.gain else layer.function
+            shift = shift + applied(own, self._stored[f"{layer.name}.bias"])
         return scale, shift - mean * scale
 
     def statistics(self, layer: BatchNorm) -> tuple[np.ndarray, np.ndarray]:

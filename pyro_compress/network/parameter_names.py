@@ -21,9 +21,8 @@ def parameter_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
     elif isinstance(layer, PReLU):
         found[f"{layer.name}.weight"] = (layer.slopes,)
     elif isinstance(layer, BatchNorm) and layer.affine:
-        found[f"{layer.name}.weight"] = (1 if layer.one else layer.channels,)
-        if layer.bias:
-            found[f"{layer.name}.bias"] = (layer.channels,)
+        kinds = [kind for kind, there in (("weight", layer.gain), ("bias", layer.bias)) if there]
+        found = {f"{layer.name}.{kind}": (1 if layer.one else layer.channels,) for kind in kinds}
     elif isinstance(layer, Table):
         found = dict([table_of(layer)])
     elif isinstance(layer, Recurrent):

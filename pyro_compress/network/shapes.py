@@ -47,7 +47,7 @@ def output_shape(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> tuple[int, 
         if isinstance(layer, Recall):
             return earlier
     if isinstance(layer, Add) and earlier is not None:
-        expect(fit_together(shape, earlier), f"the shape {earlier}")
+        expect(fit_together(shape, earlier), f"the shape {earlier}, or axes of 1 for one of them")
         return together(shape, earlier)
     if isinstance(layer, FurtherLayer):
         return shape_after(layer, shape, earlier, expect)

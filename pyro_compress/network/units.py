@@ -52,8 +52,9 @@ class Units:
     Attributes:
         of: per output, the input first, int (entries of axis 1,): the number of each entry's unit.
         free: boolean (units,), which may go: none of the network's inputs and outputs, of what grouped convolutions,
-            normalisations over groups, attention, recurrent layers, tables and layers that are used again touch, and of
-            what has a tensor that the module has under another name.
+            normalisations over groups, attention, recurrent layers, tables and layers that are used again touch, of
+            what has a tensor that the module has under another name, and no entry that is added to all others, or
+            multiplied with them.
         inputs: how many of them, the first, are the network's inputs.
     """
 
@@ -114,7 +115,7 @@ def entries_left(architecture: Architecture, units: Units, stay: np.ndarray) -> 
         read, made = stay[of], stay[behind]
         if isinstance(layer, BatchNorm):
             # one with a shift would keep a channel that nothing reaches
-            of_units = ("bias",) if layer.one else ("weight", "bias")
+            of_units = () if layer.one else ("weight", "bias")
             found |= {f"{layer.name}.{kind}": made for kind in of_units}
         elif isinstance(layer, Weighted) and (groups_of(layer) == 1 or is_depthwise(layer)):
             links = made[:, None] if is_depthwise(layer) else made[:, None] & read
@@ -144,6 +145,10 @@ class _Labels:
             case Recall():
                 return earlier
         # a sum or a product
+        if labels.size != earlier.size:
+            one, all_others = sorted((labels, earlier), key=np.size)
+            self.pin(one)
+            return all_others
         self._join(labels, earlier)
         return labels
 

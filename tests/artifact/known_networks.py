@@ -56,6 +56,9 @@ DESCRIPTIONS = {
     "experts": "a mixture of experts, whose results are stacked",
     "shared layers": "ALBERT: one layer of a transformer in all places; an LSTM twice",
     "rezero": "residual branches with a learned factor each",
+    "asked": "learned queries and a class token that attend to all places, by `einsum`",
+    "scalars": "learned terms, shares, temperatures and logarithms of factors",
+    "focus": "CBAM: gates of channels, of places, of a whole vector",
 }
 
 

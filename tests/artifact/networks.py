@@ -308,6 +308,31 @@ def tied() -> StoredNetwork:
     return StoredNetwork(network.architecture, network.tensors | same | {"fc2.weight": network.tensors["fc1.weight"]})
 
 
+def gates() -> StoredNetwork:
+    """One channel, one row and one column that go with all, both ways, and one number that goes with all features."""
+    layers = (
+        Conv2d("conv1", 2, 3, (2, 2), (1, 1), (0, 0), (1, 1), 1, True),
+        Conv2d("gate", 3, 1, (3, 3), (1, 1), (1, 1), (1, 1), 1, True),
+        Activation("sigmoid"),
+        Multiply(1),
+        Crop((0, 0), (1, 4)),
+        Recall(4),
+        Crop((0, 1), (3, 1)),
+        Add(5),
+        Multiply(3),
+        AdaptiveAvgPool2d((2, 2)),
+        Flatten(),
+        Linear("fc1", 12, 6, True),
+        Linear("fc2", 6, 1, True),
+        Multiply(11),
+        Linear("fc3", 12, 4, True),
+        Recall(13),
+        Add(15),
+        Linear("fc4", 4, 3, False),
+    )
+    return filled((2, 4, 5), layers)
+
+
 def single() -> StoredNetwork:
     """One number for each example, without an axis."""
     layers = (Linear("fc1", 4, 3, True), Activation("relu"), Linear("fc2", 3, 1, True), Squeeze())

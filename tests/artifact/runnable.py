@@ -122,6 +122,7 @@ RUNNABLE: dict[str, Callable[[], StoredNetwork]] = {
     "attention": networks.attention,
     "again": lambda: normal(networks.again().architecture),
     "tied": networks.tied,
+    "gates": lambda: normal(networks.gates().architecture),
     "single": lambda: normal(networks.single().architecture),
     "softmax": lambda: normal(networks.softmax().architecture),
     # with weights of whatever size the states are all −1 or 1

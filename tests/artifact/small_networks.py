@@ -495,6 +495,79 @@ class ReZero(nn.Module):
         return self.head(y - self.factor * self.wide(y)) * self.temperature
 
 
+class Focus(nn.Module):
+    """Gates of channels, then of places (CBAM, Woo et al. 2018), of both at once (BAM), of rows and of columns
+    (coordinate attention), and one for a whole vector.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = nn.Conv2d(2, 6, 3), nn.Conv2d(6, 6, 3, padding=1), nn.Linear(6, 4)
+        self.mlp = nn.Sequential(nn.Flatten(), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 6))
+        self.places, self.few, self.where = nn.Conv2d(2, 1, 3, padding=1), nn.Conv2d(6, 2, 1), nn.Conv2d(2, 1, 1)
+        self.hidden, self.share, self.skip = nn.Linear(6, 6), nn.Linear(6, 1), nn.Linear(6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        each = self.mlp(F.adaptive_avg_pool2d(x, 1)) + self.mlp(F.adaptive_max_pool2d(x, 1))
+        x = x * torch.sigmoid(each).unsqueeze(2).unsqueeze(3)
+        seen = torch.cat([x.mean(1, keepdim=True), torch.max(x, dim=1, keepdim=True)[0]], dim=1)
+        x = x * torch.sigmoid(self.places(seen))
+        x = F.relu(self.body(x))
+        both = torch.sigmoid(each[:, :, None, None] + self.where(F.relu(self.few(x))))
+        x = x * torch.sigmoid(x.mean(2, True)) * torch.sigmoid(x.mean(3, True)) + both * x
+        x = x.mean((2, 3))
+        share = torch.sigmoid(self.share(x))
+        return self.head(share * torch.tanh(self.hidden(x)) + (1 - share) * x) + self.skip(x)
+
+
+class Scalars(nn.Module):
+    """Learned numbers beside layers: terms (Fixup, Zhang et al. 2019), shares, temperatures, logarithms of factors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.branch, self.wide = (
+            nn.Conv2d(2, 5, 3),
+            nn.Conv2d(5, 5, 3, padding=1, bias=False),
+            nn.Linear(5, 6),
+        )
+        self.before, self.behind = nn.Parameter(torch.tensor(0.2)), nn.Parameter(torch.zeros(1))
+        self.each, self.share = nn.Parameter(torch.zeros(1, 5, 1, 1)), nn.Parameter(torch.tensor(0.3))
+        self.more, self.logarithm = nn.Parameter(torch.zeros(6)), nn.Parameter(torch.tensor(0.5))
+        self.head, self.temperature = nn.Linear(6, 3), nn.Parameter(torch.full((1,), 1.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.stem(x)) + self.each
+        share = torch.sigmoid(self.share)
+        y = torch.relu(self.branch(x + self.before) - self.behind)
+        x = share * x + (1 - share) * y
+        y = torch.tanh(self.wide(x.permute(0, 2, 3, 1))) * (1 + self.more).view(1, 1, 1, -1)
+        y = self.before - y.mean((1, 2)) * self.logarithm.exp()
+        return self.head(torch.tanh(y) / F.softplus(self.behind)) / self.temperature
+
+
+class Asked(nn.Module):
+    """Learned queries attend to all places, then a class token to these, by sums over letters (CaiT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.queries = nn.Linear(4, 8), nn.Parameter(torch.zeros(1, 3, 8))
+        self.pool, self.norm = nn.MultiheadAttention(8, 2, batch_first=True), nn.LayerNorm(8)
+        self.token, self.temperature = nn.Parameter(torch.zeros(1, 1, 8)), nn.Parameter(torch.tensor(1.5))
+        self.q, self.k, self.v = nn.Linear(8, 6), nn.Linear(8, 6), nn.Linear(8, 4)
+        self.again, self.head = nn.MultiheadAttention(8, 4), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        x = x[:, :3] + self.pool(self.queries.expand(len(x), -1, -1), x, x, need_weights=False)[0]
+        x = self.norm(torch.cat([self.token.expand(len(x), -1, -1), x], 1))
+        q, k, v = self.q(x[:, 0]).view(-1, 1, 2, 3), self.k(x).view(-1, 4, 2, 3), self.v(x).view(-1, 4, 2, 2)
+        shares = (torch.einsum("bqhd,bkhd->bhqk", q, k) / self.temperature).softmax(-1)
+        found = torch.einsum("bhqk,bkhd->bqhd", shares, v).flatten(1)
+        turned = x.transpose(0, 1)
+        return self.head(torch.cat([found, self.again(turned[:2], turned, turned)[0].transpose(0, 1).mean(1)], 1))
+
+
 # factories, and the shape of one example
 SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mobile": (mobile, (3, 9, 8)),
@@ -527,4 +600,7 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "experts": (Experts, (6,)),
     "shared layers": (SharedLayers, (5,)),
     "rezero": (ReZero, (2, 6, 5)),
+    "focus": (Focus, (2, 6, 5)),
+    "asked": (Asked, (5, 4)),
+    "scalars": (Scalars, (2, 6, 5)),
 }

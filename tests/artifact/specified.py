@@ -246,8 +246,9 @@ def read_layer(header: Bits, outputs: list[tuple[int, ...]], layers: list[Layer]
         if not distance:
             return read_further(header, outputs, layers)
         layer.source = len(outputs) - 1 - distance
-        pixel = layer.kind == "add" and outputs[layer.source][1:] == (1, 1)
-        layer.after = shape if pixel else outputs[layer.source]
+        layer.after = outputs[layer.source]
+        if layer.kind == "add":
+            layer.after = broadcast(shape, layer.after)
     elif layer.kind == "flatten":
         layer.after = (prod(shape),)
     elif code == SELECT:
@@ -295,8 +296,8 @@ def read_further(header: Bits, outputs: list[tuple[int, ...]], layers: list[Laye
         earlier = outputs[layer.source]
         if layer.kind == "concatenate":
             layer.after = (earlier[0] + shape[0], *shape[1:])
-        elif shape[1:] == (1, 1):
-            layer.after = earlier
+        else:
+            layer.after = broadcast(shape, earlier)
         return layer
     if layer.kind == "pad":
         layer.mode = PAD_MODES[header.bits(2)]
@@ -368,6 +369,10 @@ def read_further(header: Bits, outputs: list[tuple[int, ...]], layers: list[Laye
     layer.after = (out, *((size - 1) * s - 2 * p + d * (k - 1) + more + 1 for size, s, p, d, k, more in sizes))
     parts: dict[str, tuple[int, ...]] = {"weight": (shape[0], out // layer.groups, *layer.kernel)}
     return with_tensors(header, layer, parts | {"bias": (out,)} if flags[0] else parts)
+
+
+def broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(b if a == 1 else a for a, b in zip(one, other, strict=True))
 
 
 def read_extents(header: Bits) -> tuple[int, ...]:
@@ -480,6 +485,9 @@ def read_selections(coder: Range, layers: list[Layer], shape: tuple[int, ...], s
             features = seen[layer.source]
         elif layer.kind == "concatenate" and len(layer.after) == 1:
             features = grid(layer.after[0], 1, 1)
+        elif layer.kind in ("add", "multiply") and layer.source is not None and layer.before == (1,):
+            earlier = seen[layer.source]
+            features = features if earlier is None or len(earlier) == 1 else earlier
         # a layer that is used again has its tensors where it is first used
         columns |= known
         seen.append(features)

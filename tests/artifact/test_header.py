@@ -187,7 +187,15 @@ MALFORMED: dict[str, tuple[str, str]] = {
     ),
     "multiplied with another shape": (
         shape(2, 4) + number(2) + "0110 00" + FURTHER + number(6, 0) + number(1, 2),
-        r"expects the shape \(2, 4\), or one pixel",
+        r"expects the shape \(2, 4\), or axes of 1",
+    ),
+    "more than both that are multiplied": (
+        shape(2**12, 1)
+        + number(2)
+        + (FURTHER + number(12, 0) + number(0, 0) + number(2**12) + number(0, 0))
+        + (number(1, 0) + number(1) + number(2**12))
+        + (FURTHER + number(6, 0) + number(1, 2)),
+        r"Multiply\(source=0\) gives 16777216 numbers, more than 4194304",
     ),
     "padded by mirrors": (
         IMAGE + FURTHER + number(7, 0) + "01" + pair(4) + pair(0),

@@ -24,6 +24,7 @@ from pyro_compress.network.further_layers import (
     Resize,
     Softmax,
     Standardize,
+    fit_together,
 )
 from pyro_compress.network.input_codes import InputCode
 from pyro_compress.network.layers import (
@@ -64,7 +65,7 @@ from tests.artifact.runnable import RUNNABLE, runnable
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_FILES = ["dense", "conv", "depthwise", "residual", "levels", "norms", "image", "decoder", "coded", "curves"]
 GOLDEN_FILES += ["combined", "positions", "attention", "recurrent", "softmax", "again", "single", "tied"]
-GOLDEN_FILES += ["uniform", "per_channel", "ternary", "shared"]
+GOLDEN_FILES += ["gates", "uniform", "per_channel", "ternary", "shared"]
 NAMES = st.text(max_size=12) | st.sampled_from(["0", "fc1", "a.00", "x007", "9" * 30, "conv4294967295", "7²"])
 
 
@@ -86,7 +87,8 @@ def layers_on(draw: st.DrawFn, shape: tuple[int, ...], most: int = 7) -> tuple[L
         kinds = ["activation", "affine", "prelu", "select", "flatten"]
         kinds += ["recall", "concatenate"] if layers else []
         kinds += ["standardize", "softmax"] if shape[0] else []
-        kinds += ["add", "add", "multiply"] if shape in shapes[:-1] else []
+        together = [number for number, other in enumerate(shapes[:-1]) if fit_together(shape, other)]
+        kinds += ["add", "add", "multiply"] if together else []
         kinds += ["linear", "linear", "unflatten"] if len(shape) == 1 else ["conv", "conv", "pool", "up", "transposed"]
         kinds += ["pad", "resize", "largest", "pixel", "attention", "constant"] if len(shape) == 3 else []
         kinds += ["crop"] if len(shape) == 3 and shape[2] else []
@@ -122,7 +124,7 @@ def layers_on(draw: st.DrawFn, shape: tuple[int, ...], most: int = 7) -> tuple[L
         elif kind == "recall":
             layer = Recall(draw(st.integers(0, len(layers) - 1)))
         elif kind in ("add", "multiply"):
-            source = draw(st.sampled_from([number for number in range(len(layers)) if shapes[number] == shape]))
+            source = draw(st.sampled_from(together))
             layer = Add(source) if kind == "add" else Multiply(source)
         elif kind == "concatenate":
             layer = Concatenate(draw(st.integers(0, len(layers) - 1)))

@@ -1,5 +1,7 @@
 """From a module to a file and back: what is decoded computes what the masked module does, in all runtimes."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,14 @@ from torch import nn
 from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
 from pyro_compress.analysis.decisions.kept_deviations import stored_network
 from pyro_compress.analysis.decisions.norms import with_norms_on_grids
-from pyro_compress.analysis.decisions.structure import remove_dead
+from pyro_compress.analysis.decisions.structure import remove_dead, remove_dead_spread
 from pyro_compress.artifact.format.decode import decode
 from pyro_compress.artifact.runtimes.numpy_runtime import forward
 from pyro_compress.artifact.runtimes.onnx_export import to_onnx
 from pyro_compress.artifact.runtimes.torch_runtime import to_torch
 from pyro_compress.artifact.writing.encode import encode
 from pyro_compress.artifact.writing.rate_distortion import refine
-from pyro_compress.errors import NetworkError
+from pyro_compress.errors import DecisionError, NetworkError
 from pyro_compress.models.tracing.operations import MODULES
 from pyro_compress.models.tracing.rules import as_module
 from pyro_compress.models.tracing.tracer import trace
@@ -44,7 +46,8 @@ def pruned(network: nn.Module, generator: np.random.Generator, step: float | Non
             along = [1] * parameter.ndim
             along[axis] = -1
             mask &= (generator.random(parameter.shape[axis]) < generator.choice([0.5, 0.9])).reshape(along)
-        masks[name] = mask
+        # a divisor stays
+        masks[name] = mask | (name == "temperature")
     decision = decide(network, masks, step)
     return decision.with_sites({n: in_float32(s) for n, s in decision.sites.items() if s.value.ndim == 1})
 
@@ -101,7 +104,7 @@ def test_layers_that_compute_something_else_are_no_file(monkeypatch: pytest.Monk
         compress(network, decide(network), (4,))
 
 
-@pytest.mark.parametrize("name", ["normalised", "unet", "series", "encoder", "channels last"])
+@pytest.mark.parametrize("name", ["normalised", "unet", "series", "encoder", "channels last", "rezero"])
 def test_weights_and_biases_of_norms_stand_on_grids(name: str) -> None:
     """What the search judges in the module is what the file holds, also where a norm has no running statistics."""
     make, shape = SMALL[name]
@@ -226,3 +229,75 @@ def test_a_constant_channel_is_folded_through_padding_that_keeps_it(mode: Any) -
     assert first.out_channels == (2 if mode == "zeros" else 1)  # type: ignore[union-attr]
     x = torch.randn(2, 1, 5, 6, generator=torch.Generator().manual_seed(0))
     assert_runs_as(stored, x, masked(network, decision, x))
+
+
+class Gate(nn.Module):
+    """A gate of one channel for an image, one number for a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate, self.body = nn.Conv2d(2, 6, 1), nn.Conv2d(6, 1, 3, padding=1), nn.Conv2d(6, 4, 1)
+        self.share, self.head = nn.Linear(4, 1), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = torch.tanh(self.body(x * torch.sigmoid(self.gate(x)))).mean((2, 3))
+        return self.head(x * torch.sigmoid(self.share(x)))
+
+
+def test_channels_go_beside_a_gate_of_one() -> None:
+    network = Gate().eval()
+    randomise(network, np.random.default_rng(5))
+    for name in ("gate.weight", "body.weight"):
+        clear(network, name, slice(None), [1, 4])
+    clear(network, "body.weight", slice(None), 2)  # which the gate reads
+    clear(network, "head.weight", slice(None), 3)  # which the share reads
+    decision = decide(network)
+    stored = remove_dead(trace(network, (2, 5, 4)), decision)
+    assert [stored.tensors[f"{name}.weight"].shape[:2] for name in ("stem", "gate", "body", "share", "head")] == [
+        *((4, 2), (1, 4), (4, 4), (1, 4), (3, 4)),
+    ]
+    x = torch.randn(5, 2, 5, 4, generator=torch.Generator().manual_seed(0))
+    assert_runs_as(stored, x, masked(network, decision, x))
+
+
+def test_learned_numbers_are_stored_as_they_are_decided() -> None:
+    """One number for all channels takes no grid of a norm: what is judged is what was decided, to float32."""
+    network = SMALL["scalars"][0]().eval()
+    architecture = trace(network, (2, 6, 5))
+    randomise(network, np.random.default_rng(3))
+    decision = pruned(network, np.random.default_rng(3), 2.0**-7)
+    own = ("before", "behind", "share", "logarithm", "temperature")
+    put(network, dict.fromkeys(own, 0.3))
+    decision = decision.with_sites({name: decide(network).sites[name] for name in own})
+    judged, stored = with_norms_on_grids(architecture, decision), stored_network(architecture, decision)
+    assert all(judged.sites[name] is decision.sites[name] for name in own)
+    x = torch.randn(4, 2, 6, 5, generator=torch.Generator().manual_seed(0))
+    assert_runs_as(stored, x, masked(network, judged, x))
+    shares = stored.tensors["share.scale"].dense(), stored.tensors["share_1.scale"].dense()
+    np.testing.assert_allclose(shares[0] + shares[1], 1, rtol=1e-6)
+    assert stored.tensors["temperature.scale"].integers is not None
+    np.testing.assert_allclose(stored.tensors["temperature.scale"].dense(), 1 / 0.3, rtol=1e-6)
+
+
+def test_spreads_of_functions_of_a_parameter_are_those_of_their_derivatives() -> None:
+    network = SMALL["scalars"][0]().eval()
+    put(network, dict.fromkeys(("share", "logarithm", "temperature"), 0.3))
+    sites = {
+        name: replace(site, variance=np.full_like(site.value, 1e-4)) for name, site in decide(network).sites.items()
+    }
+    _, spread = remove_dead_spread(trace(network, (2, 6, 5)), Decision(sites, {}))
+    sigmoid = 1 / (1 + math.exp(-0.3))
+    slopes = {"share": sigmoid * (1 - sigmoid), "logarithm": math.exp(0.3), "temperature": -1 / 0.09}
+    for name, slope in slopes.items():
+        np.testing.assert_allclose(spread[f"{name}.scale"], 1e-4 * slope**2, rtol=1e-2)
+    np.testing.assert_allclose(spread["more.scale"], 1e-4, rtol=1e-5)
+    np.testing.assert_allclose(spread["each.shift"], 1e-4, rtol=1e-5)
+
+
+def test_a_divisor_that_is_pruned_is_refused() -> None:
+    network = SMALL["scalars"][0]().eval()
+    put(network, {"temperature": 0.0})
+    sentence = r"decision on temperature stores 0, and what is made of that by the network \(reciprocal\) is not finite"
+    with pytest.raises(DecisionError, match=sentence):
+        remove_dead(trace(network, (2, 6, 5)), decide(network))

@@ -17,15 +17,15 @@ from pyro_compress.pipeline.as_layers import as_it_is
 
 
 class Mixed(nn.Module):
-    """A parameter as it is, and what the forward pass computes from it: a file would hold the latter as it was."""
+    """A parameter as it is, and what the forward pass computes from it and another one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.left, self.right, self.last = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(5, 3)
-        self.share = nn.Parameter(torch.full((5,), 0.5))
+        self.share, self.sum = nn.Parameter(torch.full((5,), 0.5)), nn.Parameter(torch.ones(5))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.last(self.share * self.left(x) + (1 - self.share) * self.right(x))
+        found: torch.Tensor = self.last(self.share * self.left(x) + (self.sum - self.share) * self.right(x))
         return found
 
 
@@ -52,7 +52,7 @@ class NormedByAnotherName(nn.Module):
 
 @pytest.mark.parametrize(
     ("network", "named"),
-    [(Mixed(), "share"), (Normed(), "last.weight"), (NormedByAnotherName(), "(last|first).weight")],
+    [(Mixed(), "sum, share"), (Normed(), "last.weight"), (NormedByAnotherName(), "(last|first).weight")],
 )
 def test_what_is_computed_from_a_parameter_is_refused(network: nn.Module, named: str) -> None:
     with pytest.raises(UnstorableError, match=f"takes what the forward pass computes from {named}: supported"):

@@ -11,6 +11,7 @@ from pyro_compress.models.tracing.tracer import trace
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.liveness import Signal, signals
 from pyro_compress.network.numbers import Numbers
+from pyro_compress.network.units import units_of
 
 
 class Net(nn.Module):
@@ -251,3 +252,36 @@ class Sums(nn.Module):
 )
 def test_what_can_be_narrowed(network: nn.Module, shape: tuple[int, ...], can: bool) -> None:
     assert can_narrow(trace(network, shape)) is can
+
+
+class Gate(nn.Module):
+    """A gate of one channel for all of an image, and one number for all features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.stem, self.gate, self.body = nn.Conv2d(2, 5, 3), nn.Conv2d(5, 1, 3, padding=1), nn.Conv2d(5, 4, 1)
+        self.hidden, self.share, self.head = nn.Linear(4, 6), nn.Linear(4, 1), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.stem(x))
+        x = torch.tanh(self.body(torch.sigmoid(self.gate(x)) * x)).mean((2, 3))
+        return self.head(self.hidden(x) * torch.sigmoid(self.share(x)))
+
+
+def test_what_goes_with_all_channels_stays() -> None:
+    network = Gate().eval()
+    with torch.no_grad():
+        network.body.weight[:, 3] = network.gate.weight[:, 3] = 0.0
+        network.body.weight[:, 2] = 0.0  # the gate alone reads channel 2
+        network.head.weight[:, [0, 4]] = 0.0
+    architecture, flow, _ = flow_of(network)
+    assert can_narrow(architecture) and follows_sizes(network, architecture)
+    narrow = narrowed(network, architecture, [signal.kept for signal in flow]).network
+    sizes = [narrow.get_parameter(f"{name}.weight").shape[0] for name in ("stem", "gate", "body", "hidden", "share")]
+    assert sizes == [4, 1, 4, 4, 1]
+    x = torch.rand(6, 2, 7, 7)
+    torch.testing.assert_close(narrow(x), network(x), rtol=1e-5, atol=1e-5)
+    units = units_of(architecture)
+    gates = [position for position, shape in enumerate(architecture.shapes()) if shape[0] == 1]
+    assert gates and not any(units.free[units.of[position]].any() for position in gates)

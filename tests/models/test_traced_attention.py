@@ -47,6 +47,18 @@ def scores(q: Tensor, k: Tensor) -> Tensor:
     return q @ k.transpose(-2, -1) / math.sqrt(WIDTH // HEADS)
 
 
+def summed(first: str, second: str, q: Tensor, k: Tensor, v: Tensor, turned: bool = False) -> Tensor:
+    """Attention by `torch.einsum`; `turned` if the values come first."""
+    shares = torch.einsum(first, q, k).div(math.sqrt(WIDTH // HEADS)).softmax(-1)
+    return torch.einsum(second, v, shares) if turned else torch.einsum(second, shares, v)
+
+
+def _other_axes(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Places in front of heads, as in many papers' code."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return summed("blhe,bshe->bhls", "bhls,bshd->blhd", q, k, v).transpose(1, 2)
+
+
 def _filled_by_name(m: Written, x: Tensor) -> Tensor:
     return x.masked_fill(mask=~m.seen, value=-math.inf)
 
@@ -59,6 +71,9 @@ WAYS: dict[str, tuple[bool, Attend]] = {
     "filled": (True, lambda m, q, k, v: F.softmax(scores(q, k).masked_fill(~m.seen, -math.inf), dim=-1) @ v),
     "filled by name": (True, lambda m, q, k, v: _filled_by_name(m, scores(q, k)).softmax(-1) @ v),
     "where seen": (True, lambda m, q, k, v: torch.where(m.seen, scores(q, k), -math.inf).softmax(-1) @ v),
+    "sums": (False, lambda m, q, k, v: summed("bhqd,bhkd->bhqk", "bhqk,bhkd->bhqd", q, k, v)),
+    "sums, keys first": (False, lambda m, q, k, v: summed("bhkd,bhqd->bhqk", "bhkd,bhqk->bhqd", k, q, v, True)),
+    "sums, other axes": (False, lambda m, q, k, v: _other_axes(q, k, v)),
     "where unseen": (True, lambda m, q, k, v: torch.where(~m.seen, -math.inf, scores(q, k)).softmax(-1) @ v),
 }
 
@@ -107,3 +122,44 @@ def test_a_mask_that_is_learned_is_refused_though_it_starts_at_zero() -> None:
     network.bias = nn.Parameter(torch.zeros(PLACES, PLACES))
     with pytest.raises(UnstorableError, match="has a mask that is learned or made of the network's input"):
         trace(network.eval(), (PLACES, WIDTH))
+
+
+class Pooling(nn.Module):
+    """Few places that attend to all: a class token, as in CaiT (Touvron et al. 2021), and learned queries."""
+
+    def __init__(self, way: str, batch_first: bool = True) -> None:
+        super().__init__()
+        self.way, self.token, self.queries = way, nn.Parameter(torch.randn(1, 1, 6)), nn.Parameter(torch.randn(1, 3, 6))
+        self.q, self.kv, self.last = nn.Linear(6, 6), nn.Linear(6, 12), nn.Linear(6, 2)
+        self.attn = nn.MultiheadAttention(6, 2, batch_first=batch_first)
+        for name in {"cait": ("queries", "attn"), "learned": ("token", "q", "kv")}.get(way, ("queries", "q", "kv")):
+            delattr(self, name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = x.shape[0]
+        if self.way == "learned":
+            found, _ = self.attn(self.queries.expand(count, -1, -1), x, x, need_weights=False)
+            return self.last(found).flatten(1)
+        x = torch.cat([self.token.expand(count, -1, -1), x], 1)
+        if self.way == "module":
+            x = x if self.attn.batch_first else x.transpose(0, 1)
+            found = self.attn(x[:, :2] if self.attn.batch_first else x[:2], x, x)[0]
+            return self.last(found if self.attn.batch_first else found.transpose(0, 1))
+        q = self.q(x[:, 0]).unsqueeze(1).reshape(count, 1, 2, 3).permute(0, 2, 1, 3)
+        k, v = self.kv(x).reshape(count, -1, 2, 2, 3).permute(2, 0, 3, 1, 4).unbind(0)
+        found = (q @ k.transpose(-2, -1) * 0.5).softmax(-1) @ v
+        return self.last(found.transpose(1, 2).reshape(count, 6))
+
+
+@pytest.mark.parametrize(
+    ("way", "batch_first"), [("cait", True), ("learned", True), ("module", True), ("module", False)]
+)
+def test_fewer_queries_than_keys(way: str, batch_first: bool) -> None:
+    torch.manual_seed(0)
+    network = Pooling(way, batch_first).eval()
+    (layer,) = [each for each in trace(network, (5, 6)).layers if isinstance(each, Attention)]
+    assert layer.heads == 2
+    x = torch.randn(7, 5, 6)
+    with torch.no_grad():
+        found = torch.from_numpy(forward(as_it_is(network, (5, 6)))(x.numpy()))
+        torch.testing.assert_close(found, network(x), rtol=1e-5, atol=1e-6)

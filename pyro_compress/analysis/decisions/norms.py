@@ -52,7 +52,8 @@ def norm_grids(architecture: Architecture, decision: Decision) -> dict[str, Norm
     decision, found = in_layers(architecture, decision), {}
     numbers = _small_numbers(decision)
     for position, layer in enumerate(architecture.layers):
-        if not isinstance(layer, BatchNorm):
+        if not isinstance(layer, BatchNorm) or layer.one or layer.function:
+            # one number is stored as it is
             continue
         beside = _nearest(architecture.layers, position)
         site = None if beside is None else decision.sites[f"{beside.name}.weight"]
@@ -114,12 +115,13 @@ def with_norms_on_grids(
         bias = numbers.bias(in_front) if in_front is not None else np.zeros(1)
         if layer.affine:
             wanted = {"weight": grid.scale * deviation, "bias": grid.shift + (mean - bias) * grid.scale}
-            for kind, value in list(wanted.items())[: 1 + layer.bias]:
-                name = architecture.parameter(f"{layer.name}.{kind}")
+            for kind, there in (("weight", layer.gain), ("bias", layer.bias)):
+                if not there:
+                    continue
+                name, value = architecture.parameter(f"{layer.name}.{kind}"), wanted[kind]
                 site = decision.sites[name]
                 bits = np.where(site.kept(), FLOAT_BITS, 0).astype(np.uint8)
-                # of a single number for all channels they are all the same
-                value = np.where(site.kept(), value[: site.value.size].reshape(site.value.shape), 0).astype(np.float32)
+                value = np.where(site.kept(), value.reshape(site.value.shape), 0).astype(np.float32)
                 # a grid of γ or β themselves would round them away from those of s and t
                 sites[name] = site.moved_to(value, bits=bits, quantizer=None)
         elif (grid.scale > 0).all():

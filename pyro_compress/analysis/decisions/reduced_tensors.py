@@ -7,7 +7,7 @@ import numpy as np
 from pyro_compress.analysis.decisions.decision import SiteDecision
 from pyro_compress.analysis.decisions.structure_checks import INTEGER_LIMIT
 from pyro_compress.network.layers import ConvTranspose2d, Linear, Weighted, is_depthwise
-from pyro_compress.network.quantizers import Codebook, Quantizer, Uniform, stored_as
+from pyro_compress.network.quantizers import STEP_EXPONENTS, Codebook, Quantizer, Uniform, stored_as
 from pyro_compress.network.stored import StoredTensor
 
 
@@ -42,6 +42,14 @@ def stored_integers(integers: np.ndarray, quantizer: Quantizer) -> StoredTensor:
     if isinstance(held, Codebook):
         held, integers = held.used(integers)
     return StoredTensor(integers, held)
+
+
+def equal_numbers(numbers: np.ndarray) -> StoredTensor:
+    """What a file holds of float32 numbers that are all the same: one, and how often."""
+    size = abs(float(numbers[0])) if numbers.size else 0.0
+    if size and not 2.0 ** STEP_EXPONENTS[0] <= size < 2.0**STEP_EXPONENTS.stop:
+        return StoredTensor(floats=numbers)
+    return StoredTensor(np.sign(numbers).astype(np.int32), Uniform(size or 1.0))
 
 
 def stored_bias(bias: np.ndarray, site: SiteDecision | None, rows: np.ndarray) -> StoredTensor | None:

@@ -38,6 +38,7 @@ import numpy as np
 
 from pyro_compress.analysis.decisions.decision import Decision, SiteDecision
 from pyro_compress.analysis.decisions.reduced_tensors import (
+    equal_numbers,
     finer,
     kept_of_transposed,
     resized,
@@ -45,6 +46,7 @@ from pyro_compress.analysis.decisions.reduced_tensors import (
     stored_integers,
 )
 from pyro_compress.analysis.decisions.structure_checks import check
+from pyro_compress.network.activations import applied
 from pyro_compress.network.architecture import Architecture, last_references
 from pyro_compress.network.coupling import sharing
 from pyro_compress.network.further_layers import Concatenate, Multiply, Softmax, Standardize
@@ -159,7 +161,7 @@ def bias_in_front(architecture: Architecture, position: int) -> Weighted | None:
     """
     layers = architecture.layers
     norm = layers[position] if 0 < position < len(layers) else None
-    if not isinstance(norm, BatchNorm) or not (norm.running or norm.bias):
+    if not isinstance(norm, BatchNorm) or norm.one or norm.function or not (norm.running or norm.bias):
         return None
     before = layers[position - 1]
     if not isinstance(before, Weighted):
@@ -257,7 +259,7 @@ class _Builder:
         scale, shift = self._numbers.affine(layer)
         bias, bias_spread = self._bias_for_norm if self._bias_for_norm is not None else (np.zeros(1), np.zeros(1))
         self._bias_for_norm = None
-        weight, beta = (self._spread_of(f"{layer.name}.{kind}") for kind in ("weight", "bias"))
+        weight, beta = (self._norm_spread(layer, kind) for kind in ("weight", "bias"))
         mean, deviation = self._numbers.statistics(layer)
         found = {
             "scale": (scale, weight / deviation**2),
@@ -267,9 +269,20 @@ class _Builder:
             ),
         }
         for kind, (numbers, spread) in found.items():
-            self.tensors[f"{layer.name}.{kind}"] = StoredTensor(floats=numbers[self._present].astype(np.float32))
+            held = numbers[self._present].astype(np.float32)
+            self.tensors[f"{layer.name}.{kind}"] = equal_numbers(held) if layer.one else StoredTensor(floats=held)
             self.spread[f"{layer.name}.{kind}"] = np.broadcast_to(spread, numbers.shape)[self._present]
         self.layers.append(ChannelAffine(layer.name, int(self._present.sum())))
+
+    def _norm_spread(self, layer: BatchNorm, kind: str) -> np.ndarray:
+        """Of a weight or bias, or to first order of what the network takes of it."""
+        name = f"{layer.name}.{kind}"
+        spread = self._spread_of(name)
+        if not layer.function or not spread.any():
+            return spread
+        value, little = self._sites[name].stored().astype(np.float64), np.sqrt(spread) / 2
+        sides = (applied(layer.function, value + sign * little) for sign in (1, -1))
+        return np.square(np.subtract(*sides))
 
     def _add_slopes(self, layer: PReLU) -> None:
         kept = self._present if layer.slopes > 1 else np.ones(1, dtype=bool)

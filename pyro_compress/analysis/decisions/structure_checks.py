@@ -4,6 +4,7 @@ import numpy as np
 
 from pyro_compress.analysis.decisions.decision import FLOAT_BITS, Decision
 from pyro_compress.errors import DecisionError
+from pyro_compress.network.activations import applied
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.layers import BatchNorm, ChannelAffine, describe
 from pyro_compress.network.parameter_names import parameter_shapes
@@ -34,6 +35,9 @@ def check(architecture: Architecture, decision: Decision) -> None:
             )
         if site.quantizer is not None and np.abs(site.integers().astype(np.int64)).max(initial=0) >= INTEGER_LIMIT:
             raise DecisionError(f"the grid of {name} is too fine: its integers exceed 24 bits")
+    for layer in architecture.layers:
+        if isinstance(layer, BatchNorm) and layer.function:
+            _check_function(layer, decision, architecture)
     for name in buffers:
         if not np.isfinite(decision.buffers[name]).all():
             raise DecisionError(f"buffer {name} holds NaN or infinite values")
@@ -42,6 +46,18 @@ def check(architecture: Architecture, decision: Decision) -> None:
             raise DecisionError(
                 f"buffer {name} holds {least:g}, and no variance is negative: gather the statistics again"
             )
+
+
+def _check_function(layer: BatchNorm, decision: Decision, architecture: Architecture) -> None:
+    (name,) = parameter_shapes(layer)
+    value = decision.sites[name].stored()
+    undefined = ~np.isfinite(applied(layer.function, value).astype(np.float32))
+    if undefined.any():
+        steps = ", ".join(kind for kind, _ in layer.function)
+        raise DecisionError(
+            f"the decision on {architecture.parameter(name)} stores {value[undefined][0]:g}, and what is made "
+            f"of that by the network ({steps}) is not finite: do not prune it"
+        )
 
 
 def _expected(architecture: Architecture) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:

@@ -28,6 +28,7 @@ from pyro_compress.network.layers import (
     ACTIVATIONS,
     Activation,
     AdaptiveAvgPool2d,
+    Add,
     AvgPool2d,
     ChannelAffine,
     Conv2d,
@@ -280,7 +281,11 @@ def shape_after(layer: Layer, shapes: Sequence[tuple[int, ...]], selected: int |
         after = output_shape(layer, shapes) if selected is None else (selected, *shapes[-1][1:])
     except ValueError as error:
         raise ArtifactError(f"the network does not fit together: {error}") from error
-    if isinstance(layer, ENLARGING) and prod(after) > MAX_EXTENT:
+    enlarged = isinstance(layer, ENLARGING)
+    if isinstance(layer, Add | Multiply):
+        # each side may have axes that the other lacks
+        enlarged = prod(after) > max(prod(shapes[-1]), prod(shapes[layer.source]))
+    if enlarged and prod(after) > MAX_EXTENT:
         raise ArtifactError(f"{describe(layer)} gives {prod(after)} numbers, more than {MAX_EXTENT}")
     if isinstance(layer, Attention) and scores(layer, after) > MAX_SCORES:
         raise ArtifactError(f"{describe(layer)} has {scores(layer, after)} scores, more than {MAX_SCORES}")

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyro_compress.network.architecture import Architecture, walk
-from pyro_compress.network.further_layers import Concatenate
+from pyro_compress.network.further_layers import Concatenate, Multiply
 from pyro_compress.network.layers import (
+    Add,
     Conv2d,
     ConvTranspose2d,
     Flatten,
@@ -128,6 +129,8 @@ def features_after(
         return earlier
     if isinstance(layer, Concatenate):
         return None if features is None or earlier is None else flat(len(earlier) + len(features))
+    if isinstance(layer, Add | Multiply) and features is not None and earlier is not None:
+        return earlier if len(features) == 1 != len(earlier) else features
     if isinstance(layer, Unflatten):
         return None
     if isinstance(layer, Embedding):

@@ -5,6 +5,7 @@ Written out it is softmax(q kᵀ / √d + mask) v.  The product of two results i
 """
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from math import prod
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_compress.models.tracing.axes import SOFTMAXES
-from pyro_compress.models.tracing.constants import Constant, as_number
+from pyro_compress.models.tracing.constants import Constant, as_number, scale_by_constant
 from pyro_compress.models.tracing.positions import at_channels, layout_of, result_of
 from pyro_compress.models.tracing.rules import RefusedError
 from pyro_compress.models.tracing.sequences import (
@@ -26,9 +27,9 @@ from pyro_compress.models.tracing.sequences import (
     divide,
     multiply,
 )
-from pyro_compress.network.further_layers import Concatenate
+from pyro_compress.network.further_layers import Concatenate, Pad
 from pyro_compress.network.layers import Select
-from pyro_compress.network.sequence_layers import Attention
+from pyro_compress.network.sequence_layers import Attention, Crop
 
 # Below this a score's share is zero in float32 beside any other's.
 MASKED = -1e4
@@ -58,6 +59,12 @@ class Scores:
         if self.causal or self.shares:
             raise RefusedError("multiplies masked scores or shares of attention")
         return replace(self, scale=self.scale * factor)
+
+    def scaled_by(self, sequence: LayerSequence, factor: Constant) -> "Scores":
+        """The same by a learned number."""
+        if self.causal or self.shares or factor.size != 1 or factor.name is None:
+            raise RefusedError(OUTSIDE)
+        return replace(self, queries=scale_by_constant(sequence, self.queries, factor))
 
     def masked(self, mask: Tensor) -> "Scores":
         """With what is added to them: nothing, or −∞ at the places behind."""
@@ -132,12 +139,14 @@ def attended(sequence: LayerSequence, scores: Scores, values: Result) -> Result:
 def attention(
     sequence: LayerSequence, queries: Result, keys: Result, values: Result, scale: float, *, causal: bool
 ) -> Result:
-    """Attention over the last axis but one; axes in front of it are heads."""
+    """Attention over the last axis but one, to no fewer places than attend; axes in front of it are heads."""
     shapes = [result.shape for result in (queries, keys, values)]
-    if len({shape[:-1] for shape in shapes}) > 1 or shapes[0][-1] != shapes[1][-1]:
+    few, many = shapes[0][-2], shapes[1][-2]
+    alike = len({shape[:-2] for shape in shapes}) == 1 and shapes[2][-2] == many and shapes[0][-1] == shapes[1][-1]
+    if not alike or few > many or (causal and few < many):
         raise RefusedError(
             f"attends with queries, keys and values of shapes {', '.join(map(str, shapes))}, supported are those of "
-            "the same heads and places"
+            "the same heads and places, and fewer queries without a mask"
         )
     numbers = []
     for result in (queries, keys, values):
@@ -146,12 +155,27 @@ def attention(
         heads = prod(layout.factors[factor] for factor in lead)
         number, layout = at_channels(sequence, result, [*lead, *layout.axes[-1]], [[], layout.axes[-2]])
         numbers.append(number)
-    width = sum(sequence.shapes[number][0] for number in numbers)
+    wide = sequence.shapes[numbers[2]][0]
+    numbers[0] = padded(sequence, numbers[0], many)
     number = _side_by_side(sequence, numbers)
-    wide = width - 2 * sequence.shapes[numbers[0]][0]
-    number = sequence.behind(number, Attention(heads, wide, scale, causal))
+    number = cropped(sequence, sequence.behind(number, Attention(heads, wide, scale, causal)), few)
     # where those of the last, the values, lie
+    if few < many:
+        axis = len(layout.axes) - 2
+        count = len(layout.axes[axis])
+        layout = layout.exchanged(axis, len(layout.factors) - count, count, few)
     return result_of(sequence, number, layout)
+
+
+def padded(sequence: LayerSequence, number: int, places: int) -> int:
+    """Queries and, behind them, others that are zero: as many as keys."""
+    missing = places - sequence.shapes[number][2]
+    return sequence.once(number, Pad((0, 0), (0, missing))) if missing else number
+
+
+def cropped(sequence: LayerSequence, number: int, places: int) -> int:
+    """What the first of the queries found."""
+    return number if sequence.shapes[number][2] == places else sequence.once(number, Crop((0, 0), (1, places)))
 
 
 def _side_by_side(sequence: LayerSequence, numbers: list[int]) -> int:
@@ -183,6 +207,8 @@ def on_scores(sequence: LayerSequence, kind: Any, arguments: Any, named: Any, mo
     """
     if kind is F.scaled_dot_product_attention:
         return _scaled_dot_product(sequence, *arguments, **named)
+    if kind is torch.einsum:
+        return _summed(sequence, *arguments)
     if kind in PRODUCTS:
         left, right = arguments
         if isinstance(left, Result) and isinstance(right, Result):
@@ -213,9 +239,45 @@ def on_scores(sequence: LayerSequence, kind: Any, arguments: Any, named: Any, mo
         return scores.scaled(others[0])
     if operation is divide and isinstance(others[0], int | float) and arguments[0] is scores:
         return scores.scaled(1 / others[0])
+    if operation in (multiply, divide) and isinstance(others[0], Constant) and arguments[0] is scores:
+        return scores.scaled_by(sequence, others[0] if operation is multiply else others[0].then(("reciprocal", 0.0)))
     if operation is add and isinstance(others[0], Constant) and others[0].name is None:
         return scores.masked(others[0].value)
     raise RefusedError(OUTSIDE)
+
+
+def _summed(sequence: LayerSequence, equation: str, *operands: Any) -> Result | Scores:
+    """Products of attention as sums over letters (`torch.einsum`)."""
+    given, _, made = equation.replace(" ", "").partition("->")
+    letters = given.split(",")
+    plain = len(letters) == len(operands) == 2 and all(len({*each}) == len(each) for each in (*letters, made))
+    if not plain or not "".join((*letters, made)).isalpha():
+        raise RefusedError(SUMMED)
+    pairs = list(zip(letters, operands, strict=True))
+    # the shares, or the queries, first: those whose letter is not the last one of the result
+    (first, left), (second, right) = sorted(pairs, key=lambda pair: made[-1:] in pair[0])
+    summed, lead = {*first} & {*second} - {*made}, [letter for letter in made if letter in {*first} & {*second}]
+    own = [letter for letter in first if letter not in second]
+    if len(summed) != 1 or len(own) != 1 or {*first, *second} - summed != {*made} or not isinstance(right, Result):
+        raise RefusedError(SUMMED)
+    if isinstance(left, Result):
+        if [*made] != [*lead, *own, made[-1]]:
+            raise RefusedError(SUMMED)
+        queries = _turned(sequence, left, first, [*lead, *own, *summed])
+        return scores_of(queries, _turned(sequence, right, second, [*lead, *summed, made[-1]]))
+    if not isinstance(left, Scores) or [*first[-2:]] != [*own, *summed]:
+        raise RefusedError(SUMMED)
+    lead = [*first[:-2]]
+    found = attended(sequence, left, _turned(sequence, right, second, [*lead, *summed, made[-1]]))
+    return _turned(sequence, found, [*lead, *own, made[-1]], [*made])
+
+
+def _turned(sequence: LayerSequence, result: Result, letters: Sequence[str], order: Sequence[str]) -> Result:
+    """A result with the axes of these letters in another order."""
+    if len(letters) != len(result.shape):
+        raise RefusedError(SUMMED)
+    layout = layout_of(sequence, result).permuted([[*letters].index(letter) for letter in order])
+    return result_of(sequence, result.number, layout)
 
 
 def _scaled_dot_product(
@@ -241,8 +303,9 @@ def _scaled_dot_product(
 
 
 OUTSIDE = "takes a product of two results, which is supported in softmax(q @ k.transpose(-2, -1) / d + mask) @ v only"
+SUMMED = "sums products that are none of attention, supported are 'bhqd,bhkd->bhqk' and 'bhqk,bhkd->bhqd', in any order"
 PRODUCTS: frozenset[Any] = frozenset(
-    (operator.matmul, torch.matmul, torch.bmm, "matmul", "bmm", F.scaled_dot_product_attention)
+    (operator.matmul, torch.matmul, torch.bmm, "matmul", "bmm", torch.einsum, F.scaled_dot_product_attention)
 )
 MASKINGS: frozenset[Any] = frozenset(("masked_fill", "masked_fill_", torch.masked_fill, torch.where))
 IDENTITIES: frozenset[Any] = frozenset((F.dropout, "contiguous", "float", "type_as", "to"))

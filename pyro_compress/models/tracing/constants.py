@@ -4,8 +4,9 @@ What the network makes of a parameter without its input (views, permutations, ro
 its numbers lie in memory.
 """
 
+import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import prod
 from typing import Any
@@ -14,10 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from pyro_compress.models.parameters import place_in_memory
+from pyro_compress.models.tracing.axes import PERMUTATIONS
+from pyro_compress.models.tracing.operations import ELEMENTWISE, FUNCTIONS, RESHAPES
 from pyro_compress.models.tracing.positions import at_channels, layout_of, result_of
 from pyro_compress.models.tracing.rules import RefusedError
-from pyro_compress.models.tracing.sequences import LayerSequence, Result
-from pyro_compress.network.layers import BatchNorm, FixedAffine
+from pyro_compress.models.tracing.sequences import (
+    COMBINATIONS,
+    LayerSequence,
+    Result,
+    add,
+    divide,
+    multiply,
+    power,
+    subtract,
+)
+from pyro_compress.models.tracing.shuffles import EXPANSIONS
+from pyro_compress.network.activations import applied
+from pyro_compress.network.layers import Activation, BatchNorm, FixedAffine, Named
 from pyro_compress.network.sequence_layers import ConstantPositions, PositionBias
 
 
@@ -30,12 +44,19 @@ class Constant:
         value: numbers.
         indices: for each of them, the number in the parameter.
         size: how many numbers the parameter has.
+        function: what is made of each of them, see `BatchNorm`.
     """
 
     name: str | None
     value: Tensor
     indices: Tensor | None = None
     size: int = 0
+    function: tuple[tuple[str, float], ...] = ()
+
+    def then(self, *steps: tuple[str, float]) -> "Constant":
+        """Of a parameter, what a further function makes of it."""
+        value = applied(steps, self.value.detach().cpu().numpy())
+        return replace(self, value=torch.as_tensor(value).to(self.value), function=(*self.function, *steps))
 
 
 def constant_of(network: nn.Module, value: Tensor) -> Constant:
@@ -52,21 +73,74 @@ def constant_of(network: nn.Module, value: Tensor) -> Constant:
     return Constant(None, value)
 
 
+_FUNCTIONS: dict[Any, str] = {
+    **dict.fromkeys((torch.exp, "exp"), "exp"),
+    **dict.fromkeys((torch.reciprocal, "reciprocal"), "reciprocal"),
+    **dict.fromkeys((torch.square, "square"), "square"),
+}
+# what changes shapes alone
+_MOVING = frozenset((*RESHAPES, *PERMUTATIONS, *EXPANSIONS, operator.getitem))
+
+
+def function_of(constant: Constant, kind: Any, at: int, arguments: Any, named: Any) -> Constant | None:
+    """What an operation makes of a parameter number by number, or of its shape; None of anything else.
+
+    Args:
+        constant: its argument number `at`, of those that are given by place.
+        kind: function, or name of a method.
+        arguments, named: of it, with tensors as such.
+    """
+    others = [*arguments[:at], *arguments[at + 1 :]]
+    if kind in _FUNCTIONS:
+        return constant.then((_FUNCTIONS[kind], 0.0))
+    if kind in ELEMENTWISE and kind in FUNCTIONS and at == 0:
+        layers = FUNCTIONS[kind](tuple(constant.value.shape), *others, **named)
+        if all(isinstance(layer, Activation) for layer in layers):
+            return constant.then(*((layer.kind, layer.slope) for layer in layers if isinstance(layer, Activation)))
+    if kind in COMBINATIONS and len(others) == 1 and isinstance(others[0], int | float) and not named:
+        return _with_number(constant, COMBINATIONS[kind], float(others[0]), first=at == 0)
+    if kind in _MOVING and at == 0 and constant.indices is not None:
+        value, indices = (
+            getattr(one, kind)(*others, **named) if isinstance(kind, str) else kind(one, *others, **named)
+            for one in (constant.value, constant.indices)
+        )
+        return replace(constant, value=value, indices=indices)
+    return None
+
+
+def _with_number(constant: Constant, operation: Any, number: float, *, first: bool) -> Constant | None:
+    """A parameter combined with a number, which comes last, or else first."""
+    if operation is add:
+        return constant.then(("plus", number))
+    if operation is multiply:
+        return constant.then(("times", number))
+    if operation is subtract:
+        return constant.then(("plus", -number)) if first else constant.then(("times", -1.0), ("plus", number))
+    if operation is divide and (number or not first):
+        return constant.then(("times", 1 / number)) if first else constant.then(("reciprocal", 0.0), ("times", number))
+    if operation is power and first and number == 2:
+        return constant.then(("square", 0.0))
+    return None
+
+
 def add_constant(sequence: LayerSequence, result: Result, constant: Constant) -> Result:
-    """A number of its own for every place and channel, added; of what is no parameter's, for every channel."""
+    """A number of its own for every place and channel, for every channel, or for all; if no parameter's, the second."""
     if constant.name is None:
         return _affine(sequence, result, constant.value, "adds", lambda own: ([1.0] * len(own), own))
     name, indices = _needed(constant, "adds")
     for channels in _channels(sequence, result):
         own = _by_channel(sequence, result, indices, channels)
-        if own is not None and _increases(own.T):
+        if own is not None and _increases(own.T) and not constant.function:
             number, layout = at_channels(sequence, result, channels)
             layer = PositionBias(_layer_name(name), own.shape[1], len(own))
             sequence.aliases[f"{layer.name}.value"] = name
             return result_of(sequence, sequence.behind(number, layer), layout)
+    found = _by_entry(sequence, result, constant, gain=False)
+    if found is not None:
+        return found
     raise RefusedError(
         f"adds {name}, of shape {tuple(constant.value.shape)}, to {result.shape}: supported is a number for each place "
-        "and feature, the features along the parameter's last axis"
+        "and feature, the features along the parameter's last axis, one for each channel or feature, or one for all"
     )
 
 
@@ -74,20 +148,52 @@ def scale_by_constant(sequence: LayerSequence, result: Result, constant: Constan
     """A factor for every channel, or one for all."""
     if constant.name is None:
         return _affine(sequence, result, constant.value, "multiplies with", lambda own: (own, [0.0] * len(own)))
-    name, indices = _needed(constant, "multiplies with")
-    # not a single one of many numbers
-    one = constant.size == 1
-    for channels in _channels(sequence, result):
-        own = _by_channel(sequence, result, indices, channels)
-        if own is not None and (one or (bool((own == own[:, :1]).all()) and _increases(own[:, 0]))):
-            number, layout = at_channels(sequence, result, channels)
-            layer = BatchNorm(_layer_name(name), len(own), 0.0, True, bias=False, running=False, one=one)
-            sequence.aliases[f"{layer.name}.weight"] = name
-            return result_of(sequence, sequence.behind(number, layer), layout)
+    name, _ = _needed(constant, "multiplies with")
+    found = _by_entry(sequence, result, constant, gain=True)
+    if found is not None:
+        return found
     raise RefusedError(
         f"multiplies {result.shape} with {name}, of shape {tuple(constant.value.shape)}: supported is a factor for "
         "each channel or feature, or one for all"
     )
+
+
+def _by_entry(sequence: LayerSequence, result: Result, constant: Constant, *, gain: bool) -> Result | None:
+    """A factor or, without `gain`, a term for every channel or for all; None if the numbers are others."""
+    name, indices = _needed(constant, "takes")
+    # not a single one of many numbers
+    one = constant.size == 1
+    for channels in _channels(sequence, result):
+        own = _by_channel(sequence, result, indices, channels)
+        if own is None or not (one or (bool((own == own[:, :1]).all()) and _increases(own[:, 0]))):
+            continue
+        number, layout = at_channels(sequence, result, channels)
+        number = sequence.image(number)
+        layer = BatchNorm(
+            *(_layer_name(name), len(own), 0.0, True),
+            bias=not gain,
+            running=False,
+            one=one,
+            gain=gain,
+            function=constant.function,
+        )
+        layer = _named(sequence, layer, name)
+        return result_of(sequence, sequence.behind(number, layer), layout)
+    return None
+
+
+def _named(sequence: LayerSequence, layer: BatchNorm, parameter: str) -> BatchNorm:
+    """The same under a name that no other layer has; a parameter may be taken in several ways."""
+    kind = "weight" if layer.gain else "bias"
+    others = [other for other in sequence.layers if isinstance(other, Named)]
+    for other in others:
+        same = isinstance(other, BatchNorm) and replace(other, name=layer.name) == layer
+        if same and isinstance(other, BatchNorm) and sequence.aliases.get(f"{other.name}.{kind}") == parameter:
+            return other
+    if any(other.name == layer.name for other in others):
+        layer = replace(layer, name=sequence.new_name(f"{layer.name}_"))
+    sequence.aliases[f"{layer.name}.{kind}"] = parameter
+    return layer
 
 
 def _affine(
@@ -115,6 +221,8 @@ def _affine(
 
 def beside_constant(sequence: LayerSequence, result: Result, constant: Constant, axis: int, *, behind: bool) -> Result:
     """Positions with numbers of their own, in front of those of a result or behind them."""
+    if constant.function:
+        raise RefusedError(f"concatenates what the forward pass computes from {constant.name}")
     name, indices = _needed(constant, "concatenates")
     layout = layout_of(sequence, result)
     channels = [*chain.from_iterable(each for at, each in enumerate(layout.axes) if at != axis and 0 not in each)]

@@ -26,6 +26,7 @@ from pyro_compress.models.tracing.constants import (
     as_number,
     beside_constant,
     constant_of,
+    function_of,
     scale_by_constant,
 )
 from pyro_compress.models.tracing.last_axis import BY_LAST_AXIS, function_norm
@@ -229,7 +230,13 @@ class Description:
         constant = next((one for one in (left, right) if isinstance(one, Constant)), None)
         operation = COMBINATIONS[kind]
         if constant is not None:
-            if constant.name is None and operation in (subtract, divide):
+            if constant.name is not None and operation in (subtract, divide) and pair[0] is left:
+                operation, step = (add, ("times", -1.0)) if operation is subtract else (multiply, ("reciprocal", 0.0))
+                constant = constant.then(step)
+            elif constant.name is not None and operation is subtract:
+                minus = replace(pair[0], number=multiply(self.sequence, pair[0], -1.0))
+                return add_constant(self.sequence, minus, constant)
+            elif constant.name is None and operation in (subtract, divide):
                 if operation is subtract and pair[0] is right:
                     minus = replace(pair[0], number=multiply(self.sequence, pair[0], -1.0))
                     return add_constant(self.sequence, minus, constant)
@@ -302,12 +309,29 @@ class Description:
         constant = constant_of(self._network, value)
         made_of = self._parameters_in(node) if constant.name is None else []
         if made_of:
+            function = self._function(node)
+            if function is not None:
+                return function
             # its numbers are those of now, and a fit moves what they were computed from
             raise RefusedError(
                 f"takes what the forward pass computes from {', '.join(made_of)}: supported are its numbers as they "
                 "are, in other shapes, orders and parts"
             )
         return constant
+
+    def _function(self, node: fx.Node) -> Constant | None:
+        """What is made of a parameter number by number, and in other shapes; None of anything else."""
+        sources = [source for source in node.all_input_nodes if not is_size(self._values[source])]
+        if len(sources) != 1 or node.op == "call_module" or sources[0] not in node.args:
+            return None
+        inner = self._resolved(sources[0])
+        if not isinstance(inner, Constant) or inner.name is None or inner.indices is None:
+            return None
+        given: Any = fx.map_arg((node.args, dict(node.kwargs)), self._values.__getitem__)
+        found = function_of(inner, node.target, node.args.index(sources[0]), *given)
+        # the numbers are those that the forward pass has
+        same = found is not None and torch.allclose(found.value, self._values[node], rtol=1e-4, equal_nan=True)
+        return found if same and found is not None and found.value.shape == self._values[node].shape else None
 
     def _parameters_in(self, node: fx.Node) -> list[str]:
         """Names of the parameters that the numbers of a node depend on."""

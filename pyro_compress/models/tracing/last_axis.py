@@ -53,7 +53,8 @@ def function_norm(
     parts = {"weight": weight, "bias": bias}
     names = {kind: part.name for kind, part in parts.items() if isinstance(part, Constant)}
     stem = (names.get("weight") or "").removesuffix(".weight")
-    if not isinstance(result, Result) or any(name != f"{stem}.{kind}" for kind, name in names.items()):
+    computed = any(isinstance(part, Constant) and part.function for part in parts.values())
+    if not isinstance(result, Result) or computed or any(name != f"{stem}.{kind}" for kind, name in names.items()):
         raise RefusedError("normalises with something else than the weight and bias of one module")
     shape = tuple(normalized_shape)
     return normalised_over(

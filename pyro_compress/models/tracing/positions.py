@@ -279,7 +279,7 @@ def combined(
     left: Result,
     right: Result,
 ) -> Result:
-    """Two results, one of which has a layout, combined number by number; the smaller with all places of the other.
+    """Two results combined number by number; along an axis of extent 1, one goes with all of the other.
 
     Raises:
         RefusedError: their shapes do not go together.
@@ -294,8 +294,11 @@ def combined(
         return result_of(sequence, number, layout_of(sequence, pattern))
     small, large = sorted((left, right), key=lambda result: prod(result.shape))
     pairs = list(zip(small.shape, large.shape, strict=False))
-    if len(small.shape) != len(large.shape) or any(a not in (1, b) for a, b in pairs):
+    if len(small.shape) != len(large.shape) or any(a != b and 1 not in (a, b) for a, b in pairs):
         raise RefusedError(f"combines the shapes {left.shape} and {right.shape}, which do not go together")
+    if any(a not in (1, b) for a, b in pairs):
+        # each goes with all of the other along an axis
+        return combined(sequence, operation, settled(sequence, left), settled(sequence, right))
     shared = [axis for axis, (a, _) in enumerate(pairs) if axis and a > 1]
     found, layouts = [], []
     for result in (left, right):

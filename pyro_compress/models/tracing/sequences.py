@@ -207,7 +207,7 @@ def _combine(sequence: LayerSequence, layer: type[Add] | type[Multiply], left: R
     if len(left.shape) != len(right.shape) or not fit_together(*shapes):
         raise RefusedError(
             f"combines the shapes {left.shape} and {right.shape}, supported are sums, differences and products of "
-            "results of one shape, or of (channels, 1, 1) and (channels, height, width)"
+            "results with as many axes, each of one extent in both or 1 in one of them"
         )
     return sequence.combined(layer, *sorted(numbers))
 

@@ -9,20 +9,29 @@ import torch.nn.functional as F
 from torch import nn
 
 from pyro_compress.models.tracing.activations import MODULES as ACTIVATION_MODULES
-from pyro_compress.models.tracing.attention import additive, fixed, masks_places_behind
+from pyro_compress.models.tracing.attention import additive, cropped, fixed, masks_places_behind, padded
+from pyro_compress.models.tracing.constants import Constant, beside_constant
 from pyro_compress.models.tracing.last_axis import dense, norm
 from pyro_compress.models.tracing.layouts import Layout
-from pyro_compress.models.tracing.positions import at_channels, combined, layout_of, over_last_axis, result_of, swapped
+from pyro_compress.models.tracing.positions import (
+    at_channels,
+    combined,
+    layout_of,
+    over_last_axis,
+    result_of,
+    swapped,
+    taken,
+)
 from pyro_compress.models.tracing.rules import RefusedError, computes_like
 from pyro_compress.models.tracing.sequences import LayerSequence, Result, add
-from pyro_compress.network.layers import Activation
+from pyro_compress.network.further_layers import Concatenate
+from pyro_compress.network.layers import Activation, Conv2d, Select
 from pyro_compress.network.sequence_layers import Attention, Embedding
 
 
 def self_attention(sequence: LayerSequence, result: Result, module: Any, name: str, *, causal: bool = False) -> Result:
     """`nn.MultiheadAttention` of a result to itself: its packed projection is one dense layer."""
-    if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
-        raise RefusedError("has keys or values of another width, a bias of k and v or zeros beside them")
+    _check_packed(module)
     size, heads, bias = module.embed_dim, module.num_heads, module.in_proj_bias is not None
     # (batch, places, features), whichever of the first two comes first
     swap = len(result.shape) == 3 and layout_of(sequence, result).axes[1] == (0,)
@@ -36,6 +45,40 @@ def self_attention(sequence: LayerSequence, result: Result, module: Any, name: s
     found = result_of(sequence, number, layout.exchanged(2, 1, len(layout.axes[-1]), size))
     found = dense(sequence, found, module.out_proj, f"{name}.out_proj")
     return swapped(sequence, found) if swap else found
+
+
+def cross_attention(sequence: LayerSequence, queries: Any, keys: Any, module: Any, name: str) -> Result:
+    """`nn.MultiheadAttention` of a result to another one: its packed projection is used on both, and parts of each."""
+    _check_packed(module)
+    size, heads, bias = module.embed_dim, module.num_heads, module.in_proj_bias is not None
+    if not isinstance(queries, Result) or len(queries.shape) != 3 or len(keys.shape) != 3:
+        raise RefusedError("attends with something else than (batch, places, features)")
+    swap = layout_of(sequence, keys).axes[1] == (0,)
+    if swap:
+        queries, keys = swapped(sequence, queries), swapped(sequence, keys)
+    few, many = queries.shape[1], keys.shape[1]
+    if few > many:
+        raise RefusedError(f"attends from {few} places to {many}, supported are no more queries than keys")
+    one = (1, 1)
+    packed = Conv2d(f"{name}.in_proj", size, 3 * size, one, one, (0, 0), one, 1, bias)
+    for kind in ("weight", "bias")[: 1 + bias]:
+        sequence.aliases[f"{name}.in_proj.{kind}"] = f"{name}.in_proj_{kind}"
+    parts = []
+    for result, kept in ((keys, range(size, 3 * size)), (queries, range(size))):
+        layout = layout_of(sequence, result)
+        number, layout = at_channels(sequence, result, layout.axes[-1], [[], layout.axes[-2]])
+        parts.append(sequence.once(sequence.behind(number, packed), Select(tuple(kept))))
+    both = sequence.combined(Concatenate, padded(sequence, parts[1], many), parts[0])
+    number = sequence.behind(both, Attention(heads, size, (size // heads) ** -0.5))
+    number = cropped(sequence, number, few)
+    found = result_of(sequence, number, layout.exchanged(2, 1, len(layout.axes[-1]), size))
+    found = dense(sequence, found, module.out_proj, f"{name}.out_proj")
+    return swapped(sequence, found) if swap else found
+
+
+def _check_packed(module: Any) -> None:
+    if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
+        raise RefusedError("has keys or values of another width, a bias of k and v or zeros beside them")
 
 
 def encoder_layer(sequence: LayerSequence, result: Result, module: Any, name: str, *, causal: bool = False) -> Result:
@@ -123,8 +166,17 @@ def _called_attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> Result:
-    if not isinstance(query, Result) or query != key or query != value or key_padding_mask is not None:
-        raise RefusedError("attends to other results than its own, or pads them: supported is self-attention")
+    if not isinstance(key, Result) or key != value or key_padding_mask is not None:
+        raise RefusedError("attends with keys that are no values or no result, or pads them: supported is one result")
+    if isinstance(query, Constant):
+        # beside what attends to it, and alone again
+        axis = 1 if module.batch_first else 0
+        both = beside_constant(sequence, key, query, axis, behind=False)
+        query = taken(sequence, both, axis, range(query.value.shape[axis]))
+    if query != key:
+        if attn_mask is not None or is_causal:
+            raise RefusedError("masks other places than its own, supported is no mask there")
+        return cross_attention(sequence, query, key, module, name)
     return self_attention(sequence, query, module, name, causal=_masked(query, module, attn_mask))
 
 
