@@ -39,6 +39,7 @@ OF_PARAMETERS: Mapping[str, Function] = FUNCTIONS | {
     "exp": lambda x, _: np.exp(x),
     "reciprocal": lambda x, _: 1 / x,
     "square": lambda x, _: x * x,
+    "abs": lambda x, _: np.abs(x),
 }
 
 

@@ -57,6 +57,8 @@ DESCRIPTIONS = {
     "shared layers": "ALBERT: one layer of a transformer in all places; an LSTM twice",
     "rezero": "residual branches with a learned factor each",
     "asked": "learned queries and a class token that attend to all places, by `einsum`",
+    "written norms": "layer norm, RMS norm and unit lengths, written out",
+    "shortcuts": "a ResNet whose shortcuts are zeros for new channels",
     "scalars": "learned terms, shares, temperatures and logarithms of factors",
     "focus": "CBAM: gates of channels, of places, of a whole vector",
 }

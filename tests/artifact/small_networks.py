@@ -568,6 +568,46 @@ class Asked(nn.Module):
         return self.head(torch.cat([found, self.again(turned[:2], turned, turned)[0].transpose(0, 1).mean(1)], 1))
 
 
+class Shortcuts(nn.Module):
+    """A ResNet whose shortcuts have no weights: every second pixel, zeros for new channels (He et al. 2016, A)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate, self.head = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(8, 1, 1), nn.Linear(8, 3)
+        sizes = ((3, 3, 1), (3, 8, 2), (8, 8, 1))
+        self.convs = nn.ModuleList(nn.Conv2d(few, many, 3, step, 1, bias=False) for few, many, step in sizes)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(many) for _, many, _ in sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            y = norm(conv(x))
+            if x.shape != y.shape:
+                x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 4), "constant", 0)
+            x = F.relu(y + x)
+        x = x * torch.sigmoid(self.gate(x)).expand_as(x)
+        return self.head(torch.abs(x.mean((2, 3)) - x.amax((2, 3))))
+
+
+class WrittenNorms(nn.Module):
+    """Norms by hand: over channels as in ConvNeXt, the mean square as in Llama, features of length one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide, self.head = nn.Conv2d(2, 6, 3), nn.Linear(6, 8), nn.Linear(8, 3, bias=False)
+        self.weight, self.bias = nn.Parameter(torch.ones(6)), nn.Parameter(torch.zeros(6))
+        self.gain, self.scale = nn.Parameter(torch.ones(8)), nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        mean = x.mean(1, keepdim=True)
+        variance = (x - mean).pow(2).mean(1, keepdim=True)
+        x = self.weight[:, None, None] * ((x - mean) / torch.sqrt(variance + 1e-3)) + self.bias[:, None, None]
+        x = self.wide(F.gelu(x).permute(0, 2, 3, 1))
+        x = (x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-3)).type_as(x) * self.gain
+        return self.head(F.normalize(x.mean((1, 2)), dim=-1)) * self.scale.exp()
+
+
 # factories, and the shape of one example
 SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mobile": (mobile, (3, 9, 8)),
@@ -602,5 +642,7 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "rezero": (ReZero, (2, 6, 5)),
     "focus": (Focus, (2, 6, 5)),
     "asked": (Asked, (5, 4)),
+    "written norms": (WrittenNorms, (2, 6, 5)),
+    "shortcuts": (Shortcuts, (2, 7, 6)),
     "scalars": (Scalars, (2, 6, 5)),
 }

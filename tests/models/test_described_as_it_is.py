@@ -50,6 +50,26 @@ class NormedByAnotherName(nn.Module):
         return found
 
 
+class Repeated(nn.Module):
+    """A class token that is repeated for every example, and a share by magnitude."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.share = nn.Parameter(torch.randn(1, 1, 4)), nn.Parameter(torch.tensor(-0.5))
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([self.token.repeat(x.shape[0], 1, 1), x], 1)
+        found: torch.Tensor = self.last(x / self.share.abs()).flatten(1)
+        return found
+
+
+def test_a_parameter_may_be_repeated() -> None:
+    x = torch.randn(6, 5, 4)
+    network = Repeated().eval()
+    torch.testing.assert_close(to_torch(as_it_is(network, (5, 4)))(x), network(x), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("network", "named"),
     [(Mixed(), "sum, share"), (Normed(), "last.weight"), (NormedByAnotherName(), "(last|first).weight")],
@@ -103,6 +123,14 @@ def _normed_and_added(m: Any, x: torch.Tensor) -> Any:
         # an extent that might be the batch's
         (Shaped(lambda m, x: sum(m[0](x[:, i]) for i in range(x.shape[1])), nn.Linear(11, 2)), (11, 11)),
         (Shaped(_by_numpys_names, nn.Conv2d(2, 3, 3), nn.Linear(6, 3)), (2, 8, 8)),
+        # what was refused, by other layers
+        (Shaped(lambda m, x: m[0](torch.abs(x - 1) * abs(x).abs()), nn.Linear(4, 2)), (4,)),
+        (Shaped(lambda m, x: m[0](x[:, :, 1::2, :-1:3]).flatten(1), nn.Conv2d(2, 3, 1)), (2, 6, 8)),
+        (Shaped(lambda m, x: m[0](x[..., 2:, ::2]).flatten(1), nn.Conv2d(2, 3, 1)), (2, 6, 8)),
+        (Shaped(lambda m, x: m[0](torch.nn.functional.pad(x, (2, 5))), nn.Linear(11, 2)), (4,)),
+        (Shaped(lambda m, x: m[0](torch.nn.functional.pad(x, (0, 0, 1, 7))), nn.Conv1d(11, 2, 2)), (3, 5)),
+        (Shaped(lambda m, x: m[0](x) * x[:, :1].expand(-1, 3, -1, -1), nn.Conv2d(2, 3, 1)), (2, 6, 8)),
+        (Shaped(lambda m, x: (m[0](x) if x.size() == m[0](x).size() else x).sum(-1), nn.Conv2d(2, 2, 1)), (2, 6, 8)),
         # an axis of extent 1
         (Shaped(_normed_and_added, nn.Conv2d(1, 8, 4, 4), nn.Linear(8, 8), nn.Linear(8, 2)), (1, 4, 16)),
     ],
@@ -279,3 +307,60 @@ def test_a_description_is_held_against_the_network_with_other_numbers_too(monkey
     monkeypatch.setattr(as_layers, "trace", lambda network, shape: replace(right, layers=wrong))
     with pytest.raises(NetworkError, match=r"compute something else: outputs of up to .* differ by"):
         as_layers.checked(Scaled(), (4,))
+
+
+def _rms(m: Any, x: torch.Tensor) -> Any:
+    return m[0](x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-2))
+
+
+def _layer_norm(m: Any, x: torch.Tensor) -> Any:
+    return m[0]((x - x.mean(-1, True)) / (1e-2 + torch.var(x, -1, unbiased=False, keepdim=True)) ** 0.5)
+
+
+def _instance_norm(m: Any, x: torch.Tensor) -> Any:
+    x = m[0](x)
+    deviation = torch.pow(x.var((2, 3), correction=0, keepdim=True) + 1e-2, -0.5)
+    return ((x - x.mean((2, 3), keepdim=True)) * deviation).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (Shaped(_rms, nn.Linear(4, 3)), (5, 4)),
+        (Shaped(_rms, nn.Linear(4, 3)), (4,)),
+        (Shaped(_instance_norm, nn.Conv2d(2, 3, 1)), (2, 4, 5)),
+        (Shaped(_layer_norm, nn.Linear(4, 3)), (4,)),
+        (Shaped(_layer_norm, nn.Linear(4, 3)), (2, 5, 4)),
+        (Shaped(lambda m, x: torch.nn.functional.normalize(m[0](x)), nn.Conv2d(2, 2, 1)), (2, 4, 3)),
+        (Shaped(lambda m, x: m[0](torch.nn.functional.normalize(x, dim=1)), nn.Linear(4, 3)), (5, 4)),
+    ],
+)
+def test_norms_that_are_written_out(network: nn.Module, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(5, *shape)
+    torch.testing.assert_close(to_torch(as_it_is(network, shape))(x), network.eval()(x), atol=1e-5, rtol=1e-5)
+
+
+def _mean(x: torch.Tensor) -> torch.Tensor:
+    return x.mean(-1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda m, x: m[0](x / torch.sqrt(x.var(-1, unbiased=False, keepdim=True) + 1e-5)),  # not less its mean
+        lambda m, x: m[0]((x - _mean(x)) / torch.sqrt(x.var(-1, keepdim=True) + 1e-5)),  # by n - 1
+        lambda m, x: m[0]((x - _mean(x)) / torch.sqrt(m[0](x).var(-1, unbiased=False, keepdim=True) + 1e-5)),
+        lambda m, x: m[0](m[0](x) * torch.rsqrt(_mean(x.pow(2)) + 1e-5)),  # of something else
+        lambda m, x: m[0](x / torch.rsqrt(_mean(x.pow(2)) + 1e-5)),
+        lambda m, x: m[0](x * torch.sqrt(_mean(x.pow(2)) + 1e-5)),
+        lambda m, x: m[0](torch.sqrt(_mean(x.pow(2)) + 1e-5) / x),
+        lambda m, x: m[0](x) + torch.sqrt(_mean(x.pow(2)) + 1e-5),
+        lambda m, x: torch.sqrt(_mean(m[0](x).pow(2)) + 1e-5),
+        lambda m, x: m[0](x * torch.rsqrt(_mean(x.pow(3)) + 9.0)),
+        lambda m, x: m[0](torch.nn.functional.normalize(x, p=1, dim=-1)),
+    ],
+)
+def test_other_deviations_are_refused(forward: Any) -> None:
+    with pytest.raises(UnstorableError, match=r"takes a deviation, which is supported in|is not supported|has p=1"):
+        trace(Shaped(forward, nn.Linear(4, 4)), (4,))

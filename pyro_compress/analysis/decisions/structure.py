@@ -218,7 +218,7 @@ class _Builder:
         elif isinstance(layer, FixedAffine):
             for kind, numbers in (("scale", layer.scale), ("shift", layer.shift)):
                 held = np.array(numbers, np.float32)[self._present]
-                self.tensors[f"{layer.name}.{kind}"] = StoredTensor(floats=held)
+                self.tensors[f"{layer.name}.{kind}"] = StoredTensor(floats=held) if held.any() else equal_numbers(held)
                 self.spread[f"{layer.name}.{kind}"] = np.zeros(held.shape)
             self.layers.append(ChannelAffine(layer.name, int(self._present.sum())))
         elif isinstance(layer, PReLU):

@@ -1,5 +1,6 @@
 """Operations that permute, split, join, cut and reduce axes."""
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -13,7 +14,8 @@ from pyro_compress.models.tracing.positions import at_channels, layout_of, reduc
 from pyro_compress.models.tracing.rules import RefusedError, Shape
 from pyro_compress.models.tracing.sequences import LayerSequence, Result
 from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Softmax
-from pyro_compress.network.layers import AdaptiveAvgPool2d
+from pyro_compress.network.layers import AdaptiveAvgPool2d, MaxPool2d
+from pyro_compress.network.sequence_layers import Crop
 
 
 def reshaped(sequence: LayerSequence, result: Result, after: Shape) -> Result:
@@ -54,6 +56,9 @@ def cut(sequence: LayerSequence, result: Result, index: Any) -> Result:
     at = next(place for place, item in enumerate(items) if item is Ellipsis)
     known = sum(item is not None and item is not Ellipsis for item in items)
     items[at : at + 1] = [slice(None)] * (len(result.shape) - known)
+    found = _strided(sequence, result, items)
+    if found is not None:
+        return found
     axis = 0
     for item in items:
         if item is None:
@@ -69,6 +74,21 @@ def cut(sequence: LayerSequence, result: Result, index: Any) -> Result:
             raise RefusedError(f"takes [{index}] of a result, supported are slices and numbers of an axis")
         axis += 1
     return result
+
+
+def _strided(sequence: LayerSequence, result: Result, items: Sequence[Any]) -> Result | None:
+    """Every so many rows and columns of an image, by windows of one pixel; None where something else is taken."""
+    plain = result.layout is None and len(result.shape) == 4 and all(isinstance(item, slice) for item in items)
+    if not plain or [*items[:2]] != [slice(None)] * 2:
+        return None
+    rows, columns = (range(extent)[item] for extent, item in zip(result.shape[2:], items[2:], strict=True))
+    if not rows or not columns or min(rows.step, columns.step) < 1 or rows.step == columns.step == 1:
+        return None
+    size, number = (rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]), result.number
+    if size != result.shape[2:]:
+        number = sequence.once(number, Crop((rows[0], columns[0]), size))
+    number = sequence.once(number, MaxPool2d((1, 1), (rows.step, columns.step), (0, 0)))
+    return Result(number, (*result.shape[:2], len(rows), len(columns)))
 
 
 def with_new_axis(sequence: LayerSequence, result: Result, axis: int) -> Result:

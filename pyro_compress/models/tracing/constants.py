@@ -21,6 +21,7 @@ from pyro_compress.models.tracing.positions import at_channels, layout_of, resul
 from pyro_compress.models.tracing.rules import RefusedError
 from pyro_compress.models.tracing.sequences import (
     COMBINATIONS,
+    MAGNITUDES,
     LayerSequence,
     Result,
     add,
@@ -77,9 +78,10 @@ _FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys((torch.exp, "exp"), "exp"),
     **dict.fromkeys((torch.reciprocal, "reciprocal"), "reciprocal"),
     **dict.fromkeys((torch.square, "square"), "square"),
+    **dict.fromkeys(MAGNITUDES, "abs"),
 }
 # what changes shapes alone
-_MOVING = frozenset((*RESHAPES, *PERMUTATIONS, *EXPANSIONS, operator.getitem))
+_MOVING = frozenset((*RESHAPES, *PERMUTATIONS, *EXPANSIONS, operator.getitem, "repeat"))
 
 
 def function_of(constant: Constant, kind: Any, at: int, arguments: Any, named: Any) -> Constant | None:

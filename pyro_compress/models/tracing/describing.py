@@ -29,6 +29,14 @@ from pyro_compress.models.tracing.constants import (
     function_of,
     scale_by_constant,
 )
+from pyro_compress.models.tracing.deviations import (
+    NORMALIZE,
+    OTHERWISE,
+    Deviation,
+    deviation,
+    of_length_one,
+    standardised,
+)
 from pyro_compress.models.tracing.last_axis import BY_LAST_AXIS, function_norm
 from pyro_compress.models.tracing.operations import (
     BY_NAME,
@@ -46,6 +54,7 @@ from pyro_compress.models.tracing.rules import Layers, RefusedError, Shape, comp
 from pyro_compress.models.tracing.sequences import (
     COMBINATIONS,
     CONCATENATIONS,
+    MAGNITUDES,
     SPLITS,
     STACKS,
     LayerSequence,
@@ -54,11 +63,12 @@ from pyro_compress.models.tracing.sequences import (
     concatenate,
     divide,
     indexed,
+    magnitude,
     multiply,
     part,
     subtract,
 )
-from pyro_compress.models.tracing.shuffles import EXPANSIONS, MAXIMA, SHUFFLES, expanded
+from pyro_compress.models.tracing.shuffles import EXPANSIONS, MAXIMA, SHUFFLES, channels_padded, expanded
 from pyro_compress.models.tracing.transformers import MODULES as TRANSFORMERS
 from pyro_compress.network.further_layers import AdaptiveMaxPool2d, Pad, Resize, View
 from pyro_compress.network.layers import (
@@ -111,7 +121,7 @@ class Description:
         own = (*network.named_modules(), *network.named_parameters())
         self.sequence = LayerSequence(input_shape, {name for name, _ in own}, keeps_directions=keeps_directions)
         self._network, self._values = network, values
-        self._results: dict[fx.Node, Result | Scores | Several] = {}
+        self._results: dict[fx.Node, Result | Scores | Several | Deviation] = {}
         self._made_of: dict[fx.Node, list[str]] = {}
 
     def add(self, node: fx.Node) -> None:
@@ -129,6 +139,8 @@ class Description:
         result = self._results[node]
         if isinstance(result, Several):
             raise RefusedError("is more than the outputs, or one state, of a recurrent layer")
+        if isinstance(result, Deviation):
+            raise RefusedError(OTHERWISE)
         if isinstance(result, Scores):
             raise RefusedError("is a product of two results, which is supported inside of attention only")
         result = as_returned(self.sequence, result)
@@ -136,7 +148,7 @@ class Description:
         if len(result.shape) == 3 and len(self.sequence.shapes[-1]) == 3:
             self.sequence.add(View(result.shape[2:]))
 
-    def _describe(self, node: fx.Node) -> Result | Scores | Several:
+    def _describe(self, node: fx.Node) -> Result | Scores | Several | Deviation:
         """What holds the result of an operation."""
         kind: Any = node.target
         if node.op == "call_module":
@@ -155,6 +167,14 @@ class Description:
             return RECURRENT[kind](self.sequence, self._module(node), str(node.target), *arguments, **named)
         if kind in TRANSFORMERS:
             return TRANSFORMERS[kind](self.sequence, self._module(node), str(node.target), *arguments, **named)
+        of_node = {source: self._resolved(source) for source in node.all_input_nodes}
+        made = deviation(node, self._values, operands)
+        if made is not None:
+            return made
+        if any(isinstance(one, Deviation) for one in operands):
+            return standardised(self.sequence, node, of_node, self._values)
+        if kind is NORMALIZE and isinstance(arguments[0], Result):
+            return of_length_one(self.sequence, *arguments, **named)
         found = self._combined(kind, arguments, named, node)
         if found is not None:
             return found
@@ -166,8 +186,15 @@ class Description:
             direct = direct or [one.name or "numbers of its own" for one in constants]
             raise RefusedError(f"uses {', '.join(direct)} directly: supported are {SUPPORTED}")
         results = [one for one in operands if isinstance(one, Result)]
+        if kind == "type_as" and self._values[node].dtype == torch.float32:
+            return arguments[0]
         if kind in EXPANSIONS:
-            return expanded(self.sequence, arguments[0], tuple(self._values[node].shape))
+            try:
+                return expanded(self.sequence, arguments[0], tuple(self._values[node].shape))
+            except RefusedError:
+                if _goes_with_all(node, self._values):
+                    return arguments[0]
+                raise
         if len(results) > 1:
             raise RefusedError(f"takes several results: supported are {SUPPORTED}")
         if kind in SPLITS:
@@ -359,6 +386,12 @@ class Description:
             return result
         if kind in CASTS and value.dtype == self._values[source].dtype == torch.float32:
             return result
+        if kind in MAGNITUDES and len(node.args) == 1:
+            return replace(result, number=magnitude(self.sequence, result))
+        if kind is F.pad:
+            found = channels_padded(self.sequence, result, *rest, **named)
+            if found is not None:
+                return found
         if kind in RESHAPES:
             return reshaped(self.sequence, result, after)
         if kind in PERMUTATIONS:
@@ -396,6 +429,20 @@ class Description:
         if rule is None:
             raise RefusedError(f"is not supported: supported are {SUPPORTED}")
         return rule(before[1:], *rest, **named)
+
+
+def _goes_with_all(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
+    """Whether what is expanded only meets results of that shape, with which it goes as it is."""
+    return all(
+        user.target in COMBINATIONS
+        and len(user.args) == len(user.all_input_nodes) == 2
+        and all(
+            other is node
+            or (other.target not in EXPANSIONS and getattr(values.get(other), "shape", None) == values[node].shape)
+            for other in user.all_input_nodes
+        )
+        for user in node.users
+    )
 
 
 def _is_maximum(node: Any) -> bool:

@@ -201,6 +201,13 @@ def power(sequence: LayerSequence, left: Operand, right: Operand) -> int:
     return square if right == 2 else multiply(sequence, replace(left, number=square), left)
 
 
+def magnitude(sequence: LayerSequence, result: Result) -> int:
+    """|x| = max(x, 0) + max(−x, 0)."""
+    above = sequence.once(result.number, Activation("relu"))
+    below = sequence.behind(result.number, *times(-1), Activation("relu"))
+    return sequence.combined(Add, above, below)
+
+
 def _combine(sequence: LayerSequence, layer: type[Add] | type[Multiply], left: Result, right: Result) -> int:
     numbers = sequence.alike([left, right])
     shapes = [sequence.shapes[number] for number in numbers]
@@ -268,6 +275,7 @@ COMBINATIONS: dict[Any, Callable[[LayerSequence, Operand, Operand], int]] = {
     **dict.fromkeys((operator.truediv, operator.itruediv, torch.div, "div", "div_"), divide),
     **dict.fromkeys((operator.pow, torch.pow, "pow"), power),
 }
+MAGNITUDES: frozenset[Any] = frozenset((torch.abs, torch.absolute, "abs", "abs_", "absolute", operator.abs))
 CONCATENATIONS: frozenset[Any] = frozenset((torch.cat, torch.concat, torch.concatenate))
 STACKS: frozenset[Any] = frozenset((torch.stack,))
 # They give several results, of which each is taken by its number.

@@ -1,6 +1,7 @@
 """Operations that others say: gates by halves, channels and pixels in another order, one number for a whole image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from pyro_compress.models.tracing.axes import permuted, reshaped
 from pyro_compress.models.tracing.positions import layout_of, settled
 from pyro_compress.models.tracing.rules import RefusedError, Shape
 from pyro_compress.models.tracing.sequences import LayerSequence, Result, entries
-from pyro_compress.network.further_layers import Multiply
-from pyro_compress.network.layers import Activation, Upsample
+from pyro_compress.network.further_layers import Concatenate, Multiply
+from pyro_compress.network.layers import Activation, FixedAffine, Upsample
 
 
 def gated(sequence: LayerSequence, result: Result, dim: int = -1) -> Result:
@@ -59,6 +60,32 @@ def expanded(sequence: LayerSequence, result: Result, after: Shape) -> Result:
         raise RefusedError(f"expands {result.shape} to {after}, supported are (channels, 1, 1) to an image")
     result = settled(sequence, result)
     return Result(sequence.behind(result.number, Upsample((after[2], after[3]))), after)
+
+
+def channels_padded(
+    sequence: LayerSequence, result: Result, pad: Sequence[int], mode: str = "constant", value: float | None = None
+) -> Result | None:
+    """Zeros beside the channels, as in shortcuts without weights (He et al. 2016); None where others are padded."""
+    # pairs go from the last axis to the first
+    axis = len(result.shape) - 2
+    before, behind = pad[2 * axis : 2 * axis + 2] if len(pad) == 2 * axis + 2 else (0, 0)
+    if mode != "constant" or value or any(pad[: 2 * axis]) or min(before, behind) < 0 or not before + behind:
+        return None
+    result = settled(sequence, result)
+    number, channels = sequence.image(result.number), result.shape[1]
+    result = replace(result, number=number)
+    for count, first in ((before, True), (behind, False)):
+        left = count
+        while left:
+            some = min(left, channels)
+            zeros = sequence.behind(entries(sequence, result, range(some)), _zeros(sequence, some))
+            number = sequence.combined(Concatenate, *((zeros, number) if first else (number, zeros)))
+            left -= some
+    return Result(number, (result.shape[0], channels + before + behind, *result.shape[2:]))
+
+
+def _zeros(sequence: LayerSequence, count: int) -> FixedAffine:
+    return FixedAffine(sequence.new_name("zeros"), (0.0,) * count, (0.0,) * count)
 
 
 def _image(result: Result) -> Shape:

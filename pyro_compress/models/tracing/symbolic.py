@@ -113,8 +113,18 @@ class Tracer(fx.Tracer):
         return made
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """An assertion about sizes holds, as the network is run as well; all else that branches is refused."""
+        """An assertion about sizes holds, as the network is run as well; all else that branches is refused.
+
+        So does that two sizes are one where both are the batch's, as in `x.shape == y.shape`.
+        """
+        if obj.node.target is operator.eq and all(self._is_batch(one) for one in obj.node.args):
+            return True
         return _is_asserted(sys._getframe(1)) or super().to_bool(obj)
+
+    def _is_batch(self, one: Any) -> bool:
+        """Whether something is the size of an axis that counts the examples."""
+        sizes = isinstance(one, fx.Node) and one.op == "call_method" and one.target == "size"
+        return sizes and len(one.args) == 2 and self.values.get(one) == self.batch
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         return known_type(module) is not None or super().is_leaf_module(module, qualified_name)
