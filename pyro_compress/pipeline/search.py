@@ -51,6 +51,8 @@ from pyro_compress.posterior.posterior import Posterior
 
 Say = Callable[[str], None]
 WARNING = "warning: "
+# validation examples: with less, a fit that has learned a little may be no better by chance
+FEWEST_TO_TELL = 50
 SNR_LADDER = (3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.0)
 
 
@@ -236,6 +238,8 @@ def _reference(
 
 def _no_better_than_one_answer(posterior: Posterior, judge: Judge, errors: np.ndarray, say: Say) -> dict[str, object]:
     """What to note, and say, where the posterior mean does not tell inputs apart: nothing would cost it anything."""
+    if len(errors) < FEWEST_TO_TELL:
+        return {}
     alone = judge.errors_of_one_answer(nothing_pruned(posterior))
     # a thousandth of the answers, or of the targets' variance
     if not alone.any() or judge.rise_of(errors, alone)[0] <= -0.1:

@@ -196,6 +196,7 @@ def test_what_a_prior_is_judged_by_is_there_and_survives_saving(prior: Prior, la
     np.testing.assert_array_equal(again.kept(), found.kept())
 
 
+@pytest.mark.filterwarnings("ignore:on validation the posterior mean does no better")
 @pytest.mark.parametrize("name", PRIORS)
 def test_an_empty_subclass_gives_its_parents_bytes(name: str) -> None:
     """Nothing knows a prior by its name: neither decisions, nor the search, nor shrinking, nor the rule of a figure."""

@@ -138,6 +138,7 @@ def test_masks_of_dropout_are_of_modules_and_not_of_a_weight_of_several() -> Non
     assert posterior.parameters["embed.weight"].mean.shape == (17, 12)
 
 
+@pytest.mark.filterwarnings("ignore:on validation the posterior mean does no better")
 def test_units_of_such_networks_are_not_ranked() -> None:
     torch.manual_seed(0)
     data = pc.data.load("digits")

@@ -93,6 +93,7 @@ class Residual(nn.Module):
         return self.b(x + self.inner(x).tanh())
 
 
+@pytest.mark.filterwarnings("ignore:on validation the posterior mean does no better")
 def test_units_of_a_residual_connection_leave_the_file_together() -> None:
     torch.manual_seed(0)
     network, data = Residual(), classes()[1]

@@ -175,6 +175,7 @@ def test_settings_that_cannot_be_honoured_are_refused(options: dict[str, Any], m
         pc.DecisionSettings(**options)
 
 
+@pytest.mark.filterwarnings("ignore:on validation the posterior mean does no better")
 def test_the_whole_road(network: nn.Module, data: DataSet) -> None:
     settings = pc.DecisionSettings(
         remove_units_percent={"conv": 50.0}, rank_units_by="mean-activation", fine_tune_epochs=1, rate_weights=(0.0,)
