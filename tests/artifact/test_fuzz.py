@@ -13,7 +13,8 @@ from pyro_compress.errors import ArtifactError
 from tests.artifact import fuzzing
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("**/*.pyrc"))
-MUTATIONS = 12_000
+MUTATIONS = 6_000
+MANY = 24_000
 MEASURED_EVERY = 50
 
 
@@ -39,11 +40,12 @@ def test_small_files_and_their_parts() -> None:
         assert fuzzing.joined(fuzzing.parts_of(data)) == data
 
 
-def test_mutated_files() -> None:
+@pytest.mark.parametrize("count", [MUTATIONS, pytest.param(MANY, marks=pytest.mark.nightly)])
+def test_mutated_files(count: int) -> None:
     """Half of them are damaged and never accepted; the others reach every part of the reader, and some are valid."""
     refusals: Counter[str] = Counter()
     repaired_files = 0
-    for index in range(MUTATIONS):
+    for index in range(count):
         data, repaired = fuzzing.mutated(fuzzing.small_files(), Random(index))
         answer = fuzzing.outcome(data)
         assert repaired or answer != fuzzing.ACCEPTED, index
@@ -51,11 +53,11 @@ def test_mutated_files() -> None:
         refusals[answer.partition(".")[0]] += repaired
         if index % MEASURED_EVERY == 0:
             assert fuzzing.peak_bytes(data) <= fuzzing.stated_bytes(data), index
-    assert 0.48 < repaired_files / MUTATIONS < 0.52
+    assert 0.48 < repaired_files / count < 0.52
     for part in ("header_reader", "header", "stream", "decode", "weights_header", fuzzing.ACCEPTED):
-        assert refusals[part] > MUTATIONS / 200, refusals
+        assert refusals[part] > count / 200, refusals
     for part in ("weight_names", "decode_weights"):
-        assert refusals[part] > MUTATIONS / 2000, refusals
+        assert refusals[part] > count / 2000, refusals
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
