@@ -447,7 +447,7 @@ def test_refused_modules(module: nn.Module, shape: tuple[int, ...], sentence: st
         (lambda m, x: x.view(-1, 128), "the result of Forward works on the batch axis"),
         (lambda m, x: F.dropout(x), "drops units at inference too"),
         (lambda m, x: F.avg_pool2d(x, 3, ceil_mode=True), "has ceil_mode=True"),
-        (lambda m, x: x if x.sum() > 0 else -x, "forward pass of Forward cannot be traced"),
+        (lambda m, x: x if x.sum() > 0 else -x, "forward pass of Forward cannot be traced at test_tracing.py:"),
         (lambda m, x: (x, x), "must return the result of its last layer"),
         (lambda m, x: (F.relu(x, inplace=True), x)[1], "the result of Forward uses an earlier result after it was"),
         (lambda m, x: x, "parameter conv2.weight is not used by the forward pass"),

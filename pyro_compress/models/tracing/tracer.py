@@ -5,8 +5,11 @@ The module is traced symbolically (`torch.fx`) and run on a few random examples,
 """
 
 import re
+import sysconfig
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +28,10 @@ from pyro_compress.models.tracing.symbolic import recorded
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.layers import Layer, Named, describe
 from pyro_compress.network.parameter_names import parameter_shapes
+
+# Python's modules, below which what is installed may lie, too
+_STANDARD = Path(sysconfig.get_path("stdlib"))
+_NOT_OWN = (Path(torch.__file__).parent, Path(__file__).parents[2])
 
 
 def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Architecture:
@@ -141,12 +148,22 @@ def _result_of(graph: fx.Graph) -> Any:
     return next(node.args[0] for node in graph.nodes if node.op == "output")
 
 
+def _where(error: Exception) -> str:
+    """The last line of the user's own that an exception went through, as ' at net.py:12, `x = pack(x)`'; or ''."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        of_python = path.is_relative_to(_STANDARD) and "site-packages" not in path.parts
+        if path.is_file() and not of_python and not any(map(path.is_relative_to, _NOT_OWN)):
+            return f" at {path.name}:{frame.lineno}, `{frame.line}`"
+    return ""
+
+
 def _graph(network: nn.Module, x: torch.Tensor) -> fx.Graph:
     try:
         graph = recorded(network, x)
     except Exception as error:
         raise UnstorableError(
-            f"the forward pass of {type(network).__name__} cannot be traced: {first_line(error)}; "
+            f"the forward pass of {type(network).__name__} cannot be traced{_where(error)}: {first_line(error)}; "
             "it must be made of layers and of what combines their results, without Python control flow on tensors"
         ) from error
     inputs = [node.name for node in graph.nodes if node.op == "placeholder" and not node.args]
