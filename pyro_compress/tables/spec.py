@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 from pyro_compress.models import zoo
@@ -38,17 +37,21 @@ class Fit:
 
     def settings(self, seed: int) -> RunSettings:
         """What its run is asked for."""
-        words = list(zip(self.arguments[::2], self.arguments[1::2], strict=True))
-        given = {word.removeprefix("--").replace("-", "_"): literal(value) for word, value in words if word != "--set"}
-        return settings_for(self.entry, [value for word, value in words if word == "--set"], seed=seed, **given)
+        options = [value for word, value in self._pairs if word == "--set"]
+        words = {word.removeprefix("--").replace("-", "_"): value for word, value in self._pairs if word != "--set"}
+        return settings_for(self.entry, options, seed=seed, **{word: literal(value) for word, value in words.items()})
 
     @property
     def epochs(self) -> int:
         """Passes over the data before anything is decided."""
-        entry = zoo.entry(self.entry)
-        asked = {"--epochs": entry.method_options.get("epochs", 0), "--pretrain-epochs": entry.pretrain_epochs}
-        asked |= {word: value for word, value in pairwise(self.arguments) if word in asked}
-        return sum(map(int, asked.values()))
+        entry, asked = zoo.entry(self.entry), dict(self._pairs)
+        # not of the settings, which a row that cannot be run has none of
+        fitted = asked.get("--epochs", entry.method_options.get("epochs", 0))
+        return int(fitted) + int(asked.get("--pretrain-epochs", entry.pretrain_epochs))
+
+    @property
+    def _pairs(self) -> list[tuple[str, str]]:
+        return list(zip(self.arguments[::2], self.arguments[1::2], strict=True))
 
     def with_arguments(self, *words: str) -> "Fit":
         """The same with further changes."""

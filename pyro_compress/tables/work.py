@@ -48,10 +48,11 @@ class FitWork(Work):
         Raises:
             RunError: names it, the setting, and both values.
         """
-        wanted = self.fit.settings(self.seed)
         for name, options in self.variants:
             where = self.of_variant(name)
+            # a row that cannot be run has no settings, and leaves the others
             if RunDirectory(where).settings.exists():
+                wanted = self.fit.settings(self.seed)
                 decided = replace(wanted, decision_options={**wanted.decision_options, **(options or {})})
                 refuse_started_otherwise(
                     where,

@@ -213,6 +213,8 @@ def test_a_table_runs_and_a_cell_that_fails_leaves_the_others(small: tuple[Path,
     assert lines[0].cells["kept %, half"].median == pytest.approx(50.0, abs=0.2)
     assert lines[0].seconds[0] > 0
     assert all("'no'" in cell.failed[0] for cell in lines[1].cells.values())
+    for one in work:
+        one.refuse_other_settings()
     # given again, what has finished is left alone
     said: list[str] = []
     with started_here():
