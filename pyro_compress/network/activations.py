@@ -12,7 +12,7 @@ def _gelu_tanh(x: np.ndarray, _: float) -> np.ndarray:
     return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
 
 
-FUNCTIONS: dict[str, Function] = {
+FUNCTIONS: Mapping[str, Function] = {
     "relu": lambda x, _: np.maximum(x, 0),
     "leaky_relu": lambda x, slope: np.where(x > 0, x, slope * x),
     "elu": lambda x, slope: np.where(x > 0, x, slope * np.expm1(np.minimum(x, 0))),
@@ -35,7 +35,8 @@ FUNCTIONS: dict[str, Function] = {
 
 
 # What a forward pass makes of a parameter before it adds or multiplies with it.
-OF_PARAMETERS: Mapping[str, Function] = FUNCTIONS | {
+OF_PARAMETERS: Mapping[str, Function] = {
+    **FUNCTIONS,
     "exp": lambda x, _: np.exp(x),
     "reciprocal": lambda x, _: 1 / x,
     "square": lambda x, _: x * x,

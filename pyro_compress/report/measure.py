@@ -5,9 +5,10 @@ Nothing here looks at the network that was compressed.  Rates are `original floa
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from pyro_compress.data.untouched import Untouched
 from pyro_compress.errors import DataError
 
 CALIBRATION_BINS = 15
+OfPass = TypeVar("OfPass")
 
 
 class Distribution(Protocol):
@@ -123,28 +125,36 @@ def predict(
     if len(x) == 0 or len(x) != len(y):
         raise DataError(f"measuring needs as many targets as inputs and at least one, found {len(x)} and {len(y)}")
     chunk = chunk if likelihood.factorises else len(x)
-    parts, untouched, has_classes = [], Untouched(), y.ndim == 1 and not y.is_floating_point()
-    training = network.training
+    has_classes = y.ndim == 1 and not y.is_floating_point()
+
+    def scores(output: torch.Tensor, rows: slice) -> tuple[torch.Tensor, ...]:
+        found = (likelihood.error(output, y[rows]), -likelihood.log_prob(output, y[rows]))
+        return (*found, *([likelihood.mean(output)] if has_classes else []))
+
+    parts = _by_pass(network, x, chunk, scores)
+    errors, nll, *means = (torch.cat(column).cpu().double().numpy() for column in zip(*parts, strict=True))
+    return Predictions(errors, nll, means[0] if means else None, y.cpu().numpy() if means else None)
+
+
+def _by_pass(
+    network: nn.Module, x: torch.Tensor, chunk: int, what: Callable[[torch.Tensor, slice], OfPass]
+) -> list[OfPass]:
+    """What is made of the outputs of so many rows at a time, in evaluation mode; the mode is put back."""
+    training, untouched, found = network.training, Untouched(), []
     network.to(x.device).eval()
     with torch.no_grad():
         for start in range(0, len(x), chunk):
-            target, output = y[start : start + chunk], untouched(network, x[start : start + chunk])
-            found = (likelihood.error(output, target), -likelihood.log_prob(output, target))
-            parts.append((*found, *([likelihood.mean(output)] if has_classes else [])))
+            rows = slice(start, start + chunk)
+            found.append(what(untouched(network, x[rows]), rows))
     network.train(training)
-    errors, nll, *means = (torch.cat(column).cpu().double().numpy() for column in zip(*parts, strict=True))
-    return Predictions(errors, nll, means[0] if means else None, y.cpu().numpy() if means else None)
+    return found
 
 
 def mean_answer(
     network: nn.Module, x: torch.Tensor, likelihood: MeasuredLikelihood, chunk: int = EXAMPLES_PER_PASS
 ) -> torch.Tensor:
     """Mean over examples of E[y | output], (...), by passes as in `predict`; class shares for class labels."""
-    training, untouched = network.training, Untouched()
-    network.to(x.device).eval()
-    with torch.no_grad():
-        parts = [likelihood.mean(untouched(network, piece)).double().sum(0) for piece in x.split(chunk)]
-    network.train(training)
+    parts = _by_pass(network, x, chunk, lambda output, rows: likelihood.mean(output).double().sum(0))
     return (torch.stack(parts).sum(0) / len(x)).to(x.dtype if x.is_floating_point() else torch.get_default_dtype())
 
 

@@ -23,6 +23,7 @@ from pyro_compress.analysis.decisions.structure_checks import INTEGER_LIMIT
 from pyro_compress.network.architecture import Architecture
 from pyro_compress.network.layers import BatchNorm, Layer, Weighted
 from pyro_compress.network.numbers import Numbers
+from pyro_compress.network.parameter_names import parameter_shapes
 from pyro_compress.network.quantizers import STEP_EXPONENTS, power_of_two
 from pyro_compress.network.stored import StoredNetwork, StoredTensor
 
@@ -115,10 +116,8 @@ def with_norms_on_grids(
         bias = numbers.bias(in_front) if in_front is not None else np.zeros(1)
         if layer.affine:
             wanted = {"weight": grid.scale * deviation, "bias": grid.shift + (mean - bias) * grid.scale}
-            for kind, there in (("weight", layer.gain), ("bias", layer.bias)):
-                if not there:
-                    continue
-                name, value = architecture.parameter(f"{layer.name}.{kind}"), wanted[kind]
+            for tensor in parameter_shapes(layer):
+                name, value = architecture.parameter(tensor), wanted[tensor.removeprefix(f"{layer.name}.")]
                 site = decision.sites[name]
                 bits = np.where(site.kept(), FLOAT_BITS, 0).astype(np.uint8)
                 value = np.where(site.kept(), value.reshape(site.value.shape), 0).astype(np.float32)

@@ -32,7 +32,7 @@ from pyro_compress.models.tracing.sequences import (
 )
 from pyro_compress.models.tracing.shuffles import EXPANSIONS
 from pyro_compress.network.activations import applied
-from pyro_compress.network.layers import Activation, BatchNorm, FixedAffine, Named
+from pyro_compress.network.layers import Activation, BatchNorm, FixedAffine, Layer, Named
 from pyro_compress.network.sequence_layers import ConstantPositions, PositionBias
 
 
@@ -165,23 +165,36 @@ def _by_entry(sequence: LayerSequence, result: Result, constant: Constant, *, ga
     name, indices = _needed(constant, "takes")
     # not a single one of many numbers
     one = constant.size == 1
+
+    def layer_of(own: Tensor) -> BatchNorm:
+        which = BatchNorm(_layer_name(name), len(own), 0.0, True, bias=not gain, running=False, gain=gain)
+        return _named(sequence, replace(which, one=one, function=constant.function), name)
+
+    def suits(own: Tensor) -> bool:
+        return one or (_alike_at_all_places(own) and _increases(own[:, 0]))
+
+    return _behind_channels(sequence, result, indices, suits, layer_of)
+
+
+def _behind_channels(
+    sequence: LayerSequence,
+    result: Result,
+    numbers: Tensor,
+    suits: Callable[[Tensor], bool],
+    layer_of: Callable[[Tensor], Layer],
+) -> Result | None:
+    """A result behind a layer of its channels, made of (channels, places) numbers that suit; None if none do."""
     for channels in _channels(sequence, result):
-        own = _by_channel(sequence, result, indices, channels)
-        if own is None or not (one or (bool((own == own[:, :1]).all()) and _increases(own[:, 0]))):
-            continue
-        number, layout = at_channels(sequence, result, channels)
-        number = sequence.image(number)
-        layer = BatchNorm(
-            *(_layer_name(name), len(own), 0.0, True),
-            bias=not gain,
-            running=False,
-            one=one,
-            gain=gain,
-            function=constant.function,
-        )
-        layer = _named(sequence, layer, name)
-        return result_of(sequence, sequence.behind(number, layer), layout)
+        own = _by_channel(sequence, result, numbers, channels)
+        if own is not None and suits(own):
+            number, layout = at_channels(sequence, result, channels)
+            number = sequence.image(number)
+            return result_of(sequence, sequence.behind(number, layer_of(own)), layout)
     return None
+
+
+def _alike_at_all_places(own: Tensor) -> bool:
+    return bool((own == own[:, :1]).all())
 
 
 def _named(sequence: LayerSequence, layer: BatchNorm, parameter: str) -> BatchNorm:
@@ -206,14 +219,17 @@ def _affine(
     numbers: Callable[[list[float]], tuple[Sequence[float], Sequence[float]]],
 ) -> Result:
     """Numbers of no parameter for every channel: `numbers` makes scale and shift of them."""
-    for channels in _channels(sequence, result):
-        own = _by_channel(sequence, result, value.detach().float(), channels)
-        if own is not None and bool((own == own[:, :1]).all()) and bool(own.isfinite().all()):
-            number, layout = at_channels(sequence, result, channels)
-            number = sequence.image(number)
-            scale, shift = numbers(own[:, 0].tolist())
-            layer = FixedAffine(sequence.new_name("fixed"), tuple(scale), tuple(shift))
-            return result_of(sequence, sequence.behind(number, layer), layout)
+
+    def layer_of(own: Tensor) -> FixedAffine:
+        scale, shift = numbers(own[:, 0].tolist())
+        return FixedAffine(sequence.new_name("fixed"), tuple(scale), tuple(shift))
+
+    def suits(own: Tensor) -> bool:
+        return _alike_at_all_places(own) and bool(own.isfinite().all())
+
+    found = _behind_channels(sequence, result, value.detach().float(), suits, layer_of)
+    if found is not None:
+        return found
     raise RefusedError(
         f"{what} numbers that are no parameter's, of shape {tuple(value.shape)}, where the result is of shape "
         f"{result.shape}: supported is a number for each channel or feature; others make an nn.Parameter, with "

@@ -153,12 +153,13 @@ class Description:
         kind: Any = node.target
         if node.op == "call_module":
             kind = known_type(self._network.get_submodule(str(node.target)))
-        given: Any = fx.map_arg((node.args, dict(node.kwargs)), self._resolved)
+        resolved = {source: self._resolved(source) for source in node.all_input_nodes}
+        given: Any = fx.map_arg((node.args, dict(node.kwargs)), resolved.__getitem__)
         arguments, named = given[0], {_TORCHS_OWN.get(name, name): value for name, value in given[1].items()}
         if not arguments and "input" in named:
             # as torch's modules and functions call their first argument
             arguments = (named.pop("input"),)
-        operands = [self._resolved(source) for source in node.all_input_nodes]
+        operands = [*resolved.values()]
         if any(isinstance(one, Scores) for one in operands) or kind in PRODUCTS:
             return on_scores(self.sequence, kind, arguments, named, self._module(node))
         if any(isinstance(one, Several) for one in operands):
@@ -167,12 +168,11 @@ class Description:
             return RECURRENT[kind](self.sequence, self._module(node), str(node.target), *arguments, **named)
         if kind in TRANSFORMERS:
             return TRANSFORMERS[kind](self.sequence, self._module(node), str(node.target), *arguments, **named)
-        of_node = {source: self._resolved(source) for source in node.all_input_nodes}
         made = deviation(node, self._values, operands)
         if made is not None:
             return made
         if any(isinstance(one, Deviation) for one in operands):
-            return standardised(self.sequence, node, of_node, self._values)
+            return standardised(self.sequence, node, resolved, self._values)
         if kind is NORMALIZE and isinstance(arguments[0], Result):
             return of_length_one(self.sequence, *arguments, **named)
         found = self._combined(kind, arguments, named, node)
